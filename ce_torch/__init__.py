@@ -1,0 +1,8 @@
+"""Cost functions whose backward pass is written by hand, δ = a − y, and that keep every promise of autograd."""
+
+from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.log_likelihood import LogLikelihoodCost
+from ce_torch.costs.quadratic import QuadraticCost
+from ce_torch.network import MLP
+
+__all__ = ["MLP", "CrossEntropyCost", "LogLikelihoodCost", "QuadraticCost"]

@@ -1,0 +1,1 @@
+"""The section's experiments and figures."""

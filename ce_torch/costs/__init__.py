@@ -1,0 +1,1 @@
+"""The costs, one a file: the formula, its derivatives by hand, the function, the module."""

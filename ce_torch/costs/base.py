@@ -1,0 +1,143 @@
+"""What every cost shares: its arguments and their errors, its reduction, its module."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+def check_arguments(z: Tensor, y: Tensor, reduction: str) -> None:
+    """Raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
+    for name, value in (("z", z), ("y", y)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not z.is_floating_point():
+        raise TypeError(f"z must be floating point (weighted inputs, not classes), got {z.dtype}")
+    if z.ndim == 0:
+        raise ValueError("z must have shape (..., C), the classes last, got a scalar")
+    if not y.is_floating_point() and y.dtype != torch.int64:
+        raise TypeError(f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}")
+    if y.shape != (z.shape if y.is_floating_point() else z.shape[:-1]):
+        raise ValueError(
+            f"y must have shape {tuple(z.shape)} (desired outputs, floating point) or {tuple(z.shape[:-1])} "
+            f"(class indices, int64) for z of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
+        )
+    check_device("y", y, z)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+
+
+def check_device(name: str, tensor: Tensor, z: Tensor) -> None:
+    """Raise `ValueError` unless the argument called `name` is on z's device."""
+    if tensor.device != z.device:
+        raise ValueError(f"{name} must be on z's device, {z.device}, got {tensor.device}; move it with .to(z.device)")
+
+
+def check_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
+    """Raise unless the argument called `name` is None or a floating point tensor on z's device."""
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"{name} must be a floating point tensor or None, got {got}")
+    check_device(name, weight, z)
+
+
+def values_can_be_read(tensor: Tensor) -> bool:
+    """Whether a look at the values is free: not on another device, not in a trace, not under `torch.func`."""
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def name_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> bool:
+    """Whether all class indices y are known to name a class, for which their values must be free to read.
+
+    Raises `ValueError` if one is known to name none.
+    """
+    if not values_can_be_read(y) or y.numel() == 0:
+        return False
+    lowest, highest = y.aminmax()
+    if lowest.item() >= 0 and highest.item() < classes:
+        return True
+    wrong = (y < 0) | (y >= classes)
+    allowed = f"0 to {classes - 1}"
+    if ignore_index is not None:
+        wrong &= y != ignore_index
+        allowed += f", or ignore_index={ignore_index}"
+    if wrong.any():
+        raise ValueError(f"y must hold class indices from {allowed}, got {y[wrong][0].item()}")
+    return False
+
+
+def desired_outputs(y: Tensor, z: Tensor) -> Tensor:
+    """Return y shaped like z: class indices become the one-hot vectors that they stand for."""
+    if y.is_floating_point():
+        return y
+    name_classes(y, z.shape[-1])
+    return torch.zeros_like(z, requires_grad=False).scatter(-1, y.unsqueeze(-1), 1)
+
+
+def reduce(C: Tensor, z: Tensor, reduction: str, examples: Tensor | None = None) -> Tensor:
+    """Reduce the cost of each example; `examples` is n where it is not just their number.
+
+    The dtype is z's, but float32 under autocast, as for PyTorch's own losses.
+    """
+    if reduction == "mean":
+        C = C.mean() if examples is None else C.sum() / examples
+    elif reduction == "sum":
+        C = C.sum()
+    return C if torch.is_autocast_enabled(z.device.type) else C.to(z.dtype)
+
+
+class Cost(nn.Module):
+    """A cost as a module; its options are the keyword arguments of `function`, the cost as a function of (z, y).
+
+    Tensor options (weights) are buffers: `.to(device)` moves them, `state_dict()` holds them.
+    """
+
+    function: ClassVar[Callable[..., Tensor]]
+
+    def __init_subclass__(cls) -> None:
+        parameters = inspect.signature(cls.function).parameters.values()
+        cls.__signature__ = inspect.Signature([p for p in parameters if p.kind is p.KEYWORD_ONLY])
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        known = inspect.signature(type(self)).parameters
+        self._constants: dict[str, Any] = {}
+        for name in options:
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no option {name!r}; its options are {', '.join(known)}")
+        for name, parameter in known.items():
+            value = options.get(name, parameter.default)
+            if value is None or isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                self._constants[name] = value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments for `function`, those left at None excepted."""
+        return self._constants | dict(self.named_buffers(recurse=False))
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return C for the weighted inputs z (..., C) and y, desired outputs (..., C) or class indices (...)."""
+        return type(self).function(z, y, **self.options)
+
+    def activation(self, z: Tensor) -> Tensor:
+        """Return a, the outputs of the output layer, for its weighted inputs z (..., C)."""
+        raise NotImplementedError
+
+    def delta(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return δ = ∂Cₓ/∂z of each example x, shaped like z: what the hand-written backward pass starts from."""
+        C, backward = torch.func.vjp(lambda z: type(self).function(z, y, **(self.options | {"reduction": "sum"})), z)
+        return backward(torch.ones_like(C))[0]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

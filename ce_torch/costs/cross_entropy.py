@@ -1,0 +1,121 @@
+"""The cross-entropy cost of sigmoid neurons: Nielsen, section 3.1, equations (57)-(67) and (71)-(77).
+
+    C = −Σⱼ [yⱼ ln aⱼ + (1 − yⱼ) ln(1 − aⱼ)],    a = σ(z)        δ = a − y
+
+No factor σ′(z) is left in δ: the more wrong a neuron, the faster it learns.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ce_torch.costs.autograd import hand_written
+from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, reduce
+
+# In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z).
+
+
+def of_neurons(z: Tensor, y: Tensor, p: Tensor | None) -> Tensor:
+    """The cost of each neuron, before w."""
+    if p is None:
+        # y ln a + (1 − y) ln(1 − a), in fewer operations.
+        return -torch.lerp(logsigmoid(-z), logsigmoid(z), y)
+    return -(p * y * logsigmoid(z) + (1 - y) * logsigmoid(-z))
+
+
+def cost(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    return times(w, of_neurons(z, y, p)).sum(-1)
+
+
+def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    a = torch.sigmoid(z)
+    return times(w, a - y if p is None else (p * y + 1 - y) * a - p * y)
+
+
+def by_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    return times(w, -z if p is None else logsigmoid(-z) - p * logsigmoid(z))
+
+
+def by_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    return of_neurons(z, y, p)
+
+
+def by_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    return times(w, -y * logsigmoid(z))
+
+
+def times(factor: Tensor | None, tensor: Tensor) -> Tensor:
+    return tensor if factor is None else factor * tensor
+
+
+apply = hand_written(cost, delta, by_y, by_weight, by_pos_weight)
+
+
+def cross_entropy(
+    z: Tensor,
+    y: Tensor,
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The cross-entropy cost of sigmoid neurons, with δ = a − y written by hand.
+
+        C = −Σⱼ wⱼ [pⱼ yⱼ ln aⱼ + (1 − yⱼ) ln(1 − aⱼ)],    a = σ(z)
+
+    It is exact for every finite z, where the formula in a gives nan or inf. For y between 0 and 1 its minimum is the
+    binary entropy of y, equation (64).
+
+    Args:
+        z: weighted inputs of the output layer, floating point, shape (..., C).
+        y: desired outputs in [0, 1], floating point, shape (..., C); or class indices, int64, shape (...), which
+            stand for one-hot vectors.
+        weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's.
+        pos_weight: p, a factor for the part of the cost that belongs to y, as `weight`.
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x
+            (`F.binary_cross_entropy_with_logits` also divides by the number of neurons), "sum" for Σₓ Cₓ, "none" for
+            every Cₓ, shape (...).
+
+    Returns:
+        The cost, of z's dtype (float32 under autocast). The mean over no examples is nan, their sum 0.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1000.0]], requires_grad=True)
+        >>> cross_entropy(z, torch.tensor([0])).backward()  # class 0 stands for (1, 0)
+        >>> z.grad
+        tensor([[-0.5000,  1.0000]])
+
+    Source: Nielsen, section 3.1, equations (57)-(67).
+    """
+    check_arguments(z, y, reduction)
+    for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
+        check_weight(name, factor, z)
+        if factor is not None and not broadcasts(factor, z):
+            raise ValueError(
+                f"{name} must broadcast to z's shape {tuple(z.shape)}, got a tensor of shape {tuple(factor.shape)}"
+            )
+    return reduce(apply(z, desired_outputs(y, z), weight, pos_weight), z, reduction)
+
+
+def broadcasts(factor: Tensor, z: Tensor) -> bool:
+    """Whether `factor` broadcasts to z without z itself growing."""
+    sizes = zip(reversed(factor.shape), reversed(z.shape), strict=False)
+    return factor.ndim <= z.ndim and all(size in (1, of_z) for size, of_z in sizes)
+
+
+class CrossEntropyCost(Cost):
+    """The cross-entropy cost as a module: see `ce_torch.functional.cross_entropy` for its options.
+
+    Example:
+        >>> cost = CrossEntropyCost()
+        >>> cost.delta(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor([[-0.5000,  0.5000]])
+    """
+
+    function = staticmethod(cross_entropy)
+
+    def activation(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z)

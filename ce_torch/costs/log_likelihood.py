@@ -1,0 +1,177 @@
+"""The log-likelihood cost of a softmax layer: Nielsen, section 3.1, equations (78)-(84).
+
+    C = −ln a_y,    a = softmax(c z)        δ = c (a − y)        c = 1 / temperature, equation (83)
+
+It comes in three forms: for a class y, which is never written out as a one-hot vector; for a class whose desired
+outputs are smoothed; and for any desired outputs t, C = −Σⱼ tⱼ ln aⱼ. Their sum need not be 1, so δ = c (a Σⱼ tⱼ − t).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from ce_torch.costs.autograd import hand_written
+from ce_torch.costs.base import Cost, check_arguments, check_weight, name_classes, reduce
+
+
+def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
+    return -log_softmax(scaled(c, z), -1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+
+def delta_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
+    a, y = torch.softmax(scaled(c, z), -1), y.unsqueeze(-1)
+    return scaled(c, a.scatter_add(-1, y, -torch.ones_like(y, dtype=a.dtype)))
+
+
+of_class = hand_written(cost_of_class, delta_of_class, None)
+
+
+# Smoothed, tⱼ = base, a number for each class, and `peak` (..., 1) more at the class y of the example.
+
+
+def cost_of_smoothed_class(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
+    log_a = log_softmax(scaled(c, z), -1)
+    return -(peak * log_a.gather(-1, y.unsqueeze(-1))).squeeze(-1) - (base * log_a).sum(-1)
+
+
+def delta_of_smoothed_class(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
+    a = torch.softmax(scaled(c, z), -1)
+    return scaled(c, ((peak + base.sum()) * a - base).scatter_add(-1, y.unsqueeze(-1), -peak))
+
+
+def by_peak(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
+    return -log_softmax(scaled(c, z), -1).gather(-1, y.unsqueeze(-1))
+
+
+def by_base(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
+    return -log_softmax(scaled(c, z), -1)
+
+
+of_smoothed_class = hand_written(cost_of_smoothed_class, delta_of_smoothed_class, None, by_peak, by_base)
+
+
+def cost_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
+    return -(t * log_softmax(scaled(c, z), -1)).sum(-1)
+
+
+def delta_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
+    return scaled(c, torch.softmax(scaled(c, z), -1) * t.sum(-1, keepdim=True) - t)
+
+
+def by_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
+    return -log_softmax(scaled(c, z), -1)
+
+
+of_outputs = hand_written(cost_of_outputs, delta_of_outputs, by_outputs)
+
+
+def scaled(c: float, tensor: Tensor) -> Tensor:
+    return tensor if c == 1 else c * tensor
+
+
+def log_likelihood(
+    z: Tensor,
+    y: Tensor,
+    *,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """The log-likelihood cost of a softmax layer, with δ = a − y written by hand.
+
+        C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature)
+
+    For z of shape (N, C) it equals `F.cross_entropy` with the same options. Unlike there, classes are always the last
+    dimension of z, and y is told apart by its dtype.
+
+    Args:
+        z: weighted inputs of the output layer, floating point, shape (..., C). -inf rules a class out; an example of
+            which +inf or nan is part costs nan.
+        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C).
+        temperature: above 0; 1 / temperature is equation (83)'s c.
+        weight: a factor for the cost of each class, floating point, shape (C,).
+        ignore_index: examples whose class index this is cost nothing and do not count in the mean. Class indices only.
+        label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, "sum" for Σₓ Cₓ, "none" for every Cₓ,
+            shape (...). For class indices the mean is weighted: n is the sum of the weights of the classes y.
+
+    Returns:
+        The cost, of z's dtype (float32 under autocast). The mean over no examples, or none that is not ignored, is
+        nan; their sum is 0.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 0.0], [0.0, 1000.0]], requires_grad=True)
+        >>> log_likelihood(z, torch.tensor([0, 1]), reduction="sum").backward()
+        >>> z.grad
+        tensor([[-0.5000,  0.5000],
+                [ 0.0000,  0.0000]])
+
+    Source: Nielsen, section 3.1, equations (78)-(84); label smoothing: Szegedy et al., "Rethinking the Inception
+    Architecture for Computer Vision", 2016.
+    """
+    check_arguments(z, y, reduction)
+    check_options(z, y, temperature, weight, ignore_index, label_smoothing)
+    c = 1 / temperature
+    if y.is_floating_point():
+        t = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / z.shape[-1]
+        return reduce(of_outputs(z, t if weight is None else weight * t, c), z, reduction)
+    if name_classes(y, z.shape[-1], ignore_index) and ignore_index < 0 and weight is None and label_smoothing == 0:
+        return reduce(of_class(z, y, c), z, reduction)
+    C, share = with_options(z, y, c, weight, ignore_index, label_smoothing)
+    return reduce(C, z, reduction, share.sum())
+
+
+def with_options(
+    z: Tensor, y: Tensor, c: float, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return the cost of each example, and how much the example counts in the mean."""
+    ignored = y == ignore_index
+    y = y.masked_fill(ignored, 0)
+    if weight is None:
+        weight = torch.ones(z.shape[-1], dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
+    share = weight[y]
+    if label_smoothing == 0:
+        C = share * of_class(z, y, c)
+    else:
+        peak, base = (1 - label_smoothing) * share, label_smoothing / len(weight) * weight
+        C = of_smoothed_class(z, y, peak.unsqueeze(-1), base, c)
+    return C.masked_fill(ignored, 0), share.masked_fill(ignored, 0)
+
+
+def check_options(
+    z: Tensor, y: Tensor, temperature: float, weight: Tensor | None, ignore_index: int, label_smoothing: float
+) -> None:
+    """Raise `TypeError` or `ValueError` unless the options are such as `log_likelihood` takes."""
+    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+        raise ValueError(f"temperature must be a number above 0, got {temperature!r}")
+    if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing <= 1):
+        raise ValueError(f"label_smoothing must be a number from 0 to 1, got {label_smoothing!r}")
+    check_weight("weight", weight, z)
+    if weight is not None and weight.shape != z.shape[-1:]:
+        raise ValueError(f"weight must have shape {tuple(z.shape[-1:])}, one factor a class, got {tuple(weight.shape)}")
+    if y.is_floating_point() and ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index={ignore_index} goes with class indices, but y holds desired outputs ({y.dtype})"
+        )
+
+
+class LogLikelihoodCost(Cost):
+    """The log-likelihood cost as a module: see `ce_torch.functional.log_likelihood` for its options.
+
+    Example:
+        >>> cost = LogLikelihoodCost(temperature=0.5)
+        >>> cost.activation(torch.tensor([0.0, 0.0]))
+        tensor([0.5000, 0.5000])
+    """
+
+    function = staticmethod(log_likelihood)
+
+    def activation(self, z: Tensor) -> Tensor:
+        return torch.softmax(z / self.options["temperature"], -1)

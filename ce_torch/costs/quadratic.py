@@ -1,0 +1,92 @@
+"""The quadratic cost: Nielsen, section 3.1, equations (54)-(56), (65) and (68)-(70).
+
+    C = ½ Σⱼ (aⱼ − yⱼ)²        δ = (a − y) σ′(z) for sigmoid neurons, δ = a − y for linear ones
+
+σ′(z) is nearly 0 where a neuron is saturated, right or wrong: the learning slowdown.
+"""
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs.autograd import hand_written
+from ce_torch.costs.base import Cost, check_arguments, desired_outputs, reduce
+
+
+def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:
+    return 0.5 * (z - y).square().sum(-1)
+
+
+def delta_of_linear(z: Tensor, y: Tensor) -> Tensor:
+    return z - y
+
+
+def by_y_of_linear(z: Tensor, y: Tensor) -> Tensor:
+    return y - z
+
+
+def cost_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
+    return cost_of_linear(torch.sigmoid(z), y)
+
+
+def delta_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
+    a = torch.sigmoid(z)
+    # σ′(z) as σ(z) σ(−z): 1 − σ(z) has lost its digits where a neuron is saturated.
+    return (a - y) * a * torch.sigmoid(-z)
+
+
+def by_y_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
+    return y - torch.sigmoid(z)
+
+
+APPLY = {
+    "sigmoid": hand_written(cost_of_sigmoid, delta_of_sigmoid, by_y_of_sigmoid),
+    "linear": hand_written(cost_of_linear, delta_of_linear, by_y_of_linear),
+}
+
+
+def quadratic(z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean") -> Tensor:
+    """The quadratic cost, with δ = (a − y) σ′(z), or δ = a − y, written by hand.
+
+        C = ½ Σⱼ (aⱼ − yⱼ)²,    a = σ(z) or a = z
+
+    Args:
+        z: weighted inputs of the output layer, floating point, shape (..., C).
+        y: desired outputs, floating point, shape (..., C); or class indices, int64, shape (...), which stand for
+            one-hot vectors.
+        activation: "sigmoid" for a = σ(z), "linear" for a = z.
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (`F.mse_loss` also divides by the number
+            of neurons, and has no ½), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
+
+    Returns:
+        The cost, of z's dtype (float32 under autocast). The mean over no examples is nan, their sum 0.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 0.0]], requires_grad=True)
+        >>> quadratic(z, torch.tensor([0])).backward()  # class 0 stands for (1, 0)
+        >>> z.grad
+        tensor([[-0.1250,  0.1250]])
+
+    Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
+    """
+    check_arguments(z, y, reduction)
+    if activation not in APPLY:
+        raise ValueError(f'activation must be "sigmoid" or "linear", got {activation!r}')
+    return reduce(APPLY[activation](z, desired_outputs(y, z)), z, reduction)
+
+
+class QuadraticCost(Cost):
+    """The quadratic cost as a module: see `ce_torch.functional.quadratic` for its options.
+
+    Example:
+        >>> cost = QuadraticCost(activation="linear")
+        >>> cost(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+        tensor(2.)
+    """
+
+    function = staticmethod(quadratic)
+
+    def activation(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z) if self.options["activation"] == "sigmoid" else z

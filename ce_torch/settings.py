@@ -1,0 +1,165 @@
+"""The flags of train.py, and the settings of a run that they and its checkpoint make."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.log_likelihood import LogLikelihoodCost
+from ce_torch.costs.quadratic import QuadraticCost
+from ce_torch.network import INITIALISERS
+
+# Each cost with the learning rate that suits it in the chapter.
+COSTS = {"quadratic": (QuadraticCost, 3.0), "ce": (CrossEntropyCost, 0.5), "ll": (LogLikelihoodCost, 0.5)}
+
+Settings = dict[str, Any]
+
+# What makes a run the run it is, and what may be different when it goes on.
+IDENTITY: Settings = {
+    "cost": "ce",
+    "hidden": [30],
+    "batch_size": 10,
+    "lr": None,
+    "lmbda": 0.0,
+    "init": "large",
+    "seed": 0,
+}
+MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
+
+
+class UsageError(Exception):
+    """The flags do not go with one another, with a file or with the machine; the message says what to do."""
+
+
+def of_new_run(flags: argparse.Namespace) -> Settings:
+    """Return the settings of a run that starts now."""
+    settings = IDENTITY | MAY_CHANGE | given(flags)
+    if settings["lr"] is None:
+        _, settings["lr"] = COSTS[settings["cost"]]
+    return settings
+
+
+def of_saved_run(flags: argparse.Namespace, saved: Settings, path: Path) -> Settings:
+    """Return the settings of the run in the checkpoint at `path`. Raises `UsageError` if a flag contradicts them."""
+    for name, value in given(flags).items():
+        if name in IDENTITY and value != saved[name]:
+            raise UsageError(
+                f"{as_typed(name, value)} contradicts {path}, a run with {as_typed(name, saved[name])}; "
+                f"leave the flag out, or start a new run"
+            )
+    return saved | given(flags)
+
+
+def check_same_run(settings: Settings, saved: Settings, path: Path) -> None:
+    """Raise `UsageError` unless the run saved at `path` is the one of `settings`."""
+    for name in IDENTITY:
+        if settings[name] != saved[name]:
+            raise UsageError(f"{path} holds another run, with {as_typed(name, saved[name])}; name another --checkpoint")
+
+
+def run_name(settings: Settings) -> str:
+    """Name a run by its cost, its hidden neurons, what is not as by default, and its seed."""
+    _, lr = COSTS[settings["cost"]]
+    default = IDENTITY | {"lr": lr}
+    unusual = (name for name in ("batch_size", "lr", "lmbda", "init") if settings[name] != default[name])
+    hidden = "-".join(map(str, settings["hidden"]))
+    return "-".join(
+        [settings["cost"], hidden, *(f"{name}{settings[name]}" for name in unusual), f"seed{settings['seed']}"]
+    )
+
+
+def given(flags: argparse.Namespace) -> Settings:
+    return {name: value for name in IDENTITY | MAY_CHANGE if (value := getattr(flags, name)) is not None}
+
+
+def as_typed(name: str, value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return " ".join([f"--{name.replace('_', '-')}", *map(str, values)])
+
+
+def parse_flags(description: str) -> argparse.Namespace:
+    """Parse the command line. Flags that make settings are None where they are not given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_flags(parser.add_argument_group("the run"))
+    add_place_flags(parser.add_argument_group("files and machine"))
+    saved = parser.add_argument_group("a run that is saved").add_mutually_exclusive_group()
+    saved.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run in a checkpoint")
+    saved.add_argument(
+        "--evaluate", type=Path, metavar="PATH", help="print a checkpoint's test accuracy, train nothing"
+    )
+    return parser.parse_args()
+
+
+def add_run_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--cost",
+        choices=COSTS,
+        help="quadratic, or ce: cross-entropy, of sigmoid neurons; ll: log-likelihood of a softmax layer (default ce)",
+    )
+    add("--hidden", type=whole(1), nargs="+", metavar="N", help="neurons in each hidden layer (default 30)")
+    add("--epochs", type=whole(1), metavar="N", help="passes over the 50,000 training examples (default 30)")
+    add("--batch-size", type=whole(1), metavar="N", help="examples in a mini-batch (default 10)")
+    add("--lr", type=number, metavar="ETA", help="learning rate η (default 3.0 for quadratic, 0.5 for ce and ll)")
+    add("--lmbda", type=number, metavar="LAMBDA", help="λ, the strength of the L2 regularization (default 0)")
+    add(
+        "--init",
+        choices=INITIALISERS,
+        help="weights from N(0, 1), or scaled: from N(0, 1/n) for neurons of n inputs (default large, the chapter's)",
+    )
+    add("--seed", type=whole(0), metavar="N", help="of the first weights and the shuffles (default 0)")
+    add(
+        "--early-stopping",
+        type=whole(1),
+        metavar="N",
+        help="stop once the accuracy on validation data has not risen for N epochs (default: never)",
+    )
+    add("--compile", action="store_const", const=True, help="compile the training step: starts late, runs fast")
+
+
+def add_place_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--data-dir",
+        type=Path,
+        default="data",
+        metavar="DIR",
+        help="the folder with MNIST/raw; MNIST is downloaded into it if it has none (default data)",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="where to write the run after every epoch (default checkpoints/, named after the run)",
+    )
+    add(
+        "--device",
+        default="auto",
+        help="cpu, cuda, mps, any device of torch (default auto: an accelerator, or else cpu)",
+    )
+    add("--plot", action="store_true", help="draw the costs and accuracies beside the checkpoint (.curves.png)")
+    add("--quiet", action="store_true", help="print nothing but the last line")
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `lowest` on."""
+
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and lowest <= int(text) < 2**63):
+            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} on, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def number(text: str) -> float:
+    """Parse a finite number, 0 or above."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number, 0 or above, got {text!r}")
+    return value

@@ -1,0 +1,166 @@
+"""Train the chapter's network on MNIST, with a cost whose backward pass is written by hand.
+
+    python train.py --cost ce                                the chapter's run: 30 hidden neurons, 30 epochs
+    python train.py --cost ll --hidden 100 --epochs 60       softmax and log-likelihood, a larger network
+    python train.py --resume checkpoints/ce-30-seed0.pt      go on after a break, or for more --epochs
+    python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
+
+A checkpoint is written after every epoch, named after the run, and beside it the history of costs and accuracies.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ce_torch import MLP, checkpoint, mnist, settings
+from ce_torch.settings import COSTS, Settings, UsageError
+from ce_torch.training import Record, Training, best, evaluate
+
+
+def main() -> int:
+    flags = settings.parse_flags(__doc__)
+    try:
+        return report(flags) if flags.evaluate else train(flags)
+    except (UsageError, mnist.DataError, checkpoint.CheckpointError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def train(flags: argparse.Namespace) -> int:
+    """Train the network of a new run, or of the one to resume, and print its test accuracy."""
+    if flags.resume:
+        run, state = load(flags, flags.resume)
+    else:
+        run, state = settings.of_new_run(flags), None
+    path = flags.checkpoint or flags.resume or Path("checkpoints") / f"{settings.run_name(run)}.pt"
+    if path.exists():
+        settings.check_same_run(run, checkpoint.load(path)[0], path)
+    training = prepare(run, flags)
+    if state:
+        restore(training, state, flags.resume)
+    if len(training.history) > run["epochs"]:
+        raise UsageError(f"--epochs {run['epochs']} is fewer than the {len(training.history)} done in {flags.resume}")
+
+    try:
+        save(path, run, training)
+        for _ in show_progress(training, run, flags.quiet):
+            save(path, run, training)
+    except KeyboardInterrupt:
+        print(f"stopped after an epoch was saved; to go on: python train.py --resume {path}", file=sys.stderr)
+        return 130
+
+    if flags.plot:
+        plot(training.history, path.with_suffix(".curves.png"))
+    print(summary(training))
+    return 0
+
+
+def report(flags: argparse.Namespace) -> int:
+    """Print the test accuracy of a trained network, as training printed it."""
+    run, state = load(flags, flags.evaluate)
+    training = prepare(run, flags)
+    restore(training, state, flags.evaluate)
+    print(summary(training))
+    return 0
+
+
+def prepare(run: Settings, flags: argparse.Namespace) -> Training:
+    """Bring data, network and cost together."""
+    device = choose_device(flags.device)
+    data = mnist.load(flags.data_dir, device)
+    generator = torch.Generator().manual_seed(run["seed"])
+    cost, _ = COSTS[run["cost"]]
+    return Training(
+        MLP([784, *run["hidden"], 10], init=run["init"], generator=generator).to(device),
+        cost(),
+        *data.training,
+        lr=run["lr"],
+        lmbda=run["lmbda"],
+        batch_size=run["batch_size"],
+        generator=generator,
+        monitor=data._asdict(),
+        compile=run["compile"],
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"--device {name} cannot be used here ({mnist.first_line(error)}); try --device cpu"
+        ) from error
+    return torch.device(name)
+
+
+def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any]]:
+    saved, state = checkpoint.load(path)
+    return settings.of_saved_run(flags, saved, path), state
+
+
+def restore(training: Training, state: dict[str, Any], path: Path) -> None:
+    try:
+        training.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"{path} is damaged: it does not hold the network of its settings") from error
+
+
+def save(path: Path, run: Settings, training: Training) -> None:
+    """Write the checkpoint, and the history beside it."""
+    checkpoint.save(path, run, training.state_dict())
+    # JSON has no nan: where a run diverged, the cost is null.
+    history = json.loads(json.dumps(training.history), parse_constant=lambda _: None)
+    text = json.dumps({"settings": run, "history": history}, indent=1)
+    checkpoint.write_atomically(path.with_suffix(".history.json"), text.encode())
+
+
+def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Record]:
+    """Train, and show each epoch once it is saved: on a bar, or as a line where the output is no terminal."""
+    on_terminal = sys.stderr.isatty()
+    records = training.run(run["epochs"], run["early_stopping"])
+    bar = tqdm(initial=len(training.history), total=run["epochs"], unit="epoch", disable=quiet or not on_terminal)
+    with bar:
+        for record in records:
+            yield record
+            bar.set_postfix_str(
+                f"cost {record['training']['cost']:.4f}, test accuracy {record['test']['accuracy']:.2%}"
+            )
+            bar.update()
+            if not quiet and not on_terminal:
+                print(line(record, run["epochs"]), flush=True)
+
+
+def line(record: Record, epochs: int) -> str:
+    accuracies = ", ".join(f"{record[name]['accuracy']:.2%} {name}" for name in ("training", "validation", "test"))
+    return f"epoch {record['epoch']}/{epochs}: cost {record['training']['cost']:.4f}, accuracy {accuracies}"
+
+
+def summary(training: Training) -> str:
+    test = evaluate(training.network, training.cost, *training.monitor["test"])
+    text = f"test accuracy {test['accuracy']:.2%} ({test['correct']}/{test['examples']})"
+    if not training.history:
+        return text
+    record = best(training.history, "test")
+    return f"{text}, best {record['test']['accuracy']:.2%} after epoch {record['epoch']}"
+
+
+def plot(history: list[Record], path: Path) -> None:
+    try:
+        from ce_torch.chapter.curves import draw
+    except ImportError as error:
+        raise UsageError(f"--plot needs matplotlib ({error}): pip install -r requirements.txt") from error
+    checkpoint.write_atomically(path, draw(history))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
