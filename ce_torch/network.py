@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 INITIALISERS = ("large", "scaled")
 
 
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """A network of fully connected layers: x to z, the weighted inputs of the output layer.
 
         z¹ = w¹ x + b¹,    zˡ = wˡ σ(zˡ⁻¹) + bˡ
@@ -34,19 +34,14 @@ class MLP(nn.Module):
     """
 
     def __init__(self, sizes: Sequence[int], *, init: str = "scaled", generator: torch.Generator | None = None) -> None:
-        super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes must be two or more positive numbers of neurons, got {list(sizes)}")
         if init not in INITIALISERS:
             raise ValueError(f'init must be "large" or "scaled", got {init!r}')
-        self.sizes = list(sizes)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
             nn.init.normal_(linear.weight, std=1.0 if init == "large" else inputs**-0.5, generator=generator)
             nn.init.normal_(linear.bias, generator=generator)
             layers += [linear, nn.Sigmoid()]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        super().__init__(*layers[:-1])

@@ -19,7 +19,8 @@ Record = dict[str, Any]
 class Training:
     """The training of a network, an epoch at a time.
 
-    Each mini-batch of m examples x moves the weights and biases against the gradient of its cost,
+    Each mini-batch of m examples x moves the weights and biases against the gradient of its cost, which is
+    backpropagated from the cost's δ,
 
         w → (1 − ηλ/n) w − η ∂C/∂w,    b → b − η ∂C/∂b,    C = (1/m) Σₓ Cₓ
 
@@ -27,7 +28,7 @@ class Training:
 
     Args:
         network: gives the weighted inputs of the output layer.
-        cost: of reduction "mean".
+        cost: gives δ; its reduction does not matter.
         x, y: the examples to train on: inputs (n, ...), and class indices (n,), int64.
         lr: η, the learning rate.
         lmbda: λ, the strength of the L2 regularization.
@@ -102,8 +103,9 @@ class Training:
     def descend(self, x: Tensor, y: Tensor) -> None:
         """One step of gradient descent for each mini-batch of x, y."""
         for x_batch, y_batch in zip(x.split(self.batch_size), y.split(self.batch_size), strict=True):
-            C = self.cost(self.network(x_batch), y_batch)
-            gradients = torch.autograd.grad(C, self.parameters)
+            z = self.network(x_batch)
+            delta = self.cost.delta(z.detach(), y_batch) / len(x_batch)
+            gradients = torch.autograd.grad(z, self.parameters, delta)
             with torch.no_grad():
                 if self.shrink != 1:
                     torch._foreach_mul_(self.weights, self.shrink)

@@ -6,7 +6,8 @@ derivative. σ and softmax are cheap to work out again, and nothing of z's size 
 """
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,24 +17,25 @@ Formula = Callable[..., Tensor]
 
 
 def hand_written(cost: Formula, *derivatives: Formula | None) -> Callable[..., Tensor]:
-    """Return `cost`, differentiated by `derivatives` and not by autograd.
+    """Return `cost` and its reduction, differentiated by `derivatives` and not by autograd.
 
     `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., C) and of tensors that broadcast
     to z. There is one derivative for each of the tensors, called with the same arguments; the first is δ = ∂C/∂z. It
     gives the terms, shape (..., C) or (..., 1), by which the tensor's elements change C, and is None where there is no
     derivative. The formulas work in float32 where z has half precision. Second derivatives are autograd's, of the
-    formulas.
+    formulas. The function returned takes the reduction first, and returns what the formulas return, reduced.
     """
 
     class HandWritten(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(*inputs: Any) -> Tensor:
-            return cost(*widen(inputs))
+        def forward(reduction: str, *inputs: Any) -> Tensor:
+            return reduce(cost(*widen(inputs)), reduction)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.reduction, *inputs = inputs
             tensors, ctx.constants = inputs[: len(derivatives)], inputs[len(derivatives) :]
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
@@ -44,22 +46,27 @@ def hand_written(cost: Formula, *derivatives: Formula | None) -> Callable[..., T
             tensors = ctx.saved_tensors
             arguments = *widen(tensors), *ctx.constants
             gradients = [None] * len(ctx.needs_input_grad)
-            for i, derivative in enumerate(derivatives):
-                if ctx.needs_input_grad[i] and grad is not None:
-                    gradients[i] = summed_like(tensors[i], grad.unsqueeze(-1) * derivative(*arguments))
+            if grad is None:
+                return tuple(gradients)
+            of_example = unreduce(grad, ctx.reduction, tensors[0])
+            for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
+                if ctx.needs_input_grad[i]:
+                    gradients[i] = summed_like(tensor, of_example * derivative(*arguments))
             return tuple(gradients)
 
         @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
             arguments = *widen(ctx.saved_tensors), *ctx.constants
-            return sum(
+            changes = (
                 (derivative(*arguments) * tangent).sum(-1)
                 for derivative, tangent in zip(derivatives, tangents, strict=False)
                 if tangent is not None
             )
+            return reduce(sum(changes), ctx.reduction)
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
-    HandWritten.forward.__signature__ = inspect.signature(cost)
+    reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
     return in_every_form(HandWritten)
 
 
@@ -90,13 +97,27 @@ def in_every_form(function: type[torch.autograd.Function]) -> Callable[..., Tens
     return apply
 
 
-def widen(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def widen(inputs: Sequence[Any]) -> Sequence[Any]:
     """Return `inputs` with the floating tensors in float32 if z, the first, has half precision."""
     if inputs[0].dtype not in (torch.float16, torch.bfloat16):
         return inputs
     return tuple(
         input.float() if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs
     )
+
+
+def reduce(C: Tensor, reduction: str) -> Tensor:
+    """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"."""
+    if reduction == "none":
+        return C
+    return C.mean() if reduction == "mean" else C.sum()
+
+
+def unreduce(grad: Tensor, reduction: str, z: Tensor) -> Tensor:
+    """Return the gradient that reaches the cost of each example of z, of a shape that broadcasts to z's."""
+    if reduction == "none":
+        return grad.unsqueeze(-1)
+    return grad / math.prod(z.shape[:-1]) if reduction == "mean" else grad
 
 
 def summed_like(tensor: Tensor, gradient: Tensor) -> Tensor:

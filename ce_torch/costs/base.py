@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def check_arguments(z: Tensor, y: Tensor, reduction: str) -> None:
+def check_arguments(z: Tensor, y: Tensor, reduction: str = "none") -> None:
     """Raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
     for name, value in (("z", z), ("y", y)):
         if not isinstance(value, Tensor):
@@ -75,24 +75,20 @@ def name_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> bo
     return False
 
 
-def desired_outputs(y: Tensor, z: Tensor) -> Tensor:
-    """Return y shaped like z: class indices become the one-hot vectors that they stand for."""
+def desired_outputs(y: Tensor, z: Tensor, ignore_index: int | None = None) -> Tensor:
+    """Return y shaped like z: class indices become the one-hot vectors that they stand for, ignored ones any vector."""
     if y.is_floating_point():
         return y
-    name_classes(y, z.shape[-1])
+    if not name_classes(y, z.shape[-1], ignore_index) and ignore_index is not None:
+        y = y.masked_fill(y == ignore_index, 0)
     return torch.zeros_like(z, requires_grad=False).scatter(-1, y.unsqueeze(-1), 1)
 
 
-def reduce(C: Tensor, z: Tensor, reduction: str, examples: Tensor | None = None) -> Tensor:
-    """Reduce the cost of each example; `examples` is n where it is not just their number.
-
-    The dtype is z's, but float32 under autocast, as for PyTorch's own losses.
-    """
-    if reduction == "mean":
-        C = C.mean() if examples is None else C.sum() / examples
-    elif reduction == "sum":
-        C = C.sum()
-    return C if torch.is_autocast_enabled(z.device.type) else C.to(z.dtype)
+def in_dtype_of(z: Tensor, C: Tensor) -> Tensor:
+    """Return C in z's dtype, but in float32 under autocast, as PyTorch's own losses."""
+    if C.dtype == z.dtype or torch.is_autocast_enabled(z.device.type):
+        return C
+    return C.to(z.dtype)
 
 
 class Cost(nn.Module):
@@ -135,9 +131,8 @@ class Cost(nn.Module):
         raise NotImplementedError
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return δ = ∂Cₓ/∂z of each example x, shaped like z: what the hand-written backward pass starts from."""
-        C, backward = torch.func.vjp(lambda z: type(self).function(z, y, **(self.options | {"reduction": "sum"})), z)
-        return backward(torch.ones_like(C))[0]
+        """Return δ = ∂Cₓ/∂z of each example x, shaped like z, whatever the reduction: where backpropagation starts."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, reduce
+from ce_torch.costs.autograd import hand_written, widen
+from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z).
 
@@ -91,19 +91,21 @@ def cross_entropy(
     Source: Nielsen, section 3.1, equations (57)-(67).
     """
     check_arguments(z, y, reduction)
-    for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
-        check_weight(name, factor, z)
-        if factor is not None and not broadcasts(factor, z):
-            raise ValueError(
-                f"{name} must broadcast to z's shape {tuple(z.shape)}, got a tensor of shape {tuple(factor.shape)}"
-            )
-    return reduce(apply(z, desired_outputs(y, z), weight, pos_weight), z, reduction)
+    check_neuron_weight("weight", weight, z)
+    check_neuron_weight("pos_weight", pos_weight, z)
+    return in_dtype_of(z, apply(reduction, z, desired_outputs(y, z), weight, pos_weight))
 
 
-def broadcasts(factor: Tensor, z: Tensor) -> bool:
-    """Whether `factor` broadcasts to z without z itself growing."""
-    sizes = zip(reversed(factor.shape), reversed(z.shape), strict=False)
-    return factor.ndim <= z.ndim and all(size in (1, of_z) for size, of_z in sizes)
+def check_neuron_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
+    """Raise unless `weight` is None or broadcasts to z, and z need not broadcast to it."""
+    check_weight(name, weight, z)
+    if weight is None:
+        return
+    sizes = zip(reversed(weight.shape), reversed(z.shape), strict=False)
+    if weight.ndim > z.ndim or any(size not in (1, of_z) for size, of_z in sizes):
+        raise ValueError(
+            f"{name} must have a shape that broadcasts to z's, {tuple(z.shape)}, got {tuple(weight.shape)}"
+        )
 
 
 class CrossEntropyCost(Cost):
@@ -119,3 +121,7 @@ class CrossEntropyCost(Cost):
 
     def activation(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z)
+
+    def delta(self, z: Tensor, y: Tensor) -> Tensor:
+        check_arguments(z, y)
+        return delta(*widen((z, desired_outputs(y, z), self.weight, self.pos_weight))).to(z.dtype)

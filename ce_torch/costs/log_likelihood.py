@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_weight, name_classes, reduce
+from ce_torch.costs.autograd import hand_written, reduce, widen
+from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of, name_classes
 
 
 def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
@@ -120,12 +120,17 @@ def log_likelihood(
     check_options(z, y, temperature, weight, ignore_index, label_smoothing)
     c = 1 / temperature
     if y.is_floating_point():
-        t = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / z.shape[-1]
-        return reduce(of_outputs(z, t if weight is None else weight * t, c), z, reduction)
+        return in_dtype_of(z, of_outputs(reduction, z, weighted(y, weight, label_smoothing), c))
     if name_classes(y, z.shape[-1], ignore_index) and ignore_index < 0 and weight is None and label_smoothing == 0:
-        return reduce(of_class(z, y, c), z, reduction)
+        return in_dtype_of(z, of_class(reduction, z, y, c))
     C, share = with_options(z, y, c, weight, ignore_index, label_smoothing)
-    return reduce(C, z, reduction, share.sum())
+    return in_dtype_of(z, C.sum() / share.sum() if reduction == "mean" else reduce(C, reduction))
+
+
+def weighted(y: Tensor, weight: Tensor | None, label_smoothing: float) -> Tensor:
+    """Return the desired outputs t that label smoothing and class weights make of y."""
+    t = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / y.shape[-1]
+    return t if weight is None else weight * t
 
 
 def with_options(
@@ -138,10 +143,10 @@ def with_options(
         weight = torch.ones(z.shape[-1], dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
     share = weight[y]
     if label_smoothing == 0:
-        C = share * of_class(z, y, c)
+        C = share * of_class("none", z, y, c)
     else:
         peak, base = (1 - label_smoothing) * share, label_smoothing / len(weight) * weight
-        C = of_smoothed_class(z, y, peak.unsqueeze(-1), base, c)
+        C = of_smoothed_class("none", z, y, peak.unsqueeze(-1), base, c)
     return C.masked_fill(ignored, 0), share.masked_fill(ignored, 0)
 
 
@@ -175,3 +180,11 @@ class LogLikelihoodCost(Cost):
 
     def activation(self, z: Tensor) -> Tensor:
         return torch.softmax(z / self.options["temperature"], -1)
+
+    def delta(self, z: Tensor, y: Tensor) -> Tensor:
+        options = self.options
+        check_arguments(z, y)
+        t = weighted(desired_outputs(y, z, options["ignore_index"]), self.weight, options["label_smoothing"])
+        if not y.is_floating_point():
+            t = t.masked_fill((y == options["ignore_index"]).unsqueeze(-1), 0)
+        return delta_of_outputs(*widen((z, t, 1 / options["temperature"]))).to(z.dtype)

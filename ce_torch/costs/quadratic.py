@@ -8,8 +8,8 @@
 import torch
 from torch import Tensor
 
-from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, desired_outputs, reduce
+from ce_torch.costs.autograd import hand_written, widen
+from ce_torch.costs.base import Cost, check_arguments, desired_outputs, in_dtype_of
 
 
 def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:
@@ -38,10 +38,8 @@ def by_y_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
     return y - torch.sigmoid(z)
 
 
-APPLY = {
-    "sigmoid": hand_written(cost_of_sigmoid, delta_of_sigmoid, by_y_of_sigmoid),
-    "linear": hand_written(cost_of_linear, delta_of_linear, by_y_of_linear),
-}
+of_sigmoid = hand_written(cost_of_sigmoid, delta_of_sigmoid, by_y_of_sigmoid)
+of_linear = hand_written(cost_of_linear, delta_of_linear, by_y_of_linear)
 
 
 def quadratic(z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean") -> Tensor:
@@ -72,9 +70,10 @@ def quadratic(z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: s
     Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
     """
     check_arguments(z, y, reduction)
-    if activation not in APPLY:
+    if activation not in ("sigmoid", "linear"):
         raise ValueError(f'activation must be "sigmoid" or "linear", got {activation!r}')
-    return reduce(APPLY[activation](z, desired_outputs(y, z)), z, reduction)
+    of_neurons = of_sigmoid if activation == "sigmoid" else of_linear
+    return in_dtype_of(z, of_neurons(reduction, z, desired_outputs(y, z)))
 
 
 class QuadraticCost(Cost):
@@ -90,3 +89,8 @@ class QuadraticCost(Cost):
 
     def activation(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z) if self.options["activation"] == "sigmoid" else z
+
+    def delta(self, z: Tensor, y: Tensor) -> Tensor:
+        check_arguments(z, y)
+        delta = delta_of_sigmoid if self.options["activation"] == "sigmoid" else delta_of_linear
+        return delta(*widen((z, desired_outputs(y, z)))).to(z.dtype)

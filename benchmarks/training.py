@@ -1,0 +1,166 @@
+"""Time a training step of the chapter's run, [784, 30, 10] in mini-batches of 10, side by side with its peers.
+
+    python benchmarks/training.py [--rounds 7] [--steps 1000]
+
+The contenders take turns, so that a slow spell of the machine hits all of them: in each round ours trains for an epoch,
+the others for so many steps. The table gives the best and the median round.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets, transforms
+from torchvision.datasets.utils import extract_archive
+
+from ce_torch import MLP, CrossEntropyCost, mnist
+from ce_torch.training import Training
+
+PROJECT = Path(__file__).resolve().parent.parent
+BATCH_SIZE, LR = 10, 0.5
+Run = Callable[[int], int]  # makes at least so many steps, returns how many
+
+
+def ce_torch_run(data: mnist.MNIST, compile: bool) -> Run:
+    """This project's training, without what it records after an epoch."""
+    training = Training(MLP([784, 30, 10], init="large"), CrossEntropyCost(), *data.training, lr=LR, compile=compile)
+
+    def run(steps: int) -> int:
+        training.train_one_epoch()
+        return len(training.x) // BATCH_SIZE
+
+    return run
+
+
+def data_loader_run(dataset: Dataset) -> Run:
+    """The loop of PyTorch's tutorials: a DataLoader over torchvision's MNIST, a loss of torch's, backward, SGD.step."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.Sigmoid(), nn.Linear(30, 10))
+    optimiser = torch.optim.SGD(network.parameters(), lr=LR)
+    loader = DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield from loader
+
+    endless = batches()
+
+    def run(steps: int) -> int:
+        for _ in range(steps):
+            x, y = next(endless)
+            optimiser.zero_grad()
+            z = network(x)
+            binary_cross_entropy_with_logits(z, one_hot(y, 10).to(z.dtype)).backward()
+            optimiser.step()
+        return steps
+
+    return run
+
+
+def numpy_run(data: mnist.MNIST) -> Run:
+    """The chapter's way: backpropagation for one example at a time, its gradients added up over the mini-batch."""
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal((n, m)) for m, n in ((784, 30), (30, 10))]
+    biases = [random.standard_normal((n, 1)) for n in (30, 10)]
+    xs = list(data.training.x.numpy()[:, :, None])
+    ys = list(one_hot(data.training.y, 10).numpy()[:, :, None])
+
+    def sigmoid(z: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-z))
+
+    def gradients(x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        of_weights, of_biases = [np.zeros(w.shape) for w in weights], [np.zeros(b.shape) for b in biases]
+        zs, activations = [], [x]
+        for w, b in zip(weights, biases, strict=True):
+            zs.append(w @ activations[-1] + b)
+            activations.append(sigmoid(zs[-1]))
+        delta = activations[-1] - y
+        for layer in (1, 0):
+            of_weights[layer], of_biases[layer] = delta @ activations[layer].T, delta
+            if layer:
+                delta = (weights[layer].T @ delta) * sigmoid(zs[layer - 1]) * (1 - sigmoid(zs[layer - 1]))
+        return of_weights, of_biases
+
+    def run(steps: int) -> int:
+        nonlocal weights, biases
+        for batch in random.integers(len(xs), size=(steps, BATCH_SIZE)):
+            of_weights, of_biases = [np.zeros(w.shape) for w in weights], [np.zeros(b.shape) for b in biases]
+            for i in batch:
+                of_w, of_b = gradients(xs[i], ys[i])
+                of_weights = [total + term for total, term in zip(of_weights, of_w, strict=True)]
+                of_biases = [total + term for total, term in zip(of_biases, of_b, strict=True)]
+            weights = [w - LR / BATCH_SIZE * g for w, g in zip(weights, of_weights, strict=True)]
+            biases = [b - LR / BATCH_SIZE * g for b, g in zip(biases, of_biases, strict=True)]
+        return steps
+
+    return run
+
+
+def times(contenders: dict[str, Run], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return the seconds a step of every round, by contender."""
+    seconds = {name: [] for name in contenders}
+    for run in contenders.values():
+        run(100)  # to warm up, and to compile
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            done = run(steps)
+            seconds[name].append((time.perf_counter() - start) / done)
+    return seconds
+
+
+def run_of_train(*flags: str) -> tuple[float, float]:
+    """Return the seconds that train.py took, and the most memory it held, in megabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "--cost", "ce", "--checkpoint", f"{folder}/run.pt", "--quiet", *flags]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="how often each contender runs (default 7)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps in a round (default 1000)")
+    parser.add_argument("--whole-runs", action="store_true", help="also time train.py for 30 epochs")
+    arguments = parser.parse_args()
+
+    data = mnist.load(PROJECT / "data")
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "MNIST" / "raw").mkdir(parents=True)
+        for packed in (PROJECT / "data" / "MNIST" / "raw").glob("*.gz"):
+            extract_archive(str(packed), f"{root}/MNIST/raw")
+        dataset = datasets.MNIST(root, transform=transforms.ToTensor())
+    contenders = {
+        "ce_torch": ce_torch_run(data, compile=False),
+        "ce_torch --compile": ce_torch_run(data, compile=True),
+        "PyTorch, DataLoader": data_loader_run(dataset),
+        "NumPy, an example at a time": numpy_run(data),
+    }
+    seconds = times(contenders, arguments.rounds, arguments.steps)
+    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.rounds} rounds\n")
+    print("| a step of 10 examples | best, µs | median, µs | DataLoader loop / this | NumPy program / this |")
+    print("|---|---|---|---|---|")
+    best = {name: min(values) for name, values in seconds.items()}
+    for name, values in seconds.items():
+        ratios = (best[peer] / best[name] for peer in ("PyTorch, DataLoader", "NumPy, an example at a time"))
+        columns = [f"{best[name] * 1e6:.0f}", f"{statistics.median(values) * 1e6:.0f}", *(f"{r:.1f}" for r in ratios)]
+        print(f"| {name} | {' | '.join(columns)} |")
+    if arguments.whole_runs:
+        for flags in ([], ["--compile"]):
+            taken, megabytes = run_of_train(*flags)
+            print(f"\ntrain.py --cost ce {' '.join(flags)}: {taken:.1f} s for 30 epochs, at most {megabytes:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
