@@ -114,7 +114,8 @@ def read_examples(raw: Path, prefix: str, n: int, torchvision_mnist: ModuleType)
         raise DataError(
             f"{labels_path} must hold classes from 0 to 9, got {labels.max()}; replace it by MNIST's own file"
         )
-    return Examples(images.flatten(1) / 255, labels)
+    # In place: images / 255 would need the memory of a second copy.
+    return Examples(images.flatten(1).float().div_(255), labels)
 
 
 def read(path: Path, reader: Callable[[str], Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Mini-batch stochastic gradient descent, and what it records after each epoch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,8 +74,7 @@ class Training:
         self.parameters = list(network.parameters())
         self.weights = [parameter for parameter in self.parameters if parameter.ndim > 1]
         self.shrink = 1 - lr * lmbda / len(x)
-        self.compile = compile
-        self._descend = torch.compile(self.descend, fullgraph=True, dynamic=False) if compile else self.descend
+        self.steps = compiled(self.descend) if compile else self.descend
 
     def run(self, epochs: int, early_stopping: int | None = None) -> Iterator[Record]:
         """Train until `epochs` are done, those before a `load_state_dict` included, and yield the record of each.
@@ -96,9 +95,8 @@ class Training:
 
     def train_one_epoch(self) -> None:
         order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            for examples in order.split(self.batch_size * BATCHES_AT_ONCE):
-                self._descend(self.x[examples], self.y[examples])
+        for examples in order.split(self.batch_size * BATCHES_AT_ONCE):
+            self.steps(self.x[examples], self.y[examples])
 
     def descend(self, x: Tensor, y: Tensor) -> None:
         """One step of gradient descent for each mini-batch of x, y."""
@@ -120,6 +118,12 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.generator.set_state(state["generator"])
         self.history = list(state["history"])
+
+
+def compiled(steps: Callable[[Tensor, Tensor], None]) -> Callable[[Tensor, Tensor], None]:
+    """Return `steps` compiled into one graph, the calls of autograd in them included."""
+    # An option of Dynamo, off by default: without it, torch.autograd.grad cannot be part of a graph.
+    return torch._dynamo.config.patch(trace_autograd_ops=True)(torch.compile(steps, fullgraph=True, dynamic=False))
 
 
 @torch.inference_mode()

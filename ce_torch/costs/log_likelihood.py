@@ -129,7 +129,10 @@ def log_likelihood(
 
 def weighted(y: Tensor, weight: Tensor | None, label_smoothing: float) -> Tensor:
     """Return the desired outputs t that label smoothing and class weights make of y."""
-    t = y if label_smoothing == 0 else (1 - label_smoothing) * y + label_smoothing / y.shape[-1]
+    if weight is None and label_smoothing == 0:
+        return y
+    (t,) = widen((y,))
+    t = (1 - label_smoothing) * t + label_smoothing / y.shape[-1]
     return t if weight is None else weight * t
 
 
@@ -141,7 +144,7 @@ def with_options(
     y = y.masked_fill(ignored, 0)
     if weight is None:
         weight = torch.ones(z.shape[-1], dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
-    share = weight[y]
+    share = weight.expand(z.shape).gather(-1, y.unsqueeze(-1)).squeeze(-1)
     if label_smoothing == 0:
         C = share * of_class("none", z, y, c)
     else:

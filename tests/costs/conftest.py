@@ -1,0 +1,106 @@
+"""The costs as the tests see them: each with the textbook's formula, which autograd differentiates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+
+SIGMOID_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}
+CLASS_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0])}
+
+
+@dataclass
+class Case:
+    """A cost, its options, and the formula of the cost of each example as the textbook writes it."""
+
+    name: str
+    function: Callable[..., Tensor]
+    module: type
+    textbook: Callable[..., Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    indices: bool = False
+
+    def options_in(self, dtype: torch.dtype) -> dict[str, Any]:
+        return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in self.options.items()}
+
+    def __call__(self, z: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        return self.function(z, y, reduction=reduction, **self.options_in(z.dtype))
+
+    def by_textbook(self, z: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        C = self.textbook(z, y, **self.options_in(z.dtype))
+        return {"mean": C.mean, "sum": C.sum, "none": lambda: C}[reduction]()
+
+    def cost(self, **more: Any) -> torch.nn.Module:
+        return self.module(**self.options, **more)
+
+    def examples(self, *shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Return weighted inputs, and class indices or desired outputs, of a shape whose last size is 3."""
+        generator = torch.Generator().manual_seed(seed)
+        z = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        if self.indices:
+            y = torch.randint(0, shape[-1], shape[:-1], generator=generator)
+        else:
+            y = torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype)
+        return z.to(dtype), y
+
+
+def textbook_quadratic(z: Tensor, y: Tensor, activation: str = "sigmoid") -> Tensor:
+    a = 1 / (1 + torch.exp(-z)) if activation == "sigmoid" else z
+    return ((a - y) ** 2 / 2).sum(-1)
+
+
+def textbook_cross_entropy(
+    z: Tensor, y: Tensor, weight: Tensor | float = 1.0, pos_weight: Tensor | float = 1.0
+) -> Tensor:
+    a = 1 / (1 + torch.exp(-z))
+    return -(weight * (pos_weight * y * a.log() + (1 - y) * (1 - a).log())).sum(-1)
+
+
+def textbook_log_likelihood(
+    z: Tensor,
+    y: Tensor,
+    temperature: float = 1.0,
+    weight: Tensor | float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    a = torch.exp(z / temperature) / torch.exp(z / temperature).sum(-1, keepdim=True)
+    if not y.is_floating_point():
+        y = torch.nn.functional.one_hot(y, z.shape[-1])
+    y = (1 - label_smoothing) * y + label_smoothing / z.shape[-1]
+    return -(weight * y * a.log()).sum(-1)
+
+
+CASES = [
+    Case("quadratic", quadratic, QuadraticCost, textbook_quadratic),
+    Case("quadratic-linear", quadratic, QuadraticCost, textbook_quadratic, {"activation": "linear"}),
+    Case("cross-entropy", cross_entropy, CrossEntropyCost, textbook_cross_entropy),
+    Case("cross-entropy-weights", cross_entropy, CrossEntropyCost, textbook_cross_entropy, SIGMOID_WEIGHTS),
+    Case("log-likelihood", log_likelihood, LogLikelihoodCost, textbook_log_likelihood),
+    Case(
+        "log-likelihood-options",
+        log_likelihood,
+        LogLikelihoodCost,
+        textbook_log_likelihood,
+        {"label_smoothing": 0.1, "temperature": 2.0, **CLASS_WEIGHTS},
+    ),
+    Case("log-likelihood-class", log_likelihood, LogLikelihoodCost, textbook_log_likelihood, indices=True),
+    Case(
+        "log-likelihood-class-smoothed",
+        log_likelihood,
+        LogLikelihoodCost,
+        textbook_log_likelihood,
+        {"label_smoothing": 0.1, "temperature": 2.0},
+        indices=True,
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
