@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from ce_torch import LogLikelihoodCost
 from ce_torch.functional import log_likelihood
