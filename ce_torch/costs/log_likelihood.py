@@ -9,7 +9,7 @@ outputs are smoothed; and for any desired outputs t, C = −Σⱼ tⱼ ln aⱼ. 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, softmax
 from torch.nn.functional import log_softmax
 
 from ce_torch.costs.autograd import hand_written, reduce, widen
@@ -17,57 +17,66 @@ from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_out
 
 
 def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
-    return -log_softmax(scaled(c, z), -1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return -at(y, ln_a(z, c)).squeeze(-1)
 
 
 def delta_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
-    a, y = torch.softmax(scaled(c, z), -1), y.unsqueeze(-1)
-    return scaled(c, a.scatter_add(-1, y, -torch.ones_like(y, dtype=a.dtype)))
+    a = softmax(times(c, z), -1)
+    minus_one = -torch.ones_like(y, dtype=a.dtype)
+    return times(c, a.scatter_add(-1, y.unsqueeze(-1), minus_one.unsqueeze(-1)))
 
 
 of_class = hand_written(cost_of_class, delta_of_class, None)
 
 
-# Smoothed, tⱼ = base, a number for each class, and `peak` (..., 1) more at the class y of the example.
+def cost_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
+    return -(t * ln_a(z, c)).sum(-1)
+
+
+def delta_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
+    return times(c, softmax(times(c, z), -1) * t.sum(-1, keepdim=True) - t)
+
+
+def by_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
+    return -ln_a(z, c)
+
+
+of_outputs = hand_written(cost_of_outputs, delta_of_outputs, by_outputs)
+
+# Of a smoothed class y the desired outputs are tⱼ = baseⱼ, of shape (C,), and `peak`, (..., 1), more at j = y.
 
 
 def cost_of_smoothed_class(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    log_a = log_softmax(scaled(c, z), -1)
-    return -(peak * log_a.gather(-1, y.unsqueeze(-1))).squeeze(-1) - (base * log_a).sum(-1)
+    log_a = ln_a(z, c)
+    return -(base * log_a).sum(-1) - (peak * at(y, log_a)).squeeze(-1)
 
 
 def delta_of_smoothed_class(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    a = torch.softmax(scaled(c, z), -1)
-    return scaled(c, ((peak + base.sum()) * a - base).scatter_add(-1, y.unsqueeze(-1), -peak))
+    a = softmax(times(c, z), -1)
+    return times(c, (a * (peak + base.sum()) - base).scatter_add(-1, y.unsqueeze(-1), -peak))
 
 
 def by_peak(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    return -log_softmax(scaled(c, z), -1).gather(-1, y.unsqueeze(-1))
+    return -at(y, ln_a(z, c))
 
 
 def by_base(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    return -log_softmax(scaled(c, z), -1)
+    return -ln_a(z, c)
 
 
 of_smoothed_class = hand_written(cost_of_smoothed_class, delta_of_smoothed_class, None, by_peak, by_base)
 
 
-def cost_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
-    return -(t * log_softmax(scaled(c, z), -1)).sum(-1)
+def ln_a(z: Tensor, c: float) -> Tensor:
+    return log_softmax(times(c, z), -1)
 
 
-def delta_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
-    return scaled(c, torch.softmax(scaled(c, z), -1) * t.sum(-1, keepdim=True) - t)
+def at(y: Tensor, tensor: Tensor) -> Tensor:
+    """Return what `tensor` (..., C) holds at the classes y (...), of shape (..., 1)."""
+    return tensor.gather(-1, y.unsqueeze(-1))
 
 
-def by_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
-    return -log_softmax(scaled(c, z), -1)
-
-
-of_outputs = hand_written(cost_of_outputs, delta_of_outputs, by_outputs)
-
-
-def scaled(c: float, tensor: Tensor) -> Tensor:
+def times(c: float, tensor: Tensor) -> Tensor:
     return tensor if c == 1 else c * tensor
 
 
@@ -144,13 +153,13 @@ def with_options(
     y = y.masked_fill(ignored, 0)
     if weight is None:
         weight = torch.ones(z.shape[-1], dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
-    share = weight.expand(z.shape).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    share = at(y, weight.expand(z.shape))
     if label_smoothing == 0:
-        C = share * of_class("none", z, y, c)
+        C = share.squeeze(-1) * of_class("none", z, y, c)
     else:
-        peak, base = (1 - label_smoothing) * share, label_smoothing / len(weight) * weight
-        C = of_smoothed_class("none", z, y, peak.unsqueeze(-1), base, c)
-    return C.masked_fill(ignored, 0), share.masked_fill(ignored, 0)
+        base = label_smoothing / len(weight) * weight
+        C = of_smoothed_class("none", z, y, (1 - label_smoothing) * share, base, c)
+    return C.masked_fill(ignored, 0), share.squeeze(-1).masked_fill(ignored, 0)
 
 
 def check_options(
@@ -182,7 +191,7 @@ class LogLikelihoodCost(Cost):
     function = staticmethod(log_likelihood)
 
     def activation(self, z: Tensor) -> Tensor:
-        return torch.softmax(z / self.options["temperature"], -1)
+        return softmax(z / self.options["temperature"], -1)
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
         options = self.options
