@@ -42,7 +42,7 @@ def train(flags: argparse.Namespace) -> int:
         run, state = settings.of_new_run(flags), None
     path = flags.checkpoint or flags.resume or Path("checkpoints") / f"{settings.run_name(run)}.pt"
     if path.exists():
-        settings.check_same_run(run, checkpoint.load(path)[0], path)
+        settings.check_same_run(run, read(path)[0], path)
     training = prepare(run, flags)
     if state:
         restore(training, state, flags.resume)
@@ -104,8 +104,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any]]:
-    saved, state = checkpoint.load(path)
+    """Return the settings of the run in a checkpoint, as the flags may change them, and the state of its training."""
+    saved, state = read(path)
     return settings.of_saved_run(flags, saved, path), state
+
+
+def read(path: Path) -> tuple[Settings, dict[str, Any]]:
+    saved, state = checkpoint.load(path)
+    if settings.DEFAULTS.keys() - saved.keys():
+        raise checkpoint.CheckpointError(f"{path} is damaged: its run lacks settings; name another checkpoint")
+    return saved, state
 
 
 def restore(training: Training, state: dict[str, Any], path: Path) -> None:

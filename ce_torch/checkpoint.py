@@ -41,6 +41,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is of format version {content.get('version')}, expected {VERSION}; use the ce_torch that wrote it"
         )
+    if not all(isinstance(content.get(part), dict) for part in ("settings", "training")):
+        raise CheckpointError(f"{path} is damaged: a part of it is missing; name another checkpoint")
     return content["settings"], content["training"]
 
 

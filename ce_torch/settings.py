@@ -27,6 +27,7 @@ IDENTITY: Settings = {
     "seed": 0,
 }
 MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
+DEFAULTS = IDENTITY | MAY_CHANGE
 
 
 class UsageError(Exception):
@@ -35,7 +36,7 @@ class UsageError(Exception):
 
 def of_new_run(flags: argparse.Namespace) -> Settings:
     """Return the settings of a run that starts now."""
-    settings = IDENTITY | MAY_CHANGE | given(flags)
+    settings = DEFAULTS | given(flags)
     if settings["lr"] is None:
         _, settings["lr"] = COSTS[settings["cost"]]
     return settings
@@ -71,7 +72,7 @@ def run_name(settings: Settings) -> str:
 
 
 def given(flags: argparse.Namespace) -> Settings:
-    return {name: value for name in IDENTITY | MAY_CHANGE if (value := getattr(flags, name)) is not None}
+    return {name: value for name in DEFAULTS if (value := getattr(flags, name)) is not None}
 
 
 def as_typed(name: str, value: Any) -> str:

@@ -1,0 +1,68 @@
+"""What the tests of the program share. Imports are inside: the tests of the costs need torch alone."""
+
+import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+# Threads that spin while they wait slow one another down tenfold where runs share the cores. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+@pytest.fixture(scope="session")
+def root():
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_mnist(root):
+    from ce_torch import mnist
+
+    return mnist.load(root / "data")
+
+
+@pytest.fixture
+def small_mnist(real_mnist, monkeypatch):
+    """A slice of MNIST, on which an epoch takes a tenth of a second, in the place of the default --data-dir."""
+    from ce_torch import mnist
+
+    load_files = mnist.load
+
+    def load(data_dir, device):
+        if data_dir != Path("data"):
+            return load_files(data_dir, device)
+        parts = zip(real_mnist, (2_000, 500, 500), strict=True)
+        return mnist.MNIST(*(mnist.Examples(part.x[:n].to(device), part.y[:n].to(device)) for part, n in parts))
+
+    monkeypatch.setattr(mnist, "load", load)
+
+
+@pytest.fixture(scope="session")
+def program(root):
+    spec = spec_from_file_location("train", root / "train.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def train(program, small_mnist, monkeypatch, capsys, tmp_path):
+    """train.py as a function of its flags, in a folder of its own, on a slice of MNIST."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(*flags):
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+        code = program.main()
+        out, err = capsys.readouterr()
+        return Outcome(code, out.splitlines(), err.splitlines())
+
+    return train

@@ -1,0 +1,52 @@
+"""What needs what: the costs need torch alone, and the parts of the program do not know one another."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ce_torch"
+COSTS = sorted((PACKAGE / "costs").glob("*.py"))
+PARTS = ["network", "mnist", "checkpoint"]
+
+
+def imports(path):
+    """The full names of all that a file imports, wherever in the file it does."""
+    package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def is_in(name, package):
+    return f"{name}.".startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("module", ["ce_torch", "ce_torch.functional", "ce_torch.training", "ce_torch.mnist"])
+@pytest.mark.parametrize("unwanted", ["torchvision", "matplotlib", "tqdm", "PIL"])
+def test_the_library_is_imported_without_what_only_the_program_needs(root, module, unwanted):
+    code = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
+def test_a_cost_imports_nothing_of_the_package_but_costs(path):
+    ours = [name for name in imports(path) if is_in(name, "ce_torch")]
+    assert [name for name in ours if not is_in(name, "ce_torch.costs")] == []
+
+
+@pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
+def test_a_cost_imports_nothing_foreign_but_torch(path):
+    foreign = {name.partition(".")[0] for name in imports(path)} - sys.stdlib_module_names
+    assert foreign <= {"torch", "ce_torch"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_the_program_imports_nothing_of_the_package(part):
+    assert [name for name in imports(PACKAGE / f"{part}.py") if is_in(name, "ce_torch")] == []
