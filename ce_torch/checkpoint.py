@@ -26,11 +26,13 @@ def save(path: Path, settings: dict[str, Any], training: dict[str, Any]) -> None
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings and the state that `save` wrote. Raises `CheckpointError`."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        file = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror}); name a checkpoint that train.py wrote"
         ) from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint can fail in any way
         raise CheckpointError(
             f"{path} is no checkpoint of ce_torch, or is damaged; name one that train.py wrote"
