@@ -27,7 +27,7 @@ def main() -> int:
     flags = settings.parse_flags(__doc__)
     try:
         return report(flags) if flags.evaluate else train(flags)
-    except (UsageError, mnist.DataError, checkpoint.CheckpointError) as error:
+    except (UsageError, mnist.DataError, checkpoint.CheckpointError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -44,7 +44,7 @@ def train(flags: argparse.Namespace) -> int:
     if path.exists():
         settings.check_same_run(run, read(path)[0], path)
     training = prepare(run, flags)
-    if state:
+    if state is not None:
         restore(training, state, flags.resume)
     if len(training.history) > run["epochs"]:
         raise UsageError(f"--epochs {run['epochs']} is fewer than the {len(training.history)} done in {flags.resume}")
@@ -58,7 +58,7 @@ def train(flags: argparse.Namespace) -> int:
         return 130
 
     if flags.plot:
-        plot(training.history, path.with_suffix(".curves.png"))
+        plot(training.history, beside(path, ".curves.png"))
     print(summary(training))
     return 0
 
@@ -96,7 +96,7 @@ def choose_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise UsageError(
             f"--device {name} cannot be used here ({mnist.first_line(error)}); try --device cpu"
         ) from error
@@ -111,9 +111,18 @@ def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any
 
 def read(path: Path) -> tuple[Settings, dict[str, Any]]:
     saved, state = checkpoint.load(path)
-    if settings.DEFAULTS.keys() - saved.keys():
-        raise checkpoint.CheckpointError(f"{path} is damaged: its run lacks settings; name another checkpoint")
+    if settings.DEFAULTS.keys() - saved.keys() or saved["cost"] not in COSTS or not is_history(state.get("history")):
+        raise checkpoint.CheckpointError(f"{path} is damaged: its run is not complete; name another checkpoint")
     return saved, state
+
+
+def is_history(history: Any) -> bool:
+    return isinstance(history, list) and all(isinstance(record, dict) and "test" in record for record in history)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return where to write what belongs to the checkpoint at `path`."""
+    return path.with_name(path.name.removesuffix(".pt") + ending)
 
 
 def restore(training: Training, state: dict[str, Any], path: Path) -> None:
@@ -129,7 +138,7 @@ def save(path: Path, run: Settings, training: Training) -> None:
     # JSON has no nan: where a run diverged, the cost is null.
     history = json.loads(json.dumps(training.history), parse_constant=lambda _: None)
     text = json.dumps({"settings": run, "history": history}, indent=1)
-    checkpoint.write_atomically(path.with_suffix(".history.json"), text.encode())
+    checkpoint.write_atomically(beside(path, ".history.json"), text.encode())
 
 
 def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Record]:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} cannot be read ({error.strerror}); name a checkpoint that train.py wrote"
         ) from error
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch warns of in a foreign file is refused below
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint can fail in any way
         raise CheckpointError(
             f"{path} is no checkpoint of ce_torch, or is damaged; name one that train.py wrote"

@@ -1,7 +1,9 @@
 """MNIST as tensors, split as the chapter splits it; torchvision reads the files, or downloads them."""
 
 import os
+import shutil
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -87,13 +89,16 @@ def packed_or_unpacked(path: Path) -> Path:
 
 def download(data_dir: Path, torchvision_mnist: ModuleType) -> None:
     """Download into a folder beside, and move all at once, so that an interrupted download leaves nothing behind."""
+    new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=data_dir) as scratch:
             torchvision_mnist.MNIST(scratch, download=True)
             (data_dir / "MNIST").mkdir(exist_ok=True)
             os.replace(Path(scratch) / "MNIST" / "raw", data_dir / "MNIST" / "raw")
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
+        if new:
+            shutil.rmtree(data_dir, ignore_errors=True)
         raise DataError(
             f"{data_dir / 'MNIST' / 'raw'} has no MNIST, and it cannot be downloaded there ({first_line(error)}); "
             f"put {', '.join(FILES)} there, each may be packed as .gz, or name another folder with --data-dir"

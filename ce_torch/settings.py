@@ -148,7 +148,7 @@ def whole(lowest: int) -> Callable[[str], int]:
     """Return a parser of whole numbers from `lowest` on."""
 
     def parse(text: str) -> int:
-        if not (text.isdecimal() and lowest <= int(text) < 2**63):
+        if not (text.isdecimal() and lowest <= int(text) < 2**32):
             raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} on, got {text!r}")
         return int(text)
 

@@ -132,7 +132,7 @@ def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> dict[str, 
     total, correct = 0.0, 0
     for x_part, y_part in zip(x.split(EXAMPLES_AT_ONCE), y.split(EXAMPLES_AT_ONCE), strict=True):
         z = network(x_part)
-        total += cost(z, y_part).item() * len(x_part)
+        total += type(cost).function(z, y_part, **cost.options | {"reduction": "sum"}).item()
         correct += int((z.argmax(-1) == y_part).sum())
     n = len(x)
     return {"cost": total / n, "accuracy": correct / n, "correct": correct, "examples": n}
