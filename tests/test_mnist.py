@@ -1,8 +1,8 @@
 """MNIST as tensors: what is in them, and what is said where the files are not as they must be."""
 
 import functools
-import hashlib
 import gzip
+import hashlib
 import http.server
 import os
 import re
