@@ -1,6 +1,6 @@
 """Time a training step of the chapter's run, [784, 30, 10] in mini-batches of 10, side by side with its peers.
 
-    python benchmarks/training.py [--rounds 7] [--steps 1000]
+    python -m benchmarks.training [--rounds 7] [--steps 1000] [--whole-runs]
 
 The contenders take turns, so that a slow spell of the machine hits all of them: in each round ours trains for an epoch,
 the others for so many steps. The table gives the best and the median round.
