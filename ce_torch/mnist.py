@@ -1,7 +1,7 @@
 """MNIST as tensors, split as the chapter splits it; torchvision reads the files, or downloads them."""
 
+import contextlib
 import os
-import shutil
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
@@ -97,12 +97,14 @@ def download(data_dir: Path, torchvision_mnist: ModuleType) -> None:
             (data_dir / "MNIST").mkdir(exist_ok=True)
             os.replace(Path(scratch) / "MNIST" / "raw", data_dir / "MNIST" / "raw")
     except (OSError, RuntimeError, HTTPException) as error:
-        if new:
-            shutil.rmtree(data_dir, ignore_errors=True)
         raise DataError(
             f"{data_dir / 'MNIST' / 'raw'} has no MNIST, and it cannot be downloaded there ({first_line(error)}); "
             f"put {', '.join(FILES)} there, each may be packed as .gz, or name another folder with --data-dir"
         ) from error
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it is not empty: there is MNIST in it now
+                data_dir.rmdir()
 
 
 def read_examples(raw: Path, prefix: str, n: int, torchvision_mnist: ModuleType) -> Examples:

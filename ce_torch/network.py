@@ -45,3 +45,7 @@ class MLP(nn.Sequential):
             nn.init.normal_(linear.bias, generator=generator)
             layers += [linear, nn.Sigmoid()]
         super().__init__(*layers[:-1])
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """Return a layer; or, for a slice, the layers as an nn.Sequential: it is no MLP if it ends in a sigmoid."""
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)

@@ -24,6 +24,12 @@ def root():
 
 
 @pytest.fixture(scope="session")
+def packed(root):
+    """The folder of the project's own files of MNIST."""
+    return root / "data" / "MNIST" / "raw"
+
+
+@pytest.fixture(scope="session")
 def real_mnist(root):
     from ce_torch import mnist
 

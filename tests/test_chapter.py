@@ -4,7 +4,6 @@ from functools import partial, partialmethod
 
 import pytest
 import torch
-from torch import nn
 from torch.autograd import grad
 from torch.autograd.functional import jacobian
 from torch.func import functional_call
@@ -32,7 +31,7 @@ class Examples:
         self.a = sigma(self.z)
         self.sigma_prime = torch.exp(-self.z) / (1 + torch.exp(-self.z)) ** 2
         self.softmax = torch.exp(self.z) / torch.exp(self.z).sum(-1, keepdim=True)
-        self.a_before = nn.Sequential(*list(self.network)[:-1])(self.x).detach()
+        self.a_before = self.network[:-1](self.x).detach()
 
     def gradient(self, parameter, cost, reduction="mean", y=None):
         """Return ∂C/∂w or ∂C/∂b of the output layer; for each example on its own if reduction is "none"."""

@@ -38,6 +38,11 @@ def test_hidden_layers_are_sigmoid_and_the_last_gives_weighted_inputs():
     torch.testing.assert_close(network(x), z)
 
 
+def test_a_slice_of_a_network_gives_the_outputs_of_a_hidden_layer():
+    network, x = MLP([4, 6, 5, 3], generator=generator()), torch.randn(7, 4, generator=generator(1))
+    torch.testing.assert_close(network[:2](x), torch.sigmoid(network[0](x)))
+
+
 @pytest.mark.parametrize(("init", "spreads"), [("large", [1, 1]), ("scaled", [400**-0.5, 300**-0.5])])
 def test_weights_are_normal_and_spread_as_init_says(init, spreads):
     weights, _ = weights_and_biases(MLP(SIZES, init=init, generator=generator()))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ce_torch import checkpoint
+from ce_torch.training import Training
 
 # Real MNIST, in epochs long enough to be killed in and short enough for a test.
 RUN = ("--epochs", 3, "--batch-size", 50)
@@ -147,6 +148,22 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_a_checkpoint_that_loads(start, tmp_
     assert 1 <= epochs_done(path) < 3
 
 
+def test_ctrl_c_in_the_first_epoch_leaves_a_checkpoint_too(train, monkeypatch, tmp_path):
+    def interrupted(training):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "train_one_epoch", interrupted)
+    assert train("--checkpoint", "run.pt").code == 130
+    assert epochs_done(tmp_path / "run.pt") == 0
+
+
+def test_another_seed_gives_other_weights(train, tmp_path):
+    for seed in (0, 1):
+        train("--seed", seed, "--epochs", 1, "--checkpoint", f"{seed}.pt")
+    first, second = weights(tmp_path / "0.pt"), weights(tmp_path / "1.pt")
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_evaluate_prints_the_last_line_of_training(train):
     trained = train("--epochs", 2, "--checkpoint", "run.pt")
     assert train("--evaluate", "run.pt") == (0, trained.out[-1:], [])
@@ -200,6 +217,14 @@ def test_compile_trains_to_nearly_the_same_weights(train, tmp_path):
     assert train(*flags, "--checkpoint", "compiled.pt", "--compile").code == 0
     plain, compiled = weights(tmp_path / "plain.pt"), weights(tmp_path / "compiled.pt")
     torch.testing.assert_close(compiled, plain, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize(("flags", "times"), [([], 0), (["--compile"], 1)])
+def test_the_step_is_compiled_where_compile_says_so(train, monkeypatch, flags, times):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda steps, **_: calls.append(steps) or steps)
+    train("--epochs", 1, "--checkpoint", "run.pt", *flags)
+    assert len(calls) == times
 
 
 def test_a_run_is_named_after_its_settings(train, tmp_path):

@@ -32,12 +32,18 @@ def fails(train):
     return fails
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where the first test that needs a checkpoint leaves it for the others."""
+    return tmp_path_factory.mktemp("trained") / "run.pt"
+
+
 @pytest.fixture
-def saved(train, tmp_path):
+def saved(train, trained, tmp_path):
     """The checkpoint of a run of cross-entropy, 30 hidden neurons, two epochs."""
-    path = tmp_path / "saved.pt"
-    assert train("--epochs", 2, "--checkpoint", path).code == 0
-    return path
+    if not trained.exists():
+        assert train("--epochs", 2, "--checkpoint", trained).code == 0
+    return shutil.copy(trained, tmp_path / "saved.pt")
 
 
 def files_under(folder):
@@ -58,6 +64,7 @@ NO_CHECKPOINTS = {
     "pickle": lambda path: path.write_bytes(pickle.dumps({"a": 1})),
     "cut-in-half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "last-byte-lost": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "another-programs": lambda path: changed(path, lambda content: content.update(format="another")),
     "newer-version": lambda path: changed(path, lambda content: content.update(version=checkpoint.VERSION + 1)),
 }
 DAMAGES = {
@@ -230,6 +237,7 @@ def test_the_largest_number_that_a_flag_takes_can_be_used(train, flag):
         "--epochs 1.5",
         "--batch-size x",
         "--batch-size -1",
+        f"--batch-size {2**63}",
         "--hidden",
         "--hidden 0",
         "--seed -1",

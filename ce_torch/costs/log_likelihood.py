@@ -101,7 +101,7 @@ def log_likelihood(
         z: weighted inputs of the output layer, floating point, shape (..., C). -inf rules a class out; an example of
             which +inf or nan is part costs nan.
         y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C).
-        temperature: above 0; 1 / temperature is equation (83)'s c.
+        temperature: at least 1e-38; 1 / temperature is equation (83)'s c.
         weight: a factor for the cost of each class, floating point, shape (C,).
         ignore_index: examples whose class index this is cost nothing and do not count in the mean. Class indices only.
         label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
@@ -166,8 +166,9 @@ def check_options(
     z: Tensor, y: Tensor, temperature: float, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> None:
     """Raise `TypeError` or `ValueError` unless the options are such as `log_likelihood` takes."""
-    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-        raise ValueError(f"temperature must be a number above 0, got {temperature!r}")
+    # c = 1 / temperature is infinite in float32 for less, and c z is nan.
+    if not (isinstance(temperature, int | float) and 1e-38 <= temperature < math.inf):
+        raise ValueError(f"temperature must be a finite number of at least 1e-38, got {temperature!r}")
     if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing <= 1):
         raise ValueError(f"label_smoothing must be a number from 0 to 1, got {label_smoothing!r}")
     check_weight("weight", weight, z)

@@ -127,8 +127,9 @@ def test_delta_heeds_every_option(y, weight):
 
 
 REFUSED = [
-    ({"temperature": 0}, "temperature must be a number above 0, got 0"),
-    ({"temperature": math.inf}, "temperature must be a number above 0, got inf"),
+    ({"temperature": 1e-39}, "temperature must be a finite number of at least 1e-38, got 1e-39"),
+    ({"temperature": 0}, "temperature must be a finite number of at least 1e-38, got 0"),
+    ({"temperature": math.inf}, "temperature must be a finite number of at least 1e-38, got inf"),
     ({"label_smoothing": 1.5}, "label_smoothing must be a number from 0 to 1, got 1.5"),
     ({"weight": torch.ones(4)}, r"weight must have shape \(5,\), one factor a class, got \(4,\)"),
 ]
