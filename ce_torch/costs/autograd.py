@@ -8,15 +8,25 @@ derivative. σ and softmax are cheap to work out again, and nothing of z's size 
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import reduce as fold
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ce_torch.costs import blocks
+
 Formula = Callable[..., Tensor]
 
 
-def hand_written(cost: Formula, *derivatives: Formula | None) -> Callable[..., Tensor]:
+class Fast(NamedTuple):
+    """A cost for large z on the CPU: C, sums = cost(z, ...), and ∂C/∂z = delta(of_example, sums, z, ...)."""
+
+    cost: Callable[..., tuple[Tensor, Any]]
+    delta: Formula
+
+
+def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None = None) -> Callable[..., Tensor]:
     """Return `cost` and its reduction, differentiated by `derivatives` and not by autograd.
 
     `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., C) and of tensors that broadcast
@@ -24,7 +34,10 @@ def hand_written(cost: Formula, *derivatives: Formula | None) -> Callable[..., T
     gives the terms, shape (..., C) or (..., 1), by which the tensor's elements change C, and is None where there is no
     derivative. The formulas work in float32 where z has half precision. Second derivatives are autograd's, of the
     formulas. The function returned takes the reduction first, and returns what the formulas return, reduced.
+
+    Where z is large, `fast` does what the first two formulas do; without one, they are worked out by blocks.
     """
+    fast = fast or by_blocks(*without_buffers(cost, derivatives[0]))
 
     class HandWritten(torch.autograd.Function):
         generate_vmap_rule = True
@@ -40,18 +53,24 @@ def hand_written(cost: Formula, *derivatives: Formula | None) -> Callable[..., T
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
             ctx.set_materialize_grads(False)
+            ctx.sums = None
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
             tensors = ctx.saved_tensors
-            arguments = *widen(tensors), *ctx.constants
             gradients = [None] * len(ctx.needs_input_grad)
             if grad is None:
                 return tuple(gradients)
             of_example = unreduce(grad, ctx.reduction, tensors[0])
             for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
-                if ctx.needs_input_grad[i]:
-                    gradients[i] = summed_like(tensor, of_example * derivative(*arguments))
+                if not ctx.needs_input_grad[i]:
+                    continue
+                # Only the formulas can be differentiated again, which they are where grad mode is on.
+                if i == 1 and ctx.sums is not None and not torch.is_grad_enabled():
+                    gradients[i] = fast.delta(of_example, ctx.sums, *tensors, *ctx.constants)
+                else:
+                    terms = derivative(*widen(tensors), *ctx.constants)
+                    gradients[i] = summed_like(tensor, of_example * terms)
             return tuple(gradients)
 
         @staticmethod
@@ -67,10 +86,10 @@ def hand_written(cost: Formula, *derivatives: Formula | None) -> Callable[..., T
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
-    return in_every_form(HandWritten)
+    return in_every_form(HandWritten, fast)
 
 
-def in_every_form(function: type[torch.autograd.Function]) -> Callable[..., Tensor]:
+def in_every_form(function: type[torch.autograd.Function], fast: Fast) -> Callable[..., Tensor]:
     """Return `function.apply` in the form that suits its caller; `function` has the form that `torch.func` takes."""
 
     class Compiled(function):
@@ -82,10 +101,12 @@ def in_every_form(function: type[torch.autograd.Function]) -> Callable[..., Tens
         setup_context = staticmethod(torch.autograd.Function.setup_context)
 
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
-            output = function.forward(*inputs)
-            function.setup_context(ctx, inputs, output)
-            return output
+        def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
+            function.setup_context(ctx, (reduction, *inputs), None)
+            if not blocks.are_for(inputs[0]):
+                return function.forward(reduction, *inputs)
+            C, ctx.sums = fast.cost(*inputs)
+            return reduce(C, reduction)
 
     def apply(*inputs: Any) -> Tensor:
         if torch.compiler.is_compiling():
@@ -97,6 +118,39 @@ def in_every_form(function: type[torch.autograd.Function]) -> Callable[..., Tens
     return apply
 
 
+def by_blocks(cost: Formula, write_delta: Callable[..., None]) -> Fast:
+    """Return formulas in place, as `costs/in_place.py` has them, worked out block of rows by block of rows."""
+
+    def cost_by_blocks(z: Tensor, *inputs: Any) -> tuple[Tensor, tuple]:
+        C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs))
+        buffers = [blocks.Buffer(z, C.dtype) for _ in range(2)]
+        for part in blocks.parts(z.shape):
+            z_part, *inputs_part = blocks.parts_of((z, *inputs), part)
+            C_part = cost(*widen((z_part, *inputs_part)), buffers=[buffer.like(z_part) for buffer in buffers])
+            blocks.part_of(C, part, dimensions_lacking=1).copy_(C_part)
+        return C, ()
+
+    def delta_by_blocks(of_example: Tensor, sums: tuple, z: Tensor, *inputs: Any) -> Tensor:
+        delta = blocks.new_delta(z)
+        dtype = wide(z, *inputs)
+        buffers = [blocks.Buffer(z, dtype) for _ in range(2)]
+        for part in blocks.parts(z.shape):
+            of_part, delta_part, z_part, *inputs_part = blocks.parts_of((of_example, delta, z, *inputs), part)
+            first, second = (buffer.like(z_part) for buffer in buffers)
+            if delta.dtype == dtype:
+                first = delta_part
+            write_delta(*widen((z_part, *inputs_part)), buffers=(first, second))
+            torch.mul(first, of_part, out=delta_part)
+        return delta
+
+    return Fast(cost_by_blocks, delta_by_blocks)
+
+
+def without_buffers(cost: Formula, delta: Formula) -> tuple[Formula, Callable[..., None]]:
+    """Return formulas as `by_blocks` takes them."""
+    return lambda *inputs, buffers: cost(*inputs), lambda *inputs, buffers: buffers[0].copy_(delta(*inputs))
+
+
 def widen(inputs: Sequence[Any]) -> Sequence[Any]:
     """Return `inputs` with the floating tensors in float32 if z, the first, has half precision."""
     if inputs[0].dtype not in (torch.float16, torch.bfloat16):
@@ -104,6 +158,12 @@ def widen(inputs: Sequence[Any]) -> Sequence[Any]:
     return tuple(
         input.float() if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs
     )
+
+
+def wide(*inputs: Any) -> torch.dtype:
+    """Return the dtype to compute in: float32 or, where a floating tensor among the inputs is of it, float64."""
+    dtypes = (input.dtype for input in inputs if isinstance(input, Tensor) and input.is_floating_point())
+    return fold(torch.promote_types, dtypes, torch.float32)
 
 
 def reduce(C: Tensor, reduction: str) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ce_torch.costs.autograd import hand_written, widen
+from ce_torch.costs import in_place
+from ce_torch.costs.autograd import by_blocks, hand_written, widen
 from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z).
@@ -48,7 +49,11 @@ def times(factor: Tensor | None, tensor: Tensor) -> Tensor:
     return tensor if factor is None else factor * tensor
 
 
-apply = hand_written(cost, delta, by_y, by_weight, by_pos_weight)
+formulas = cost, delta, by_y, by_weight, by_pos_weight
+with_weights = hand_written(*formulas)
+without_weights = hand_written(
+    *formulas, fast=by_blocks(in_place.cost_of_cross_entropy, in_place.delta_of_cross_entropy)
+)
 
 
 def cross_entropy(
@@ -93,6 +98,7 @@ def cross_entropy(
     check_arguments(z, y, reduction)
     check_neuron_weight("weight", weight, z)
     check_neuron_weight("pos_weight", pos_weight, z)
+    apply = without_weights if weight is None and pos_weight is None else with_weights
     return in_dtype_of(z, apply(reduction, z, desired_outputs(y, z), weight, pos_weight))
 
 

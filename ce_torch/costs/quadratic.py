@@ -8,7 +8,8 @@
 import torch
 from torch import Tensor
 
-from ce_torch.costs.autograd import hand_written, widen
+from ce_torch.costs import in_place
+from ce_torch.costs.autograd import by_blocks, hand_written, widen
 from ce_torch.costs.base import Cost, check_arguments, desired_outputs, in_dtype_of
 
 
@@ -38,8 +39,18 @@ def by_y_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
     return y - torch.sigmoid(z)
 
 
-of_sigmoid = hand_written(cost_of_sigmoid, delta_of_sigmoid, by_y_of_sigmoid)
-of_linear = hand_written(cost_of_linear, delta_of_linear, by_y_of_linear)
+of_sigmoid = hand_written(
+    cost_of_sigmoid,
+    delta_of_sigmoid,
+    by_y_of_sigmoid,
+    fast=by_blocks(in_place.cost_of_sigmoid, in_place.delta_of_sigmoid),
+)
+of_linear = hand_written(
+    cost_of_linear,
+    delta_of_linear,
+    by_y_of_linear,
+    fast=by_blocks(in_place.cost_of_linear, in_place.delta_of_linear),
+)
 
 
 def quadratic(z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean") -> Tensor:

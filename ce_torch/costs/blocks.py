@@ -1,0 +1,85 @@
+"""Formulas worked out block of rows by block of rows, for z on the CPU that is larger than its caches.
+
+What a formula makes on the way (softmax, say) is never larger than a block: it stays in the cache, and costs neither
+the memory nor the time of one more tensor of z's size.
+"""
+
+import ctypes
+import math
+import mmap
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# In every dimension that is cut, counted from the last: where the part starts, and its length.
+Part = tuple[tuple[int, int, int], ...]
+
+
+def are_for(z: Tensor) -> bool:
+    """Whether z is a plain tensor on the CPU, and so large that the passes over it are what takes the time."""
+    return z.device.type == "cpu" and type(z) is Tensor and z.numel() > elements(torch.get_num_threads()) // 8
+
+
+@cache
+def elements(threads: int) -> int:
+    """Return the elements of a block: in float32 a quarter of the second-level caches of the cores at work."""
+    return torch.cpu.get_capabilities().get("l2_cache_size", 1 << 20) * threads // 16
+
+
+def parts(shape: Sequence[int]) -> Iterator[Part]:
+    """Yield the blocks of a tensor of this shape, each of at least one row."""
+    first, *rest = shape
+    rows = elements(torch.get_num_threads()) // max(math.prod(rest), 1)
+    if rows == 0 and len(rest) > 1:
+        for start in range(first):
+            for part in parts(rest):
+                yield ((-len(shape), start, 1), *part)
+    else:
+        rows = max(rows, 1)
+        for start in range(0, first, rows):
+            yield ((-len(shape), start, min(rows, first - start)),)
+
+
+def parts_of(inputs: Sequence[Any], part: Part) -> tuple[Any, ...]:
+    """Return the part of each tensor that broadcasts to z, or of class indices, which lack z's last dimension."""
+    return tuple(
+        part_of(input, part, 0 if input.is_floating_point() else 1) if isinstance(input, Tensor) else input
+        for input in inputs
+    )
+
+
+def part_of(tensor: Tensor, part: Part, dimensions_lacking: int = 0) -> Tensor:
+    """Return a view on the part of a tensor, which may lack the last dimensions of z."""
+    for dimension, start, length in part:
+        dimension += dimensions_lacking
+        if tensor.ndim >= -dimension and tensor.shape[dimension] != 1:
+            tensor = tensor.narrow(dimension, start, length)
+    return tensor
+
+
+class Buffer:
+    """Memory for a block of z, for one block after the other; not a tensor of the size of z itself."""
+
+    def __init__(self, z: Tensor, dtype: torch.dtype) -> None:
+        largest = min(z.numel(), max(elements(torch.get_num_threads()), z.shape[-1]))
+        self.memory = torch.empty(largest, dtype=dtype)
+
+    def like(self, part: Tensor) -> Tensor:
+        return self.memory[: part.numel()].view(part.shape)
+
+
+def new_delta(z: Tensor) -> Tensor:
+    """Return an empty tensor like z, in pages of 2 MB where Linux gives them.
+
+    Memory so large is new to the process each time, and a fault for each page of 4 kB takes longer than to compute δ.
+    """
+    delta = torch.empty_like(z)
+    if sys.platform == "linux" and delta.nbytes >= 32 << 20:
+        start = -(-delta.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = delta.data_ptr() + delta.nbytes - start
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
+    return delta
