@@ -65,8 +65,7 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
             for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
                 if not ctx.needs_input_grad[i]:
                     continue
-                # Only the formulas can be differentiated again, which they are where grad mode is on.
-                if i == 1 and ctx.sums is not None and not torch.is_grad_enabled():
+                if i == 1 and ctx.sums is not None and nothing_records(grad):
                     gradients[i] = fast.delta(of_example, ctx.sums, *tensors, *ctx.constants)
                 else:
                     terms = derivative(*widen(tensors), *ctx.constants)
@@ -116,6 +115,16 @@ def in_every_form(function: type[torch.autograd.Function], fast: Fast) -> Callab
         return Eager.apply(*inputs)
 
     return apply
+
+
+def nothing_records(grad: Tensor) -> bool:
+    """Whether the backward pass of `grad` is only worked out: not differentiated again, and not under `vmap`."""
+    return not (
+        torch.is_grad_enabled()
+        or type(grad) is not Tensor
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
+    )
 
 
 def by_blocks(cost: Formula, write_delta: Callable[..., None]) -> Fast:

@@ -20,8 +20,13 @@ Part = tuple[tuple[int, int, int], ...]
 
 
 def are_for(z: Tensor) -> bool:
-    """Whether z is a plain tensor on the CPU, and so large that the passes over it are what takes the time."""
-    return z.device.type == "cpu" and type(z) is Tensor and z.numel() > elements(torch.get_num_threads()) // 8
+    """Whether z is a plain tensor of rows on the CPU, so large that the passes over it are what takes the time."""
+    return (
+        z.device.type == "cpu"
+        and type(z) is Tensor
+        and z.ndim > 1
+        and z.numel() > elements(torch.get_num_threads()) // 8
+    )
 
 
 @cache
@@ -56,7 +61,7 @@ def part_of(tensor: Tensor, part: Part, dimensions_lacking: int = 0) -> Tensor:
     """Return a view on the part of a tensor, which may lack the last dimensions of z."""
     for dimension, start, length in part:
         dimension += dimensions_lacking
-        if tensor.ndim >= -dimension and tensor.shape[dimension] != 1:
+        if tensor.ndim >= -dimension and tensor.shape[dimension] not in (1, length):
             tensor = tensor.narrow(dimension, start, length)
     return tensor
 

@@ -15,35 +15,37 @@ from ce_torch.costs.autograd import wide
 from ce_torch.costs.blocks import parts_of
 
 
-def cost(z: Tensor, y: Tensor, c: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return C, shape (...), and m and s, shape (..., 1)."""
-    m = torch.zeros(*z.shape[:-1], 1, dtype=wide(z))
-    s = torch.empty_like(m)
-    buffer = blocks.Buffer(z, m.dtype)
+def cost(z: Tensor, y: Tensor, c: float) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:
+    """Return C, shape (...), and m and s, shape (..., 1); m is None for 0."""
+    m, s = None, torch.empty(*z.shape[:-1], 1, dtype=wide(z))
+    buffer = blocks.Buffer(z, s.dtype)
     for part in blocks.parts(z.shape):
-        z_part, m_part, s_part = parts_of((z, m, s), part)
+        z_part, s_part = parts_of((z, s), part)
         e = buffer.like(z_part)
         torch.sum(exponentials(z_part, None, c, e), -1, keepdim=True, out=s_part)
         # Most often m = 0 does. From s = 1 on, what is lost of e to underflow is lost in softmax too.
         smallest, largest = s_part.aminmax()
-        if not (smallest >= 1 and largest < 1e20):
+        if not (smallest.item() >= 1 and largest.item() < 1e20):
+            m = torch.zeros_like(s) if m is None else m
+            m_part = blocks.part_of(m, part)
             torch.mul(z_part.amax(-1, keepdim=True), c, out=m_part)
             torch.sum(exponentials(z_part, m_part, c, e), -1, keepdim=True, out=s_part)
-    C = s.log() + (m - c * z.gather(-1, y.unsqueeze(-1)))
+    c_z_y = times(c, z.gather(-1, y.unsqueeze(-1)).to(s.dtype))
+    C = s.log() + (-c_z_y if m is None else m - c_z_y)
     return C.squeeze(-1), (m, s)
 
 
-def delta(of_example: Tensor, sums: tuple[Tensor, Tensor], z: Tensor, y: Tensor, c: float) -> Tensor:
+def delta(of_example: Tensor, sums: tuple[Tensor | None, Tensor], z: Tensor, y: Tensor, c: float) -> Tensor:
     """Return `of_example` times δ, shaped like z and of its dtype."""
     m, s = sums
-    factor = of_example * c / s
-    delta = blocks.new_delta(z)
-    buffer = blocks.Buffer(z, m.dtype)
+    factor = times(c, of_example) / s
+    delta, y = blocks.new_delta(z), y.unsqueeze(-1)
+    buffer = blocks.Buffer(z, s.dtype)
     for part in blocks.parts(z.shape):
-        z_part, y_part, m_part, s_part, factor_part, delta_part = parts_of((z, y, m, s, factor, delta), part)
-        e = delta_part if z.dtype == m.dtype else buffer.like(z_part)
-        exponentials(z_part, m_part if m_part.any() else None, c, e)
-        e.scatter_add_(-1, y_part.unsqueeze(-1), -s_part)
+        z_part, s_part, factor_part, delta_part = parts_of((z, s, factor, delta), part)
+        m_part = None if m is None else blocks.part_of(m, part)
+        e = delta_part if z.dtype == s.dtype else buffer.like(z_part)
+        exponentials(z_part, m_part, c, e).scatter_add_(-1, blocks.part_of(y, part), -s_part)
         torch.mul(e, factor_part, out=delta_part)
     return delta
 
@@ -56,3 +58,7 @@ def exponentials(z: Tensor, m: Tensor | None, c: float, out: Tensor) -> Tensor:
     if m is not None:
         x = torch.sub(x, m, out=out)
     return torch.exp(x, out=out)
+
+
+def times(c: float, tensor: Tensor) -> Tensor:
+    return tensor if c == 1 else c * tensor

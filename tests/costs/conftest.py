@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch.costs import blocks
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+
+WAYS = {"whole": 1 << 40, "by blocks": 8}
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise is kept both ways: z worked out whole, as small ones are, and by blocks, here of 8 elements."""
+    monkeypatch.setattr(blocks, "elements", lambda threads: WAYS[request.param])
+
 
 SIGMOID_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}
 CLASS_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0])}
