@@ -8,6 +8,7 @@ derivative. σ and softmax are cheap to work out again, and nothing of z's size 
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from functools import reduce as fold
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
 
     Where z is large, `fast` does what the first two formulas do; without one, they are worked out by blocks.
     """
-    fast = fast or by_blocks(*without_buffers(cost, derivatives[0]))
+    fast = fast or by_blocks(*with_buffers(cost, derivatives[0]))
 
     class HandWritten(torch.autograd.Function):
         generate_vmap_rule = True
@@ -127,37 +128,38 @@ def nothing_records(grad: Tensor) -> bool:
     )
 
 
-def by_blocks(cost: Formula, write_delta: Callable[..., None]) -> Fast:
+def by_blocks(cost: Formula, write_delta: Callable[..., Any]) -> Fast:
     """Return formulas in place, as `costs/in_place.py` has them, worked out block of rows by block of rows."""
 
     def cost_by_blocks(z: Tensor, *inputs: Any) -> tuple[Tensor, tuple]:
         C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs))
-        buffers = [blocks.Buffer(z, C.dtype) for _ in range(2)]
+        out, buffer = blocks.Buffer(z, C.dtype), blocks.Buffer(z, C.dtype)
         for part in blocks.parts(z.shape):
-            z_part, *inputs_part = blocks.parts_of((z, *inputs), part)
-            C_part = cost(*widen((z_part, *inputs_part)), buffers=[buffer.like(z_part) for buffer in buffers])
+            z_part, *inputs_part = widen(blocks.parts_of((z, *inputs), part))
+            C_part = cost(z_part, *inputs_part, out=out.like(z_part), buffer=partial(buffer.like, z_part))
             blocks.part_of(C, part, dimensions_lacking=1).copy_(C_part)
         return C, ()
 
     def delta_by_blocks(of_example: Tensor, sums: tuple, z: Tensor, *inputs: Any) -> Tensor:
-        delta = blocks.new_delta(z)
-        dtype = wide(z, *inputs)
-        buffers = [blocks.Buffer(z, dtype) for _ in range(2)]
+        delta, dtype = blocks.new_delta(z), wide(z, *inputs)
+        wide_delta, buffer = blocks.Buffer(z, dtype), blocks.Buffer(z, dtype)
         for part in blocks.parts(z.shape):
-            of_part, delta_part, z_part, *inputs_part = blocks.parts_of((of_example, delta, z, *inputs), part)
-            first, second = (buffer.like(z_part) for buffer in buffers)
-            if delta.dtype == dtype:
-                first = delta_part
-            write_delta(*widen((z_part, *inputs_part)), buffers=(first, second))
-            torch.mul(first, of_part, out=delta_part)
+            of_part, delta_part, z_part = blocks.parts_of((of_example, delta, z), part)
+            out = delta_part if delta.dtype == dtype else wide_delta.like(z_part)
+            inputs_part = widen((z_part, *blocks.parts_of(inputs, part)))
+            write_delta(*inputs_part, out=out, buffer=partial(buffer.like, z_part))
+            torch.mul(out, of_part, out=delta_part)
         return delta
 
     return Fast(cost_by_blocks, delta_by_blocks)
 
 
-def without_buffers(cost: Formula, delta: Formula) -> tuple[Formula, Callable[..., None]]:
+def with_buffers(cost: Formula, delta: Formula) -> tuple[Formula, Callable[..., Tensor]]:
     """Return formulas as `by_blocks` takes them."""
-    return lambda *inputs, buffers: cost(*inputs), lambda *inputs, buffers: buffers[0].copy_(delta(*inputs))
+    return (
+        lambda *inputs, out, buffer: cost(*inputs),
+        lambda *inputs, out, buffer: out.copy_(delta(*inputs)),
+    )
 
 
 def widen(inputs: Sequence[Any]) -> Sequence[Any]:

@@ -9,7 +9,7 @@ import math
 import mmap
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -67,11 +67,15 @@ def part_of(tensor: Tensor, part: Part, dimensions_lacking: int = 0) -> Tensor:
 
 
 class Buffer:
-    """Memory for a block of z, for one block after the other; not a tensor of the size of z itself."""
+    """Memory for a block of z, for one block after the other."""
 
     def __init__(self, z: Tensor, dtype: torch.dtype) -> None:
-        largest = min(z.numel(), max(elements(torch.get_num_threads()), z.shape[-1]))
-        self.memory = torch.empty(largest, dtype=dtype)
+        self.size = min(z.numel(), max(elements(torch.get_num_threads()), z.shape[-1]))
+        self.dtype = dtype
+
+    @cached_property
+    def memory(self) -> Tensor:
+        return torch.empty(self.size, dtype=self.dtype)
 
     def like(self, part: Tensor) -> Tensor:
         return self.memory[: part.numel()].view(part.shape)
@@ -83,7 +87,7 @@ def new_delta(z: Tensor) -> Tensor:
     Memory so large is new to the process each time, and a fault for each page of 4 kB takes longer than to compute δ.
     """
     delta = torch.empty_like(z)
-    if sys.platform == "linux" and delta.nbytes >= 32 << 20:
+    if sys.platform == "linux" and delta.nbytes >= 4 << 20:
         start = -(-delta.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         length = delta.data_ptr() + delta.nbytes - start
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)

@@ -1,0 +1,195 @@
+"""Time and memory of the costs, forward and backward, side by side with PyTorch's own losses.
+
+    python -m benchmarks.costs [--device cpu] [--dtype float32] [--cost log_likelihood] [--rounds 15] [--write FOLDER]
+
+The contenders take turns, so that a slow spell of the machine hits all of them. The table gives the median time, half
+the range between the quartiles, the ratio to PyTorch's own loss, and the most memory beyond z and its gradient, in
+parts of z's size, as PyTorch's profiler counts it. --write leaves costs.json and costs.png in a folder.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+
+SIZES = ((10, 10), (128, 10), (128, 1000), (4096, 1000), (512, 32000), (256, 128256))
+OURS, PEER, COMPILED, FORMULA, LIGER = (
+    "ce_torch",
+    "PyTorch's own",
+    "the same, compiled",
+    "the formula, autograd",
+    "Liger",
+)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def contenders(cost: str, device: str) -> dict[str, Loss]:
+    """Return the contenders for a cost by name; all are means, PyTorch's over the neurons too."""
+    ours, peer, formula = {
+        "log_likelihood": (
+            log_likelihood,
+            F.cross_entropy,
+            lambda z, y: -(z.exp() / z.exp().sum(-1, keepdim=True)).gather(-1, y[:, None]).log().mean(),
+        ),
+        "cross_entropy": (
+            cross_entropy,
+            F.binary_cross_entropy_with_logits,
+            lambda z, y: -(y * torch.sigmoid(z).log() + (1 - y) * (1 - torch.sigmoid(z)).log()).sum(-1).mean(),
+        ),
+        "quadratic": (
+            quadratic,
+            lambda z, y: F.mse_loss(torch.sigmoid(z), y),
+            lambda z, y: ((torch.sigmoid(z) - y) ** 2).sum(-1).mean() / 2,
+        ),
+        "quadratic_linear": (
+            lambda z, y: quadratic(z, y, activation="linear"),
+            F.mse_loss,
+            lambda z, y: ((z - y) ** 2).sum(-1).mean() / 2,
+        ),
+    }[cost]
+    found = {OURS: ours, PEER: peer, COMPILED: torch.compile(peer, dynamic=False), FORMULA: formula}
+    if cost == "log_likelihood" and device == "cuda":
+        try:
+            from liger_kernel.transformers.functional import liger_cross_entropy
+        except ImportError:
+            return found
+        found[LIGER] = liger_cross_entropy
+    return found
+
+
+def examples(cost: str, size: tuple[int, int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    z = torch.randn(size, generator=generator, device=device).to(dtype)
+    if cost == "log_likelihood":
+        return z, torch.randint(size[1], size[:1], generator=generator, device=device)
+    return z, torch.rand(size, generator=generator, device=device).to(dtype)
+
+
+def forward_and_backward(loss: Loss, z: Tensor, y: Tensor) -> None:
+    # A copy: Liger writes the gradient into the weighted inputs.
+    z = (z.clone() if loss.__module__.startswith("liger") else z).detach().requires_grad_()
+    loss(z, y).backward()
+
+
+def seconds(losses: dict[str, Loss], z: Tensor, y: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Return the time of every round, by contender."""
+    synchronize = torch.cuda.synchronize if z.is_cuda else lambda: None
+    taken = {name: [] for name in losses}
+    warm_up = 3
+    for round in range(warm_up + rounds):
+        for name, loss in losses.items():
+            synchronize()
+            start = time.perf_counter()
+            forward_and_backward(loss, z, y)
+            synchronize()
+            if round >= warm_up:
+                taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def extra_memory(loss: Loss, z: Tensor, y: Tensor) -> float:
+    """Return the most memory that was in use beyond z and its gradient, in parts of z's size."""
+    if z.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        forward_and_backward(loss, z, y)
+        return (torch.cuda.max_memory_allocated() - before) / z.nbytes - 1
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        forward_and_backward(loss, z, y)
+    events = (event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]")
+    in_use = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        in_use += event.nbytes()
+        peak = max(peak, in_use)
+    return max(peak / z.nbytes - 1, 0)
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what was measured, a row for each cost, size, dtype and contender."""
+    for dtype in arguments.dtype:
+        for cost in arguments.cost:
+            # The large sizes first: the allocator learns from them to keep memory for the small ones.
+            for size in reversed(SIZES):
+                torch.compiler.reset()
+                z, y = examples(cost, size, arguments.device, getattr(torch, dtype))
+                losses = contenders(cost, arguments.device)
+                rounds = arguments.rounds if z.numel() > 1_000_000 else 20 * arguments.rounds
+                taken = seconds(losses, z, y, rounds)
+                peer = statistics.median(taken[PEER])
+                for name, values in taken.items():
+                    low, median, high = statistics.quantiles(values, n=4)
+                    yield {
+                        "cost": cost,
+                        "dtype": dtype,
+                        "size": size,
+                        "contender": name,
+                        "microseconds": median * 1e6,
+                        "spread": (high - low) / 2 * 1e6,
+                        "ratio": median / peer,
+                        "extra_memory": extra_memory(losses[name], z, y),
+                    }
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw each contender's time in parts of PyTorch's own, cost by cost."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["dtype"] == rows[0]["dtype"]]
+    costs = list(dict.fromkeys(row["cost"] for row in rows))
+    figure = Figure(figsize=(4.2 * len(costs), 3.6), layout="constrained")
+    for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False, sharey=True)[0], costs, strict=True):
+        for name in dict.fromkeys(row["contender"] for row in rows if row["cost"] == cost):
+            of_name = [row for row in reversed(rows) if (row["cost"], row["contender"]) == (cost, name)]
+            sizes = ["×".join(map(str, row["size"])) for row in of_name]
+            axes.plot(sizes, [row["ratio"] for row in of_name], marker="o", label=name)
+        axes.set(title=cost, yscale="log")
+        axes.tick_params(axis="x", rotation=45)
+        axes.grid(alpha=0.3)
+    figure.supylabel("time / PyTorch's own")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    costs = ["log_likelihood", "cross_entropy", "quadratic", "quadratic_linear"]
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--cost", nargs="+", choices=costs, default=costs)
+    parser.add_argument("--rounds", type=int, default=15, help="of the large sizes; 20 times as many of the small ones")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.png")
+    arguments = parser.parse_args()
+
+    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.device}\n")
+    print("| cost, dtype, (N, C) | contender | time, µs | time / PyTorch's own | extra memory / z |")
+    print("|---|---|---|---|---|")
+    rows = []
+    for row in measure(arguments):
+        rows.append(row)
+        N, C = row["size"]
+        print(
+            f"| {row['cost']}, {row['dtype']}, ({N}, {C}) | {row['contender']} | {row['microseconds']:.0f} ± "
+            f"{row['spread']:.0f} | {row['ratio']:.2f} | {row['extra_memory']:.1%} |",
+            flush=True,
+        )
+    if arguments.write:
+        arguments.write.mkdir(parents=True, exist_ok=True)
+        (arguments.write / "costs.json").write_text(json.dumps(rows, indent=1))
+        draw(rows, arguments.write / "costs.png")
+
+
+if __name__ == "__main__":
+    main()
