@@ -41,8 +41,6 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
     fast = fast or by_blocks(*with_buffers(cost, derivatives[0]))
 
     class HandWritten(torch.autograd.Function):
-        generate_vmap_rule = True
-
         @staticmethod
         def forward(reduction: str, *inputs: Any) -> Tensor:
             return reduce(cost(*widen(inputs)), reduction)
@@ -83,10 +81,19 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
             )
             return reduce(sum(changes), ctx.reduction)
 
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], reduction: str, *inputs: Any) -> tuple[Tensor, int]:
+            # A batch of costs is one cost of more examples, which takes the same ways as any other.
+            z, z_dim = inputs[0], in_dims[1]
+            shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
+            C = apply("none", *(batched(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)))
+            return torch.vmap(partial(reduce, reduction=reduction))(C), 0
+
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
-    return in_every_form(HandWritten, fast)
+    apply = in_every_form(HandWritten, fast)
+    return apply
 
 
 def in_every_form(function: type[torch.autograd.Function], fast: Fast) -> Callable[..., Tensor]:
@@ -116,6 +123,16 @@ def in_every_form(function: type[torch.autograd.Function], fast: Fast) -> Callab
         return Eager.apply(*inputs)
 
     return apply
+
+
+def batched(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:
+    """Return `input` with the batch, its dimension `dim`, first, such that it still broadcasts to z, now of `shape`."""
+    if not isinstance(input, Tensor):
+        return input
+    input = input.expand(shape[0], *input.shape) if dim is None else input.movedim(dim, 0)
+    if not input.is_floating_point():
+        return input
+    return input.reshape(shape[0], *(1,) * (len(shape) - input.ndim), *input.shape[1:])
 
 
 def nothing_records(grad: Tensor) -> bool:
