@@ -7,27 +7,21 @@ derivative. σ and softmax are cheap to work out again, and nothing of z's size 
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from functools import reduce as fold
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ce_torch.costs import blocks
-
-Formula = Callable[..., Tensor]
-
-
-class Fast(NamedTuple):
-    """A cost for large z on the CPU: C, sums = cost(z, ...), and ∂C/∂z = delta(of_example, sums, z, ...)."""
-
-    cost: Callable[..., tuple[Tensor, Any]]
-    delta: Formula
+from ce_torch.costs import blocks, gpu
+from ce_torch.costs.fast import Fast, Formula, by_blocks, with_buffers
+from ce_torch.costs.precision import widen
 
 
-def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None = None) -> Callable[..., Tensor]:
+def hand_written(
+    cost: Formula, *derivatives: Formula | None, on_cpu: Fast | None = None, on_gpu: Fast | None = None
+) -> Callable[..., Tensor]:
     """Return `cost` and its reduction, differentiated by `derivatives` and not by autograd.
 
     `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., C) and of tensors that broadcast
@@ -36,9 +30,15 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
     derivative. The formulas work in float32 where z has half precision. Second derivatives are autograd's, of the
     formulas. The function returned takes the reduction first, and returns what the formulas return, reduced.
 
-    Where z is large, `fast` does what the first two formulas do; without one, they are worked out by blocks.
+    The first two formulas have a faster way: on the CPU, where z is large, `on_cpu` or, without one, the formulas by
+    blocks; on a GPU `on_gpu`, if there is one.
     """
-    fast = fast or by_blocks(*with_buffers(cost, derivatives[0]))
+    on_cpu = on_cpu or by_blocks(*with_buffers(cost, derivatives[0]))
+
+    def faster_way(*inputs: Any) -> Fast | None:
+        if blocks.are_for(inputs[0]):
+            return on_cpu
+        return on_gpu if on_gpu is not None and gpu.has_kernels_for(*inputs) else None
 
     class HandWritten(torch.autograd.Function):
         @staticmethod
@@ -52,7 +52,7 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
             ctx.set_materialize_grads(False)
-            ctx.sums = None
+            ctx.faster, ctx.sums = None, None
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -64,8 +64,8 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
             for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
                 if not ctx.needs_input_grad[i]:
                     continue
-                if i == 1 and ctx.sums is not None and nothing_records(grad):
-                    gradients[i] = fast.delta(of_example, ctx.sums, *tensors, *ctx.constants)
+                if i == 1 and ctx.faster is not None and nothing_records(grad):
+                    gradients[i] = ctx.faster.delta(of_example, ctx.sums, *tensors, *ctx.constants)
                 else:
                     terms = derivative(*widen(tensors), *ctx.constants)
                     gradients[i] = summed_like(tensor, of_example * terms)
@@ -92,11 +92,13 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Fast | None 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
-    apply = in_every_form(HandWritten, fast)
+    apply = in_every_form(HandWritten, faster_way)
     return apply
 
 
-def in_every_form(function: type[torch.autograd.Function], fast: Fast) -> Callable[..., Tensor]:
+def in_every_form(
+    function: type[torch.autograd.Function], faster_way: Callable[..., Fast | None]
+) -> Callable[..., Tensor]:
     """Return `function.apply` in the form that suits its caller; `function` has the form that `torch.func` takes."""
 
     class Compiled(function):
@@ -110,9 +112,10 @@ def in_every_form(function: type[torch.autograd.Function], fast: Fast) -> Callab
         @staticmethod
         def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
             function.setup_context(ctx, (reduction, *inputs), None)
-            if not blocks.are_for(inputs[0]):
+            ctx.faster = faster_way(*inputs)
+            if ctx.faster is None:
                 return function.forward(reduction, *inputs)
-            C, ctx.sums = fast.cost(*inputs)
+            C, ctx.sums = ctx.faster.cost(*inputs)
             return reduce(C, reduction)
 
     def apply(*inputs: Any) -> Tensor:
@@ -143,55 +146,6 @@ def nothing_records(grad: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
     )
-
-
-def by_blocks(cost: Formula, write_delta: Callable[..., Any]) -> Fast:
-    """Return formulas in place, as `costs/in_place.py` has them, worked out block of rows by block of rows."""
-
-    def cost_by_blocks(z: Tensor, *inputs: Any) -> tuple[Tensor, tuple]:
-        C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs))
-        out, buffer = blocks.Buffer(z, C.dtype), blocks.Buffer(z, C.dtype)
-        for part in blocks.parts(z.shape):
-            z_part, *inputs_part = widen(blocks.parts_of((z, *inputs), part))
-            C_part = cost(z_part, *inputs_part, out=out.like(z_part), buffer=partial(buffer.like, z_part))
-            blocks.part_of(C, part, dimensions_lacking=1).copy_(C_part)
-        return C, ()
-
-    def delta_by_blocks(of_example: Tensor, sums: tuple, z: Tensor, *inputs: Any) -> Tensor:
-        delta, dtype = blocks.new_delta(z), wide(z, *inputs)
-        wide_delta, buffer = blocks.Buffer(z, dtype), blocks.Buffer(z, dtype)
-        for part in blocks.parts(z.shape):
-            of_part, delta_part, z_part = blocks.parts_of((of_example, delta, z), part)
-            out = delta_part if delta.dtype == dtype else wide_delta.like(z_part)
-            inputs_part = widen((z_part, *blocks.parts_of(inputs, part)))
-            write_delta(*inputs_part, out=out, buffer=partial(buffer.like, z_part))
-            torch.mul(out, of_part, out=delta_part)
-        return delta
-
-    return Fast(cost_by_blocks, delta_by_blocks)
-
-
-def with_buffers(cost: Formula, delta: Formula) -> tuple[Formula, Callable[..., Tensor]]:
-    """Return formulas as `by_blocks` takes them."""
-    return (
-        lambda *inputs, out, buffer: cost(*inputs),
-        lambda *inputs, out, buffer: out.copy_(delta(*inputs)),
-    )
-
-
-def widen(inputs: Sequence[Any]) -> Sequence[Any]:
-    """Return `inputs` with the floating tensors in float32 if z, the first, has half precision."""
-    if inputs[0].dtype not in (torch.float16, torch.bfloat16):
-        return inputs
-    return tuple(
-        input.float() if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs
-    )
-
-
-def wide(*inputs: Any) -> torch.dtype:
-    """Return the dtype to compute in: float32 or, where a floating tensor among the inputs is of it, float64."""
-    dtypes = (input.dtype for input in inputs if isinstance(input, Tensor) and input.is_floating_point())
-    return fold(torch.promote_types, dtypes, torch.float32)
 
 
 def reduce(C: Tensor, reduction: str) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs import blocks
-from ce_torch.costs.autograd import wide
 from ce_torch.costs.blocks import parts_of
+from ce_torch.costs.precision import wide
 
 
 def cost(z: Tensor, y: Tensor, c: float) -> tuple[Tensor, tuple[Tensor | None, Tensor]]:

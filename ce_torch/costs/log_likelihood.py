@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, softmax
 from torch.nn.functional import log_softmax
 
-from ce_torch.costs import exponentials
-from ce_torch.costs.autograd import Fast, hand_written, reduce, widen
+from ce_torch.costs import exponentials, gpu
+from ce_torch.costs.autograd import hand_written, reduce
 from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of, name_classes
+from ce_torch.costs.fast import Fast
+from ce_torch.costs.precision import widen
 
 
 def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
@@ -27,7 +29,13 @@ def delta_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
     return times(c, a.scatter_add(-1, y.unsqueeze(-1), minus_one.unsqueeze(-1)))
 
 
-of_class = hand_written(cost_of_class, delta_of_class, None, fast=Fast(exponentials.cost, exponentials.delta))
+of_class = hand_written(
+    cost_of_class,
+    delta_of_class,
+    None,
+    on_cpu=Fast(exponentials.cost, exponentials.delta),
+    on_gpu=gpu.of_class,
+)
 
 
 def cost_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:

@@ -8,9 +8,11 @@
 import torch
 from torch import Tensor
 
-from ce_torch.costs import in_place
-from ce_torch.costs.autograd import by_blocks, hand_written, widen
+from ce_torch.costs import gpu, in_place
+from ce_torch.costs.autograd import hand_written
 from ce_torch.costs.base import Cost, check_arguments, desired_outputs, in_dtype_of
+from ce_torch.costs.fast import by_blocks
+from ce_torch.costs.precision import widen
 
 
 def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:
@@ -43,13 +45,15 @@ of_sigmoid = hand_written(
     cost_of_sigmoid,
     delta_of_sigmoid,
     by_y_of_sigmoid,
-    fast=by_blocks(in_place.cost_of_sigmoid, in_place.delta_of_sigmoid),
+    on_cpu=by_blocks(in_place.cost_of_sigmoid, in_place.delta_of_sigmoid),
+    on_gpu=gpu.of_neurons("quadratic"),
 )
 of_linear = hand_written(
     cost_of_linear,
     delta_of_linear,
     by_y_of_linear,
-    fast=by_blocks(in_place.cost_of_linear, in_place.delta_of_linear),
+    on_cpu=by_blocks(in_place.cost_of_linear, in_place.delta_of_linear),
+    on_gpu=gpu.of_neurons("linear"),
 )
 
 

@@ -1,5 +1,6 @@
 """The costs as the tests see them: each with the textbook's formula, which autograd differentiates."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,10 @@ from torch import Tensor
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
 from ce_torch.costs import blocks
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+
+# Without a GPU Triton's interpreter runs the kernels. Read when Triton is loaded.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 WAYS = {"whole": 1 << 40, "by blocks": 8}
 

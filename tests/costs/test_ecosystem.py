@@ -1,12 +1,23 @@
-"""The costs inside PyTorch's other tools: compiled and exported programs, tensors without data, half precision."""
+"""The costs inside PyTorch's other tools: compiled, exported, on tensors without data, and in several processes."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from multiprocessing.pool import Pool
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from ce_torch.costs import blocks
+
+Spread = Callable[[nn.Module], nn.Module]
 
 
 class EndsInACost(nn.Module):
@@ -61,3 +72,47 @@ def test_fake_tensors_go_forward_and_backward(case) -> None:
         z = mode.from_tensor(z).requires_grad_()
         (delta,) = torch.autograd.grad(case(z, mode.from_tensor(y)), z)
     assert delta.shape == (6, 3)
+
+
+def replicated(network: nn.Module) -> nn.Module:
+    return DistributedDataParallel(network)
+
+
+def sharded(network: nn.Module) -> nn.Module:
+    # By default the mesh is of GPUs where there are any.
+    return fully_shard(network, mesh=init_device_mesh("cpu", (2,)))
+
+
+def gradients_of_half(
+    rank: int, rendezvous: str, elements: int, spread: Spread, network: nn.Module, x: Tensor, y: Tensor
+) -> list[Tensor]:
+    # The fixture `way` patches the tests' own process alone.
+    blocks.elements = lambda threads: elements
+    distributed.init_process_group("gloo", rendezvous, timedelta(seconds=30), world_size=2, rank=rank)
+    try:
+        network = spread(network)
+        network(x[rank::2], y[rank::2]).backward()
+        return [p.grad.full_tensor() if spread is sharded else p.grad for p in network.parameters()]
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Pool]:
+    # Autograd's threads don't survive a fork.
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("spread", [replicated, sharded])
+def test_two_processes_with_half_of_the_batch_each_get_the_gradients_of_the_whole(
+    case, processes: Pool, spread: Spread, tmp_path: Path
+) -> None:
+    network = EndsInACost(case).double()
+    _, y = case.examples(12, 3)
+    x = torch.randn(12, 4, dtype=torch.float64)
+    of_the_whole = torch.autograd.grad(case.by_textbook(network.layer(x), y), list(network.parameters()))
+    task = f"file://{tmp_path / 'rendezvous'}", blocks.elements(threads=1), spread, network, x, y
+    results = processes.starmap_async(gradients_of_half, [(0, *task), (1, *task)], chunksize=1)
+    for gradients in results.get(timeout=60):
+        torch.testing.assert_close(gradients, list(of_the_whole))

@@ -1,0 +1,104 @@
+"""The costs on a GPU by the kernels of `costs/kernels.py`, which need Triton; where it is missing the formulas serve.
+
+Float64 is left to the formulas: it is there for checks of gradients, and kernels that work in float32 are no help.
+"""
+
+import importlib.util
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs.fast import Fast
+from ce_torch.costs.precision import wide
+
+# Elements that a program holds at once: enough loads under way to keep the memory busy, few enough for the registers.
+LARGEST_BLOCK = 4096
+
+
+def has_kernels_for(*inputs: Any) -> bool:
+    """Whether z, the first, is a plain tensor on a GPU, and nothing asks for float64."""
+    z = inputs[0]
+    return is_on_gpu(z) and type(z) is Tensor and z.numel() > 0 and wide(*inputs) == torch.float32 and has_triton()
+
+
+def is_on_gpu(z: Tensor) -> bool:
+    return z.is_cuda
+
+
+@cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def cost_of_class(z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """Return C, shape (...), and m and s of each row, shape (2, rows)."""
+    rows, y = rows_of(z), y.reshape(-1)
+    C, *sums = of_rows = torch.empty(3, len(rows), device=z.device)
+    launch("log_likelihood", rows, (len(rows),), C, *sums, rows, y, c, *rows.stride(), *y.stride())
+    return C.view(z.shape[:-1]), of_rows[1:]
+
+
+def delta_of_class(of_example: Tensor, sums: Tensor, z: Tensor, y: Tensor, c: float) -> Tensor:
+    """Return `of_example` times δ, shaped like z and of its dtype."""
+    rows, y, of_row, delta = rows_of(z), y.reshape(-1), of_every_row(of_example, z), new_delta(z)
+    output = delta, of_row, *of_row.stride()
+    launch("log_likelihood_delta", rows, blocks_of(rows), *output, *sums, rows, y, c, *rows.stride(), *y.stride())
+    return delta
+
+
+of_class = Fast(cost_of_class, delta_of_class)
+
+
+def of_neurons(formula: str) -> Fast:
+    """Return the cost that `costs/kernels.py` has by this name, a sum over neurons, and its δ; there are no weights."""
+
+    def cost(z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, tuple]:
+        rows, y = rows_of(z), rows_of(y.expand(z.shape))
+        C = torch.empty(len(rows), device=z.device)
+        launch("neurons", rows, (len(rows),), C, rows, y, *rows.stride(), *y.stride(), formula=formula)
+        return C.view(z.shape[:-1]), ()
+
+    def delta(of_example: Tensor, sums: tuple, z: Tensor, y: Tensor, *_: None) -> Tensor:
+        rows, y, of_row, delta = rows_of(z), rows_of(y.expand(z.shape)), of_every_row(of_example, z), new_delta(z)
+        inputs = of_row, *of_row.stride(), rows, y, *rows.stride(), *y.stride()
+        launch("neurons_delta", rows, blocks_of(rows), delta, *inputs, formula=formula + "_delta")
+        return delta
+
+    return Fast(cost, delta)
+
+
+def launch(name: str, rows: Tensor, grid: tuple[int, ...], *arguments: Any, formula: str | None = None) -> None:
+    """Run the kernel of this name, for each row or for each of its blocks."""
+    # Here, because the import takes as long as a thousand costs, and needs Triton.
+    from ce_torch.costs import kernels
+
+    block = block_for(rows)
+    constants = {} if formula is None else {"formula": getattr(kernels, formula)}
+    with torch.cuda.device_of(rows):
+        getattr(kernels, name)[grid](
+            *arguments, columns=rows.shape[1], block=block, num_warps=min(max(block // 256, 1), 8), **constants
+        )
+
+
+def block_for(rows: Tensor) -> int:
+    """Return how many elements of a row a program holds at once, a power of two."""
+    return min(1 << (rows.shape[1] - 1).bit_length(), LARGEST_BLOCK)
+
+
+def blocks_of(rows: Tensor) -> tuple[int, int]:
+    return len(rows), -(-rows.shape[1] // block_for(rows))
+
+
+def rows_of(tensor: Tensor) -> Tensor:
+    """Return the examples as rows: a view, unless the strides of the leading dimensions don't admit one."""
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def of_every_row(of_example: Tensor, z: Tensor) -> Tensor:
+    return of_example.expand(*z.shape[:-1], 1).reshape(-1)
+
+
+def new_delta(z: Tensor) -> Tensor:
+    return torch.empty(z.shape, dtype=z.dtype, device=z.device)
