@@ -1,7 +1,11 @@
 """The kernels for GPUs against the formulas. Where there is no GPU, Triton's interpreter runs them on the CPU."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +14,9 @@ from torch.func import grad, vmap
 from ce_torch.costs import blocks, gpu
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
-pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
+triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
+interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
+pytestmark = pytest.mark.skipif(not interprets, reason="the interpreter of Triton 3.6 fails with NumPy 2.4")
 
 COSTS = {
     "quadratic": quadratic,
@@ -189,3 +195,10 @@ def test_without_triton_the_formulas_serve(cost, launches):
     with formulas_alone():
         cost(z.requires_grad_(), y).backward()
     assert not launches
+
+
+def test_kernels_compile_for_a_gpu_and_move_128_bits_at_once():
+    script = Path(__file__).with_name("compile_kernels.py")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, script], env=environment, check=True, timeout=300)
