@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# In every dimension that is cut, counted from the last: where the part starts, and its length.
+# In every dimension that is cut, counted from the last: where the part starts, and its length. () is the whole.
 Part = tuple[tuple[int, int, int], ...]
 
 
@@ -37,6 +37,9 @@ def elements(threads: int) -> int:
 
 def parts(shape: Sequence[int]) -> Iterator[Part]:
     """Yield the blocks of a tensor of this shape, each of at least one row."""
+    if math.prod(shape) <= elements(torch.get_num_threads()):
+        yield ()
+        return
     first, *rest = shape
     rows = elements(torch.get_num_threads()) // max(math.prod(rest), 1)
     if rows == 0 and len(rest) > 1:
@@ -51,6 +54,8 @@ def parts(shape: Sequence[int]) -> Iterator[Part]:
 
 def parts_of(inputs: Sequence[Any], part: Part) -> tuple[Any, ...]:
     """Return the part of each tensor that broadcasts to z, or of class indices, which lack z's last dimension."""
+    if part == ():
+        return tuple(inputs)
     return tuple(
         part_of(input, part, 0 if input.is_floating_point() else 1) if isinstance(input, Tensor) else input
         for input in inputs
@@ -78,7 +83,8 @@ class Buffer:
         return torch.empty(self.size, dtype=self.dtype)
 
     def like(self, part: Tensor) -> Tensor:
-        return self.memory[: part.numel()].view(part.shape)
+        memory = self.memory if part.numel() == self.size else self.memory[: part.numel()]
+        return memory.view(part.shape)
 
 
 def new_delta(z: Tensor) -> Tensor:
