@@ -25,8 +25,8 @@ def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
 
 def delta_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
     a = softmax(times(c, z), -1)
-    minus_one = -torch.ones_like(y, dtype=a.dtype)
-    return times(c, a.scatter_add(-1, y.unsqueeze(-1), minus_one.unsqueeze(-1)))
+    y = y.unsqueeze(-1)
+    return times(c, a.scatter_add(-1, y, torch.full_like(y, -1, dtype=a.dtype)))
 
 
 of_class = hand_written(
