@@ -1,4 +1,4 @@
-"""What the README shows is so: its examples run, and the tests and code that its tables name are there."""
+"""What the pages show is so: their examples run, and the tests and code that their tables name are there."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,14 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = (PROJECT / "README.md").read_text()
+PAGES = README + (PROJECT / "docs" / "costs.md").read_text()
 TESTS = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
 
 
-@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", PAGES, re.DOTALL))
 def test_examples_run(example, monkeypatch, capsys):
     monkeypatch.chdir(PROJECT)
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example, "example", "exec"), {})
     assert "Error" not in capsys.readouterr().err
 
 
