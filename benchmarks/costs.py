@@ -156,6 +156,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             sizes = ["×".join(map(str, row["size"])) for row in of_name]
             axes.plot(sizes, [row["ratio"] for row in of_name], marker="o", label=name)
         axes.set(title=cost, yscale="log")
+        axes.set_yticks([0.3, 0.5, 1, 2, 5], ["0.3", "0.5", "1", "2", "5"])
+        axes.minorticks_off()
         axes.tick_params(axis="x", rotation=45)
         axes.grid(alpha=0.3)
     figure.supylabel("time / PyTorch's own")

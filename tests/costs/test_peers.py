@@ -1,0 +1,87 @@
+"""Which promises PyTorch's own losses keep: the README's table compares ours with them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, hessian, jacrev, jvp, vmap
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+WEIGHT = torch.randn(50, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def way() -> None:
+    """Nothing here has blocks."""
+
+
+def whole(x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(x @ WEIGHT.T, y)
+
+
+def chunked(x: Tensor, y: Tensor) -> Tensor:
+    return F.linear_cross_entropy(x, WEIGHT, y, options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2))
+
+
+def examples() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 8, dtype=torch.float64, generator=generator)
+    return x, torch.randint(50, (6,), generator=generator)
+
+
+def second_derivative(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    x = x.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x, y), x, create_graph=True)
+    return torch.autograd.grad(gradient.square().sum(), x)[0]
+
+
+def of_a_retained_graph(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    x = x.requires_grad_()
+    C = loss(x, y)
+    torch.autograd.grad(C, x, retain_graph=True)
+    return torch.autograd.grad(C, x)[0]
+
+
+def directional_derivative(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    return jvp(lambda x: loss(x, y), (x,), (torch.ones_like(x),))[1]
+
+
+def of_examples(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    return vmap(grad(lambda x, y: loss(x[None], y[None])))(x, y)
+
+
+def compiled(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    return torch.compile(loss, fullgraph=True, backend="eager")(x.requires_grad_(), y)
+
+
+RAISE = {
+    "second derivative": second_derivative,
+    "retained graph": of_a_retained_graph,
+    "per-example gradients": of_examples,
+    "jacobian": lambda loss, x, y: jacrev(loss)(x, y),
+    "hessian": lambda loss, x, y: hessian(loss)(x, y),
+    "compiled": compiled,
+}
+has_linear_cross_entropy = pytest.mark.skipif(
+    not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="this torch has no chunked F.linear_cross_entropy"
+)
+
+
+@pytest.mark.parametrize("promise", [*RAISE.values(), directional_derivative], ids=[*RAISE, "forward mode"])
+def test_f_cross_entropy_keeps_the_promises_of_autograd(promise) -> None:
+    assert promise(whole, *examples()).abs().sum() > 0
+
+
+@has_linear_cross_entropy
+@pytest.mark.parametrize("promise", RAISE.values(), ids=RAISE)
+def test_chunked_linear_cross_entropy_raises(promise) -> None:
+    with pytest.raises(RuntimeError):
+        promise(chunked, *examples())
+
+
+@has_linear_cross_entropy
+def test_chunked_linear_cross_entropy_has_no_forward_mode_and_does_not_say_so() -> None:
+    assert directional_derivative(chunked, *examples()) == 0
+    assert directional_derivative(whole, *examples()) != 0
