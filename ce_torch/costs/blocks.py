@@ -4,10 +4,7 @@ What a formula makes on the way (softmax, say) is never larger than a block: it 
 the memory nor the time of one more tensor of z's size.
 """
 
-import ctypes
 import math
-import mmap
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -85,16 +82,3 @@ class Buffer:
     def like(self, part: Tensor) -> Tensor:
         memory = self.memory if part.numel() == self.size else self.memory[: part.numel()]
         return memory.view(part.shape)
-
-
-def new_delta(z: Tensor) -> Tensor:
-    """Return an empty tensor like z, in pages of 2 MB where Linux gives them.
-
-    Memory so large is new to the process each time, and a fault for each page of 4 kB takes longer than to compute δ.
-    """
-    delta = torch.empty_like(z)
-    if sys.platform == "linux" and delta.nbytes >= 4 << 20:
-        start = -(-delta.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = delta.data_ptr() + delta.nbytes - start
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
-    return delta

@@ -39,7 +39,7 @@ def delta(of_example: Tensor, sums: tuple[Tensor | None, Tensor], z: Tensor, y: 
     """Return `of_example` times δ, shaped like z and of its dtype."""
     m, s = sums
     factor = times(c, of_example) / s
-    delta, y = blocks.new_delta(z), y.unsqueeze(-1)
+    delta, y = torch.empty_like(z), y.unsqueeze(-1)
     buffer = blocks.Buffer(z, s.dtype)
     for part in blocks.parts(z.shape):
         z_part, s_part, factor_part, delta_part = parts_of((z, s, factor, delta), part)

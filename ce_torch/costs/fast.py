@@ -33,7 +33,7 @@ def by_blocks(cost: Formula, write_delta: Callable[..., Any]) -> Fast:
         return C, ()
 
     def delta_by_blocks(of_example: Tensor, sums: tuple, z: Tensor, *inputs: Any) -> Tensor:
-        delta, dtype = blocks.new_delta(z), wide(z, *inputs)
+        delta, dtype = torch.empty_like(z), wide(z, *inputs)
         wide_delta, buffer = blocks.Buffer(z, dtype), blocks.Buffer(z, dtype)
         for part in blocks.parts(z.shape):
             of_part, delta_part, z_part = blocks.parts_of((of_example, delta, z), part)
