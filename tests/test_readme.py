@@ -6,16 +6,21 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-README = (PROJECT / "README.md").read_text()
-PAGES = README + (PROJECT / "docs" / "costs.md").read_text()
+PAGES = {page: (PROJECT / page).read_text() for page in ("README.md", "docs/costs.md")}
+README = PAGES["README.md"]
 TESTS = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
 
+EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", re.DOTALL)  # and the output shown below it, if any
+EXAMPLES = [(page, *example) for page, text in PAGES.items() for example in EXAMPLE.findall(text)]
 
-@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", PAGES, re.DOTALL))
-def test_examples_run(example, monkeypatch, capsys):
+
+@pytest.mark.parametrize(("page", "example", "shown"), EXAMPLES, ids=[page for page, *_ in EXAMPLES])
+def test_examples_run(page, example, shown, monkeypatch, capsys):
     monkeypatch.chdir(PROJECT)
-    exec(compile(example, "example", "exec"), {})
-    assert "Error" not in capsys.readouterr().err
+    exec(compile(example, page, "exec"), {})
+    out, err = capsys.readouterr()
+    assert shown in ("", out)
+    assert "Error" not in err
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", README))))
