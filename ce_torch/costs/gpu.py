@@ -35,7 +35,7 @@ def has_triton() -> bool:
 def cost_of_class(z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
     """Return C, shape (...), and m and s of each row, shape (2, rows)."""
     rows, y = rows_of(z), y.reshape(-1)
-    C, *sums = of_rows = torch.empty(3, len(rows), device=z.device)
+    C, *sums = of_rows = torch.empty(3, len(rows), dtype=torch.float32, device=z.device)
     launch("log_likelihood", rows, (len(rows),), C, *sums, rows, y, c, *rows.stride(), *y.stride())
     return C.view(z.shape[:-1]), of_rows[1:]
 
@@ -56,7 +56,7 @@ def of_neurons(formula: str) -> Fast:
 
     def cost(z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, tuple]:
         rows, y = rows_of(z), rows_of(y.expand(z.shape))
-        C = torch.empty(len(rows), device=z.device)
+        C = torch.empty(len(rows), dtype=torch.float32, device=z.device)
         launch("neurons", rows, (len(rows),), C, rows, y, *rows.stride(), *y.stride(), formula=formula)
         return C.view(z.shape[:-1]), ()
 
