@@ -1,6 +1,7 @@
 """Which promises PyTorch's own losses keep: the README's table compares ours with them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ def whole(x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(x @ WEIGHT.T, y)
 
 
-def chunked(x: Tensor, y: Tensor) -> Tensor:
-    return F.linear_cross_entropy(x, WEIGHT, y, options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2))
+def chunked(x: Tensor, y: Tensor, **options: bool) -> Tensor:
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2, **options)
+    return F.linear_cross_entropy(x, WEIGHT, y, options=options)
 
 
 def examples() -> tuple[Tensor, Tensor]:
@@ -85,3 +87,13 @@ def test_chunked_linear_cross_entropy_raises(promise) -> None:
 def test_chunked_linear_cross_entropy_has_no_forward_mode_and_does_not_say_so() -> None:
     assert directional_derivative(chunked, *examples()) == 0
     assert directional_derivative(whole, *examples()) != 0
+
+
+@has_linear_cross_entropy
+def test_chunked_linear_cross_entropy_that_retains_its_graph_has_wrong_second_derivatives_and_does_not_say_so() -> None:
+    def of_the_square(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+        return second_derivative(lambda x, y: loss(x, y) ** 2, x, y)
+
+    right = of_the_square(whole, *examples())
+    wrong = of_the_square(partial(chunked, allow_retain_graph=True), *examples())
+    assert not torch.allclose(wrong, right, rtol=0.1)
