@@ -6,22 +6,23 @@ derivative. σ and softmax are cheap to work out again, and nothing of z's size 
 """
 
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ce_torch.costs import blocks, gpu
-from ce_torch.costs.fast import Fast, Formula, by_blocks, with_buffers
+from ce_torch.costs.fast import Fast, is_plain
+from ce_torch.costs.fast.blocks import by_blocks
 from ce_torch.costs.precision import widen
+from ce_torch.costs.reduction import reduce, unreduce
+
+Formula = Callable[..., Tensor]
 
 
-def hand_written(
-    cost: Formula, *derivatives: Formula | None, on_cpu: Fast | None = None, on_gpu: Fast | None = None
-) -> Callable[..., Tensor]:
+def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fast] = ()) -> Callable[..., Tensor]:
     """Return `cost` and its reduction, differentiated by `derivatives` and not by autograd.
 
     `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., C) and of tensors that broadcast
@@ -30,15 +31,9 @@ def hand_written(
     derivative. The formulas work in float32 where z has half precision. Second derivatives are autograd's, of the
     formulas. The function returned takes the reduction first, and returns what the formulas return, reduced.
 
-    The first two formulas have a faster way: on the CPU, where z is large, `on_cpu` or, without one, the formulas by
-    blocks; on a GPU `on_gpu`, if there is one.
+    Where C and δ are only worked out, and not differentiated again, the first way in `fast` that takes the inputs does
+    it, or else, for large z on the CPU, the formulas by blocks.
     """
-    on_cpu = on_cpu or by_blocks(*with_buffers(cost, derivatives[0]))
-
-    def faster_way(*inputs: Any) -> Fast | None:
-        if blocks.are_for(inputs[0]):
-            return on_cpu
-        return on_gpu if on_gpu is not None and gpu.has_kernels_for(*inputs) else None
 
     class HandWritten(torch.autograd.Function):
         @staticmethod
@@ -52,23 +47,17 @@ def hand_written(
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
             ctx.set_materialize_grads(False)
-            ctx.faster, ctx.sums = None, None
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-            tensors = ctx.saved_tensors
             gradients = [None] * len(ctx.needs_input_grad)
             if grad is None:
                 return tuple(gradients)
+            tensors = ctx.saved_tensors
             of_example = unreduce(grad, ctx.reduction, tensors[0])
             for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
-                if not ctx.needs_input_grad[i]:
-                    continue
-                if i == 1 and ctx.faster is not None and nothing_records(grad):
-                    gradients[i] = ctx.faster.delta(of_example, ctx.sums, *tensors, *ctx.constants)
-                else:
-                    terms = derivative(*widen(tensors), *ctx.constants)
-                    gradients[i] = summed_like(tensor, of_example * terms)
+                if ctx.needs_input_grad[i]:
+                    gradients[i] = summed_like(tensor, of_example * derivative(*widen(tensors), *ctx.constants))
             return tuple(gradients)
 
         @staticmethod
@@ -92,13 +81,11 @@ def hand_written(
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
-    apply = in_every_form(HandWritten, faster_way)
+    apply = in_every_form(HandWritten, (*fast, by_blocks(cost, derivatives[0])))
     return apply
 
 
-def in_every_form(
-    function: type[torch.autograd.Function], faster_way: Callable[..., Fast | None]
-) -> Callable[..., Tensor]:
+def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast]) -> Callable[..., Tensor]:
     """Return `function.apply` in the form that suits its caller; `function` has the form that `torch.func` takes."""
 
     class Compiled(function):
@@ -110,13 +97,23 @@ def in_every_form(
         setup_context = staticmethod(torch.autograd.Function.setup_context)
 
         @staticmethod
-        def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
-            function.setup_context(ctx, (reduction, *inputs), None)
-            ctx.faster = faster_way(*inputs)
-            if ctx.faster is None:
-                return function.forward(reduction, *inputs)
-            C, ctx.sums = ctx.faster.cost(*inputs)
-            return reduce(C, reduction)
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            function.setup_context(ctx, inputs, None)
+            for way in fast:
+                if way.takes(*inputs[1:]):
+                    ctx.way = way
+                    C, ctx.sums = way.cost(*inputs)
+                    return C
+            ctx.way = None
+            return function.forward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+            _, of_z, *of_others = ctx.needs_input_grad
+            if ctx.way is None or grad is None or not of_z or any(of_others) or may_be_differentiated(grad):
+                return function.backward(ctx, grad)
+            delta = ctx.way.delta(grad, ctx.sums, ctx.reduction, *ctx.saved_tensors, *ctx.constants)
+            return None, delta, *(None for _ in of_others)
 
     def apply(*inputs: Any) -> Tensor:
         if torch.compiler.is_compiling():
@@ -138,28 +135,15 @@ def batched(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:
     return input.reshape(shape[0], *(1,) * (len(shape) - input.ndim), *input.shape[1:])
 
 
-def nothing_records(grad: Tensor) -> bool:
-    """Whether the backward pass of `grad` is only worked out: not differentiated again, and not under `vmap`."""
-    return not (
+def may_be_differentiated(grad: Tensor) -> bool:
+    """Whether more than the numbers of the gradient that follows from `grad` is asked for."""
+    return (
         torch.is_grad_enabled()
-        or type(grad) is not Tensor
+        or forward_ad._current_level >= 0
+        or not is_plain(grad)
         or torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
     )
-
-
-def reduce(C: Tensor, reduction: str) -> Tensor:
-    """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"."""
-    if reduction == "none":
-        return C
-    return C.mean() if reduction == "mean" else C.sum()
-
-
-def unreduce(grad: Tensor, reduction: str, z: Tensor) -> Tensor:
-    """Return the gradient that reaches the cost of each example of z, of a shape that broadcasts to z's."""
-    if reduction == "none":
-        return grad.unsqueeze(-1)
-    return grad / math.prod(z.shape[:-1]) if reduction == "mean" else grad
 
 
 def summed_like(tensor: Tensor, gradient: Tensor) -> Tensor:

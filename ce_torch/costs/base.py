@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 def check_arguments(z: Tensor, y: Tensor, reduction: str = "none") -> None:
     """Raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
-    for name, value in (("z", z), ("y", y)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not isinstance(z, Tensor):
+        raise TypeError(f"z must be a tensor, got {type(z).__name__}")
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor, got {type(y).__name__}")
     if not z.is_floating_point():
         raise TypeError(f"z must be floating point (weighted inputs, not classes), got {z.dtype}")
     if z.ndim == 0:
         raise ValueError("z must have shape (..., C), the classes last, got a scalar")
-    if not y.is_floating_point() and y.dtype != torch.int64:
+    if y.dtype == torch.int64:
+        shape = z.shape[:-1]
+    elif y.is_floating_point():
+        shape = z.shape
+    else:
         raise TypeError(f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}")
-    if y.shape != (z.shape if y.is_floating_point() else z.shape[:-1]):
+    if y.shape != shape:
         raise ValueError(
             f"y must have shape {tuple(z.shape)} (desired outputs, floating point) or {tuple(z.shape[:-1])} "
             f"(class indices, int64) for z of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
@@ -48,10 +53,10 @@ def check_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
 def values_can_be_read(tensor: Tensor) -> bool:
     """Whether a look at the values is free: not on another device, not in a trace, not under `torch.func`."""
     return (
-        tensor.device.type == "cpu"
+        tensor.is_cpu
         and type(tensor) is Tensor
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_compiling()
     )
 
 
@@ -62,8 +67,13 @@ def name_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> bo
     """
     if not values_can_be_read(y) or y.numel() == 0:
         return False
-    lowest, highest = y.aminmax()
-    if lowest.item() >= 0 and highest.item() < classes:
+    if y.numel() <= 256:
+        # A list of so few takes less time than an operation.
+        values = y.flatten().tolist()
+        lowest, highest = min(values), max(values)
+    else:
+        lowest, highest = (bound.item() for bound in y.aminmax())
+    if lowest >= 0 and highest < classes:
         return True
     wrong = (y < 0) | (y >= classes)
     allowed = f"0 to {classes - 1}"

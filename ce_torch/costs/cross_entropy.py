@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ce_torch.costs import gpu, in_place
 from ce_torch.costs.autograd import hand_written
 from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of
-from ce_torch.costs.fast import by_blocks
+from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z).
@@ -53,11 +52,7 @@ def times(factor: Tensor | None, tensor: Tensor) -> Tensor:
 
 formulas = cost, delta, by_y, by_weight, by_pos_weight
 with_weights = hand_written(*formulas)
-without_weights = hand_written(
-    *formulas,
-    on_cpu=by_blocks(in_place.cost_of_cross_entropy, in_place.delta_of_cross_entropy),
-    on_gpu=gpu.of_neurons("cross_entropy"),
-)
+without_weights = hand_written(*formulas, fast=(cpu.of_neurons("cross_entropy"), gpu.of_neurons("cross_entropy")))
 
 
 def cross_entropy(

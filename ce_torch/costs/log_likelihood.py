@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, softmax
 from torch.nn.functional import log_softmax
 
-from ce_torch.costs import exponentials, gpu
-from ce_torch.costs.autograd import hand_written, reduce
+from ce_torch.costs.autograd import hand_written
 from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of, name_classes
-from ce_torch.costs.fast import Fast
+from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
+from ce_torch.costs.reduction import reduce
 
 
 def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
@@ -29,13 +29,7 @@ def delta_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
     return times(c, a.scatter_add(-1, y, torch.full_like(y, -1, dtype=a.dtype)))
 
 
-of_class = hand_written(
-    cost_of_class,
-    delta_of_class,
-    None,
-    on_cpu=Fast(exponentials.cost, exponentials.delta),
-    on_gpu=gpu.of_class,
-)
+of_class = hand_written(cost_of_class, delta_of_class, None, fast=(cpu.of_class, gpu.of_class))
 
 
 def cost_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:

@@ -8,10 +8,9 @@
 import torch
 from torch import Tensor
 
-from ce_torch.costs import gpu, in_place
 from ce_torch.costs.autograd import hand_written
 from ce_torch.costs.base import Cost, check_arguments, desired_outputs, in_dtype_of
-from ce_torch.costs.fast import by_blocks
+from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 
 
@@ -45,15 +44,13 @@ of_sigmoid = hand_written(
     cost_of_sigmoid,
     delta_of_sigmoid,
     by_y_of_sigmoid,
-    on_cpu=by_blocks(in_place.cost_of_sigmoid, in_place.delta_of_sigmoid),
-    on_gpu=gpu.of_neurons("quadratic"),
+    fast=(cpu.of_neurons("quadratic"), gpu.of_neurons("quadratic")),
 )
 of_linear = hand_written(
     cost_of_linear,
     delta_of_linear,
     by_y_of_linear,
-    on_cpu=by_blocks(in_place.cost_of_linear, in_place.delta_of_linear),
-    on_gpu=gpu.of_neurons("linear"),
+    fast=(cpu.of_neurons("linear"), gpu.of_neurons("linear")),
 )
 
 

@@ -3,27 +3,29 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
-from ce_torch.costs import blocks
+from ce_torch.costs.fast import blocks, cpu
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 # Without a GPU Triton's interpreter runs the kernels. Read when Triton is loaded.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-WAYS = {"whole": 1 << 40, "by blocks": 8}
 
-
-@pytest.fixture(autouse=True, params=WAYS)
+@pytest.fixture(autouse=True, params=["formulas", "blocks", "kernels"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every promise is kept both ways: z worked out whole, as small ones are, and by blocks, here of 8 elements."""
-    monkeypatch.setattr(blocks, "elements", lambda threads: WAYS[request.param])
+    """Every promise is kept every way: by the formulas, by blocks, here of 8 elements, and by the CPU's kernels."""
+    if request.param == "kernels":
+        monkeypatch.setattr(Case, "dtype", torch.float32)
+    else:
+        monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+        monkeypatch.setattr(blocks, "elements", lambda threads: 8 if request.param == "blocks" else 1 << 40)
 
 
 SIGMOID_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}
@@ -40,6 +42,7 @@ class Case:
     textbook: Callable[..., Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     indices: bool = False
+    dtype: ClassVar[torch.dtype] = torch.float64  # of examples; the kernels take float32
 
     def options_in(self, dtype: torch.dtype) -> dict[str, Any]:
         return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in self.options.items()}
@@ -54,8 +57,9 @@ class Case:
     def cost(self, **more: Any) -> torch.nn.Module:
         return self.module(**self.options, **more)
 
-    def examples(self, *shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def examples(self, *shape: int, dtype: torch.dtype | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return weighted inputs, and class indices or desired outputs, of a shape whose last size is 3."""
+        dtype = dtype or self.dtype
         generator = torch.Generator().manual_seed(seed)
         z = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
         if self.indices:

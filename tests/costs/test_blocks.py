@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ce_torch.costs import blocks
+from ce_torch.costs.fast import blocks
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood": log_likelihood}

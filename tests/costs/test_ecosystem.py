@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ce_torch.costs import blocks
+from ce_torch.costs.fast import blocks, cpu
 
 Spread = Callable[[nn.Module], nn.Module]
 
@@ -84,10 +84,12 @@ def sharded(network: nn.Module) -> nn.Module:
 
 
 def gradients_of_half(
-    rank: int, rendezvous: str, elements: int, spread: Spread, network: nn.Module, x: Tensor, y: Tensor
+    rank: int, rendezvous: str, way: tuple[int, bool], spread: Spread, network: nn.Module, x: Tensor, y: Tensor
 ) -> list[Tensor]:
     # The fixture `way` patches the tests' own process alone.
+    elements, has_kernels = way
     blocks.elements = lambda threads: elements
+    cpu.has_kernels = lambda: has_kernels
     distributed.init_process_group("gloo", rendezvous, timedelta(seconds=30), world_size=2, rank=rank)
     try:
         network = spread(network)
@@ -108,11 +110,12 @@ def processes() -> Iterator[Pool]:
 def test_two_processes_with_half_of_the_batch_each_get_the_gradients_of_the_whole(
     case, processes: Pool, spread: Spread, tmp_path: Path
 ) -> None:
-    network = EndsInACost(case).double()
+    network = EndsInACost(case).to(case.dtype)
     _, y = case.examples(12, 3)
-    x = torch.randn(12, 4, dtype=torch.float64)
+    x = torch.randn(12, 4, dtype=case.dtype)
     of_the_whole = torch.autograd.grad(case.by_textbook(network.layer(x), y), list(network.parameters()))
-    task = f"file://{tmp_path / 'rendezvous'}", blocks.elements(threads=1), spread, network, x, y
+    way = blocks.elements(threads=1), cpu.has_kernels()
+    task = f"file://{tmp_path / 'rendezvous'}", way, spread, network, x, y
     results = processes.starmap_async(gradients_of_half, [(0, *task), (1, *task)], chunksize=1)
     for gradients in results.get(timeout=60):
         torch.testing.assert_close(gradients, list(of_the_whole))

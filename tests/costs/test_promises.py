@@ -50,14 +50,14 @@ def test_second_derivative_is_the_one_autograd_derives_from_the_textbook(case):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_first_derivatives_agree_with_finite_differences(case, reduction):
-    z, y = differentiable(case, 2, 3)
+    z, y = differentiable(case, 2, 3, dtype=torch.float64)
     every_mode = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(lambda z, y: case(z, y, reduction), (z, y), **every_mode)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_second_derivatives_agree_with_finite_differences(case, reduction):
-    z, y = differentiable(case, 2, 3)
+    z, y = differentiable(case, 2, 3, dtype=torch.float64)
     assert gradgradcheck(lambda z, y: case(z, y, reduction), (z, y), check_fwd_over_rev=True, check_rev_over_rev=True)
 
 

@@ -5,25 +5,24 @@ the memory nor the time of one more tensor of z's size.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ce_torch.costs.fast import Fast, is_plain
+from ce_torch.costs.precision import wide, widen
+from ce_torch.costs.reduction import reduce, unreduce
+
 # In every dimension that is cut, counted from the last: where the part starts, and its length. () is the whole.
 Part = tuple[tuple[int, int, int], ...]
 
 
-def are_for(z: Tensor) -> bool:
+def are_for(z: Tensor, *_: Any) -> bool:
     """Whether z is a plain tensor of rows on the CPU, so large that the passes over it are what takes the time."""
-    return (
-        z.device.type == "cpu"
-        and type(z) is Tensor
-        and z.ndim > 1
-        and z.numel() > elements(torch.get_num_threads()) // 8
-    )
+    return z.is_cpu and is_plain(z) and z.ndim > 1 and z.numel() > elements(torch.get_num_threads()) // 8
 
 
 @cache
@@ -68,17 +67,20 @@ def part_of(tensor: Tensor, part: Part, dimensions_lacking: int = 0) -> Tensor:
     return tensor
 
 
-class Buffer:
-    """Memory for a block of z, for one block after the other."""
+def by_blocks(cost: Callable[..., Tensor], delta: Callable[..., Tensor]) -> Fast:
+    """Return the formulas of a cost and its δ, worked out block of rows by block of rows."""
 
-    def __init__(self, z: Tensor, dtype: torch.dtype) -> None:
-        self.size = min(z.numel(), max(elements(torch.get_num_threads()), z.shape[-1]))
-        self.dtype = dtype
+    def cost_by_blocks(reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, None]:
+        C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs))
+        for part in parts(z.shape):
+            part_of(C, part, dimensions_lacking=1).copy_(cost(*widen(parts_of((z, *inputs), part))))
+        return reduce(C, reduction), None
 
-    @cached_property
-    def memory(self) -> Tensor:
-        return torch.empty(self.size, dtype=self.dtype)
+    def delta_by_blocks(grad: Tensor, sums: None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
+        out, of_example = torch.empty_like(z), unreduce(grad, reduction, z)
+        for part in parts(z.shape):
+            out_part, of_part, *inputs_part = parts_of((out, of_example, z, *inputs), part)
+            torch.mul(delta(*widen(inputs_part)), of_part, out=out_part)
+        return out
 
-    def like(self, part: Tensor) -> Tensor:
-        memory = self.memory if part.numel() == self.size else self.memory[: part.numel()]
-        return memory.view(part.shape)
+    return Fast(are_for, cost_by_blocks, delta_by_blocks)

@@ -1,4 +1,4 @@
-"""The costs on a GPU by the kernels of `costs/kernels.py`, which need Triton; where it is missing the formulas serve.
+"""The costs on a GPU by the kernels of `gpu_kernels.py`, which need Triton; where it is missing the formulas serve.
 
 Float64 is left to the formulas: it is there for checks of gradients, and kernels that work in float32 are no help.
 """
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs.fast import Fast
+from ce_torch.costs.fast import Fast, is_plain
 from ce_torch.costs.precision import wide
+from ce_torch.costs.reduction import reduce, unreduce
 
 # Elements that a program holds at once: enough loads under way to keep the memory busy, few enough for the registers.
 LARGEST_BLOCK = 4096
@@ -20,7 +21,7 @@ LARGEST_BLOCK = 4096
 def has_kernels_for(*inputs: Any) -> bool:
     """Whether z, the first, is a plain tensor on a GPU, and nothing asks for float64."""
     z = inputs[0]
-    return is_on_gpu(z) and type(z) is Tensor and z.numel() > 0 and wide(*inputs) == torch.float32 and has_triton()
+    return is_on_gpu(z) and is_plain(z) and z.numel() > 0 and wide(*inputs) == torch.float32 and has_triton()
 
 
 def is_on_gpu(z: Tensor) -> bool:
@@ -32,52 +33,52 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def cost_of_class(z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
-    """Return C, shape (...), and m and s of each row, shape (2, rows)."""
+def cost_of_class(reduction: str, z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """Return C, and m and s of each row, shape (2, rows)."""
     rows, y = rows_of(z), y.reshape(-1)
     C, *sums = of_rows = torch.empty(3, len(rows), dtype=torch.float32, device=z.device)
     launch("log_likelihood", rows, (len(rows),), C, *sums, rows, y, c, *rows.stride(), *y.stride())
-    return C.view(z.shape[:-1]), of_rows[1:]
+    return reduce(C.view(z.shape[:-1]), reduction), of_rows[1:]
 
 
-def delta_of_class(of_example: Tensor, sums: Tensor, z: Tensor, y: Tensor, c: float) -> Tensor:
-    """Return `of_example` times δ, shaped like z and of its dtype."""
-    rows, y, of_row, delta = rows_of(z), y.reshape(-1), of_every_row(of_example, z), new_delta(z)
+def delta_of_class(grad: Tensor, sums: Tensor, reduction: str, z: Tensor, y: Tensor, c: float) -> Tensor:
+    """Return δ times what reached C, shaped like z and of its dtype."""
+    rows, y, of_row, delta = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z), new_delta(z)
     output = delta, of_row, *of_row.stride()
     launch("log_likelihood_delta", rows, blocks_of(rows), *output, *sums, rows, y, c, *rows.stride(), *y.stride())
     return delta
 
 
-of_class = Fast(cost_of_class, delta_of_class)
+of_class = Fast(has_kernels_for, cost_of_class, delta_of_class)
 
 
 def of_neurons(formula: str) -> Fast:
-    """Return the cost that `costs/kernels.py` has by this name, a sum over neurons, and its δ; there are no weights."""
+    """Return the cost that `gpu_kernels.py` has by this name, a sum over neurons, and its δ; there are no weights."""
 
-    def cost(z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, tuple]:
+    def cost(reduction: str, z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, None]:
         rows, y = rows_of(z), rows_of(y.expand(z.shape))
         C = torch.empty(len(rows), dtype=torch.float32, device=z.device)
         launch("neurons", rows, (len(rows),), C, rows, y, *rows.stride(), *y.stride(), formula=formula)
-        return C.view(z.shape[:-1]), ()
+        return reduce(C.view(z.shape[:-1]), reduction), None
 
-    def delta(of_example: Tensor, sums: tuple, z: Tensor, y: Tensor, *_: None) -> Tensor:
-        rows, y, of_row, delta = rows_of(z), rows_of(y.expand(z.shape)), of_every_row(of_example, z), new_delta(z)
+    def delta(grad: Tensor, sums: None, reduction: str, z: Tensor, y: Tensor, *_: None) -> Tensor:
+        rows, y, of_row, delta = rows_of(z), rows_of(y.expand(z.shape)), of_every_row(grad, reduction, z), new_delta(z)
         inputs = of_row, *of_row.stride(), rows, y, *rows.stride(), *y.stride()
         launch("neurons_delta", rows, blocks_of(rows), delta, *inputs, formula=formula + "_delta")
         return delta
 
-    return Fast(cost, delta)
+    return Fast(has_kernels_for, cost, delta)
 
 
 def launch(name: str, rows: Tensor, grid: tuple[int, ...], *arguments: Any, formula: str | None = None) -> None:
     """Run the kernel of this name, for each row or for each of its blocks."""
     # Here, because the import takes as long as a thousand costs, and needs Triton.
-    from ce_torch.costs import kernels
+    from ce_torch.costs.fast import gpu_kernels
 
     block = block_for(rows)
-    constants = {} if formula is None else {"formula": getattr(kernels, formula)}
+    constants = {} if formula is None else {"formula": getattr(gpu_kernels, formula)}
     with torch.cuda.device_of(rows):
-        getattr(kernels, name)[grid](
+        getattr(gpu_kernels, name)[grid](
             *arguments, columns=rows.shape[1], block=block, num_warps=min(max(block // 256, 1), 8), **constants
         )
 
@@ -96,8 +97,8 @@ def rows_of(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def of_every_row(of_example: Tensor, z: Tensor) -> Tensor:
-    return of_example.expand(*z.shape[:-1], 1).reshape(-1)
+def of_every_row(grad: Tensor, reduction: str, z: Tensor) -> Tensor:
+    return unreduce(grad, reduction, z).expand(*z.shape[:-1], 1).reshape(-1)
 
 
 def new_delta(z: Tensor) -> Tensor:

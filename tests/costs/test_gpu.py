@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from ce_torch.costs import blocks, gpu
+from ce_torch.costs.fast import cpu, gpu
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -33,7 +33,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors on the CPU pass for tensors on a GPU."""
-    monkeypatch.setattr(blocks, "are_for", lambda z: False)
+    monkeypatch.setattr(cpu, "has_kernels", lambda: False)
     monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
 
 
@@ -127,7 +127,7 @@ def test_what_is_not_finite_spoils_what_the_formulas_say(cost, special):
 
 
 def test_a_class_that_is_none_costs_nan():
-    C, _ = gpu.cost_of_class(torch.zeros(3, 4, device=DEVICE), torch.tensor([-1, 4, 3], device=DEVICE), 1.0)
+    C, _ = gpu.cost_of_class("none", torch.zeros(3, 4, device=DEVICE), torch.tensor([-1, 4, 3], device=DEVICE), 1.0)
     assert C.isnan().tolist() == [True, True, False]
 
 

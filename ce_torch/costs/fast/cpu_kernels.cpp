@@ -1,0 +1,298 @@
+// The costs and their δ on the CPU: z is read once forward, read once and δ written once backward.
+//
+// The formulas are those of the plain versions, worked out in float32, on vectors of 16 numbers that the compiler lays
+// over the registers there are. Nothing of PyTorch is included: that compiles in a second, and serves every version.
+// `cpu.py` calls the functions at the end. Tensors are rows, one after the other, of `columns` numbers.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+constexpr int64_t lanes = 16;
+template <class Number> using Vector __attribute__((vector_size(lanes * sizeof(Number)))) = Number;
+using Floats = Vector<float>;
+using Words = Vector<uint32_t>;
+using Bfloat16s = Vector<uint16_t>;
+
+// What is read of a row at once: little enough to stay in the nearest cache, where it is read a second time.
+constexpr int64_t chunk = 4096;
+// A thread with fewer elements takes more time than it saves.
+constexpr int64_t elements_of_a_thread = 32768;
+
+Floats widen(Floats x) { return x; }
+Floats widen(Bfloat16s x) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
+
+void narrow(Floats x, Floats& out) { out = x; }
+// To nearest, ties to even. A nan stays one.
+void narrow(Floats x, Bfloat16s& out) {
+  Words word = (Words)x, rounded = word + 0x7fff + (word >> 16 & 1);
+  out = __builtin_convertvector((x == x ? rounded : word | 0x400000) >> 16, Bfloat16s);
+}
+
+template <class Number> Floats load(const Number* from, int64_t count) {
+  Vector<Number> vector = {};
+  std::memcpy(&vector, from, count * sizeof(Number));
+  return widen(vector);
+}
+
+template <class Number> void store(Floats x, Number* to, int64_t count) {
+  Vector<Number> vector;
+  narrow(x, vector);
+  std::memcpy(to, &vector, count * sizeof(Number));
+}
+
+// x in the first `count` lanes, `other` in those past the end of a row.
+Floats first(int64_t count, Floats x, float other) {
+  constexpr Vector<int32_t> lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return lane < int32_t(count) ? x : Floats{} + other;
+}
+
+float sum(Floats x) {
+  float total = 0;
+  for (int lane = 0; lane < lanes; lane++) total += x[lane];
+  return total;
+}
+
+float largest(Floats x) {
+  float most = x[0];
+  for (int lane = 1; lane < lanes; lane++) most = x[lane] > most ? x[lane] : most;
+  return most;
+}
+
+// exp(x) for x ≤ 0, and 0 where that is below float32's normal numbers. With n = x / ln 2, rounded, and |r| ≤ ½ ln 2 it
+// is 2ⁿ exp(r), for which eight terms of the series do.
+Floats exp_of_negative(Floats x) {
+  constexpr float round = 3 << 22;  // a number this large plus another has no room for a fraction
+  Floats shifted = x * 0x1.715476p0f + round, n = shifted - round;
+  Floats r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+  Floats series = 1.0f / 720 + r * (1.0f / 5040);
+  series = 1.0f / 120 + r * series;
+  series = 1.0f / 24 + r * series;
+  series = 1.0f / 6 + r * series;
+  series = 0.5f + r * series;
+  series = 1.0f + r * series;
+  series = 1.0f + r * series;
+  Words exponent = (Words)shifted - (Words)(Floats{} + round) + 127;
+  return x < -0x1.5d58ap6f ? 0 : series * (Floats)(exponent << 23);
+}
+
+// ln(1 + u) for 0 ≤ u ≤ 1, as 2 artanh(q) with q = u / (2 + u) ≤ ⅓: no digit of a small u is lost.
+Floats log1p_of_fraction(Floats u) {
+  Floats q = u / (2 + u), q2 = q * q;
+  Floats series = 2.0f / 13 + q2 * (2.0f / 15);
+  series = 2.0f / 11 + q2 * series;
+  series = 2.0f / 9 + q2 * series;
+  series = 2.0f / 7 + q2 * series;
+  series = 2.0f / 5 + q2 * series;
+  series = 2.0f / 3 + q2 * series;
+  series = 2.0f + q2 * series;
+  return q * series;
+}
+
+Floats magnitude(Floats x) { return x < 0 ? -x : x; }
+
+struct CrossEntropy {
+  static Floats cost(Floats z, Floats y) {
+    return (z < 0 ? 0 : z) - y * z + log1p_of_fraction(exp_of_negative(-magnitude(z)));
+  }
+  static Floats delta(Floats z, Floats y) {
+    Floats u = exp_of_negative(-magnitude(z));
+    return (z < 0 ? u : 1) / (1 + u) - y;
+  }
+};
+
+struct Quadratic {
+  static Floats cost(Floats z, Floats y) {
+    Floats u = exp_of_negative(-magnitude(z)), error = (z < 0 ? u : 1) / (1 + u) - y;
+    return 0.5f * error * error;
+  }
+  static Floats delta(Floats z, Floats y) {
+    Floats u = exp_of_negative(-magnitude(z)), larger = 1 / (1 + u), smaller = u * larger;
+    return ((z < 0 ? smaller : larger) - y) * larger * smaller;
+  }
+};
+
+struct Linear {
+  static Floats cost(Floats z, Floats y) { return 0.5f * (z - y) * (z - y); }
+  static Floats delta(Floats z, Floats y) { return z - y; }
+};
+
+// What `cpu.py` asks for, field by field as there. Memory that a cost or a δ has no use for may be null.
+struct Task {
+  const void* z;          // rows of `columns` numbers
+  const void* y;          // a class for each row, or desired outputs shaped like z
+  float* of_rows;         // of each row m, then of each s, then of each C
+  float* C;               // of each row, or reduced
+  const float* grad;      // of C, shaped like it
+  void* delta;            // shaped like z
+  int64_t rows, columns;
+  int64_t divisor;        // of the sum that C is reduced to; 0 where C is not reduced
+  int32_t threads;
+  float c;                // 1 / temperature
+
+  float* C_of_rows() const { return divisor ? of_rows + 2 * rows : C; }
+  float grad_of(int64_t row) const { return divisor ? *grad / float(divisor) : grad[row]; }
+  int threads_at_work() const { return int(std::min<int64_t>(threads, 1 + rows * columns / elements_of_a_thread)); }
+};
+
+// Calls f(column, count) for the columns from start to end, a vector's at a time.
+template <class Function> void each_vector(int64_t start, int64_t end, Function f) {
+  for (; start + lanes <= end; start += lanes) f(start, lanes);
+  if (start < end) f(start, end - start);
+}
+
+void reduce(const Task& task) {
+  const float* C_of_rows = task.C_of_rows();
+  double total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t row = 0; row < task.rows; row++) total += C_of_rows[row];
+  *task.C = float(total / double(task.divisor));
+}
+
+// δ is where memory is written for the first time and gets its pages, by 2 MB several times as fast as by 4 kB.
+// Less than 32 MB may be part of a heap that others use later, and stays as it is.
+void use_large_pages(void* memory, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t page = 2 << 20;
+  if (bytes < 32 << 20) return;
+  uintptr_t start = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
+  madvise((void*)start, end - start, MADV_HUGEPAGE);
+#endif
+}
+
+// C = ln s + c (m − z_y) of each row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)). Returns whether y names classes.
+template <class Number> bool log_likelihood(const Task& task) {
+  auto [columns, c] = std::pair(task.columns, task.c);
+  auto y = (const int64_t*)task.y;
+  float *m = task.of_rows, *s = m + task.rows, *C = task.C_of_rows();
+  bool y_names_classes = true;
+#pragma omp parallel for num_threads(task.threads_at_work()) reduction(&& : y_names_classes)
+  for (int64_t row = 0; row < task.rows; row++) {
+    auto z = (const Number*)task.z + row * columns;
+    float m_row = -INFINITY, s_row = 0;
+    for (int64_t start = 0; start < columns; start += chunk) {
+      int64_t end = std::min(start + chunk, columns);
+      Floats most = Floats{} - INFINITY;
+      each_vector(start, end, [&](int64_t column, int64_t count) {
+        Floats x = first(count, load(z + column, count), -INFINITY);
+        most = x > most ? x : most;
+      });
+      float m_before = m_row;
+      m_row = std::max(m_row, largest(most));
+      // Where every z so far was −∞, z − m would be nan.
+      float m_finite = m_row == -INFINITY ? 0 : m_row;
+      Floats sums = {};
+      each_vector(start, end, [&](int64_t column, int64_t count) {
+        sums += exp_of_negative(first(count, c * (load(z + column, count) - m_finite), -INFINITY));
+      });
+      s_row = s_row * std::exp(c * (m_before - m_finite)) + sum(sums);
+    }
+    m[row] = m_row;
+    s[row] = s_row;
+    bool names_a_class = 0 <= y[row] && y[row] < columns;
+    y_names_classes = y_names_classes && names_a_class;
+    C[row] = names_a_class ? std::log(s_row) + c * (m_row - load(z + y[row], 1)[0]) : NAN;
+  }
+  return y_names_classes;
+}
+
+// δ = c (exp(c (z − m)) / s − y), times the gradient of the row's cost.
+template <class Number> void log_likelihood_delta(const Task& task) {
+  auto [columns, c] = std::pair(task.columns, task.c);
+  auto y = (const int64_t*)task.y;
+  const float *m = task.of_rows, *s = m + task.rows;
+#pragma omp parallel for collapse(2) num_threads(task.threads_at_work())
+  for (int64_t row = 0; row < task.rows; row++) {
+    for (int64_t start = 0; start < columns; start += chunk) {
+      int64_t end = std::min(start + chunk, columns);
+      auto z = (const Number*)task.z + row * columns;
+      auto delta = (Number*)task.delta + row * columns;
+      float factor = c * task.grad_of(row), m_row = m[row], inverse_of_s = 1 / s[row];
+      auto a = [&](int64_t column, int64_t count) {
+        return exp_of_negative(c * (load(z + column, count) - m_row)) * inverse_of_s;
+      };
+      each_vector(start, end, [&](int64_t column, int64_t count) {
+        store(factor * a(column, count), delta + column, count);
+      });
+      if (start <= y[row] && y[row] < end) store(factor * (a(y[row], 1) - 1), delta + y[row], 1);
+    }
+  }
+}
+
+// C of each row, the sum over its neurons.
+template <class Formula, class Number> void neurons(const Task& task) {
+  int64_t columns = task.columns;
+  float* C = task.C_of_rows();
+#pragma omp parallel for num_threads(task.threads_at_work())
+  for (int64_t row = 0; row < task.rows; row++) {
+    auto z = (const Number*)task.z + row * columns, y = (const Number*)task.y + row * columns;
+    double total = 0;
+    for (int64_t start = 0; start < columns; start += chunk) {
+      Floats sums = {};
+      each_vector(start, std::min(start + chunk, columns), [&](int64_t column, int64_t count) {
+        sums += first(count, Formula::cost(load(z + column, count), load(y + column, count)), 0);
+      });
+      total += sum(sums);
+    }
+    C[row] = float(total);
+  }
+}
+
+// δ of each neuron, times the gradient of the row's cost.
+template <class Formula, class Number> void neurons_delta(const Task& task) {
+  int64_t columns = task.columns;
+#pragma omp parallel for collapse(2) num_threads(task.threads_at_work())
+  for (int64_t row = 0; row < task.rows; row++) {
+    for (int64_t start = 0; start < columns; start += chunk) {
+      auto z = (const Number*)task.z + row * columns, y = (const Number*)task.y + row * columns;
+      auto delta = (Number*)task.delta + row * columns;
+      float factor = task.grad_of(row);
+      each_vector(start, std::min(start + chunk, columns), [&](int64_t column, int64_t count) {
+        store(factor * Formula::delta(load(z + column, count), load(y + column, count)), delta + column, count);
+      });
+    }
+  }
+}
+
+}  // namespace
+
+// A cost returns whether y was such as it takes.
+#define OF_CLASS(dtype, Number)                                                  \
+  extern "C" bool log_likelihood_##dtype(const Task& task) {                     \
+    bool y_names_classes = log_likelihood<Number>(task);                         \
+    if (task.divisor) reduce(task);                                              \
+    return y_names_classes;                                                      \
+  }                                                                              \
+  extern "C" bool log_likelihood_delta_##dtype(const Task& task) {               \
+    use_large_pages(task.delta, task.rows * task.columns * sizeof(Number));      \
+    log_likelihood_delta<Number>(task);                                          \
+    return true;                                                                 \
+  }
+
+#define OF_NEURONS(name, Formula, dtype, Number)                                 \
+  extern "C" bool name##_##dtype(const Task& task) {                             \
+    neurons<Formula, Number>(task);                                              \
+    if (task.divisor) reduce(task);                                              \
+    return true;                                                                 \
+  }                                                                              \
+  extern "C" bool name##_delta_##dtype(const Task& task) {                       \
+    use_large_pages(task.delta, task.rows * task.columns * sizeof(Number));      \
+    neurons_delta<Formula, Number>(task);                                        \
+    return true;                                                                 \
+  }
+
+#define OF_EVERY_COST(dtype, Number)                     \
+  OF_CLASS(dtype, Number)                                \
+  OF_NEURONS(cross_entropy, CrossEntropy, dtype, Number) \
+  OF_NEURONS(quadratic, Quadratic, dtype, Number)        \
+  OF_NEURONS(linear, Linear, dtype, Number)
+
+OF_EVERY_COST(float32, float)
+OF_EVERY_COST(bfloat16, uint16_t)
