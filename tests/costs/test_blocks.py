@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ce_torch.costs.fast import blocks
+from ce_torch.costs.fast import blocks, cpu
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood": log_likelihood}
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
-    """Blocks as large as this machine's caches say."""
+def way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks as large as this machine's caches say, as where no compiler is."""
+    monkeypatch.setattr(cpu, "has_kernels", lambda: False)
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 2, 3), (2, 3, 4, 3), (3, 100), (1, 1)], ids=str)
@@ -32,7 +33,7 @@ def test_a_part_is_no_larger_than_a_block_where_a_row_is_not(shape, monkeypatch)
 
 @pytest.fixture(params=COSTS)
 def cost_and_large_examples(request):
-    rows = 8 * blocks.elements(torch.get_num_threads()) // 1000
+    rows = 32 * blocks.elements(torch.get_num_threads()) // 1000
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(rows, 1000, generator=generator, requires_grad=True)
     y = torch.randint(1000, (rows,), generator=generator)
@@ -42,7 +43,7 @@ def cost_and_large_examples(request):
 def test_large_z_costs_what_its_formula_says(cost_and_large_examples, monkeypatch):
     cost, z, y = cost_and_large_examples
     by_blocks = cost(z, y), *torch.autograd.grad(cost(z, y), z)
-    monkeypatch.setattr(blocks, "are_for", lambda z: False)
+    monkeypatch.setattr(blocks, "elements", lambda threads: 1 << 40)
     torch.testing.assert_close(by_blocks, (cost(z, y), *torch.autograd.grad(cost(z, y), z)))
 
 
@@ -56,16 +57,3 @@ def test_large_z_takes_little_memory_beyond_its_gradient(cost_and_large_examples
             now += event.nbytes()
             peak = max(peak, now)
     assert peak - z.nbytes <= 0.3 * z.nbytes
-
-
-@pytest.mark.parametrize("largest", [1e2, 1e4, 1e30])
-def test_rows_of_large_weighted_inputs_neither_overflow_nor_vanish(largest, monkeypatch):
-    monkeypatch.setattr(blocks, "elements", lambda threads: 8)
-    generator = torch.Generator().manual_seed(0)
-    z = (largest * torch.randn(9, 5, generator=generator)).requires_grad_()
-    y = torch.randint(5, (9,), generator=generator)
-    z[::3].data.fill_(-largest)
-    ours = log_likelihood(z, y, reduction="sum")
-    theirs = torch.nn.functional.cross_entropy(z, y, reduction="sum")
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(torch.autograd.grad(ours, z), torch.autograd.grad(theirs, z))

@@ -69,6 +69,24 @@ def test_forward_mode_gives_the_directional_derivative(case):
     assert_same(ours, jvp(lambda z: case.by_textbook(z, y), (z,), (direction,))[1])
 
 
+def test_forward_mode_goes_through_a_backward_pass_that_keeps_no_graph(case):
+    z, y = case.examples(4, 3)
+    direction = torch.ones_like(z)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(z.requires_grad_(), direction)
+        ours = forward_ad.unpack_dual(torch.autograd.grad(case(dual, y), dual)[0]).tangent
+    assert_same(ours, jvp(grad(lambda z: case.by_textbook(z, y)), (z.detach(),), (direction,))[1])
+
+
+def test_forward_mode_goes_through_the_gradient_that_reaches_the_cost(case):
+    z, y = case.examples(4, 3)
+    C = case(z.requires_grad_(), y)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(torch.ones_like(C), torch.full_like(C, 3.0))
+        delta, tangent = forward_ad.unpack_dual(torch.autograd.grad(C, z, dual)[0])
+    assert_same(tangent, 3 * delta)
+
+
 def test_vmap_of_grad_gives_per_example_gradients(case):
     z, y = case.examples(5, 3)
     of_example = grad(lambda z, y: case(z, y, "sum"))

@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def log_likelihood(C, m, s, z, y, c, z_row, z_column, y_row, columns, block: tl.constexpr):
-    """C = ln s + m − c z_y of a row, with m = maxⱼ c zⱼ and s = Σⱼ exp(c zⱼ − m), in one pass over z."""
+    """C = ln s + c (m − z_y) of a row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)), in one pass over z."""
     row = tl.program_id(0).to(tl.int64)
     z += row * z_row
     # Every lane has a maximum and a sum of its own, until the row's end.
@@ -18,16 +18,16 @@ def log_likelihood(C, m, s, z, y, c, z_row, z_column, y_row, columns, block: tl.
     s_lane = tl.zeros([block], tl.float32)
     for start in range(0, columns, block):
         column = start + tl.arange(0, block).to(tl.int64)
-        x = c * tl.load(z + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
+        x = tl.load(z + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
         larger = tl.maximum(m_lane, x)
-        s_lane = s_lane * tl.exp(m_lane - finite(larger)) + tl.exp(x - finite(larger))
+        s_lane = s_lane * tl.exp(c * (m_lane - finite(larger))) + tl.exp(c * (x - finite(larger)))
         m_lane = larger
     m_row = tl.max(m_lane, 0)
-    s_row = tl.sum(s_lane * tl.exp(m_lane - finite(m_row)), 0)
+    s_row = tl.sum(s_lane * tl.exp(c * (m_lane - finite(m_row))), 0)
     y_row_class = tl.load(y + row * y_row)
     names_a_class = (y_row_class >= 0) & (y_row_class < columns)
     z_y = tl.load(z + y_row_class * z_column, mask=names_a_class, other=float("nan")).to(tl.float32)
-    tl.store(C + row, tl.log(s_row) + (m_row - c * z_y))
+    tl.store(C + row, tl.log(s_row) + c * (m_row - z_y))
     tl.store(m + row, m_row)
     tl.store(s + row, s_row)
 
@@ -42,11 +42,11 @@ def finite(m):
 def log_likelihood_delta(
     delta, of_example, of_row, m, s, z, y, c, z_row, z_column, y_row, columns, block: tl.constexpr
 ):
-    """δ = c (exp(c z − m) / s − y) of a block of a row, times the gradient of the row's cost."""
+    """δ = c (exp(c (z − m)) / s − y) of a block of a row, times the gradient of the row's cost."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block).to(tl.int64)
-    x = c * tl.load(z + row * z_row + column * z_column, mask=column < columns, other=0.0).to(tl.float32)
-    a = tl.exp(x - tl.load(m + row)) / tl.load(s + row)
+    x = tl.load(z + row * z_row + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
+    a = tl.exp(c * (x - tl.load(m + row))) / tl.load(s + row)
     error = tl.where(column == tl.load(y + row * y_row), a - 1, a)
     factor = c * tl.load(of_example + row * of_row).to(tl.float32)
     tl.store(delta + row * columns + column, (factor * error).to(delta.dtype.element_ty), mask=column < columns)

@@ -1,0 +1,144 @@
+"""The kernels for the CPU: how they are compiled, kept and done without, and what they alone promise."""
+
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ce_torch.costs.fast import compiler, cpu
+from ce_torch.functional import cross_entropy, log_likelihood
+
+CXX = shutil.which(os.environ.get("CXX", "c++"))
+needs_a_compiler = pytest.mark.skipif(CXX is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def way() -> None:
+    """The kernels serve, as they do for a user."""
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user's cache in which nothing is kept yet; what is known of the user's own comes back after the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for function in (compiler.library, compiler.folder):
+        monkeypatch.setattr(compiler, function.__name__, compiler.cache(function.__wrapped__))
+    return tmp_path / "ce_torch"
+
+
+@needs_a_compiler
+def test_a_second_run_takes_what_the_first_has_compiled(fresh, monkeypatch):
+    assert compiler.library() is not None
+    (kept,) = fresh.iterdir()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compiler.compiled(CXX) == kept
+
+
+@needs_a_compiler
+def test_what_is_kept_is_the_users_alone(fresh):
+    assert compiler.library() is not None
+    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("fact", ["SOURCE", "FLAGS", "instructions"])
+def test_another_source_or_processor_has_kernels_of_its_own(fact, monkeypatch, tmp_path):
+    before = compiler.fingerprint("c++")
+    other_source = tmp_path / "other.cpp"
+    other_source.write_text("")
+    other = {"SOURCE": other_source, "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
+    monkeypatch.setattr(compiler, fact, other[fact])
+    assert compiler.fingerprint("c++") != before
+
+
+def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(fresh, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with caplog.at_level(logging.WARNING):
+        C = log_likelihood(torch.zeros(2, 4), torch.tensor([0, 1]))
+        log_likelihood(torch.zeros(2, 4), torch.tensor([0, 1]))
+    torch.testing.assert_close(C, torch.tensor(4.0).log())
+    (line,) = caplog.messages
+    assert "there is no C++ compiler" in line
+
+
+@needs_a_compiler
+def test_a_source_that_does_not_compile_is_done_without(fresh, monkeypatch, tmp_path, caplog):
+    wrong = tmp_path / "wrong.cpp"
+    wrong.write_text("int main( {")
+    monkeypatch.setattr(compiler, "SOURCE", wrong)
+    assert compiler.library() is None
+    assert str(wrong) in caplog.text
+    assert not list(fresh.iterdir())
+
+
+@needs_a_compiler
+def test_a_cache_that_cannot_be_written_to_is_done_without(fresh):
+    fresh.write_text("a file where the folder should be")
+    assert compiler.library() is not None
+    assert fresh.is_file()
+
+
+@needs_a_compiler
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="only Linux lists the libraries of a process in a file"
+)
+def test_threads_are_those_of_pytorch():
+    """One pool of threads: with two, the threads of one would spin on the cores that the other needs."""
+    script = (
+        "from pathlib import Path; from ce_torch.costs.fast import compiler; compiler.library();"
+        "print(len({line.split()[-1] for line in Path('/proc/self/maps').open() if 'gomp' in line}))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(run.stdout) <= 1
+
+
+@needs_a_compiler
+def test_a_class_that_is_none_is_refused_before_memory_is_read():
+    with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):
+        cpu.of_class.cost("mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), 1.0)
+
+
+@needs_a_compiler
+def test_elements_past_2_to_the_31st_are_found():
+    # Pages of zeros that are only read take no memory.
+    z = torch.zeros(2**11 + 1, 2**20, dtype=torch.bfloat16)
+    z[-1, -1] = 20
+    y = torch.full((len(z),), 2**20 - 1)
+    assert log_likelihood(z, y, reduction="none")[-1] < 0.01
+
+
+@needs_a_compiler
+def test_numbers_are_the_same_with_any_number_of_threads():
+    z, y = torch.randn(300, 1000), torch.rand(300, 1000)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = cross_entropy(z, y)
+        torch.set_num_threads(4)
+        together = cross_entropy(z, y)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(alone, together, rtol=0, atol=0)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("function", ["exp", "log1p of exp"])
+def test_functions_are_exact_to_a_few_units_in_the_last_place(function):
+    """exp by the softmax of two classes, ln(1 + exp(z)) by the cross-entropy of one neuron."""
+    z = torch.linspace(-80, 0, 1_000_001)
+    if function == "exp":
+        pair = torch.stack([z, torch.zeros_like(z)], -1).requires_grad_()
+        (delta,) = torch.autograd.grad(
+            log_likelihood(pair, torch.ones(len(z), dtype=torch.int64), reduction="sum"), pair
+        )
+        found, exact = delta[:, 0], z.double().sigmoid()
+    else:
+        found = cross_entropy(z.unsqueeze(-1), torch.zeros(len(z), 1), reduction="none")
+        exact = torch.nn.functional.softplus(z.double(), threshold=1e9)
+    error = (found.double() - exact).abs() / exact
+    assert error.max() < 4 * torch.finfo(torch.float32).eps

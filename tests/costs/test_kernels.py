@@ -1,0 +1,232 @@
+"""The kernels against the formulas: the CPU's, and a GPU's, which Triton's interpreter runs where there is none."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from ce_torch.costs.fast import cpu, gpu
+from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+
+COSTS = {
+    "quadratic": quadratic,
+    "linear": lambda z, y, **options: quadratic(z, y, activation="linear", **options),
+    "cross-entropy": cross_entropy,
+    "log-likelihood": log_likelihood,
+    "temperature": lambda z, y, **options: log_likelihood(z, y, temperature=0.3, **options),
+}
+# One example without a batch, one class, no power of two, none, leading dimensions, more classes than are taken at
+# once, enough elements for a second thread.
+SHAPES = [(3,), (4, 1), (5, 37), (2, 0, 3), (2, 3, 2, 8), (2, 4099), (50, 1000)]
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def reason_not_to_run(kernels: str) -> str | None:
+    if kernels == "cpu":
+        return None if shutil.which(os.environ.get("CXX", "c++")) else "there is no C++ compiler"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; it comes with torch for GPUs"
+    import triton
+
+    interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
+    return None if interprets else "the interpreter of Triton 3.6 fails with NumPy 2.4"
+
+
+@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose kernels run. Without a GPU, tensors on the CPU pass for tensors on one."""
+    if reason := reason_not_to_run(request.param):
+        pytest.skip(reason)
+    if request.param == "gpu":
+        monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+        monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+    return request.param
+
+
+@contextmanager
+def formulas_alone() -> Iterator[None]:
+    """What happens where there is neither a compiler nor Triton."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "has_kernels", lambda: False)
+        patch.setattr(gpu, "has_triton", lambda: False)
+        yield
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that run, one after the other."""
+    launches: list[str] = []
+
+    def recorded(run):
+        return lambda name, *arguments, **more: launches.append(name) or run(name, *arguments, **more)
+
+    monkeypatch.setattr(cpu, "kernel", recorded(cpu.kernel))
+    monkeypatch.setattr(gpu, "launch", recorded(gpu.launch))
+    return launches
+
+
+@pytest.fixture(params=COSTS)
+def cost(request: pytest.FixtureRequest):
+    return COSTS[request.param]
+
+
+@pytest.fixture
+def examples(way: str):
+    """Make weighted inputs, and classes or desired outputs, of a shape, where the kernels' processor has them."""
+
+    def examples(cost, *shape, dtype=torch.float32):
+        device = GPU if way == "gpu" else "cpu"
+        generator = torch.Generator().manual_seed(0)
+        z = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
+        if cost in (COSTS["log-likelihood"], COSTS["temperature"]):
+            return z, torch.randint(shape[-1], shape[:-1], generator=generator).to(device)
+        return z, torch.rand(shape, generator=generator).to(device, dtype)
+
+    return examples
+
+
+def cost_and_delta(cost, z, y, **options):
+    """C, and δ as an upstream gradient other than 1 makes it."""
+    z = z.detach().requires_grad_()
+    C = cost(z, y, **options)
+    return C.detach(), *torch.autograd.grad(C, z, torch.linspace(1, 2, C.numel()).view(C.shape).to(C))
+
+
+def assert_kernels_are_formulas(cost, z, y, **options):
+    ours = cost_and_delta(cost, z, y, **options)
+    with formulas_alone():
+        formulas = cost_and_delta(cost, z, y, **options)
+    torch.testing.assert_close(ours, formulas, equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_kernel_is_its_formula(cost, examples, shape, dtype, reduction):
+    z, y = examples(cost, *shape, dtype=dtype)
+    assert_kernels_are_formulas(cost, z, y, reduction=reduction)
+
+
+def test_kernels_take_any_strides(cost, examples):
+    z, y = examples(cost, 6, 5, 8)
+    assert_kernels_are_formulas(cost, z.transpose(0, 1)[::2, 1::2], y.transpose(0, 1)[::2, 1::2])
+    assert_kernels_are_formulas(cost, z.mT.contiguous().mT, y)
+    assert_kernels_are_formulas(cost, z[0, 0].expand(4, 8), y[0, :1].expand(4, *y.shape[2:]))
+
+
+def test_classes_are_weighted_and_ignored(examples):
+    z, y = examples(log_likelihood, 6, 5)
+    weight = torch.linspace(0.5, 2, 5, device=z.device)
+    assert_kernels_are_formulas(log_likelihood, z, y.index_fill(0, y.new_tensor([2]), -100), weight=weight)
+
+
+@pytest.mark.parametrize("largest", [1e-20, 17.0, 88.0, 1e4])
+def test_kernels_keep_the_digits_of_the_smallest_costs(cost, examples, largest):
+    z, y = examples(cost, 7, 9)
+    z = z / z.abs().amax() * largest
+    exact = cost_and_delta(cost, z.double(), y.double() if y.is_floating_point() else y, reduction="none")
+    for ours, theirs in zip(cost_and_delta(cost, z, y, reduction="none"), exact, strict=True):
+        torch.testing.assert_close(ours, theirs.float(), rtol=5e-5, atol=2e-37)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 3.0, 1e10])
+def test_rows_of_large_weighted_inputs_neither_overflow_nor_vanish(examples, temperature):
+    z, y = examples(log_likelihood, 9, 5)
+    z = z * 1e10
+    z[::3] = -1e30
+    exact = cost_and_delta(log_likelihood, z.double(), y, reduction="none", temperature=temperature)
+    for ours, theirs in zip(
+        cost_and_delta(log_likelihood, z, y, reduction="none", temperature=temperature), exact, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("special", [float("-inf"), float("inf"), float("nan")])
+def test_what_is_not_finite_spoils_what_the_formulas_say(cost, examples, special):
+    z, y = examples(cost, 4, 6)
+    z[1, 2] = special
+    z[2] = special
+    C, delta = cost_and_delta(cost, z, y, reduction="none")
+    with formulas_alone():
+        of_formulas, delta_of_formulas = cost_and_delta(cost, z, y, reduction="none")
+    assert C.isfinite().tolist() == of_formulas.isfinite().tolist()
+    torch.testing.assert_close(delta, delta_of_formulas, equal_nan=True)
+
+
+def test_vmap_runs_the_kernels(cost, examples, launches):
+    z, y = examples(cost, 5, 4, 3)
+    expected = torch.stack([cost(*example) for example in zip(z, y, strict=True)])
+    launches.clear()
+    torch.testing.assert_close(vmap(cost)(z, y), expected)
+    assert len(launches) == 1
+
+
+def test_per_example_gradients_are_those_of_the_formulas(cost, examples):
+    z, y = examples(cost, 5, 3)
+    delta = vmap(grad(cost))(z, y)
+    with formulas_alone():
+        torch.testing.assert_close(delta, vmap(grad(cost))(z, y))
+
+
+def test_second_derivatives_are_those_of_the_formulas(cost, examples):
+    z, y = examples(cost, 5, 3)
+    second = curvature(cost, z, y)
+    with formulas_alone():
+        torch.testing.assert_close(second, curvature(cost, z, y))
+
+
+def curvature(cost, z, y):
+    z = z.detach().requires_grad_()
+    (delta,) = torch.autograd.grad(cost(z, y), z, create_graph=True)
+    return torch.autograd.grad((delta**2).sum(), z)
+
+
+def test_backward_passes_may_be_repeated_and_leave_z_alone(cost, examples):
+    z, y = examples(cost, 5, 3)
+    before = z.clone()
+    C = cost(z.requires_grad_(), y)
+    once, twice = (torch.autograd.grad(C, z, C.new_tensor(factor), retain_graph=True)[0] for factor in (1.0, 2.0))
+    torch.testing.assert_close(2 * once, twice)
+    torch.testing.assert_close(z.detach(), before, rtol=0, atol=0)
+
+
+def test_forward_and_backward_are_a_kernel_each(cost, examples, launches):
+    z, y = examples(cost, 5, 3)
+    cost(z.requires_grad_(), y).backward()
+    assert len(launches) == 2
+
+
+def test_a_parameter_takes_the_kernels_too(cost, examples, launches):
+    z, y = examples(cost, 5, 3)
+    cost(torch.nn.Parameter(z), y).backward()
+    assert len(launches) == 2
+
+
+def test_float64_is_left_to_the_formulas(cost, examples, launches):
+    z, y = examples(cost, 5, 3, dtype=torch.float64)
+    cost(z.requires_grad_(), y).backward()
+    assert not launches
+
+
+def test_without_kernels_the_formulas_serve(cost, examples, launches):
+    z, y = examples(cost, 5, 3)
+    with formulas_alone():
+        cost(z.requires_grad_(), y).backward()
+    assert not launches
+
+
+def test_a_number_that_is_negated_when_it_is_read_is_read_so(cost, examples):
+    z, y = examples(cost, 5, 3)
+    torch.testing.assert_close(cost(torch._neg_view(z), y), cost(-z, y))
+
+
+def test_a_gradient_that_is_zero_and_takes_no_memory_gives_zeros(cost, examples):
+    z, y = examples(cost, 5, 3)
+    C = cost(z.requires_grad_(), y)
+    assert not torch.autograd.grad(C, z, torch._efficientzerotensor(C.shape, device=C.device))[0].any()
