@@ -2,17 +2,21 @@
 
     python -m benchmarks.costs [--device cpu] [--dtype float32] [--cost log_likelihood] [--rounds 15] [--write FOLDER]
 
-The contenders take turns, so that a slow spell of the machine hits all of them. The table gives the median time, half
-the range between the quartiles, the ratio to PyTorch's own loss, and the most memory beyond z and its gradient, in
-parts of z's size, as PyTorch's profiler counts it. --write leaves costs.json and costs.png in a folder.
+The contenders take turns, so that a slow spell of the machine hits all of them, in an order that changes, since each
+finds the caches and the allocator as the one before has left them. The table gives the median time, half the range
+between the quartiles, the ratio to PyTorch's own loss, and the most memory beyond z and its gradient, in parts of z's
+size, as PyTorch's profiler counts it. "The memory alone" reads z twice and writes δ once, and is what none can be
+faster than. --write leaves costs.json and costs.png in a folder.
 """
 
 import argparse
 import json
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +30,25 @@ from torch.profiler import ProfilerActivity, profile
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 SIZES = ((10, 10), (128, 10), (128, 1000), (4096, 1000), (512, 32000), (256, 128256))
-OURS, PEER, COMPILED, FORMULA, LIGER = (
+OURS, PEER, COMPILED, FORMULA, LIGER, MEMORY = (
     "ce_torch",
     "PyTorch's own",
     "the same, compiled",
     "the formula, autograd",
     "Liger",
+    "the memory alone",
 )
 Loss = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor], None]
 
 
-def contenders(cost: str, device: str) -> dict[str, Loss]:
-    """Return the contenders for a cost by name; all are means, PyTorch's over the neurons too."""
+def contenders(cost: str, device: str) -> dict[str, Step]:
+    """Return the contenders for a cost by name, each forward and backward, and what they can't be faster than."""
+    return {name: forward_and_backward(loss) for name, loss in losses(cost, device).items()} | {MEMORY: memory_alone()}
+
+
+def losses(cost: str, device: str) -> dict[str, Loss]:
+    """Return the losses for a cost by name; all are means, PyTorch's over the neurons too."""
     ours, peer, formula = {
         "log_likelihood": (
             log_likelihood,
@@ -78,37 +89,55 @@ def examples(cost: str, size: tuple[int, int], device: str, dtype: torch.dtype) 
     return z, torch.rand(size, generator=generator, device=device).to(dtype)
 
 
-def forward_and_backward(loss: Loss, z: Tensor, y: Tensor) -> None:
-    # A copy: Liger writes the gradient into the weighted inputs.
-    z = (z.clone() if loss.__module__.startswith("liger") else z).detach().requires_grad_()
-    loss(z, y).backward()
+def forward_and_backward(loss: Loss) -> Step:
+    def step(z: Tensor, y: Tensor) -> None:
+        # A copy: Liger writes the gradient into the weighted inputs.
+        z = (z.clone() if loss.__module__.startswith("liger") else z).detach().requires_grad_()
+        loss(z, y).backward()
+
+    return step
 
 
-def seconds(losses: dict[str, Loss], z: Tensor, y: Tensor, rounds: int) -> dict[str, list[float]]:
+def memory_alone() -> Step:
+    """Return what reads z, and y, twice and writes δ once, to memory that is there, and does no more."""
+    delta = cache(torch.empty_like)
+
+    def step(z: Tensor, y: Tensor) -> None:
+        for _ in range(2):
+            z.sum()
+            if y.is_floating_point():
+                y.sum()
+        delta(z).fill_(1)
+
+    return step
+
+
+def seconds(steps: dict[str, Step], z: Tensor, y: Tensor, rounds: int) -> dict[str, list[float]]:
     """Return the time of every round, by contender."""
     synchronize = torch.cuda.synchronize if z.is_cuda else lambda: None
-    taken = {name: [] for name in losses}
+    taken = {name: [] for name in steps}
     warm_up = 3
+    order = random.Random(0)
     for round in range(warm_up + rounds):
-        for name, loss in losses.items():
+        for name, step in order.sample(list(steps.items()), len(steps)):
             synchronize()
             start = time.perf_counter()
-            forward_and_backward(loss, z, y)
+            step(z, y)
             synchronize()
             if round >= warm_up:
                 taken[name].append(time.perf_counter() - start)
     return taken
 
 
-def extra_memory(loss: Loss, z: Tensor, y: Tensor) -> float:
+def extra_memory(step: Step, z: Tensor, y: Tensor) -> float:
     """Return the most memory that was in use beyond z and its gradient, in parts of z's size."""
     if z.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        forward_and_backward(loss, z, y)
+        step(z, y)
         return (torch.cuda.max_memory_allocated() - before) / z.nbytes - 1
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        forward_and_backward(loss, z, y)
+        step(z, y)
     events = (event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]")
     in_use = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -125,9 +154,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for size in reversed(SIZES):
                 torch.compiler.reset()
                 z, y = examples(cost, size, arguments.device, getattr(torch, dtype))
-                losses = contenders(cost, arguments.device)
+                steps = contenders(cost, arguments.device)
                 rounds = arguments.rounds if z.numel() > 1_000_000 else 20 * arguments.rounds
-                taken = seconds(losses, z, y, rounds)
+                taken = seconds(steps, z, y, rounds)
                 peer = statistics.median(taken[PEER])
                 for name, values in taken.items():
                     low, median, high = statistics.quantiles(values, n=4)
@@ -139,7 +168,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                         "microseconds": median * 1e6,
                         "spread": (high - low) / 2 * 1e6,
                         "ratio": median / peer,
-                        "extra_memory": extra_memory(losses[name], z, y),
+                        "extra_memory": 0 if name == MEMORY else extra_memory(steps[name], z, y),
                     }
 
 

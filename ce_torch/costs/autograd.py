@@ -99,21 +99,19 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Tensor:
             function.setup_context(ctx, inputs, None)
-            for way in fast:
-                if way.takes(*inputs[1:]):
-                    ctx.way = way
-                    C, ctx.sums = way.cost(*inputs)
-                    return C
-            ctx.way = None
-            return function.forward(*inputs)
+            ctx.way = way = None if any(ctx.needs_input_grad[2:]) else faster(fast, inputs[1:])
+            if way is None:
+                return function.forward(*inputs)
+            C, ctx.sums = way.cost(*inputs)
+            return C
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-            _, of_z, *of_others = ctx.needs_input_grad
-            if ctx.way is None or grad is None or not of_z or any(of_others) or may_be_differentiated(grad):
+            if ctx.way is None or grad is None or may_be_differentiated(grad):
                 return function.backward(ctx, grad)
-            delta = ctx.way.delta(grad, ctx.sums, ctx.reduction, *ctx.saved_tensors, *ctx.constants)
-            return None, delta, *(None for _ in of_others)
+            inputs = *ctx.saved_tensors, *ctx.constants
+            delta = ctx.way.delta(grad, ctx.sums, ctx.reduction, *inputs)
+            return None, delta, *(None,) * (len(inputs) - 1)
 
     def apply(*inputs: Any) -> Tensor:
         if torch.compiler.is_compiling():
@@ -123,6 +121,14 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
         return Eager.apply(*inputs)
 
     return apply
+
+
+def faster(ways: Sequence[Fast], inputs: Sequence[Any]) -> Fast | None:
+    """Return the first of the ways that takes the inputs."""
+    for way in ways:
+        if way.takes(*inputs):
+            return way
+    return None
 
 
 def batched(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:

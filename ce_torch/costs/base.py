@@ -67,13 +67,8 @@ def name_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> bo
     """
     if not values_can_be_read(y) or y.numel() == 0:
         return False
-    if y.numel() <= 256:
-        # A list of so few takes less time than an operation.
-        values = y.flatten().tolist()
-        lowest, highest = min(values), max(values)
-    else:
-        lowest, highest = (bound.item() for bound in y.aminmax())
-    if lowest >= 0 and highest < classes:
+    lowest, highest = y.aminmax()
+    if lowest.item() >= 0 and highest.item() < classes:
         return True
     wrong = (y < 0) | (y >= classes)
     allowed = f"0 to {classes - 1}"

@@ -13,7 +13,15 @@ from torch import Tensor, softmax
 from torch.nn.functional import log_softmax
 
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of, name_classes
+from ce_torch.costs.base import (
+    Cost,
+    check_arguments,
+    check_weight,
+    desired_outputs,
+    in_dtype_of,
+    name_classes,
+    values_can_be_read,
+)
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 from ce_torch.costs.reduction import reduce
@@ -133,8 +141,15 @@ def log_likelihood(
     c = 1 / temperature
     if y.is_floating_point():
         return in_dtype_of(z, of_outputs(reduction, z, weighted(y, weight, label_smoothing), c))
-    if name_classes(y, z.shape[-1], ignore_index) and ignore_index < 0 and weight is None and label_smoothing == 0:
-        return in_dtype_of(z, of_class(reduction, z, y, c))
+    if weight is None and label_smoothing == 0 and ignore_index < 0 and values_can_be_read(y):
+        try:
+            return in_dtype_of(z, of_class(reduction, z, y, c))
+        except (IndexError, RuntimeError):
+            # Some y is ignored, or is no class. To ask before takes a tenth of the time of a small cost.
+            if name_classes(y, z.shape[-1], ignore_index):
+                raise
+    else:
+        name_classes(y, z.shape[-1], ignore_index)
     C, share = with_options(z, y, c, weight, ignore_index, label_smoothing)
     return in_dtype_of(z, C.sum() / share.sum() if reduction == "mean" else reduce(C, reduction))
 
@@ -170,9 +185,9 @@ def check_options(
 ) -> None:
     """Raise `TypeError` or `ValueError` unless the options are such as `log_likelihood` takes."""
     # c = 1 / temperature is infinite in float32 for less, and c z is nan.
-    if not (isinstance(temperature, int | float) and 1e-38 <= temperature < math.inf):
+    if not (isinstance(temperature, (int, float)) and 1e-38 <= temperature < math.inf):
         raise ValueError(f"temperature must be a finite number of at least 1e-38, got {temperature!r}")
-    if not (isinstance(label_smoothing, int | float) and 0 <= label_smoothing <= 1):
+    if not (isinstance(label_smoothing, (int, float)) and 0 <= label_smoothing <= 1):
         raise ValueError(f"label_smoothing must be a number from 0 to 1, got {label_smoothing!r}")
     check_weight("weight", weight, z)
     if weight is not None and weight.shape != z.shape[-1:]:

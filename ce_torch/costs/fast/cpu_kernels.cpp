@@ -79,8 +79,9 @@ Floats exp_of_negative(Floats x) {
   series = 0.5f + r * series;
   series = 1.0f + r * series;
   series = 1.0f + r * series;
-  Words exponent = (Words)shifted - (Words)(Floats{} + round) + 127;
-  return x < -0x1.5d58ap6f ? 0 : series * (Floats)(exponent << 23);
+  // The last bits of `shifted` are n, and belong where a float has its exponent.
+  Floats power_of_2 = (Floats)(((Words)shifted << 23) + (Words)(Floats{} + 1.0f));
+  return x < -0x1.5d58ap6f ? 0 : series * power_of_2;
 }
 
 // ln(1 + u) for 0 ≤ u ≤ 1, as 2 artanh(q) with q = u / (2 + u) ≤ ⅓: no digit of a small u is lost.
@@ -167,13 +168,14 @@ void use_large_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-// C = ln s + c (m − z_y) of each row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)). Returns whether y names classes.
+// C = ln s + c (m − z_y) of each row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)). Returns false, and does no more, where
+// some y is no class.
 template <class Number> bool log_likelihood(const Task& task) {
   auto [columns, c] = std::pair(task.columns, task.c);
   auto y = (const int64_t*)task.y;
   float *m = task.of_rows, *s = m + task.rows, *C = task.C_of_rows();
-  bool y_names_classes = true;
-#pragma omp parallel for num_threads(task.threads_at_work()) reduction(&& : y_names_classes)
+  if (!std::all_of(y, y + task.rows, [&](int64_t of_row) { return 0 <= of_row && of_row < task.columns; })) return false;
+#pragma omp parallel for num_threads(task.threads_at_work())
   for (int64_t row = 0; row < task.rows; row++) {
     auto z = (const Number*)task.z + row * columns;
     float m_row = -INFINITY, s_row = 0;
@@ -192,15 +194,13 @@ template <class Number> bool log_likelihood(const Task& task) {
       each_vector(start, end, [&](int64_t column, int64_t count) {
         sums += exp_of_negative(first(count, c * (load(z + column, count) - m_finite), -INFINITY));
       });
-      s_row = s_row * std::exp(c * (m_before - m_finite)) + sum(sums);
+      s_row = sum(sums) + (s_row == 0 ? 0 : s_row * std::exp(c * (m_before - m_finite)));
     }
     m[row] = m_row;
     s[row] = s_row;
-    bool names_a_class = 0 <= y[row] && y[row] < columns;
-    y_names_classes = y_names_classes && names_a_class;
-    C[row] = names_a_class ? std::log(s_row) + c * (m_row - load(z + y[row], 1)[0]) : NAN;
+    C[row] = std::log(s_row) + c * (m_row - load(z + y[row], 1)[0]);
   }
-  return y_names_classes;
+  return true;
 }
 
 // δ = c (exp(c (z − m)) / s − y), times the gradient of the row's cost.
@@ -214,14 +214,14 @@ template <class Number> void log_likelihood_delta(const Task& task) {
       int64_t end = std::min(start + chunk, columns);
       auto z = (const Number*)task.z + row * columns;
       auto delta = (Number*)task.delta + row * columns;
-      float factor = c * task.grad_of(row), m_row = m[row], inverse_of_s = 1 / s[row];
-      auto a = [&](int64_t column, int64_t count) {
-        return exp_of_negative(c * (load(z + column, count) - m_row)) * inverse_of_s;
+      float factor = c * task.grad_of(row), m_row = m[row], factor_by_s = factor / s[row];
+      auto e = [&](int64_t column, int64_t count) {
+        return exp_of_negative(c * (load(z + column, count) - m_row));
       };
       each_vector(start, end, [&](int64_t column, int64_t count) {
-        store(factor * a(column, count), delta + column, count);
+        store(factor_by_s * e(column, count), delta + column, count);
       });
-      if (start <= y[row] && y[row] < end) store(factor * (a(y[row], 1) - 1), delta + y[row], 1);
+      if (start <= y[row] && y[row] < end) store(factor * (e(y[row], 1) / s[row] - 1), delta + y[row], 1);
     }
   }
 }
@@ -263,12 +263,12 @@ template <class Formula, class Number> void neurons_delta(const Task& task) {
 
 }  // namespace
 
-// A cost returns whether y was such as it takes.
+// Each returns whether y was such as it takes.
 #define OF_CLASS(dtype, Number)                                                  \
   extern "C" bool log_likelihood_##dtype(const Task& task) {                     \
-    bool y_names_classes = log_likelihood<Number>(task);                         \
+    if (!log_likelihood<Number>(task)) return false;                             \
     if (task.divisor) reduce(task);                                              \
-    return y_names_classes;                                                      \
+    return true;                                                                 \
   }                                                                              \
   extern "C" bool log_likelihood_delta_##dtype(const Task& task) {               \
     use_large_pages(task.delta, task.rows * task.columns * sizeof(Number));      \
