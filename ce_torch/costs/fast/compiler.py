@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
 
 
 @cache
@@ -43,9 +43,10 @@ def compiled(compiler: str) -> Path:
         # Another process may be at it too: each writes a file of its own, and the last one stays.
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             unfinished = Path(scratch) / file.name
-            subprocess.run(
-                [compiler, *FLAGS, str(SOURCE), "-o", str(unfinished)], check=True, capture_output=True, text=True
-            )
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(unfinished)]
+            # A compiler without OpenMP, such as Apple's, makes kernels of one thread.
+            if subprocess.run([*command, "-fopenmp"], capture_output=True).returncode != 0:
+                subprocess.run(command, check=True, capture_output=True, text=True)
             unfinished.replace(file)
     return file
 

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <utility>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -171,7 +170,8 @@ void use_large_pages(void* memory, int64_t bytes) {
 // C = ln s + c (m − z_y) of each row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)). Returns false, and does no more, where
 // some y is no class.
 template <class Number> bool log_likelihood(const Task& task) {
-  auto [columns, c] = std::pair(task.columns, task.c);
+  int64_t columns = task.columns;
+  float c = task.c;
   auto y = (const int64_t*)task.y;
   float *m = task.of_rows, *s = m + task.rows, *C = task.C_of_rows();
   if (!std::all_of(y, y + task.rows, [&](int64_t of_row) { return 0 <= of_row && of_row < task.columns; })) return false;
@@ -205,7 +205,8 @@ template <class Number> bool log_likelihood(const Task& task) {
 
 // δ = c (exp(c (z − m)) / s − y), times the gradient of the row's cost.
 template <class Number> void log_likelihood_delta(const Task& task) {
-  auto [columns, c] = std::pair(task.columns, task.c);
+  int64_t columns = task.columns;
+  float c = task.c;
   auto y = (const int64_t*)task.y;
   const float *m = task.of_rows, *s = m + task.rows;
 #pragma omp parallel for collapse(2) num_threads(task.threads_at_work())
