@@ -2,6 +2,7 @@
 
     python train.py --cost ce                                the chapter's run: 30 hidden neurons, 30 epochs
     python train.py --cost ll --hidden 100 --epochs 60       softmax and log-likelihood, a larger network
+    python train.py --cost ce --runs 20                      20 networks at once: their mean, and how sure it is
     python train.py --resume checkpoints/ce-30-seed0.pt      go on after a break, or for more --epochs
     python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
 
@@ -12,13 +13,16 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ce_torch import MLP, checkpoint, mnist, settings
+from ce_torch import MLP, MLPs, checkpoint, mnist, settings
+from ce_torch.confidence import mean_and_margin
 from ce_torch.settings import COSTS, Settings, UsageError
 from ce_torch.training import Record, Training, best, evaluate
 
@@ -76,10 +80,16 @@ def prepare(run: Settings, flags: argparse.Namespace) -> Training:
     """Bring data, network and cost together."""
     device = choose_device(flags.device)
     data = mnist.load(flags.data_dir, device)
-    generator = torch.Generator().manual_seed(run["seed"])
+    generators = [torch.Generator().manual_seed(run["seed"] + k) for k in range(run["runs"])]
+    sizes, init = [784, *run["hidden"], 10], run["init"]
+    if run["runs"] == 1:
+        (generator,) = generators
+        network = MLP(sizes, init=init, generator=generator)
+    else:
+        generator, network = generators, MLPs(sizes, init=init, generators=generators)
     cost, _ = COSTS[run["cost"]]
     return Training(
-        MLP([784, *run["hidden"], 10], init=run["init"], generator=generator).to(device),
+        network.to(device),
         cost(),
         *data.training,
         lr=run["lr"],
@@ -111,6 +121,7 @@ def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any
 
 def read(path: Path) -> tuple[Settings, dict[str, Any]]:
     saved, state = checkpoint.load(path)
+    saved.setdefault("runs", 1)  # which a run of before there were many does not say
     if settings.DEFAULTS.keys() - saved.keys() or saved["cost"] not in COSTS or not is_history(state.get("history")):
         raise checkpoint.CheckpointError(f"{path} is damaged: its run is not complete; name another checkpoint")
     return saved, state
@@ -150,7 +161,7 @@ def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Re
         for record in records:
             yield record
             bar.set_postfix_str(
-                f"cost {record['training']['cost']:.4f}, test accuracy {record['test']['accuracy']:.2%}"
+                f"cost {mean(record['training']['cost']):.4f}, test accuracy {mean(record['test']['accuracy']):.2%}"
             )
             bar.update()
             if not quiet and not on_terminal:
@@ -158,17 +169,39 @@ def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Re
 
 
 def line(record: Record, epochs: int) -> str:
-    accuracies = ", ".join(f"{record[name]['accuracy']:.2%} {name}" for name in ("training", "validation", "test"))
-    return f"epoch {record['epoch']}/{epochs}: cost {record['training']['cost']:.4f}, accuracy {accuracies}"
+    names = "training", "validation", "test"
+    accuracies = ", ".join(f"{mean(record[name]['accuracy']):.2%} {name}" for name in names)
+    return f"epoch {record['epoch']}/{epochs}: cost {mean(record['training']['cost']):.4f}, accuracy {accuracies}"
+
+
+def mean(values: float | list[float]) -> float:
+    """Return the mean over the networks that were trained at once, or what there is of the only one."""
+    return fmean(values) if isinstance(values, list) else values
 
 
 def summary(training: Training) -> str:
     test = evaluate(training.network, training.cost, *training.monitor["test"])
+    if training.of_many:
+        return summary_of_many(test)
     text = f"test accuracy {test['accuracy']:.2%} ({test['correct']}/{test['examples']})"
     if not training.history:
         return text
     record = best(training.history, "test")
     return f"{text}, best {record['test']['accuracy']:.2%} after epoch {record['epoch']}"
+
+
+def summary_of_many(test: Record) -> str:
+    """Tell the mean accuracy and its margin, of those networks whose weights are numbers still."""
+    accuracies = [accuracy for accuracy, cost in zip(test["accuracy"], test["cost"], strict=True) if isfinite(cost)]
+    diverged = len(test["cost"]) - len(accuracies)
+    note = f", {diverged} more diverged" if diverged else ""
+    if not accuracies:
+        return f"all {diverged} runs diverged; choose a smaller --lr"
+    average, margin = mean_and_margin(accuracies)
+    return (
+        f"test accuracy {average:.2%} ± {100 * margin:.2f} (95% confidence, {len(accuracies)} runs{note}), "
+        f"best run {max(accuracies):.2%}"
+    )
 
 
 def plot(history: list[Record], path: Path) -> None:

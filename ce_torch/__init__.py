@@ -3,6 +3,6 @@
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost
-from ce_torch.network import MLP
+from ce_torch.network import MLP, MLPs
 
-__all__ = ["MLP", "CrossEntropyCost", "LogLikelihoodCost", "QuadraticCost"]
+__all__ = ["MLP", "CrossEntropyCost", "LogLikelihoodCost", "MLPs", "QuadraticCost"]

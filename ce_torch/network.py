@@ -1,10 +1,10 @@
-"""The chapter's network: sigmoid neurons in the hidden layers, weighted inputs out."""
+"""The chapter's network: sigmoid neurons in the hidden layers, weighted inputs out; one, or many worked out at once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 INITIALISERS = ("large", "scaled")
 
@@ -49,3 +49,54 @@ class MLP(nn.Sequential):
     def __getitem__(self, index: int | slice) -> nn.Module:
         """Return a layer; or, for a slice, the layers as an nn.Sequential: it is no MLP if it ends in a sigmoid."""
         return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+
+class MLPs(nn.Sequential):
+    """Networks of the same sizes that are worked out at once: in a batched product for each layer.
+
+    Network r is the `MLP` of `generators[r]`, up to rounding, and has row r of every parameter.
+
+    Args:
+        sizes, init: as for `MLP`.
+        generators: where the numbers of each network come from.
+
+    Raises:
+        ValueError: there are no generators, or as for `MLP`.
+
+    Example:
+        >>> networks = MLPs([784, 30, 10], generators=[torch.Generator().manual_seed(seed) for seed in range(20)])
+        >>> networks(torch.zeros(5, 784)).shape, networks(torch.zeros(20, 5, 784)).shape
+        (torch.Size([20, 5, 10]), torch.Size([20, 5, 10]))
+    """
+
+    def __init__(self, sizes: Sequence[int], *, init: str = "scaled", generators: Sequence[torch.Generator]) -> None:
+        if not generators:
+            raise ValueError("generators must hold one generator for each network, got none")
+        of_networks = zip(*(MLP(sizes, init=init, generator=generator) for generator in generators), strict=True)
+        super().__init__(
+            *(Linears(layers) if isinstance(layers[0], nn.Linear) else layers[0] for layers in of_networks)
+        )
+
+
+class Linears(nn.Module):
+    """The same layer of several networks.
+
+    x is (n, inputs), for all of them, or (networks, n, inputs); z is (networks, n, outputs).
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            # In this order the gradient of the weights is laid out as they are.
+            return torch.baddbmm(self.bias.unsqueeze(-1), self.weight, x.mT).mT
+        # The neurons of all networks are one layer for an x that they share, which is not copied for each.
+        z = nn.functional.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
+        return z.unflatten(-1, self.bias.shape).movedim(-2, 0)
+
+    def extra_repr(self) -> str:
+        networks, outputs, inputs = self.weight.shape
+        return f"networks={networks}, in_features={inputs}, out_features={outputs}"

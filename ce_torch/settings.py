@@ -25,6 +25,7 @@ IDENTITY: Settings = {
     "lmbda": 0.0,
     "init": "large",
     "seed": 0,
+    "runs": 1,
 }
 MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
 DEFAULTS = IDENTITY | MAY_CHANGE
@@ -34,11 +35,21 @@ class UsageError(Exception):
     """The flags do not go with one another, with a file or with the machine; the message says what to do."""
 
 
+def check(settings: Settings) -> None:
+    """Raise `UsageError` for settings that do not go with one another."""
+    if settings["runs"] > 1 and settings["early_stopping"]:
+        raise UsageError(
+            f"--early-stopping {settings['early_stopping']} goes with one run, got --runs {settings['runs']}; "
+            f"leave one of the two flags out"
+        )
+
+
 def of_new_run(flags: argparse.Namespace) -> Settings:
     """Return the settings of a run that starts now."""
     settings = DEFAULTS | given(flags)
     if settings["lr"] is None:
         _, settings["lr"] = COSTS[settings["cost"]]
+    check(settings)
     return settings
 
 
@@ -50,7 +61,9 @@ def of_saved_run(flags: argparse.Namespace, saved: Settings, path: Path) -> Sett
                 f"{as_typed(name, value)} contradicts {path}, a run with {as_typed(name, saved[name])}; "
                 f"leave the flag out, or start a new run"
             )
-    return saved | given(flags)
+    settings = saved | given(flags)
+    check(settings)
+    return settings
 
 
 def check_same_run(settings: Settings, saved: Settings, path: Path) -> None:
@@ -64,7 +77,7 @@ def run_name(settings: Settings) -> str:
     """Name a run by its cost, its hidden neurons, what is not as by default, and its seed."""
     _, lr = COSTS[settings["cost"]]
     default = IDENTITY | {"lr": lr}
-    unusual = (name for name in ("batch_size", "lr", "lmbda", "init") if settings[name] != default[name])
+    unusual = (name for name in ("batch_size", "lr", "lmbda", "init", "runs") if settings[name] != default[name])
     hidden = "-".join(map(str, settings["hidden"]))
     return "-".join(
         [settings["cost"], hidden, *(f"{name}{settings[name]}" for name in unusual), f"seed{settings['seed']}"]
@@ -111,6 +124,12 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
         help="weights from N(0, 1), or scaled: from N(0, 1/n) for neurons of n inputs (default large, the chapter's)",
     )
     add("--seed", type=whole(0), metavar="N", help="of the first weights and the shuffles (default 0)")
+    add(
+        "--runs",
+        type=whole(1),
+        metavar="N",
+        help="train N networks at once, with the seeds from --seed on, and report their mean (default 1)",
+    )
     add(
         "--early-stopping",
         type=whole(1),

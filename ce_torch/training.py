@@ -1,6 +1,6 @@
 """Mini-batch stochastic gradient descent, and what it records after each epoch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,13 @@ from ce_torch.costs.base import Cost
 
 # Mini-batches drawn at once. Compiled, they are one graph: a call costs as much as the arithmetic of two small ones.
 BATCHES_AT_ONCE = 10
-EXAMPLES_AT_ONCE = 10_000
+EXAMPLES_AT_ONCE = 2_000
 
 Record = dict[str, Any]
 
 
 class Training:
-    """The training of a network, an epoch at a time.
+    """The training of a network, or of many at once, an epoch at a time.
 
     Each mini-batch of m examples x moves the weights and biases against the gradient of its cost, which is
     backpropagated from the cost's δ,
@@ -27,19 +27,22 @@ class Training:
     for n training examples, shuffled anew for every epoch.
 
     Args:
-        network: gives the weighted inputs of the output layer.
+        network: gives the weighted inputs of the output layer, (n, classes); or those of many networks, as `MLPs`
+            does, (networks, n, classes), for x of its own for each or shared by all.
         cost: gives δ; its reduction does not matter.
         x, y: the examples to train on: inputs (n, ...), and class indices (n,), int64.
         lr: η, the learning rate.
         lmbda: λ, the strength of the L2 regularization.
         batch_size: m; the last mini-batch of an epoch may be smaller.
-        generator: a CPU generator, for the shuffles; a new one, seeded with 0, if None.
+        generator: a CPU generator, for the shuffles; a new one, seeded with 0, if None. For many networks a sequence
+            of generators: each network has shuffles of its own.
         monitor: what to evaluate after each epoch, (x, y) by name. Early stopping watches "validation".
         compile: compile the step, with torch.compile(fullgraph=True): a start of some seconds, faster epochs.
 
     Attributes:
         history: a record for each epoch done: {"epoch": 1, "test": {"cost": 0.9, "accuracy": 0.91, "correct": 9100,
-            "examples": 10000}}, a key for each name in `monitor`. Costs are without the L2 term.
+            "examples": 10000}}, a key for each name in `monitor`. Costs are without the L2 term. For many networks
+            cost, accuracy and correct are lists.
 
     Example:
         >>> data = ce_torch.mnist.load()
@@ -61,18 +64,21 @@ class Training:
         lr: float,
         lmbda: float = 0.0,
         batch_size: int = 10,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         monitor: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         compile: bool = False,
     ) -> None:
         self.network, self.cost, self.lr, self.batch_size = network, cost, lr, batch_size
         self.x = x
         self.y = one_hot(y, num_classes=network(x[:1]).shape[-1]).to(x.dtype)
-        self.generator = generator or torch.Generator().manual_seed(0)
+        # Many networks have their examples in the second dimension, and find enough work in one mini-batch each.
+        self.of_many = isinstance(generator, Sequence)
+        self.examples_in, self.batches_at_once = (1, 1) if self.of_many else (0, BATCHES_AT_ONCE)
+        self.generators = list(generator) if self.of_many else [generator or torch.Generator().manual_seed(0)]
         self.monitor = dict(monitor or {})
         self.history: list[Record] = []
         self.parameters = list(network.parameters())
-        self.weights = [parameter for parameter in self.parameters if parameter.ndim > 1]
+        self.weights = [parameter for name, parameter in network.named_parameters() if not name.endswith("bias")]
         self.shrink = 1 - lr * lmbda / len(x)
         self.steps = compiled(self.descend) if compile else self.descend
 
@@ -94,15 +100,17 @@ class Training:
         return len(self.history) - best(self.history, "validation")["epoch"] >= patience
 
     def train_one_epoch(self) -> None:
-        order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-        for examples in order.split(self.batch_size * BATCHES_AT_ONCE):
+        orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
+        order = (torch.stack(orders) if self.of_many else orders[0]).to(self.x.device)
+        for examples in order.split(self.batch_size * self.batches_at_once, self.examples_in):
             self.steps(self.x[examples], self.y[examples])
 
     def descend(self, x: Tensor, y: Tensor) -> None:
         """One step of gradient descent for each mini-batch of x, y."""
-        for x_batch, y_batch in zip(x.split(self.batch_size), y.split(self.batch_size), strict=True):
+        batches = (tensor.split(self.batch_size, self.examples_in) for tensor in (x, y))
+        for x_batch, y_batch in zip(*batches, strict=True):
             z = self.network(x_batch)
-            delta = self.cost.delta(z.detach(), y_batch) / len(x_batch)
+            delta = self.cost.delta(z.detach(), y_batch) / x_batch.shape[self.examples_in]
             gradients = torch.autograd.grad(z, self.parameters, delta)
             with torch.no_grad():
                 if self.shrink != 1:
@@ -112,11 +120,14 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on as if there had been no break."""
         network = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
-        return {"network": network, "generator": self.generator.get_state(), "history": list(self.history)}
+        states = [generator.get_state() for generator in self.generators]
+        return {"network": network, "generator": states if self.of_many else states[0], "history": list(self.history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.generator.set_state(state["generator"])
+        states = state["generator"] if self.of_many else [state["generator"]]
+        for generator, generator_state in zip(self.generators, states, strict=True):
+            generator.set_state(generator_state)
         self.history = list(state["history"])
 
 
@@ -127,15 +138,25 @@ def compiled(steps: Callable[[Tensor, Tensor], None]) -> Callable[[Tensor, Tenso
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> dict[str, float | int]:
-    """Return the cost, the accuracy and the counts behind it of a network on examples x, y (class indices)."""
-    total, correct = 0.0, 0
+def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> Record:
+    """Return the cost, the accuracy and the counts behind it of a network on examples x, y (class indices).
+
+    For many networks, whose z has the shape (networks, n, classes), cost, accuracy and correct are lists.
+    """
+    total = correct = torch.zeros((), device=x.device)
     for x_part, y_part in zip(x.split(EXAMPLES_AT_ONCE), y.split(EXAMPLES_AT_ONCE), strict=True):
         z = network(x_part)
-        total += type(cost).function(z, y_part, **cost.options | {"reduction": "sum"}).item()
-        correct += int((z.argmax(-1) == y_part).sum())
+        y_part = y_part.expand(z.shape[:-1])
+        C = type(cost).function(z, y_part, **cost.options | {"reduction": "none"})
+        total = total + C.sum(-1, dtype=torch.float64)
+        correct = correct + (z.argmax(-1) == y_part).sum(-1)
     n = len(x)
-    return {"cost": total / n, "accuracy": correct / n, "correct": correct, "examples": n}
+    return {
+        "cost": (total / n).tolist(),
+        "accuracy": (correct.double() / n).tolist(),
+        "correct": correct.long().tolist(),
+        "examples": n,
+    }
 
 
 def best(history: list[Record], name: str) -> Record:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ce_torch import MLP
+from ce_torch import MLP, MLPs
 
 SIZES = [400, 300, 200]
 
@@ -95,3 +95,33 @@ def test_sizes_that_make_no_network_are_refused(sizes):
 def test_an_unknown_init_is_refused(init):
     with pytest.raises(ValueError, match='init must be "large" or "scaled"'):
         MLP([4, 3], init=init)
+
+
+def networks_alone_and_together(networks=3):
+    alone = [MLP([4, 6, 5, 3], init="large", generator=generator(seed)) for seed in range(networks)]
+    return alone, MLPs([4, 6, 5, 3], init="large", generators=[generator(seed) for seed in range(networks)])
+
+
+def test_networks_worked_out_at_once_are_those_of_their_generators_for_an_x_that_they_share():
+    alone, together = networks_alone_and_together()
+    x = torch.randn(7, 4, generator=generator(9))
+    torch.testing.assert_close(together(x), torch.stack([network(x) for network in alone]))
+
+
+def test_networks_worked_out_at_once_are_those_of_their_generators_for_an_x_of_each():
+    alone, together = networks_alone_and_together()
+    x = torch.randn(3, 7, 4, generator=generator(9))
+    torch.testing.assert_close(
+        together(x), torch.stack([network(part) for network, part in zip(alone, x, strict=True)])
+    )
+
+
+def test_a_network_has_a_row_of_every_parameter():
+    alone, together = networks_alone_and_together()
+    for name, parameter in together.named_parameters():
+        assert torch.equal(parameter[1], alone[1].get_parameter(name))
+
+
+def test_without_a_generator_there_are_no_networks():
+    with pytest.raises(ValueError, match="generators must hold one generator for each network, got none"):
+        MLPs([4, 3], generators=[])

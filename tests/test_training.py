@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ce_torch import MLP, CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch import MLP, CrossEntropyCost, LogLikelihoodCost, MLPs, QuadraticCost
 from ce_torch.training import Training, evaluate
 
 COSTS = [QuadraticCost, CrossEntropyCost, LogLikelihoodCost]
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit():
 
 def test_another_seed_gives_another_shuffle():
     one, other = new_training(), new_training()
-    other.generator.manual_seed(1)
+    other.generators[0].manual_seed(1)
     train(one, 1)
     train(other, 1)
     assert not torch.equal(weights(one)[0], weights(other)[0])
@@ -247,3 +247,50 @@ def test_early_stopping_does_not_outlast_the_epochs():
 
 def test_early_stopping_ends_the_run():
     assert len(train(new_training(lr=0), 99, early_stopping=3)) == 4
+
+
+def new_training_of_many(networks=3, **options):
+    generators = [generator(seed) for seed in range(networks)]
+    return Training(
+        MLPs([4, 5, 3], generators=generators).double(),
+        CrossEntropyCost(),
+        *examples(23),
+        lr=0.5,
+        generator=generators,
+        monitor={"validation": examples(50, seed=9)},
+        **options,
+    )
+
+
+@pytest.mark.parametrize("lmbda", [0, 2])
+def test_each_of_many_networks_is_trained_as_it_is_alone(lmbda):
+    together = new_training_of_many(lmbda=lmbda)
+    history = train(together, 2)
+    for k in range(3):
+        alone = new_training(seed=k, lmbda=lmbda)
+        scores = [record["validation"] for record in train(alone, 2)]
+        torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(alone))
+        for measure in ("cost", "accuracy", "correct"):
+            ours = [record["validation"][measure][k] for record in history]
+            torch.testing.assert_close(ours, [score[measure] for score in scores])
+
+
+def test_a_break_changes_nothing_for_many_networks():
+    unbroken, first, second = (new_training_of_many() for _ in range(3))
+    train(unbroken, 3)
+    train(first, 1)
+    second.load_state_dict(first.state_dict())
+    train(second, 3)
+    assert_equal(weights(second), weights(unbroken))
+    assert second.history == unbroken.history
+
+
+def test_a_network_that_diverges_disturbs_no_other():
+    with_it, without = new_training_of_many(), new_training_of_many()
+    with torch.no_grad():
+        for parameter in with_it.parameters:
+            parameter[1] = torch.nan
+    train(with_it, 2)
+    train(without, 2)
+    assert_equal([p[::2] for p in weights(with_it)], [p[::2] for p in weights(without)])
+    assert all(p[1].isnan().all() for p in weights(with_it))
