@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ce_torch.costs.fast import Fast, is_plain
+from ce_torch.costs.fast import Fast, is_plain, memory_is_all
 from ce_torch.costs.fast.blocks import by_blocks
 from ce_torch.costs.precision import widen
 from ce_torch.costs.reduction import reduce, unreduce
@@ -103,6 +103,8 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
             if way is None:
                 return function.forward(*inputs)
             C, ctx.sums = way.cost(*inputs)
+            # What hooks make of the saved tensors may be others.
+            ctx.others = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
             return C
 
         @staticmethod
@@ -110,6 +112,10 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
             if ctx.way is None or grad is None or may_be_differentiated(grad):
                 return function.backward(ctx, grad)
             inputs = *ctx.saved_tensors, *ctx.constants
+            if ctx.others:
+                if not ctx.way.takes(*inputs):
+                    return function.backward(ctx, grad)
+                _, ctx.sums = ctx.way.cost("none", *inputs)
             delta = ctx.way.delta(grad, ctx.sums, ctx.reduction, *inputs)
             return None, delta, *(None,) * (len(inputs) - 1)
 
@@ -147,6 +153,8 @@ def may_be_differentiated(grad: Tensor) -> bool:
         torch.is_grad_enabled()
         or forward_ad._current_level >= 0
         or not is_plain(grad)
+        or not memory_is_all()
+        or torch.compiler.is_compiling()  # a backward pass that compiled autograd traces
         or torch._C._are_functorch_transforms_active()
         or torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
     )

@@ -54,7 +54,7 @@ def values_can_be_read(tensor: Tensor) -> bool:
     """Whether a look at the values is free: not on another device, not in a trace, not under `torch.func`."""
     return (
         tensor.is_cpu
-        and type(tensor) is Tensor
+        and type(tensor) in (Tensor, nn.Parameter)
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ce_torch.costs.fast import compiler, cpu
 from ce_torch.functional import cross_entropy, log_likelihood
@@ -25,35 +26,49 @@ def way() -> None:
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A user's cache in which nothing is kept yet; what is known of the user's own comes back after the test."""
+    """A user's cache in which nothing is kept yet; the user's own library comes back after the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for function in (compiler.library, compiler.folder):
-        monkeypatch.setattr(compiler, function.__name__, compiler.cache(function.__wrapped__))
+    monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))
     return tmp_path / "ce_torch"
 
 
 @needs_a_compiler
 def test_a_second_run_takes_what_the_first_has_compiled(fresh, monkeypatch):
     assert compiler.library() is not None
-    (kept,) = fresh.iterdir()
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert compiler.compiled(CXX) == kept
+    assert compiler.library.__wrapped__() is not None
 
 
 @needs_a_compiler
 def test_what_is_kept_is_the_users_alone(fresh):
     assert compiler.library() is not None
-    assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (fresh, *fresh.iterdir())} == {0o700}
+
+
+@needs_a_compiler
+def test_what_others_could_have_written_is_not_loaded(fresh):
+    assert compiler.library() is not None
+    fresh.chmod(0o777)
+    (kept,) = fresh.iterdir()
+    kept.unlink()
+    kept.write_bytes(b"no library")
+    assert compiler.library.__wrapped__() is not None
 
 
 @pytest.mark.parametrize("fact", ["SOURCE", "FLAGS", "instructions"])
 def test_another_source_or_processor_has_kernels_of_its_own(fact, monkeypatch, tmp_path):
-    before = compiler.fingerprint("c++")
+    before = compiler.file_name(["c++"])
     other_source = tmp_path / "other.cpp"
     other_source.write_text("")
     other = {"SOURCE": other_source, "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
     monkeypatch.setattr(compiler, fact, other[fact])
-    assert compiler.fingerprint("c++") != before
+    assert compiler.file_name(["c++"]) != before
+
+
+@needs_a_compiler
+def test_the_compiler_may_be_named_with_its_options(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", f"{CXX} -g")
+    assert compiler.library() is not None
 
 
 def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(fresh, monkeypatch, caplog):
@@ -73,7 +88,7 @@ def test_a_source_that_does_not_compile_is_done_without(fresh, monkeypatch, tmp_
     monkeypatch.setattr(compiler, "SOURCE", wrong)
     assert compiler.library() is None
     assert str(wrong) in caplog.text
-    assert not list(fresh.iterdir())
+    assert not fresh.exists()
 
 
 @needs_a_compiler
@@ -81,6 +96,75 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(fresh):
     fresh.write_text("a file where the folder should be")
     assert compiler.library() is not None
     assert fresh.is_file()
+
+
+@needs_a_compiler
+def test_whatever_keeps_the_kernels_away_costs_work_without_them(fresh, monkeypatch, caplog):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert compiler.library() is None
+    assert "home directory" in caplog.text
+
+
+@needs_a_compiler
+def test_what_a_compiler_says_may_be_in_any_encoding(fresh, monkeypatch, tmp_path, caplog):
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/sh\nprintf 'caf\\351' >&2\nexit 1\n")
+    failing.chmod(0o700)
+    monkeypatch.setenv("CXX", str(failing))
+    assert compiler.library() is None
+    assert "caf" in caplog.text
+
+
+@needs_a_compiler
+def test_the_default_device_does_not_matter():
+    z, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+    expected = log_likelihood(z, y)
+    with torch.device("meta"):
+        torch.testing.assert_close(log_likelihood(z, y), expected, rtol=0, atol=0)
+
+
+@needs_a_compiler
+def test_a_backward_pass_can_be_traced_after_a_forward_pass_that_was_not():
+    z = torch.zeros(2, 3, requires_grad=True)
+    C = log_likelihood(z, torch.tensor([0, 1]), reduction="none")
+    traced = make_fx(lambda grad: torch.autograd.grad(C, z, grad, retain_graph=True)[0])(torch.ones(2))
+    torch.testing.assert_close(traced(torch.ones(2)), torch.autograd.grad(C, z, torch.ones(2))[0])
+
+
+@needs_a_compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # Dynamo looks at it
+def test_compiled_autograd_leaves_the_kernels_alone():
+    z, y = torch.randn(300, 5, requires_grad=True), torch.randint(5, (300,))
+    grad = torch.rand(600)[::2]
+    (expected,) = torch.autograd.grad(log_likelihood(z, y, reduction="none"), z, grad)
+    C = log_likelihood(z, y, reduction="none")
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: C.backward(grad), backend="eager")()
+    torch.testing.assert_close(z.grad, expected)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    "unpack",
+    [
+        lambda tensor: tensor.t().contiguous().t() if tensor.ndim == 2 else tensor,
+        lambda tensor: tensor.double() if tensor.is_floating_point() else tensor,
+        lambda tensor: tensor.bfloat16().float() if tensor.is_floating_point() else tensor,
+    ],
+    ids=["strides", "dtype", "values"],
+)
+@pytest.mark.parametrize("cost", [log_likelihood, cross_entropy])
+def test_delta_is_of_the_z_that_hooks_unpack(cost, unpack):
+    z = (100 * torch.randn(6, 5)).requires_grad_()
+    y = torch.randint(5, (6,)) if cost is log_likelihood else torch.rand(6, 5)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach(), unpack):
+        C = cost(z, y)
+    other = unpack(z.detach()).requires_grad_()
+    (expected,) = torch.autograd.grad(cost(other, unpack(y)), other)
+    torch.testing.assert_close(torch.autograd.grad(C, z)[0], expected.to(z.dtype))
 
 
 @needs_a_compiler

@@ -19,6 +19,11 @@ class Fast(NamedTuple):
     delta: Callable[..., Tensor]
 
 
+def memory_is_all() -> bool:
+    """Whether what is done to the memory of tensors is all that counts: no dispatch mode looks on, such as a tracer."""
+    return torch._C._len_torch_dispatch_stack() == 0
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether the tensor is numbers in memory as they are: no subclass's, not sparse, not to be negated when read."""
     return (

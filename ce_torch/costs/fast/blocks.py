@@ -71,7 +71,7 @@ def by_blocks(cost: Callable[..., Tensor], delta: Callable[..., Tensor]) -> Fast
     """Return the formulas of a cost and its δ, worked out block of rows by block of rows."""
 
     def cost_by_blocks(reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, None]:
-        C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs))
+        C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs), device=z.device)
         for part in parts(z.shape):
             part_of(C, part, dimensions_lacking=1).copy_(cost(*widen(parts_of((z, *inputs), part))))
         return reduce(C, reduction), None

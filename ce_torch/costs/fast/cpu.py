@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs.fast import Fast, compiler, is_plain
+from ce_torch.costs.fast import Fast, compiler, is_plain, memory_is_all
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -24,13 +24,15 @@ def has_kernels_for(z: Tensor, y: Tensor, *_: Any) -> bool:
     return (
         z.is_cpu
         and z.dtype in DTYPES
-        and (y.dtype == torch.int64 or (y.dtype == z.dtype and y.shape == z.shape))
+        and (y.shape == z.shape if y.dtype == z.dtype else y.dtype == torch.int64 and y.shape == z.shape[:-1])
         and is_plain(z)
         and is_plain(y)
         and z.is_contiguous()
         and y.is_contiguous()
         and z.numel() > 0
-        and torch._C._len_torch_dispatch_stack() == 0
+        and z.data_ptr() != 0  # as that of memory which was given back
+        and y.data_ptr() != 0
+        and memory_is_all()
         and has_kernels()
     )
 
@@ -43,8 +45,8 @@ def cost(name: str, reduction: str, z: Tensor, y: Tensor, c: float = 1.0) -> tup
     """Run the kernel of a cost; return C, and what it says of each row."""
     columns = z.shape[-1]
     rows = z.numel() // columns
-    of_rows = torch.empty(3 * rows, dtype=torch.float32)
-    C = torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=torch.float32)
+    of_rows = torch.empty(3 * rows, dtype=torch.float32, device=z.device)
+    C = torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=torch.float32, device=z.device)
     divisor = rows if reduction == "mean" else int(reduction == "sum")
     outputs = of_rows.data_ptr(), C.data_ptr(), 0, 0
     sizes = rows, columns, divisor, torch.get_num_threads()

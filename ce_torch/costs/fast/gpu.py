@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs.fast import Fast, is_plain
+from ce_torch.costs.fast import Fast, is_plain, memory_is_all
 from ce_torch.costs.precision import wide
 from ce_torch.costs.reduction import reduce, unreduce
 
@@ -21,7 +21,14 @@ LARGEST_BLOCK = 4096
 def has_kernels_for(*inputs: Any) -> bool:
     """Whether z, the first, is a plain tensor on a GPU, and nothing asks for float64."""
     z = inputs[0]
-    return is_on_gpu(z) and is_plain(z) and z.numel() > 0 and wide(*inputs) == torch.float32 and has_triton()
+    return (
+        is_on_gpu(z)
+        and all(is_plain(input) for input in inputs if isinstance(input, Tensor))
+        and z.numel() > 0
+        and wide(*inputs) == torch.float32
+        and memory_is_all()
+        and has_triton()
+    )
 
 
 def is_on_gpu(z: Tensor) -> bool:
