@@ -157,11 +157,11 @@ void reduce(const Task& task) {
 }
 
 // δ is where memory is written for the first time and gets its pages, by 2 MB several times as fast as by 4 kB.
-// Less than 32 MB may be part of a heap that others use later, and stays as it is.
+// Less than 4 MB has too few of them to matter.
 void use_large_pages(void* memory, int64_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t page = 2 << 20;
-  if (bytes < 32 << 20) return;
+  if (bytes < 4 << 20) return;
   uintptr_t start = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
   madvise((void*)start, end - start, MADV_HUGEPAGE);
 #endif
