@@ -57,3 +57,16 @@ def test_large_z_takes_little_memory_beyond_its_gradient(cost_and_large_examples
             now += event.nbytes()
             peak = max(peak, now)
     assert peak - z.nbytes <= 0.3 * z.nbytes
+
+
+@pytest.mark.parametrize("largest", [1e2, 1e4, 1e30])
+def test_rows_of_large_weighted_inputs_neither_overflow_nor_vanish(largest, monkeypatch):
+    monkeypatch.setattr(blocks, "elements", lambda threads: 8)
+    generator = torch.Generator().manual_seed(0)
+    z = (largest * torch.randn(9, 5, generator=generator)).requires_grad_()
+    y = torch.randint(5, (9,), generator=generator)
+    z[::3].data.fill_(-largest)
+    ours = log_likelihood(z, y, reduction="sum")
+    theirs = torch.nn.functional.cross_entropy(z, y, reduction="sum")
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, z), torch.autograd.grad(theirs, z))
