@@ -103,8 +103,8 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
             if way is None:
                 return function.forward(*inputs)
             C, ctx.sums = way.cost(*inputs)
-            # What hooks make of the saved tensors may be others.
-            ctx.others = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+            # Hooks may give back other tensors than were saved.
+            ctx.hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
             return C
 
         @staticmethod
@@ -112,7 +112,7 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
             if ctx.way is None or grad is None or may_be_differentiated(grad):
                 return function.backward(ctx, grad)
             inputs = *ctx.saved_tensors, *ctx.constants
-            if ctx.others:
+            if ctx.hooked:
                 if not ctx.way.takes(*inputs):
                     return function.backward(ctx, grad)
                 _, ctx.sums = ctx.way.cost("none", *inputs)

@@ -33,7 +33,7 @@ def test_a_part_is_no_larger_than_a_block_where_a_row_is_not(shape, monkeypatch)
 
 @pytest.fixture(params=COSTS)
 def cost_and_large_examples(request):
-    rows = 32 * blocks.elements(torch.get_num_threads()) // 1000
+    rows = 8 * blocks.elements(torch.get_num_threads()) // 1000
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(rows, 1000, generator=generator, requires_grad=True)
     y = torch.randint(1000, (rows,), generator=generator)
@@ -47,7 +47,7 @@ def test_large_z_costs_what_its_formula_says(cost_and_large_examples, monkeypatc
     torch.testing.assert_close(by_blocks, (cost(z, y), *torch.autograd.grad(cost(z, y), z)))
 
 
-def test_large_z_takes_little_memory_beyond_its_gradient(cost_and_large_examples):
+def test_large_z_takes_four_blocks_of_memory_beyond_its_gradient(cost_and_large_examples):
     cost, z, y = cost_and_large_examples
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         torch.autograd.grad(cost(z, y), z)
@@ -56,7 +56,8 @@ def test_large_z_takes_little_memory_beyond_its_gradient(cost_and_large_examples
         if event.name() == "[memory]":
             now += event.nbytes()
             peak = max(peak, now)
-    assert peak - z.nbytes <= 0.3 * z.nbytes
+    block, of_rows = blocks.elements(torch.get_num_threads()) * z.itemsize, len(z) * z.itemsize
+    assert peak - z.nbytes <= 4 * block + 8 * of_rows
 
 
 @pytest.mark.parametrize("largest", [1e2, 1e4, 1e30])

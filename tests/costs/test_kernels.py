@@ -21,8 +21,8 @@ COSTS = {
     "temperature": lambda z, y, **options: log_likelihood(z, y, temperature=0.3, **options),
 }
 # One example without a batch, one class, no power of two, none, leading dimensions, more classes than are taken at
-# once, enough elements for a second thread.
-SHAPES = [(3,), (4, 1), (5, 37), (2, 0, 3), (2, 3, 2, 8), (2, 4099), (50, 1000)]
+# once, short rows that are taken together, enough elements for a second thread.
+SHAPES = [(3,), (4, 1), (5, 37), (2, 0, 3), (2, 3, 2, 8), (2, 4099), (1500, 7), (50, 1000)]
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -224,6 +224,7 @@ def test_without_kernels_the_formulas_serve(cost, examples, launches):
 def test_a_number_that_is_negated_when_it_is_read_is_read_so(cost, examples):
     z, y = examples(cost, 5, 3)
     torch.testing.assert_close(cost(torch._neg_view(z), y), cost(-z, y))
+    torch.testing.assert_close(cost(z, torch._neg_view(-y)), cost(z, y))
 
 
 def test_a_gradient_that_is_zero_and_takes_no_memory_gives_zeros(cost, examples):

@@ -43,29 +43,28 @@ def has_kernels() -> bool:
 
 def cost(name: str, reduction: str, z: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
     """Run the kernel of a cost; return C, and what it says of each row."""
-    columns = z.shape[-1]
-    rows = z.numel() // columns
-    of_rows = torch.empty(3 * rows, dtype=torch.float32, device=z.device)
+    of_rows = torch.empty(3 * (z.numel() // z.shape[-1]), dtype=torch.float32, device=z.device)
     C = torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=torch.float32, device=z.device)
-    divisor = rows if reduction == "mean" else int(reduction == "sum")
-    outputs = of_rows.data_ptr(), C.data_ptr(), 0, 0
-    sizes = rows, columns, divisor, torch.get_num_threads()
-    if not kernel(name, z.dtype)(TASK(z.data_ptr(), y.data_ptr(), *outputs, *sizes, c)):
-        raise IndexError(f"y must hold class indices from 0 to {columns - 1}, got {y.min().item()} to {y.max().item()}")
+    if not run(name, reduction, z, y, c, of_rows, C.data_ptr(), 0, 0):
+        highest = z.shape[-1] - 1
+        raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
     return C, of_rows
 
 
 def delta(name: str, grad: Tensor, of_rows: Tensor, reduction: str, z: Tensor, y: Tensor, c: float = 1.0) -> Tensor:
     """Run the kernel of a cost's δ; return δ times what reached C."""
+    delta, grad = torch.empty_like(z), grad.contiguous()
+    run(name + "_delta", reduction, z, y, c, of_rows, 0, grad.data_ptr(), delta.data_ptr())
+    return delta
+
+
+def run(name: str, reduction: str, z: Tensor, y: Tensor, c: float, of_rows: Tensor, *outputs: int) -> bool:
+    """Run a kernel on a Task with these addresses of C, grad and delta; return whether y was such as it takes."""
     columns = z.shape[-1]
     rows = z.numel() // columns
-    delta = torch.empty_like(z)
-    grad = grad.contiguous()
     divisor = rows if reduction == "mean" else int(reduction == "sum")
-    outputs = of_rows.data_ptr(), 0, grad.data_ptr(), delta.data_ptr()
     sizes = rows, columns, divisor, torch.get_num_threads()
-    kernel(name + "_delta", z.dtype)(TASK(z.data_ptr(), y.data_ptr(), *outputs, *sizes, c))
-    return delta
+    return kernel(name, z.dtype)(TASK(z.data_ptr(), y.data_ptr(), of_rows.data_ptr(), *outputs, *sizes, c))
 
 
 @cache

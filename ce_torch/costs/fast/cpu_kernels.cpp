@@ -50,7 +50,7 @@ template <class Number> void store(Floats x, Number* to, int64_t count) {
 // x in the first `count` lanes, `other` in those past the end of a row.
 Floats first(int64_t count, Floats x, float other) {
   constexpr Vector<int32_t> lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return lane < int32_t(count) ? x : Floats{} + other;
+  return lane < int32_t(count) ? x : other;
 }
 
 float sum(Floats x) {
@@ -139,7 +139,8 @@ struct Task {
 
   float* C_of_rows() const { return divisor ? of_rows + 2 * rows : C; }
   float grad_of(int64_t row) const { return divisor ? *grad / float(divisor) : grad[row]; }
-  int threads_at_work() const { return int(std::min<int64_t>(threads, 1 + rows * columns / elements_of_a_thread)); }
+  int64_t elements() const { return rows * columns; }
+  int threads_at_work() const { return int(std::min<int64_t>(threads, 1 + elements() / elements_of_a_thread)); }
 };
 
 // Calls f(column, count) for the columns from start to end, a vector's at a time.
@@ -167,133 +168,132 @@ void use_large_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-// C = ln s + c (m − z_y) of each row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)). Returns false, and does no more, where
-// some y is no class.
-template <class Number> bool log_likelihood(const Task& task) {
-  int64_t columns = task.columns;
-  float c = task.c;
-  auto y = (const int64_t*)task.y;
-  float *m = task.of_rows, *s = m + task.rows, *C = task.C_of_rows();
-  if (!std::all_of(y, y + task.rows, [&](int64_t of_row) { return 0 <= of_row && of_row < task.columns; })) return false;
+struct LogLikelihood {
+  // C = ln s + c (m − z_y) of each row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)). Returns false, and does no more,
+  // where some y is no class.
+  template <class Number> static bool cost(const Task& task) {
+    int64_t columns = task.columns;
+    float c = task.c;
+    auto y = (const int64_t*)task.y;
+    if (!std::all_of(y, y + task.rows, [=](int64_t of_row) { return 0 <= of_row && of_row < columns; })) return false;
 #pragma omp parallel for num_threads(task.threads_at_work())
-  for (int64_t row = 0; row < task.rows; row++) {
-    auto z = (const Number*)task.z + row * columns;
-    float m_row = -INFINITY, s_row = 0;
-    for (int64_t start = 0; start < columns; start += chunk) {
-      int64_t end = std::min(start + chunk, columns);
-      Floats most = Floats{} - INFINITY;
-      each_vector(start, end, [&](int64_t column, int64_t count) {
-        Floats x = first(count, load(z + column, count), -INFINITY);
-        most = x > most ? x : most;
-      });
-      float m_before = m_row;
-      m_row = std::max(m_row, largest(most));
-      // Where every z so far was −∞, z − m would be nan.
-      float m_finite = m_row == -INFINITY ? 0 : m_row;
-      Floats sums = {};
-      each_vector(start, end, [&](int64_t column, int64_t count) {
-        sums += exp_of_negative(first(count, c * (load(z + column, count) - m_finite), -INFINITY));
-      });
-      s_row = sum(sums) + (s_row == 0 ? 0 : s_row * std::exp(c * (m_before - m_finite)));
-    }
-    m[row] = m_row;
-    s[row] = s_row;
-    C[row] = std::log(s_row) + c * (m_row - load(z + y[row], 1)[0]);
-  }
-  return true;
-}
-
-// δ = c (exp(c (z − m)) / s − y), times the gradient of the row's cost.
-template <class Number> void log_likelihood_delta(const Task& task) {
-  int64_t columns = task.columns;
-  float c = task.c;
-  auto y = (const int64_t*)task.y;
-  const float *m = task.of_rows, *s = m + task.rows;
-#pragma omp parallel for collapse(2) num_threads(task.threads_at_work())
-  for (int64_t row = 0; row < task.rows; row++) {
-    for (int64_t start = 0; start < columns; start += chunk) {
-      int64_t end = std::min(start + chunk, columns);
+    for (int64_t row = 0; row < task.rows; row++) {
       auto z = (const Number*)task.z + row * columns;
-      auto delta = (Number*)task.delta + row * columns;
-      float factor = c * task.grad_of(row), m_row = m[row], factor_by_s = factor / s[row];
-      auto e = [&](int64_t column, int64_t count) {
-        return exp_of_negative(c * (load(z + column, count) - m_row));
+      // Past the end of a row there is the next, which is faster to read too than to leave out.
+      auto x = [&](int64_t column, int64_t count) {
+        bool more_follows = row * columns + column + lanes <= task.elements();
+        return first(count, load(z + column, more_follows ? lanes : count), -INFINITY);
       };
-      each_vector(start, end, [&](int64_t column, int64_t count) {
-        store(factor_by_s * e(column, count), delta + column, count);
-      });
-      if (start <= y[row] && y[row] < end) store(factor * (e(y[row], 1) / s[row] - 1), delta + y[row], 1);
+      float m_row = -INFINITY, s_row = 0;
+      for (int64_t start = 0; start < columns; start += chunk) {
+        int64_t end = std::min(start + chunk, columns);
+        Floats most = Floats{} - INFINITY;
+        each_vector(start, end, [&](int64_t column, int64_t count) {
+          most = x(column, count) > most ? x(column, count) : most;
+        });
+        float m_before = m_row;
+        m_row = std::max(m_row, largest(most));
+        // Where every z so far was −∞, z − m would be nan.
+        float m_finite = m_row == -INFINITY ? 0 : m_row;
+        Floats sums = {};
+        each_vector(start, end, [&](int64_t column, int64_t count) {
+          sums += exp_of_negative(c * (x(column, count) - m_finite));
+        });
+        s_row = sum(sums) + (s_row == 0 ? 0 : s_row * std::exp(c * (m_before - m_finite)));
+      }
+      task.of_rows[row] = m_row;
+      task.of_rows[task.rows + row] = s_row;
+      task.C_of_rows()[row] = std::log(s_row) + c * (m_row - load(z + y[row], 1)[0]);
     }
+    if (task.divisor) reduce(task);
+    return true;
   }
-}
 
-// C of each row, the sum over its neurons.
-template <class Formula, class Number> void neurons(const Task& task) {
-  int64_t columns = task.columns;
-  float* C = task.C_of_rows();
-#pragma omp parallel for num_threads(task.threads_at_work())
-  for (int64_t row = 0; row < task.rows; row++) {
-    auto z = (const Number*)task.z + row * columns, y = (const Number*)task.y + row * columns;
-    double total = 0;
-    for (int64_t start = 0; start < columns; start += chunk) {
-      Floats sums = {};
-      each_vector(start, std::min(start + chunk, columns), [&](int64_t column, int64_t count) {
-        sums += first(count, Formula::cost(load(z + column, count), load(y + column, count)), 0);
-      });
-      total += sum(sums);
-    }
-    C[row] = float(total);
-  }
-}
-
-// δ of each neuron, times the gradient of the row's cost.
-template <class Formula, class Number> void neurons_delta(const Task& task) {
-  int64_t columns = task.columns;
+  // δ = c (exp(c (z − m)) / s − y), times the gradient of the row's cost.
+  template <class Number> static void delta(const Task& task) {
+    int64_t columns = task.columns;
+    float c = task.c;
+    auto y = (const int64_t*)task.y;
+    const float *m = task.of_rows, *s = m + task.rows;
 #pragma omp parallel for collapse(2) num_threads(task.threads_at_work())
-  for (int64_t row = 0; row < task.rows; row++) {
-    for (int64_t start = 0; start < columns; start += chunk) {
-      auto z = (const Number*)task.z + row * columns, y = (const Number*)task.y + row * columns;
-      auto delta = (Number*)task.delta + row * columns;
-      float factor = task.grad_of(row);
-      each_vector(start, std::min(start + chunk, columns), [&](int64_t column, int64_t count) {
-        store(factor * Formula::delta(load(z + column, count), load(y + column, count)), delta + column, count);
-      });
+    for (int64_t row = 0; row < task.rows; row++) {
+      for (int64_t start = 0; start < columns; start += chunk) {
+        int64_t end = std::min(start + chunk, columns);
+        auto z = (const Number*)task.z + row * columns;
+        auto delta = (Number*)task.delta + row * columns;
+        float factor = c * task.grad_of(row), m_row = m[row], factor_by_s = factor / s[row];
+        auto e = [&](int64_t column, int64_t count) { return exp_of_negative(c * (load(z + column, count) - m_row)); };
+        each_vector(start, end, [&](int64_t column, int64_t count) {
+          store(factor_by_s * e(column, count), delta + column, count);
+        });
+        if (start <= y[row] && y[row] < end) store(factor * (e(y[row], 1) / s[row] - 1), delta + y[row], 1);
+      }
     }
   }
-}
+};
+
+template <class Formula> struct Neurons {
+  // C of each row, the sum over its neurons.
+  template <class Number> static bool cost(const Task& given) {
+    Task task = joined(given);
+    auto z = (const Number*)task.z, y = (const Number*)task.y;
+#pragma omp parallel for num_threads(task.threads_at_work())
+    for (int64_t row = 0; row < task.rows; row++) {
+      int64_t start = row * task.columns, end = std::min(start + task.columns, given.elements());
+      double total = 0;
+      for (; start < end; start += chunk) {
+        Floats sums = {};
+        each_vector(start, std::min(start + chunk, end), [&](int64_t i, int64_t count) {
+          sums += first(count, Formula::cost(load(z + i, count), load(y + i, count)), 0);
+        });
+        total += sum(sums);
+      }
+      task.C_of_rows()[row] = float(total);
+    }
+    if (task.divisor) reduce(task);
+    return true;
+  }
+
+  // δ of each neuron, times the gradient of the row's cost.
+  template <class Number> static void delta(const Task& given) {
+    Task task = joined(given);
+    auto z = (const Number*)task.z, y = (const Number*)task.y;
+    auto delta = (Number*)task.delta;
+#pragma omp parallel for collapse(2) num_threads(task.threads_at_work())
+    for (int64_t row = 0; row < task.rows; row++) {
+      for (int64_t column = 0; column < task.columns; column += chunk) {
+        int64_t start = row * task.columns, end = std::min(start + task.columns, given.elements());
+        float factor = task.grad_of(row);
+        each_vector(start + column, std::min(start + column + chunk, end), [&](int64_t i, int64_t count) {
+          store(factor * Formula::delta(load(z + i, count), load(y + i, count)), delta + i, count);
+        });
+      }
+    }
+  }
+
+  // Where C is reduced it does not matter where a row ends: short ones are taken together, the last few may be fewer.
+  static Task joined(Task task) {
+    int64_t together = task.divisor ? std::max<int64_t>(chunk / task.columns, 1) : 1;
+    task.rows = (task.rows + together - 1) / together;
+    task.columns *= together;
+    return task;
+  }
+};
 
 }  // namespace
 
-// Each returns whether y was such as it takes.
-#define OF_CLASS(dtype, Number)                                                  \
-  extern "C" bool log_likelihood_##dtype(const Task& task) {                     \
-    if (!log_likelihood<Number>(task)) return false;                             \
-    if (task.divisor) reduce(task);                                              \
-    return true;                                                                 \
-  }                                                                              \
-  extern "C" bool log_likelihood_delta_##dtype(const Task& task) {               \
-    use_large_pages(task.delta, task.rows * task.columns * sizeof(Number));      \
-    log_likelihood_delta<Number>(task);                                          \
-    return true;                                                                 \
+#define OF_COST(name, Cost, dtype, Number)                                              \
+  extern "C" bool name##_##dtype(const Task& task) { return Cost::cost<Number>(task); } \
+  extern "C" void name##_delta_##dtype(const Task& task) {                              \
+    use_large_pages(task.delta, task.elements() * sizeof(Number));                      \
+    Cost::delta<Number>(task);                                                          \
   }
 
-#define OF_NEURONS(name, Formula, dtype, Number)                                 \
-  extern "C" bool name##_##dtype(const Task& task) {                             \
-    neurons<Formula, Number>(task);                                              \
-    if (task.divisor) reduce(task);                                              \
-    return true;                                                                 \
-  }                                                                              \
-  extern "C" bool name##_delta_##dtype(const Task& task) {                       \
-    use_large_pages(task.delta, task.rows * task.columns * sizeof(Number));      \
-    neurons_delta<Formula, Number>(task);                                        \
-    return true;                                                                 \
-  }
-
-#define OF_EVERY_COST(dtype, Number)                     \
-  OF_CLASS(dtype, Number)                                \
-  OF_NEURONS(cross_entropy, CrossEntropy, dtype, Number) \
-  OF_NEURONS(quadratic, Quadratic, dtype, Number)        \
-  OF_NEURONS(linear, Linear, dtype, Number)
+#define OF_EVERY_COST(dtype, Number)                           \
+  OF_COST(log_likelihood, LogLikelihood, dtype, Number)        \
+  OF_COST(cross_entropy, Neurons<CrossEntropy>, dtype, Number) \
+  OF_COST(quadratic, Neurons<Quadratic>, dtype, Number)        \
+  OF_COST(linear, Neurons<Linear>, dtype, Number)
 
 OF_EVERY_COST(float32, float)
 OF_EVERY_COST(bfloat16, uint16_t)
