@@ -3,6 +3,7 @@
     python train.py --cost ce                                the chapter's run: 30 hidden neurons, 30 epochs
     python train.py --cost ll --hidden 100 --epochs 60       softmax and log-likelihood, a larger network
     python train.py --cost ce --runs 20                      20 networks at once: their mean, and how sure it is
+    python train.py --cost ce --lr 0.25 0.5 1 --runs 5       a grid at once: the best on validation data is chosen
     python train.py --resume checkpoints/ce-30-seed0.pt      go on after a break, or for more --epochs
     python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
 
@@ -13,24 +14,22 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ce_torch import MLP, MLPs, checkpoint, mnist, settings
-from ce_torch.confidence import mean_and_margin
+from ce_torch import checkpoint, mnist, report, settings
+from ce_torch.runs import new_training
 from ce_torch.settings import COSTS, Settings, UsageError
-from ce_torch.training import Record, Training, best, evaluate
+from ce_torch.training import Record, Training, evaluate
 
 
 def main() -> int:
     flags = settings.parse_flags(__doc__)
     try:
-        return report(flags) if flags.evaluate else train(flags)
+        return show(flags) if flags.evaluate else train(flags)
     except (UsageError, mnist.DataError, checkpoint.CheckpointError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -62,43 +61,23 @@ def train(flags: argparse.Namespace) -> int:
         return 130
 
     if flags.plot:
-        plot(training.history, beside(path, ".curves.png"))
-    print(summary(training))
+        plot(training, run, path)
+    conclude(training, run, flags.quiet)
     return 0
 
 
-def report(flags: argparse.Namespace) -> int:
-    """Print the test accuracy of a trained network, as training printed it."""
+def show(flags: argparse.Namespace) -> int:
+    """Print what training printed at its end."""
     run, state = load(flags, flags.evaluate)
     training = prepare(run, flags)
     restore(training, state, flags.evaluate)
-    print(summary(training))
+    conclude(training, run, flags.quiet)
     return 0
 
 
 def prepare(run: Settings, flags: argparse.Namespace) -> Training:
-    """Bring data, network and cost together."""
     device = choose_device(flags.device)
-    data = mnist.load(flags.data_dir, device)
-    generators = [torch.Generator().manual_seed(run["seed"] + k) for k in range(run["runs"])]
-    sizes, init = [784, *run["hidden"], 10], run["init"]
-    if run["runs"] == 1:
-        (generator,) = generators
-        network = MLP(sizes, init=init, generator=generator)
-    else:
-        generator, network = generators, MLPs(sizes, init=init, generators=generators)
-    cost, _ = COSTS[run["cost"]]
-    return Training(
-        network.to(device),
-        cost(),
-        *data.training,
-        lr=run["lr"],
-        lmbda=run["lmbda"],
-        batch_size=run["batch_size"],
-        generator=generator,
-        monitor=data._asdict(),
-        compile=run["compile"],
-    )
+    return new_training(run, mnist.load(flags.data_dir, device))
 
 
 def choose_device(name: str) -> torch.device:
@@ -160,56 +139,32 @@ def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Re
     with bar:
         for record in records:
             yield record
-            bar.set_postfix_str(
-                f"cost {mean(record['training']['cost']):.4f}, test accuracy {mean(record['test']['accuracy']):.2%}"
-            )
+            bar.set_postfix_str(report.short_line(record, run))
             bar.update()
             if not quiet and not on_terminal:
-                print(line(record, run["epochs"]), flush=True)
+                print(report.line(record, run), flush=True)
 
 
-def line(record: Record, epochs: int) -> str:
-    names = "training", "validation", "test"
-    accuracies = ", ".join(f"{mean(record[name]['accuracy']):.2%} {name}" for name in names)
-    return f"epoch {record['epoch']}/{epochs}: cost {mean(record['training']['cost']):.4f}, accuracy {accuracies}"
+def conclude(training: Training, run: Settings, quiet: bool) -> None:
+    """Print what the trained networks are worth: the table of a grid, and the test accuracy."""
+    names = "validation", "test"
+    scores = {name: evaluate(training.network, training.cost, *training.monitor[name]) for name in names}
+    for row in [] if quiet else report.table(scores, run):
+        print(row)
+    print(report.summary(scores, run, training.history))
 
 
-def mean(values: float | list[float]) -> float:
-    """Return the mean over the networks that were trained at once, or what there is of the only one."""
-    return fmean(values) if isinstance(values, list) else values
-
-
-def summary(training: Training) -> str:
-    test = evaluate(training.network, training.cost, *training.monitor["test"])
-    if training.of_many:
-        return summary_of_many(test)
-    text = f"test accuracy {test['accuracy']:.2%} ({test['correct']}/{test['examples']})"
-    if not training.history:
-        return text
-    record = best(training.history, "test")
-    return f"{text}, best {record['test']['accuracy']:.2%} after epoch {record['epoch']}"
-
-
-def summary_of_many(test: Record) -> str:
-    """Tell the mean accuracy and its margin, of those networks whose weights are numbers still."""
-    accuracies = [accuracy for accuracy, cost in zip(test["accuracy"], test["cost"], strict=True) if isfinite(cost)]
-    diverged = len(test["cost"]) - len(accuracies)
-    note = f", {diverged} more diverged" if diverged else ""
-    if not accuracies:
-        return f"all {diverged} runs diverged; choose a smaller --lr"
-    average, margin = mean_and_margin(accuracies)
-    return (
-        f"test accuracy {average:.2%} ± {100 * margin:.2f} (95% confidence, {len(accuracies)} runs{note}), "
-        f"best run {max(accuracies):.2%}"
-    )
-
-
-def plot(history: list[Record], path: Path) -> None:
+def plot(training: Training, run: Settings, path: Path) -> None:
+    """Draw the curves of a run beside its checkpoint at `path`; of a grid, those of the chosen point, and the grid."""
     try:
-        from ce_torch.chapter.curves import draw
+        from ce_torch.chapter import curves
     except ImportError as error:
         raise UsageError(f"--plot needs matplotlib ({error}): pip install -r requirements.txt") from error
-    checkpoint.write_atomically(path, draw(history))
+    last = training.history[-1]
+    history = [report.of_point(record, run, report.chosen(last, run)) for record in training.history]
+    checkpoint.write_atomically(beside(path, ".curves.png"), curves.draw(history))
+    if len(settings.grid(run)) > 1:
+        checkpoint.write_atomically(beside(path, ".grid.png"), curves.draw_grid(last, run))
 
 
 if __name__ == "__main__":

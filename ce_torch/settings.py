@@ -1,10 +1,11 @@
 """The flags of train.py, and the settings of a run that they and its checkpoint make."""
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
@@ -35,13 +36,16 @@ class UsageError(Exception):
     """The flags do not go with one another, with a file or with the machine; the message says what to do."""
 
 
-def check(settings: Settings) -> None:
-    """Raise `UsageError` for settings that do not go with one another."""
-    if settings["runs"] > 1 and settings["early_stopping"]:
-        raise UsageError(
-            f"--early-stopping {settings['early_stopping']} goes with one run, got --runs {settings['runs']}; "
-            f"leave one of the two flags out"
-        )
+class Point(NamedTuple):
+    """What the networks of one point of a grid are trained with."""
+
+    lr: float
+    lmbda: float
+
+
+def grid(settings: Settings) -> list[Point]:
+    """Return the points of the grid that several --lr and --lmbda make; one point, where there is no choice."""
+    return [Point(*values) for values in itertools.product(as_list(settings["lr"]), as_list(settings["lmbda"]))]
 
 
 def of_new_run(flags: argparse.Namespace) -> Settings:
@@ -49,7 +53,6 @@ def of_new_run(flags: argparse.Namespace) -> Settings:
     settings = DEFAULTS | given(flags)
     if settings["lr"] is None:
         _, settings["lr"] = COSTS[settings["cost"]]
-    check(settings)
     return settings
 
 
@@ -61,9 +64,7 @@ def of_saved_run(flags: argparse.Namespace, saved: Settings, path: Path) -> Sett
                 f"{as_typed(name, value)} contradicts {path}, a run with {as_typed(name, saved[name])}; "
                 f"leave the flag out, or start a new run"
             )
-    settings = saved | given(flags)
-    check(settings)
-    return settings
+    return saved | given(flags)
 
 
 def check_same_run(settings: Settings, saved: Settings, path: Path) -> None:
@@ -79,18 +80,20 @@ def run_name(settings: Settings) -> str:
     default = IDENTITY | {"lr": lr}
     unusual = (name for name in ("batch_size", "lr", "lmbda", "init", "runs") if settings[name] != default[name])
     hidden = "-".join(map(str, settings["hidden"]))
-    return "-".join(
-        [settings["cost"], hidden, *(f"{name}{settings[name]}" for name in unusual), f"seed{settings['seed']}"]
-    )
+    values = (name + "-".join(map(str, as_list(settings[name]))) for name in unusual)
+    return "-".join([settings["cost"], hidden, *values, f"seed{settings['seed']}"])
 
 
 def given(flags: argparse.Namespace) -> Settings:
     return {name: value for name in DEFAULTS if (value := getattr(flags, name)) is not None}
 
 
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def as_typed(name: str, value: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    return " ".join([f"--{name.replace('_', '-')}", *map(str, values)])
+    return " ".join([f"--{name.replace('_', '-')}", *map(str, as_list(value))])
 
 
 def parse_flags(description: str) -> argparse.Namespace:
@@ -116,8 +119,23 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     add("--hidden", type=whole(1), nargs="+", metavar="N", help="neurons in each hidden layer (default 30)")
     add("--epochs", type=whole(1), metavar="N", help="passes over the 50,000 training examples (default 30)")
     add("--batch-size", type=whole(1), metavar="N", help="examples in a mini-batch (default 10)")
-    add("--lr", type=number, metavar="ETA", help="learning rate η (default 3.0 for quadratic, 0.5 for ce and ll)")
-    add("--lmbda", type=number, metavar="LAMBDA", help="λ, the strength of the L2 regularization (default 0)")
+    add(
+        "--lr",
+        type=number,
+        nargs="+",
+        action=OneOrMore,
+        metavar="ETA",
+        help="learning rate η (default 3.0 for quadratic, 0.5 for ce and ll); several are trained at once, and the one "
+        "that is best on validation data is chosen",
+    )
+    add(
+        "--lmbda",
+        type=number,
+        nargs="+",
+        action=OneOrMore,
+        metavar="LAMBDA",
+        help="λ, the strength of the L2 regularization (default 0); several as for --lr",
+    )
     add(
         "--init",
         choices=INITIALISERS,
@@ -161,6 +179,17 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--plot", action="store_true", help="draw the costs and accuracies beside the checkpoint (.curves.png)")
     add("--quiet", action="store_true", help="print nothing but the last line")
+
+
+class OneOrMore(argparse.Action):
+    """Store one value as it is, several as a list, none of them twice."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentError(self, f"must be different numbers, got {' '.join(map(str, values))}")
+        setattr(namespace, self.dest, values if len(values) > 1 else values[0])
 
 
 def whole(lowest: int) -> Callable[[str], int]:

@@ -31,8 +31,8 @@ class Training:
             does, (networks, n, classes), for x of its own for each or shared by all.
         cost: gives δ; its reduction does not matter.
         x, y: the examples to train on: inputs (n, ...), and class indices (n,), int64.
-        lr: η, the learning rate.
-        lmbda: λ, the strength of the L2 regularization.
+        lr: η, the learning rate; for many networks it may be a sequence, of one for each.
+        lmbda: λ, the strength of the L2 regularization; a sequence as well, if lr may be.
         batch_size: m; the last mini-batch of an epoch may be smaller.
         generator: a CPU generator, for the shuffles; a new one, seeded with 0, if None. For many networks a sequence
             of generators: each network has shuffles of its own.
@@ -61,14 +61,14 @@ class Training:
         x: Tensor,
         y: Tensor,
         *,
-        lr: float,
-        lmbda: float = 0.0,
+        lr: float | Sequence[float],
+        lmbda: float | Sequence[float] = 0.0,
         batch_size: int = 10,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         monitor: Mapping[str, tuple[Tensor, Tensor]] | None = None,
         compile: bool = False,
     ) -> None:
-        self.network, self.cost, self.lr, self.batch_size = network, cost, lr, batch_size
+        self.network, self.cost, self.batch_size = network, cost, batch_size
         self.x = x
         self.y = one_hot(y, num_classes=network(x[:1]).shape[-1]).to(x.dtype)
         # Many networks have their examples in the second dimension, and find enough work in one mini-batch each.
@@ -79,43 +79,66 @@ class Training:
         self.history: list[Record] = []
         self.parameters = list(network.parameters())
         self.weights = [parameter for name, parameter in network.named_parameters() if not name.endswith("bias")]
-        self.shrink = 1 - lr * lmbda / len(x)
+        self.lr, self.lmbda = self.of_each(lr), self.of_each(lmbda)
+        self.set_pace(stalled=[False])
+        self.regularized = bool(torch.as_tensor(self.lmbda).any())
         self.steps = compiled(self.descend) if compile else self.descend
 
     def run(self, epochs: int, early_stopping: int | None = None) -> Iterator[Record]:
         """Train until `epochs` are done, those before a `load_state_dict` included, and yield the record of each.
 
-        With `early_stopping` stop sooner: once the accuracy on validation data has not risen for that many epochs.
+        With `early_stopping` stop sooner: once the accuracy on validation data has not risen for that many epochs. Of
+        many networks each stops where it would alone, and stays as it is until the last has stopped.
         """
-        while len(self.history) < epochs and not self.stalled(early_stopping):
+        while len(self.history) < epochs and not all(stalled := self.stalled(early_stopping)):
+            self.set_pace(stalled)
             self.train_one_epoch()
             scores = {name: evaluate(self.network, self.cost, x, y) for name, (x, y) in self.monitor.items()}
             self.history.append({"epoch": len(self.history) + 1, **scores})
             yield self.history[-1]
 
-    def stalled(self, patience: int | None) -> bool:
-        """Whether the validation accuracy has not risen for `patience` epochs."""
+    def stalled(self, patience: int | None) -> list[bool]:
+        """Of each network, whether its validation accuracy has not risen for `patience` epochs."""
         if patience is None or not self.history:
-            return False
-        return len(self.history) - best(self.history, "validation")["epoch"] >= patience
+            return [False]
+        accuracies = torch.tensor([record["validation"]["accuracy"] for record in self.history], dtype=torch.float64)
+        return (len(self.history) - 1 - accuracies.argmax(0) >= patience).view(-1).tolist()
+
+    def set_pace(self, stalled: Sequence[bool]) -> None:
+        """Set the pace of the epochs that follow: networks that have stalled stay as they are."""
+        self.eta = self.lr * ~torch.tensor(stalled).view(-1, 1, 1).to(self.x.device) if self.of_many else self.lr
+        self.shrink = 1 - self.eta * self.lmbda / len(self.x)
+
+    def of_each(self, value: float | Sequence[float]) -> float | Tensor:
+        """Return a number as it is for one network, and what each of many has of it in a dimension of networks."""
+        if not self.of_many:
+            return value
+        return torch.tensor(value, dtype=self.x.dtype, device=self.x.device).expand(len(self.generators)).view(-1, 1, 1)
 
     def train_one_epoch(self) -> None:
+        for _ in self.steps_of_an_epoch():
+            pass
+
+    def steps_of_an_epoch(self) -> Iterator[None]:
+        """Train for an epoch, with a break after every mini-batch, or after those that are drawn at once."""
         orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
         order = (torch.stack(orders) if self.of_many else orders[0]).to(self.x.device)
         for examples in order.split(self.batch_size * self.batches_at_once, self.examples_in):
             self.steps(self.x[examples], self.y[examples])
+            yield
 
     def descend(self, x: Tensor, y: Tensor) -> None:
         """One step of gradient descent for each mini-batch of x, y."""
         batches = (tensor.split(self.batch_size, self.examples_in) for tensor in (x, y))
         for x_batch, y_batch in zip(*batches, strict=True):
             z = self.network(x_batch)
-            delta = self.cost.delta(z.detach(), y_batch) / x_batch.shape[self.examples_in]
-            gradients = torch.autograd.grad(z, self.parameters, delta)
+            # Backpropagation is linear in δ: from η δ it gives the moves themselves, to each network its own.
+            delta = self.cost.delta(z.detach(), y_batch) * (self.eta / x_batch.shape[self.examples_in])
+            moves = torch.autograd.grad(z, self.parameters, delta)
             with torch.no_grad():
-                if self.shrink != 1:
-                    torch._foreach_mul_(self.weights, self.shrink)
-                torch._foreach_add_(self.parameters, gradients, alpha=-self.lr)
+                if self.regularized:
+                    torch._foreach_mul_(self.weights, [self.shrink] * len(self.weights))
+                torch._foreach_sub_(self.parameters, moves)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on as if there had been no break."""

@@ -264,47 +264,6 @@ def test_runs_whose_names_hold_dots_keep_their_histories_apart(train, tmp_path):
     assert len(list(tmp_path.glob("*.history.json"))) == 2
 
 
-def test_many_runs_report_their_mean_its_margin_and_the_best(train, tmp_path):
-    outcome = train("--runs", 3, "--epochs", 2, "--checkpoint", "run.pt")
-    history = json.loads((tmp_path / "run.history.json").read_text())["history"]
-    accuracies = history[-1]["test"]["accuracy"]
-    mean, margin, best = re.fullmatch(
-        r"test accuracy (\S+)% ± (\S+) \(95% confidence, 3 runs\), best run (\S+)%", outcome.out[-1]
-    ).groups()
-    assert float(mean) == pytest.approx(100 * sum(accuracies) / 3, abs=0.01)
-    assert 0 < float(margin) < 20
-    assert float(best) == pytest.approx(100 * max(accuracies), abs=0.01)
-
-
-def test_each_of_many_runs_is_the_one_of_its_seed(train, tmp_path):
-    train("--runs", 2, "--seed", 5, "--epochs", 1, "--checkpoint", "many.pt")
-    train("--seed", 6, "--epochs", 1, "--checkpoint", "alone.pt")
-    many, alone = weights(tmp_path / "many.pt"), weights(tmp_path / "alone.pt")
-    for name, tensor in alone.items():
-        torch.testing.assert_close(many[name][1], tensor, rtol=0, atol=1e-3)
-
-
-def test_many_runs_are_resumed_and_evaluated(train, tmp_path):
-    whole = train("--runs", 2, "--epochs", 2, "--checkpoint", "whole.pt", "--plot")
-    train("--runs", 2, "--epochs", 1, "--checkpoint", "part.pt")
-    assert train("--resume", "part.pt", "--epochs", 2).out[-1] == whole.out[-1]
-    assert train("--evaluate", "part.pt").out == whole.out[-1:]
-    assert_same_weights(tmp_path / "part.pt", tmp_path / "whole.pt")
-
-
-def test_runs_that_diverge_are_counted_and_left_out(train):
-    outcome = train("--runs", 2, "--cost", "ll", "--lr", 1e9, "--lmbda", 1e9, "--epochs", 1, "--checkpoint", "run.pt")
-    assert outcome.out[-1] == "all 2 runs diverged; choose a smaller --lr"
-
-
-def test_early_stopping_goes_with_one_run(train):
-    outcome = train("--runs", 2, "--early-stopping", 3)
-    assert outcome.code == 2
-    assert outcome.err == [
-        "train.py: --early-stopping 3 goes with one run, got --runs 2; leave one of the two flags out"
-    ]
-
-
 def test_a_checkpoint_of_before_there_were_many_runs_is_one_run(train, tmp_path):
     train("--epochs", 1, "--checkpoint", "run.pt")
     saved = torch.load(tmp_path / "run.pt", weights_only=True)

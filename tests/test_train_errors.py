@@ -232,6 +232,7 @@ def test_the_largest_number_that_a_flag_takes_can_be_used(train, flag):
         "--lr -1",
         "--lr nan",
         "--lr inf",
+        "--lr 0.5 0.5",
         "--lmbda x",
         "--epochs 0",
         "--epochs 1.5",

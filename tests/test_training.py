@@ -34,13 +34,13 @@ def new_training(cost=None, *, n=23, seed=0, monitor=("validation",), lr=0.5, **
     )
 
 
-def new_training_of_many(networks=3, seed=0, **options):
+def new_training_of_many(networks=3, seed=0, lr=0.5, **options):
     generators = [generator(seed + k) for k in range(networks)]
     return Training(
         MLPs([4, 5, 3], generators=generators).double(),
         CrossEntropyCost(),
         *examples(23),
-        lr=0.5,
+        lr=lr,
         generator=generators,
         monitor={"validation": examples(50, seed=9)},
         **options,
@@ -274,6 +274,33 @@ def test_each_of_many_networks_is_trained_as_it_is_alone(lmbda):
         for measure in ("cost", "accuracy", "correct"):
             ours = [record["validation"][measure][k] for record in history]
             torch.testing.assert_close(ours, [score[measure] for score in scores])
+
+
+def test_each_of_many_networks_stops_early_where_it_does_alone():
+    together = new_training_of_many(networks=8)
+    train(together, 20, early_stopping=2)
+    alone = [new_training(seed=k) for k in range(8)]
+    epochs = [len(train(training, 20, early_stopping=2)) for training in alone]
+    assert len(together.history) == max(epochs) > min(epochs)
+    for k, training in enumerate(alone):
+        torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(training))
+
+
+def test_each_of_many_networks_has_its_own_learning_rate_and_regularization():
+    together = new_training_of_many(lr=[0.1, 0.5, 2.0], lmbda=[0, 3, 1])
+    train(together, 2)
+    for k, (lr, lmbda) in enumerate([(0.1, 0), (0.5, 3), (2.0, 1)]):
+        alone = new_training(seed=k, lr=lr, lmbda=lmbda)
+        train(alone, 2)
+        torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(alone))
+
+
+@pytest.mark.parametrize("lmbda", [0, [0, 2, 4]])
+def test_many_networks_compiled_are_trained_as_they_are_eagerly(lmbda):
+    eager, compiled = (new_training_of_many(lmbda=lmbda, compile=compile) for compile in (False, True))
+    train(eager, 2)
+    train(compiled, 2)
+    torch.testing.assert_close(weights(compiled), weights(eager))
 
 
 def test_a_network_that_diverges_disturbs_no_other():
