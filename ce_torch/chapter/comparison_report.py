@@ -1,0 +1,259 @@
+"""The comparison of costs in words and tables: what its figures show, and what they do not."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+from ce_torch.confidence import Difference, mean_and_margin, median_and_interval, paired_difference
+
+NAMES = {"quadratic": "quadratic", "ce": "cross-entropy", "ll": "log-likelihood"}
+# Accuracies in percent, by hidden neurons and cost: Nielsen, section 3.1, and chapter 1 for the quadratic cost.
+CHAPTER = {(30, "quadratic"): 95.42, (30, "ce"): 95.49, (100, "quadratic"): 96.59, (100, "ce"): 96.82}
+# How many times slower the quadratic cost learns by the chapter's argument: 1 / ∫ σ(1 − σ) dσ, for σ from 0 to 1.
+SLOWER = 6
+LEVEL = 0.05
+
+REPORT = """\
+# Which cost is better?
+
+Nielsen's section 3.1 compares its costs by a run of each, and warns that this is not convincing. Here are {runs} runs
+of each, with error bars: of the chapter's networks, 784 inputs, {sizes} hidden neurons, 10 outputs, weights and biases
+from N(0, 1), trained for {epochs} epochs on the {examples:,} training examples of MNIST in mini-batches of 10.
+
+Written by `python -m ce_torch.chapter.compare`; every figure is in [results.json](results.json).
+
+## Accuracy
+
+On test data, after the last epoch: the mean and its margin (95% confidence), the best and the worst run, how many runs
+stayed below {goal:.0%}, and the one run that the chapter tells of. η is the rate chosen on validation data.
+
+{accuracies}
+
+![The test accuracy of every run, and their means](accuracies.png)
+
+## Differences
+
+Each network is compared with the one of the same seed, which started from the same weights and saw the same
+mini-batches: the mean difference in percentage points, its 95% interval, and the p-values of Student's and of
+Wilcoxon's test for pairs. Of {comparisons} comparisons each must have p < {level:.4f} for the chance that any of them
+is wrong to stay below {together:.0%} (Bonferroni).
+
+{differences}
+
+## Learning rates
+
+The mean accuracy on validation data of {choices} runs at each rate, with seeds of their own. The highest is chosen.
+
+{rates}
+
+{ends}![The validation accuracy at each learning rate](rates.png)
+
+## The two rules of thumb
+
+How many epochs the costs take to an accuracy of {goal:.0%} on validation data, looked at {looks} times an epoch: the
+median over {runs} runs of {smallest} hidden neurons, and its 95% interval. A run that has not arrived after {epochs}
+epochs counts as one that never does.
+
+{speeds}
+
+![The validation accuracy in the first epochs](speed.png)
+
+**How much slower the quadratic cost learns at the same rate.** About 6 times, the chapter argues, since its δ has a
+factor σ′ more, whose mean over the outputs is 1/6. The epochs of the quadratic cost, in parts of the cross-entropy's of
+the same seed, median and interval:
+
+{slower}
+
+**How many more epochs it needs, each cost at the rate chosen for it.** Of the same seed the quadratic cost takes
+{more} more than the cross-entropy. Its rate is {ratio:.2g} times the cross-entropy's; the rule says 6.
+
+## What the data support
+
+{verdicts}
+
+## What they do not
+
+- The margins are over seeds. The 10,000 test images are a sample too: that makes ± 0.43 points of an accuracy of 95%,
+  less of differences between networks on the same images.
+- The rates are from a coarse grid, and chosen by {choices} runs: a cost may be better at a rate that was not tried.
+- Student's interval takes means for normal. Where some runs stay far below the others (see *below {goal:.0%}*),
+  Wilcoxon's test is the one to trust.
+- Nothing is said of other sizes, data, mini-batches, regularization or first weights. Of these first weights, from
+  N(0, 1), the outputs begin saturated, which is the quadratic cost's hard case.
+"""
+
+Results = dict[str, Any]
+
+
+def markdown(results: Results) -> str:
+    """Return the report as Markdown, which shows the pictures of `comparison_pictures`."""
+    plan, differences = results["plan"], list(compared(results))
+    level = LEVEL / len(differences)
+    return REPORT.format(
+        **{name: plan[name] for name in ("runs", "epochs", "goal", "choices", "looks")},
+        examples=results["examples"],
+        sizes=" or ".join(map(str, plan["hidden"])),
+        smallest=plan["hidden"][0],
+        accuracies=table_of_accuracies(results),
+        comparisons=len(differences),
+        level=level,
+        together=LEVEL,
+        differences=table_of_differences(differences),
+        rates=table_of_rates(results),
+        ends="".join(f"{sentence}\n\n" for sentence in ends_of_the_grid(results)),
+        speeds=table_of_speeds(results),
+        slower=bullets(slower(results, rate) for rate in plan["same_rates"]),
+        more=more_epochs(results),
+        ratio=chosen_rate(results, "quadratic") / chosen_rate(results, "ce"),
+        verdicts=bullets(
+            f"{hidden} hidden neurons: {verdict(first, second, found, level)}"
+            for hidden, first, second, found in differences
+        ),
+    )
+
+
+def table_of_accuracies(results: Results) -> str:
+    goal = results["plan"]["goal"]
+    rows = []
+    for final in results["finals"]:
+        hidden, cost, last = final["hidden"], final["cost"], final["test"][-1]
+        average, margin = mean_and_margin(last)
+        below = sum(accuracy < goal for accuracy in last)
+        accuracies = f"{average:.2%} ± {100 * margin:.2f}", f"{max(last):.2%}", f"{min(last):.2%}"
+        chapter = f"{CHAPTER[hidden, cost]}%" if (hidden, cost) in CHAPTER else ""
+        rows.append((hidden, NAMES[cost], f"{final['rate']:g}", *accuracies, below, chapter))
+    names = "hidden", "cost", "η", "test accuracy", "best", "worst", f"below {goal:.0%}", "the chapter's run"
+    return table(names, rows)
+
+
+def compared(results: Results) -> Iterator[tuple[int, str, str, Difference]]:
+    """Yield the hidden neurons, two costs, and the difference of the first's networks and the second's."""
+    for hidden in results["plan"]["hidden"]:
+        last = {final["cost"]: final["test"][-1] for final in results["finals"] if final["hidden"] == hidden}
+        for second, first in combinations(last, 2):
+            yield hidden, first, second, paired_difference(last[first], last[second])
+
+
+def table_of_differences(differences: Iterable[tuple[int, str, str, Difference]]) -> str:
+    rows = [
+        (
+            hidden,
+            f"{NAMES[first]} − {NAMES[second]}",
+            f"{100 * found.mean:+.2f}",
+            "{:+.2f} to {:+.2f}".format(*interval(found)),
+            f"{found.p_student:.2g}",
+            f"{found.p_wilcoxon:.2g}",
+        )
+        for hidden, first, second, found in differences
+    ]
+    return table(("hidden", "costs", "difference", "95% interval", "p, Student", "p, Wilcoxon"), rows)
+
+
+def interval(found: Difference) -> tuple[float, float]:
+    """Return the ends of the interval of a difference, in percentage points."""
+    return 100 * (found.mean - found.margin), 100 * (found.mean + found.margin)
+
+
+def verdict(first: str, second: str, found: Difference, level: float) -> str:
+    low, high = interval(found)
+    if found.p_student < level:
+        better, worse = (first, second) if found.mean > 0 else (second, first)
+        least, most = sorted((abs(low), abs(high)))
+        text = f"the {NAMES[better]} cost is better than the {NAMES[worse]} cost, by {least:.2f} to {most:.2f} points."
+        return text + (" Wilcoxon's test does not see it." if found.p_wilcoxon >= level else "")
+    text = (
+        f"no difference of the means of the {NAMES[first]} and the {NAMES[second]} cost is shown; one of more than "
+        f"{max(abs(low), abs(high)):.2f} points is unlikely."
+    )
+    if found.p_wilcoxon < level:
+        text += f" Most runs do differ, by Wilcoxon's test (p = {found.p_wilcoxon:.2g}): a few outliers hide it."
+    return text
+
+
+def table_of_rates(results: Results) -> str:
+    rates = results["plan"]["rates"]
+    rows = []
+    for choice in results["choices"]:
+        cells = []
+        for rate, of_rate in zip(rates, choice["validation"], strict=True):
+            accuracies, diverged = of_rate["accuracies"], of_rate["diverged"]
+            cell = f"{mean_and_margin(accuracies)[0]:.2%}" if accuracies else ""
+            cell += f" ({diverged} diverged)" if diverged else ""
+            cells.append(f"**{cell}**" if rate == choice["rate"] else cell)
+        rows.append((choice["hidden"], NAMES[choice["cost"]], *cells))
+    return table(("hidden", "cost", *(f"η = {rate:g}" for rate in rates)), rows)
+
+
+def ends_of_the_grid(results: Results) -> Iterator[str]:
+    """Yield a sentence for each choice that might have been another, were the grid wider."""
+    rates = results["plan"]["rates"]
+    for choice in results["choices"]:
+        if choice["rate"] in (min(rates), max(rates)):
+            cost = f"the {NAMES[choice['cost']]} cost with {choice['hidden']} hidden neurons"
+            yield f"η = {choice['rate']:g} is the end of the grid: {cost} may be better at a rate beyond it."
+
+
+def table_of_speeds(results: Results) -> str:
+    rows = []
+    for speed in results["speeds"]:
+        epochs = epochs_to_goal(speed, results["plan"])
+        arrived = sum(map(math.isfinite, epochs))
+        rows.append((NAMES[speed["cost"]], f"{speed['rate']:g}", with_interval(epochs), f"{arrived} of {len(epochs)}"))
+    return table(("cost", "η", "epochs", "runs that arrived"), rows)
+
+
+def epochs_to_goal(speed: dict[str, Any], plan: dict[str, Any]) -> list[float]:
+    """Return the epochs after which each network was first seen at the goal; inf for never."""
+    return [
+        next((look / plan["looks"] for look, a in enumerate(looks, start=1) if a >= plan["goal"]), math.inf)
+        for looks in zip(*speed["validation"], strict=True)
+    ]
+
+
+def epochs_at(results: Results, cost: str, rate: float) -> list[float]:
+    (speed,) = (speed for speed in results["speeds"] if (speed["cost"], speed["rate"]) == (cost, rate))
+    return epochs_to_goal(speed, results["plan"])
+
+
+def slower(results: Results, rate: float) -> str:
+    """Tell how many times the cross-entropy's epochs the quadratic cost takes at a rate, and what that says of 6."""
+    ratios = [quadratic / ce for quadratic, ce in pairs_that_arrived(results, rate, rate)]
+    _, low, high = median_and_interval(ratios) if ratios else (math.nan,) * 3
+    against = "more than" if low > SLOWER else "less than" if high < SLOWER else "which does not exclude"
+    return f"η = {rate:g}: {with_interval(ratios)} times, {against} {SLOWER}."
+
+
+def more_epochs(results: Results) -> str:
+    rates = (chosen_rate(results, cost) for cost in ("quadratic", "ce"))
+    return with_interval([quadratic - ce for quadratic, ce in pairs_that_arrived(results, *rates)])
+
+
+def pairs_that_arrived(results: Results, rate: float, rate_of_ce: float) -> Iterator[tuple[float, float]]:
+    """Yield the epochs of the quadratic cost and of the cross-entropy for the same seed, where the latter arrived."""
+    epochs = epochs_at(results, "quadratic", rate), epochs_at(results, "ce", rate_of_ce)
+    return ((quadratic, ce) for quadratic, ce in zip(*epochs, strict=True) if math.isfinite(ce))
+
+
+def chosen_rate(results: Results, cost: str) -> float:
+    key = cost, results["plan"]["hidden"][0]
+    (rate,) = (choice["rate"] for choice in results["choices"] if (choice["cost"], choice["hidden"]) == key)
+    return rate
+
+
+def with_interval(values: Sequence[float]) -> str:
+    if not values:
+        return "unknown, as no run arrived"
+    median, low, high = (
+        f"{x:.1f}" if math.isfinite(x) else "∞" if x > 0 else "−∞" for x in median_and_interval(values)
+    )
+    return f"{median} ({low} to {high})"
+
+
+def bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = (names, ["---"] * len(names), *rows)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
