@@ -57,6 +57,8 @@ def paired_difference(first: Sequence[float], second: Sequence[float], confidenc
     """
     from scipy.stats import ttest_rel, wilcoxon
 
+    if list(first) == list(second):
+        return Difference(0.0, 0.0, 1.0, 1.0)  # of which scipy says nan
     mean, margin = mean_and_margin([a - b for a, b in zip(first, second, strict=True)], confidence)
     return Difference(mean, margin, float(ttest_rel(first, second).pvalue), float(wilcoxon(first, second).pvalue))
 

@@ -219,14 +219,17 @@ def epochs_at(results: Results, cost: str, rate: float) -> list[float]:
 def slower(results: Results, rate: float) -> str:
     """Tell how many times the cross-entropy's epochs the quadratic cost takes at a rate, and what that says of 6."""
     ratios = [quadratic / ce for quadratic, ce in pairs_that_arrived(results, rate, rate)]
-    _, low, high = median_and_interval(ratios) if ratios else (math.nan,) * 3
+    if not ratios:
+        return f"η = {rate:g}: unknown, as no run of the cross-entropy arrived."
+    _, low, high = median_and_interval(ratios)
     against = "more than" if low > SLOWER else "less than" if high < SLOWER else "which does not exclude"
     return f"η = {rate:g}: {with_interval(ratios)} times, {against} {SLOWER}."
 
 
 def more_epochs(results: Results) -> str:
     rates = (chosen_rate(results, cost) for cost in ("quadratic", "ce"))
-    return with_interval([quadratic - ce for quadratic, ce in pairs_that_arrived(results, *rates)])
+    more = [quadratic - ce for quadratic, ce in pairs_that_arrived(results, *rates)]
+    return f"{with_interval(more)} epochs" if more else "an unknown number of epochs"
 
 
 def pairs_that_arrived(results: Results, rate: float, rate_of_ce: float) -> Iterator[tuple[float, float]]:
@@ -242,8 +245,6 @@ def chosen_rate(results: Results, cost: str) -> float:
 
 
 def with_interval(values: Sequence[float]) -> str:
-    if not values:
-        return "unknown, as no run arrived"
     median, low, high = (
         f"{x:.1f}" if math.isfinite(x) else "∞" if x > 0 else "−∞" for x in median_and_interval(values)
     )

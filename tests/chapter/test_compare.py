@@ -1,0 +1,157 @@
+"""The comparison of costs: what it trains, that a break loses nothing, and what it writes."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from ce_torch import checkpoint, mnist, settings
+from ce_torch.chapter import compare
+from ce_torch.chapter.compare import Comparison, Plan
+from ce_torch.training import Training
+
+# A goal that some networks reach in the first epoch and others not at all.
+PLAN = Plan(hidden=(4, 5), rates=(0.1, 3.0), choices=2, runs=3, epochs=2, same_rates=(0.5, 3.0), goal=0.4, looks=5)
+
+
+@pytest.fixture(scope="module")
+def data(real_mnist):
+    """A slice of MNIST, on which a training takes a tenth of a second."""
+    return mnist.MNIST(*(mnist.Examples(part.x[:500], part.y[:500]) for part in real_mnist))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("comparison")
+
+
+@pytest.fixture(scope="module")
+def results(data, folder):
+    return Comparison(PLAN, data, folder).results()
+
+
+def kept(folder):
+    return {path.name: checkpoint.load(path) for path in folder.glob("*.pt")}
+
+
+def test_every_cost_and_size_gets_the_rate_that_is_best_on_validation_data(results):
+    assert [(choice["hidden"], choice["cost"]) for choice in results["choices"]] == [
+        (hidden, cost) for hidden in (4, 5) for cost in ("quadratic", "ce", "ll")
+    ]
+    for choice in results["choices"]:
+        means = [sum(of_rate["accuracies"]) / 2 for of_rate in choice["validation"]]
+        assert choice["rate"] == PLAN.rates[means.index(max(means))]
+
+
+def test_what_is_compared_was_trained_at_the_chosen_rate(results):
+    rates = {(choice["hidden"], choice["cost"]): choice["rate"] for choice in results["choices"]}
+    assert {(final["hidden"], final["cost"]): final["rate"] for final in results["finals"]} == rates
+
+
+def test_the_accuracies_compared_are_of_every_run_after_every_epoch(results):
+    for final in results["finals"]:
+        assert torch.tensor(final["test"]).shape == (PLAN.epochs, PLAN.runs)
+
+
+def test_the_networks_compared_are_of_the_same_seeds_which_chose_nothing(results, folder):
+    seeds = {"choices": set(), "finals": set()}
+    for run, _ in kept(folder).values():
+        seeds["choices" if isinstance(run["lr"], list) else "finals"].add((run["seed"], run["runs"]))
+    assert seeds == {"choices": {(compare.FIRST_SEED_OF_CHOICE, 2)}, "finals": {(0, 3)}}
+
+
+def test_looks_at_the_accuracy_end_where_all_have_reached_the_goal(results):
+    for speed in results["speeds"]:
+        looks = torch.tensor(speed["validation"])
+        arrived = (looks >= PLAN.goal).cumsum(0).bool().all(1)
+        assert not arrived[:-1].any()
+        assert arrived[-1] or len(looks) == PLAN.epochs * PLAN.looks
+
+
+def test_every_cost_is_timed_at_the_same_rates_and_at_its_own(results):
+    for cost in ("quadratic", "ce", "ll"):
+        (own,) = (choice["rate"] for choice in results["choices"] if (choice["cost"], choice["hidden"]) == (cost, 4))
+        assert {speed["rate"] for speed in results["speeds"] if speed["cost"] == cost} == {0.5, 3.0, own}
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 13, 20])
+def test_a_break_changes_nothing(epochs, results, data, tmp_path, monkeypatch):
+    train_one_epoch, done = Training.train_one_epoch, []
+
+    def break_off(training):
+        done.append(training)
+        if len(done) > epochs:
+            raise KeyboardInterrupt
+        train_one_epoch(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_one_epoch", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            Comparison(PLAN, data, tmp_path).results()
+    assert Comparison(PLAN, data, tmp_path).results() == results
+
+
+def test_what_is_done_is_not_done_again(results, data, folder, monkeypatch):
+    monkeypatch.setattr(Training, "descend", None)
+    assert Comparison(PLAN, data, folder).results() == results
+
+
+def test_trainings_of_another_plan_are_done_again(results, data, folder, tmp_path):
+    other = Plan(**{**results["plan"], "epochs": 1})
+    Comparison(other, data, tmp_path).results()
+    assert Comparison(PLAN, data, tmp_path).results() == results
+
+
+def test_a_training_is_the_one_that_train_py_would_make(results, train, small_mnist, data, tmp_path, monkeypatch):
+    final = results["finals"][1]
+    flags = "--cost", final["cost"], "--hidden", 4, "--lr", final["rate"], "--runs", 3, "--epochs", 2
+    monkeypatch.setattr(mnist, "load", lambda *_: data)
+    train(*flags, "--checkpoint", "run.pt")
+    history = json.loads((tmp_path / "run.history.json").read_text())["history"]
+    assert [record["test"]["accuracy"] for record in history] == final["test"]
+
+
+@pytest.fixture
+def run_compare(data, monkeypatch, capsys, tmp_path):
+    """The program as a function of its flags, in a folder of its own, with a small plan."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "QUICK", PLAN)
+
+    def run_compare(*flags):
+        monkeypatch.setattr(sys, "argv", ["compare", *flags])
+        code = compare.main()
+        return code, *capsys.readouterr()
+
+    return run_compare
+
+
+def test_the_program_writes_the_report_its_pictures_and_figures(run_compare, data, monkeypatch, tmp_path, results):
+    monkeypatch.setattr(mnist, "load", lambda *_: data)
+    code, out, _ = run_compare("--quick", "--write", "report")
+    assert (code, out) == (0, "report/README.md is written\n")
+    assert json.loads((tmp_path / "report" / "results.json").read_text()) == json.loads(json.dumps(results))
+    report = (tmp_path / "report" / "README.md").read_text()
+    for name in ("accuracies.png", "rates.png", "speed.png"):
+        assert f"]({name})" in report
+        assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_without_mnist_is_named(run_compare, tmp_path):
+    (tmp_path / "empty").write_text("")
+    code, out, err = run_compare("--quick", "--data-dir", "empty")
+    assert (code, out) == (2, "")
+    assert err.startswith("compare: empty")
+
+
+def test_ctrl_c_says_how_to_go_on(run_compare, data, monkeypatch):
+    monkeypatch.setattr(mnist, "load", lambda *_: data)
+    monkeypatch.setattr(Training, "train_one_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, _, err = run_compare("--quick")
+    assert code == 130
+    assert err.splitlines()[-1] == "stopped; the same command goes on where it was"
+
+
+def test_the_settings_of_a_plan_are_those_of_train_py(results, folder):
+    for run, _ in kept(folder).values():
+        assert settings.DEFAULTS.keys() <= run.keys()
