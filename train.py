@@ -4,6 +4,7 @@
     python train.py --cost ll --hidden 100 --epochs 60       softmax and log-likelihood, a larger network
     python train.py --cost ce --runs 20                      20 networks at once: their mean, and how sure it is
     python train.py --cost ce --lr 0.25 0.5 1 --runs 5       a grid at once: the best on validation data is chosen
+    torchrun --nproc-per-node 2 train.py --runs 20           in two processes: networks, or mini-batches, are shared out
     python train.py --resume checkpoints/ce-30-seed0.pt      go on after a break, or for more --epochs
     python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
 
@@ -20,18 +21,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ce_torch import checkpoint, mnist, report, settings
+from ce_torch import checkpoint, distributed, mnist, report, settings
 from ce_torch.runs import new_training
 from ce_torch.settings import COSTS, Settings, UsageError
-from ce_torch.training import Record, Training, evaluate
+from ce_torch.training import Record, Training
 
 
 def main() -> int:
     flags = settings.parse_flags(__doc__)
     try:
-        return show(flags) if flags.evaluate else train(flags)
+        with distributed.job():
+            return show(flags) if flags.evaluate else train(flags)
     except (UsageError, mnist.DataError, checkpoint.CheckpointError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        if distributed.local_rank() == 0:
+            print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -44,8 +47,8 @@ def train(flags: argparse.Namespace) -> int:
     else:
         run, state = settings.of_new_run(flags), None
     path = flags.checkpoint or flags.resume or Path("checkpoints") / f"{settings.run_name(run)}.pt"
-    if path.exists():
-        settings.check_same_run(run, read(path)[0], path)
+    if (before := distributed.from_first(lambda: read(path)[0] if path.exists() else None)) is not None:
+        settings.check_same_run(run, before, path)
     training = prepare(run, flags)
     if state is not None:
         restore(training, state, flags.resume)
@@ -57,12 +60,13 @@ def train(flags: argparse.Namespace) -> int:
         for _ in show_progress(training, run, flags.quiet):
             save(path, run, training)
     except KeyboardInterrupt:
-        print(f"stopped after an epoch was saved; to go on: python train.py --resume {path}", file=sys.stderr)
+        if distributed.rank() == 0:
+            print(f"stopped after an epoch was saved; to go on: python train.py --resume {path}", file=sys.stderr)
         return 130
 
-    if flags.plot:
+    if flags.plot and distributed.rank() == 0:
         plot(training, run, path)
-    conclude(training, run, flags.quiet)
+    conclude(training.history[-1], training.history, run, flags.quiet)
     return 0
 
 
@@ -71,7 +75,7 @@ def show(flags: argparse.Namespace) -> int:
     run, state = load(flags, flags.evaluate)
     training = prepare(run, flags)
     restore(training, state, flags.evaluate)
-    conclude(training, run, flags.quiet)
+    conclude(training.scores(), training.history, run, flags.quiet)
     return 0
 
 
@@ -94,7 +98,7 @@ def choose_device(name: str) -> torch.device:
 
 def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any]]:
     """Return the settings of the run in a checkpoint, as the flags may change them, and the state of its training."""
-    saved, state = read(path)
+    saved, state = distributed.from_first(lambda: read(path))
     return settings.of_saved_run(flags, saved, path), state
 
 
@@ -123,8 +127,11 @@ def restore(training: Training, state: dict[str, Any], path: Path) -> None:
 
 
 def save(path: Path, run: Settings, training: Training) -> None:
-    """Write the checkpoint, and the history beside it."""
-    checkpoint.save(path, run, training.state_dict())
+    """Write the checkpoint, and the history beside it; of many processes the first does."""
+    state = training.state_dict()
+    if distributed.rank() > 0:
+        return
+    checkpoint.save(path, run, state)
     # JSON has no nan: where a run diverged, the cost is null.
     history = json.loads(json.dumps(training.history), parse_constant=lambda _: None)
     text = json.dumps({"settings": run, "history": history}, indent=1)
@@ -133,6 +140,7 @@ def save(path: Path, run: Settings, training: Training) -> None:
 
 def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Record]:
     """Train, and show each epoch once it is saved: on a bar, or as a line where the output is no terminal."""
+    quiet |= distributed.rank() > 0
     on_terminal = sys.stderr.isatty()
     records = training.run(run["epochs"], run["early_stopping"])
     bar = tqdm(initial=len(training.history), total=run["epochs"], unit="epoch", disable=quiet or not on_terminal)
@@ -145,13 +153,11 @@ def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Re
                 print(report.line(record, run), flush=True)
 
 
-def conclude(training: Training, run: Settings, quiet: bool) -> None:
+def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool) -> None:
     """Print what the trained networks are worth: the table of a grid, and the test accuracy."""
-    names = "validation", "test"
-    scores = {name: evaluate(training.network, training.cost, *training.monitor[name]) for name in names}
     for row in [] if quiet else report.table(scores, run):
         print(row)
-    print(report.summary(scores, run, training.history))
+    print(report.summary(scores, run, history))
 
 
 def plot(training: Training, run: Settings, path: Path) -> None:

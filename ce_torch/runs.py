@@ -1,12 +1,14 @@
 """A run as its settings say: data, network and cost brought together."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
-from ce_torch import mnist
+from ce_torch import distributed, mnist
+from ce_torch.distributed import SharedOut, SplitBatches
 from ce_torch.network import MLP, MLPs
-from ce_torch.settings import COSTS, Settings, grid
+from ce_torch.settings import COSTS, Settings, UsageError, grid
 from ce_torch.training import Training
 
 
@@ -18,18 +20,30 @@ def new_training(
     sizes, init = [784, *run["hidden"], 10], run["init"]
     cost, _ = COSTS[run["cost"]]
     points = [point for point in grid(run) for _ in range(run["runs"])]
-    generators = [torch.Generator().manual_seed(run["seed"] + k) for _ in grid(run) for k in range(run["runs"])]
-    alone = len(generators) == 1
-    network = MLP(sizes, init=init, generator=generators[0]) if alone else MLPs(sizes, init=init, generators=generators)
-    lr, lmbda = points[0] if alone else zip(*points, strict=True)
-    return Training(
-        network.to(device),
-        cost(),
-        *data.training,
-        lr=lr,
-        lmbda=lmbda,
-        batch_size=run["batch_size"],
-        generator=generators[0] if alone else generators,
-        monitor={name: getattr(data, name) for name in monitor},
-        compile=run["compile"],
-    )
+    seeds = [run["seed"] + k for _ in grid(run) for k in range(run["runs"])]
+    check_processes(run, len(seeds))
+    share = distributed.share(len(seeds)) if len(seeds) > 1 else slice(1)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds[share]]
+    options = {"batch_size": run["batch_size"], "compile": run["compile"]}
+    options["monitor"] = {name: getattr(data, name) for name in monitor}
+    if len(seeds) == 1:
+        network = MLP(sizes, init=init, generator=generators[0])
+        options |= {"generator": generators[0], **points[0]._asdict()}
+        kind = SplitBatches if distributed.processes() > 1 else Training
+    else:
+        network = MLPs(sizes, init=init, generators=generators)
+        lr, lmbda = zip(*points[share], strict=True)
+        options |= {"generator": generators, "lr": lr, "lmbda": lmbda}
+        kind = partial(SharedOut, share=share) if distributed.processes() > 1 else Training
+    return kind(network.to(device), cost(), *data.training, **options)
+
+
+def check_processes(run: Settings, networks: int) -> None:
+    """Raise `UsageError` unless there is work for every process."""
+    processes = distributed.processes()
+    if 1 < networks < processes:
+        raise UsageError(
+            f"{networks} networks cannot be shared out over {processes} processes; start {networks} at most"
+        )
+    if networks == 1 < processes and run["compile"]:
+        raise UsageError(f"--compile goes with one process for one network, got {processes}; leave it out")

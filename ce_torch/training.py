@@ -93,8 +93,7 @@ class Training:
         while len(self.history) < epochs and not all(stalled := self.stalled(early_stopping)):
             self.set_pace(stalled)
             self.train_one_epoch()
-            scores = {name: evaluate(self.network, self.cost, x, y) for name, (x, y) in self.monitor.items()}
-            self.history.append({"epoch": len(self.history) + 1, **scores})
+            self.history.append({"epoch": len(self.history) + 1, **self.scores()})
             yield self.history[-1]
 
     def stalled(self, patience: int | None) -> list[bool]:
@@ -131,14 +130,22 @@ class Training:
         """One step of gradient descent for each mini-batch of x, y."""
         batches = (tensor.split(self.batch_size, self.examples_in) for tensor in (x, y))
         for x_batch, y_batch in zip(*batches, strict=True):
-            z = self.network(x_batch)
-            # Backpropagation is linear in δ: from η δ it gives the moves themselves, to each network its own.
-            delta = self.cost.delta(z.detach(), y_batch) * (self.eta / x_batch.shape[self.examples_in])
-            moves = torch.autograd.grad(z, self.parameters, delta)
+            moves = self.moves(x_batch, y_batch)
             with torch.no_grad():
                 if self.regularized:
                     torch._foreach_mul_(self.weights, [self.shrink] * len(self.weights))
                 torch._foreach_sub_(self.parameters, moves)
+
+    def moves(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        """Return η ∂C/∂w and η ∂C/∂b for a mini-batch, parameter by parameter."""
+        z = self.network(x)
+        # Backpropagation is linear in δ: from η δ it gives the moves themselves, to each network its own.
+        delta = self.cost.delta(z.detach(), y) * (self.eta / x.shape[self.examples_in])
+        return torch.autograd.grad(z, self.parameters, delta)
+
+    def scores(self) -> Record:
+        """Evaluate the network, or all of them, on what is monitored."""
+        return {name: evaluate(self.network, self.cost, x, y) for name, (x, y) in self.monitor.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on as if there had been no break."""

@@ -1,0 +1,129 @@
+"""One training in several processes, as torchrun starts them, on one machine or on many.
+
+Many networks are shared out over the processes; of one network each mini-batch is split. torch.distributed carries what
+they tell one another, by gloo between CPUs and by nccl between GPUs. The first process, rank 0, prints and writes.
+"""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from ce_torch.training import Record, Training
+
+T = TypeVar("T")
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Join the processes that torchrun has started beside this one, if it has; all but the first become silent."""
+    if not distributed.is_torchelastic_launched():
+        yield
+        return
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(local_rank())
+    # torchrun ends what is left of a job by SIGTERM, when a process is lost: as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    distributed.init_process_group()
+    try:
+        with redirect_stdout(sys.stdout if rank() == 0 else io.StringIO()):
+            yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def processes() -> int:
+    return int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else 1
+
+
+def rank() -> int:
+    return int(os.environ["RANK"]) if distributed.is_torchelastic_launched() else 0
+
+
+def local_rank() -> int:
+    """Return the number of this process among those on its machine."""
+    return int(os.environ["LOCAL_RANK"]) if distributed.is_torchelastic_launched() else 0
+
+
+def share(n: int) -> slice:
+    """Return which of n networks are this process's; shares differ by one at most."""
+    return slice(n * rank() // processes(), n * (rank() + 1) // processes())
+
+
+def from_first(find: Callable[[], T]) -> T:
+    """Return in every process what `find` finds in the first, which alone need have the file."""
+    if processes() == 1:
+        return find()
+    found = [find() if rank() == 0 else None]
+    distributed.broadcast_object_list(found)
+    return found[0]
+
+
+class SharedOut(Training):
+    """The training of this process's share of many networks. Its records and its states are of all of them."""
+
+    def __init__(self, *arguments: Any, share: slice, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.share = share
+
+    def scores(self) -> Record:
+        of_shares: list[Record] = [{}] * processes()
+        distributed.all_gather_object(of_shares, super().scores())
+        return {name: joined([scores[name] for scores in of_shares]) for name in of_shares[0]}
+
+    def set_pace(self, stalled: Sequence[bool]) -> None:
+        super().set_pace(stalled if len(stalled) == 1 else stalled[self.share])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all networks in the first process; in the others there is no use for it."""
+        state = super().state_dict()
+        of_shares = [{}] * processes() if rank() == 0 else None
+        distributed.gather_object(state, of_shares)
+        if of_shares is None:
+            return state
+        network = {name: torch.cat([other["network"][name] for other in of_shares]) for name in state["network"]}
+        return state | {"network": network, "generator": [g for other in of_shares for g in other["generator"]]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        network = {name: tensor[self.share] for name, tensor in state["network"].items()}
+        super().load_state_dict({**state, "network": network, "generator": state["generator"][self.share]})
+
+
+def joined(of_shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the scores of all networks: the lists one after the other."""
+    return {
+        measure: [value for scores in of_shares for value in scores[measure]] if isinstance(value, list) else value
+        for measure, value in of_shares[0].items()
+    }
+
+
+class SplitBatches(Training):
+    """The training of one network, of whose mini-batches each process takes a part."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+
+    @cached_property
+    def replica(self) -> DistributedDataParallel:
+        return DistributedDataParallel(self.network)
+
+    def moves(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        m, n = len(x), processes()
+        x, y = (tensor.tensor_split(n)[rank()] for tensor in (x, y))
+        z = self.replica(x)
+        # The gradients come out as the mean over the processes, each of which has a part of the sum.
+        z.backward(self.cost.delta(z.detach(), y) * (self.eta * n / m))
+        moves = [parameter.grad for parameter in self.parameters]
+        self.network.zero_grad()
+        return moves
+
+    def scores(self) -> Record:
+        return from_first(super().scores)
