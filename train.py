@@ -174,4 +174,4 @@ def plot(training: Training, run: Settings, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    distributed.leave(main())

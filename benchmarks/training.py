@@ -3,10 +3,12 @@
     python -m benchmarks.training [--rounds 7] [--steps 1000] [--whole-runs]
 
 The contenders take turns, so that a slow spell of the machine hits all of them: in each round ours trains for an epoch,
-the others for so many steps. The table gives the best and the median round.
+the others for so many steps. The table gives the best and the median round; of many networks at once, what each of them
+takes of it.
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from torchvision import datasets, transforms
 from torchvision.datasets.utils import extract_archive
 
 from ce_torch import MLP, CrossEntropyCost, mnist
+from ce_torch.runs import new_training
+from ce_torch.settings import DEFAULTS
 from ce_torch.training import Training
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -45,6 +49,25 @@ def ce_torch_run(data: mnist.MNIST, compile: bool) -> Run:
         return len(training.x) // BATCH_SIZE
 
     return run
+
+
+def many_networks_run(data: mnist.MNIST, networks: int) -> Run:
+    """So many networks at once; a step of all of them counts as that many."""
+    run = DEFAULTS | {"lr": LR, "runs": networks}
+    training = new_training(run, data, monitor=())
+
+    def endless() -> Iterator[None]:
+        while True:
+            yield from training.steps_of_an_epoch()
+
+    steps_of_all = endless()
+
+    def train(steps: int) -> int:
+        for _ in itertools.islice(steps_of_all, steps):
+            pass
+        return steps * networks
+
+    return train
 
 
 def data_loader_run(dataset: Dataset) -> Run:
@@ -150,6 +173,8 @@ def main() -> None:
     contenders = {
         "ce_torch": ce_torch_run(data, compile=False),
         "ce_torch --compile": ce_torch_run(data, compile=True),
+        "ce_torch, each of 16 at once": many_networks_run(data, 16),
+        "ce_torch, each of 64 at once": many_networks_run(data, 64),
         "PyTorch, DataLoader": data_loader_run(dataset),
         "NumPy, an example at a time": numpy_run(data),
     }
@@ -163,7 +188,7 @@ def main() -> None:
         columns = [f"{best[name] * 1e6:.0f}", f"{statistics.median(values) * 1e6:.0f}", *(f"{r:.1f}" for r in ratios)]
         print(f"| {name} | {' | '.join(columns)} |")
     if arguments.whole_runs:
-        for flags in ([], ["--compile"]):
+        for flags in ([], ["--compile"], ["--runs", "20"]):
             taken, megabytes = run_of_train(*flags)
             print(f"\ntrain.py --cost ce {' '.join(flags)}: {taken:.1f} s for 30 epochs, at most {megabytes:.0f} MB")
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -36,8 +36,22 @@ def job() -> Iterator[None]:
     try:
         with redirect_stdout(sys.stdout if rank() == 0 else io.StringIO()):
             yield
+            # None leaves while another still listens to it.
+            distributed.barrier()
     finally:
         distributed.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; of a job at once, without what Python does at its end.
+
+    There a thread of gloo that still holds a tensor, and waits for Python, aborts the process (PyTorch's #179291).
+    """
+    if not distributed.is_torchelastic_launched():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def processes() -> int:

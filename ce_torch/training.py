@@ -123,7 +123,7 @@ class Training:
         orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
         order = (torch.stack(orders) if self.of_many else orders[0]).to(self.x.device)
         for examples in order.split(self.batch_size * self.batches_at_once, self.examples_in):
-            self.steps(self.x[examples], self.y[examples])
+            self.steps(rows(self.x, examples), rows(self.y, examples))
             yield
 
     def descend(self, x: Tensor, y: Tensor) -> None:
@@ -165,6 +165,11 @@ def compiled(steps: Callable[[Tensor, Tensor], None]) -> Callable[[Tensor, Tenso
     """Return `steps` compiled into one graph, the calls of autograd in them included."""
     # An option of Dynamo, off by default: without it, torch.autograd.grad cannot be part of a graph.
     return torch._dynamo.config.patch(trace_autograd_ops=True)(torch.compile(steps, fullgraph=True, dynamic=False))
+
+
+def rows(tensor: Tensor, examples: Tensor) -> Tensor:
+    """Return tensor[examples], which index_select copies row by row, and in half of the time."""
+    return tensor.index_select(0, examples.flatten()).unflatten(0, examples.shape)
 
 
 @torch.inference_mode()
