@@ -303,6 +303,14 @@ def test_many_networks_compiled_are_trained_as_they_are_eagerly(lmbda):
     torch.testing.assert_close(weights(compiled), weights(eager))
 
 
+def test_memory_grows_by_the_networks_and_not_by_copies_of_the_data(peak_memory):
+    x, y = torch.rand(20_000, 100), torch.zeros(20_000, dtype=torch.int64)
+    generators = [generator(seed) for seed in range(8)]
+    networks = MLPs([100, 3, 3], generators=generators)
+    training = Training(networks, CrossEntropyCost(), x, y, lr=0.5, batch_size=50, generator=generators)
+    assert peak_memory(training.train_one_epoch) < x.nbytes / 2
+
+
 def test_a_network_that_diverges_disturbs_no_other():
     with_it, without = new_training_of_many(), new_training_of_many()
     with torch.no_grad():

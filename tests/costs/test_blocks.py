@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from ce_torch.costs.fast import blocks, cpu
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
@@ -47,15 +46,9 @@ def test_large_z_costs_what_its_formula_says(cost_and_large_examples, monkeypatc
     torch.testing.assert_close(by_blocks, (cost(z, y), *torch.autograd.grad(cost(z, y), z)))
 
 
-def test_large_z_takes_four_blocks_of_memory_beyond_its_gradient(cost_and_large_examples):
+def test_large_z_takes_four_blocks_of_memory_beyond_its_gradient(cost_and_large_examples, peak_memory):
     cost, z, y = cost_and_large_examples
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
-        torch.autograd.grad(cost(z, y), z)
-    now, peak = 0, 0
-    for event in recorded.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
+    peak = peak_memory(lambda: torch.autograd.grad(cost(z, y), z))
     block, of_rows = blocks.elements(torch.get_num_threads()) * z.itemsize, len(z) * z.itemsize
     assert peak - z.nbytes <= 4 * block + 8 * of_rows
 
