@@ -79,9 +79,10 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(jobs, start, tmp_path):
     assert_same_up_to_rounding(tmp_path / "a.pt", tmp_path / "b.pt")
 
 
-def test_two_processes_evaluate_as_one_does(jobs, start):
-    (two, _), _ = jobs
-    assert finish(start("--evaluate", two)) == finish(start("--evaluate", two, in_two=False))
+def test_two_processes_evaluate_a_checkpoint_as_it_was_trained(jobs, start):
+    (two, _), (of_two, _) = jobs
+    after_two_epochs = of_two[2:]
+    assert finish(start("--evaluate", two)) == after_two_epochs
 
 
 def test_a_process_that_dies_ends_the_job_and_leaves_the_last_checkpoint_good(start, tmp_path):
@@ -104,7 +105,7 @@ def test_a_process_that_dies_ends_the_job_and_leaves_the_last_checkpoint_good(st
     ("flags", "message"),
     [
         (("--compile",), "--compile goes with one process for one network, got 2; leave it out"),
-        (("--lr", 1e-3, "--data-dir", "nowhere/else"), "nowhere/else"),
+        (("--resume", "nowhere.pt"), "nowhere.pt cannot be read"),
     ],
 )
 def test_an_error_is_told_once(start, tmp_path, flags, message):
