@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
+from statistics import median
 from typing import Any
 
 from ce_torch.confidence import Difference, mean_and_margin, median_and_interval, paired_difference
@@ -25,8 +26,9 @@ Written by `python -m ce_torch.chapter.compare`; every figure is in [results.jso
 
 ## Accuracy
 
-On test data, after the last epoch: the mean and its margin (95% confidence), the best and the worst run, how many runs
-stayed below {goal:.0%}, and the one run that the chapter tells of. η is the rate chosen on validation data.
+On test data, after the last epoch: the mean and its margin (95% confidence), the median, the best and the worst run,
+how many runs stayed below {goal:.0%}, and the one run that the chapter tells of. η is the rate chosen on validation
+data.
 
 {accuracies}
 
@@ -120,10 +122,10 @@ def table_of_accuracies(results: Results) -> str:
         hidden, cost, last = final["hidden"], final["cost"], final["test"][-1]
         average, margin = mean_and_margin(last)
         below = sum(accuracy < goal for accuracy in last)
-        accuracies = f"{average:.2%} ± {100 * margin:.2f}", f"{max(last):.2%}", f"{min(last):.2%}"
+        accuracies = f"{average:.2%} ± {100 * margin:.2f}", *(f"{of(last):.2%}" for of in (median, max, min))
         chapter = f"{CHAPTER[hidden, cost]}%" if (hidden, cost) in CHAPTER else ""
         rows.append((hidden, NAMES[cost], f"{final['rate']:g}", *accuracies, below, chapter))
-    names = "hidden", "cost", "η", "test accuracy", "best", "worst", f"below {goal:.0%}", "the chapter's run"
+    names = "hidden", "cost", "η", "test accuracy", "median", "best", "worst", f"below {goal:.0%}", "the chapter's run"
     return table(names, rows)
 
 
@@ -245,10 +247,12 @@ def chosen_rate(results: Results, cost: str) -> float:
 
 
 def with_interval(values: Sequence[float]) -> str:
-    median, low, high = (
-        f"{x:.1f}" if math.isfinite(x) else "∞" if x > 0 else "−∞" for x in median_and_interval(values)
-    )
-    return f"{median} ({low} to {high})"
+    middle, low, high = map(number, median_and_interval(values))
+    return f"{middle} ({low} to {high})"
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "∞" if value > 0 else "−∞"
 
 
 def bullets(sentences: Iterable[str]) -> str:
