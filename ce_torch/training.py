@@ -9,8 +9,10 @@ from torch.nn.functional import one_hot
 
 from ce_torch.costs.base import Cost
 
-# Mini-batches drawn at once. Compiled, they are one graph: a call costs as much as the arithmetic of two small ones.
-BATCHES_AT_ONCE = 10
+# Mini-batches drawn at once, ten of a network. Compiled, they are one graph: a call costs as much as the arithmetic of
+# two small ones. Those of many networks must not push one another out of the cache.
+BATCHES_AT_ONCE = (10, 5, 2, 1)
+BATCHES_IN_CACHE = 64
 EXAMPLES_AT_ONCE = 2_000
 
 Record = dict[str, Any]
@@ -71,10 +73,11 @@ class Training:
         self.network, self.cost, self.batch_size = network, cost, batch_size
         self.x = x
         self.y = one_hot(y, num_classes=network(x[:1]).shape[-1]).to(x.dtype)
-        # Many networks have their examples in the second dimension, and find enough work in one mini-batch each.
         self.of_many = isinstance(generator, Sequence)
-        self.examples_in, self.batches_at_once = (1, 1) if self.of_many else (0, BATCHES_AT_ONCE)
+        self.examples_in = 1 if self.of_many else 0  # the dimension; that of the networks comes before
         self.generators = list(generator) if self.of_many else [generator or torch.Generator().manual_seed(0)]
+        fit = (n for n in BATCHES_AT_ONCE if n * len(self.generators) <= BATCHES_IN_CACHE)
+        self.batches_at_once = next(fit, 1)
         self.monitor = dict(monitor or {})
         self.history: list[Record] = []
         self.parameters = list(network.parameters())
@@ -118,13 +121,15 @@ class Training:
         for _ in self.steps_of_an_epoch():
             pass
 
-    def steps_of_an_epoch(self) -> Iterator[None]:
-        """Train for an epoch, with a break after every mini-batch, or after those that are drawn at once."""
+    def steps_of_an_epoch(self) -> Iterator[int]:
+        """Train for an epoch, and yield after the mini-batches that are drawn at once how many there were so far."""
         orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
         order = (torch.stack(orders) if self.of_many else orders[0]).to(self.x.device)
+        steps = 0
         for examples in order.split(self.batch_size * self.batches_at_once, self.examples_in):
             self.steps(rows(self.x, examples), rows(self.y, examples))
-            yield
+            steps += -(-examples.shape[self.examples_in] // self.batch_size)
+            yield steps
 
     def descend(self, x: Tensor, y: Tensor) -> None:
         """One step of gradient descent for each mini-batch of x, y."""

@@ -129,8 +129,10 @@ class Comparison:
         steps_to_a_look = len(training.x) // run["batch_size"] // run["looks"]
         reached = torch.zeros(run["runs"], dtype=torch.bool)
         for epoch in range(run["epochs"]):
-            for step, _ in enumerate(training.steps_of_an_epoch(), start=1):
-                if step % steps_to_a_look == 0:
+            looks = 0
+            for steps in training.steps_of_an_epoch():
+                if steps // steps_to_a_look > looks:
+                    looks += 1
                     accuracies = evaluate(training.network, training.cost, *self.data.validation)["accuracy"]
                     reached |= torch.tensor(accuracies) >= run["goal"]
                     yield accuracies
