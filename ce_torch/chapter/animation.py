@@ -1,0 +1,41 @@
+"""The badly wrong neuron learning, epoch by epoch: the quadratic cost beside the cross-entropy."""
+
+import io
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ce_torch.chapter.curves import png
+from ce_torch.chapter.neuron import learn
+from ce_torch.costs.base import Cost
+
+EPOCHS_A_FRAME = 6
+MILLISECONDS_A_FRAME = 80
+PAUSE_AT_THE_END = 2000
+
+
+def animate(costs: dict[str, Cost], colors: dict[str, str], w: float, b: float, eta: float) -> bytes:
+    """Return an animation (GIF) of output, cost and |δ| of a neuron that starts at w and b, for each cost by name."""
+    lessons = {name: learn(cost, w, b, eta=eta) for name, cost in costs.items()}
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    of_output, of_cost, of_delta = panels = figure.subplots(1, 3)
+    lines = []
+    for name, lesson in lessons.items():
+        for axes, values in zip(panels, (lesson.a, lesson.C, lesson.delta.abs()), strict=True):
+            axes.plot(values, color=colors[name], alpha=0.2)
+            (line,) = axes.plot([], [], color=colors[name], label=name, marker="o", markevery=[-1])
+            lines.append((line, values))
+    of_output.set(xlabel="epoch", ylabel="output a, desired: 0", ylim=(0, 1.05))
+    of_cost.set(xlabel="epoch", ylabel="cost C")
+    of_delta.set(xlabel="epoch", ylabel="|δ|")
+    of_delta.legend()
+    epochs = len(next(iter(lessons.values())).a)
+    frames = []
+    for epoch in range(0, epochs, EPOCHS_A_FRAME):
+        for line, values in lines:
+            line.set_data(range(epoch + 1), values[: epoch + 1])
+        frames.append(Image.open(io.BytesIO(png(figure))).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+    moving = io.BytesIO()
+    times = [MILLISECONDS_A_FRAME] * (len(frames) - 1) + [PAUSE_AT_THE_END]
+    frames[0].save(moving, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    return moving.getvalue()

@@ -1,0 +1,59 @@
+"""The networks of the chapter, trained on MNIST by train.py: what their runs recorded, and the digits they get wrong.
+
+    python train.py --cost ce --checkpoint checkpoints/chapter-ce.pt
+
+and so for quadratic and ll: these checkpoints come with the project.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ce_torch import checkpoint
+from ce_torch.costs.base import Cost
+from ce_torch.network import MLP
+from ce_torch.settings import COSTS
+from ce_torch.training import Record
+
+FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
+
+
+class Trained(NamedTuple):
+    """A network of the chapter, the cost it was trained with, and what its training recorded after each epoch."""
+
+    network: MLP
+    cost: Cost
+    history: list[Record]
+
+
+def trained(name: str, folder: Path = FOLDER) -> Trained:
+    """Return the network that comes with the project for a cost: "quadratic", "ce" or "ll".
+
+    Raises:
+        CheckpointError: the folder has no such checkpoint, or a damaged one.
+    """
+    run, state = checkpoint.load(folder / f"chapter-{name}.pt")
+    network = MLP([784, *run["hidden"], 10])
+    network.load_state_dict(state["network"])
+    cost, _ = COSTS[run["cost"]]
+    return Trained(network.eval(), cost(), state["history"])
+
+
+class Digits(NamedTuple):
+    """Images that a network gets wrong: their numbers, their pixels, its outputs, and the digits that they are."""
+
+    numbers: Tensor
+    x: Tensor
+    a: Tensor
+    y: Tensor
+
+
+@torch.inference_mode()
+def most_wrong(trained: Trained, x: Tensor, y: Tensor, n: int) -> Digits:
+    """Return the n examples of the highest cost, the highest first."""
+    z = trained.network(x)
+    C = type(trained.cost).function(z, y, **trained.cost.options | {"reduction": "none"})
+    numbers = C.argsort(descending=True, stable=True)[:n]
+    return Digits(numbers, x[numbers], trained.cost.activation(z[numbers]), y[numbers])

@@ -1,0 +1,267 @@
+"""Every figure of the section, drawn from this library's costs and networks.
+
+    python -m ce_torch.chapter.figures [--write docs/figures]
+
+writes the pictures, and a page that shows them with their captions.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost, checkpoint, mnist
+from ce_torch.chapter.animation import animate
+from ce_torch.chapter.comparison_report import NAMES
+from ce_torch.chapter.curves import png
+from ce_torch.chapter.digits import most_wrong, trained
+from ce_torch.chapter.neuron import epochs_until, learn, slopes
+
+STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
+OF_SIGMOID = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
+COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
+# Where a neuron is saturated: σ′ < 0.02.
+FLAT = 4
+
+
+class Drawing(NamedTuple):
+    """A figure of the section: how to draw it, and what it shows."""
+
+    draw: Callable[[], Figure]
+    title: str
+    caption: str
+
+
+def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for of_panel in axes.flat:
+        of_panel.grid(alpha=0.3)
+    return figure, axes
+
+
+def sigmoid() -> Figure:
+    figure, ((of_value, of_slope),) = panels(1, 2)
+    z = torch.linspace(-8, 8, 401, dtype=torch.float64)
+    a = OF_SIGMOID["quadratic"].activation(z)
+    of_value.plot(z, a, color="black", label="σ(z)")
+    of_slope.plot(z, a * (1 - a), color="black", label="σ′(z) = σ(z) (1 − σ(z))")
+    for axes in (of_value, of_slope):
+        axes.axvspan(-8, -FLAT, color="tab:red", alpha=0.1, label="saturated: σ′ < 0.02")
+        axes.axvspan(FLAT, 8, color="tab:red", alpha=0.1)
+        axes.set_xlabel("z")
+        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+        axes.legend(loc="upper left")
+    of_value.set_ylabel("σ")
+    of_slope.set_ylabel("σ′")
+    return figure
+
+
+def neuron() -> Figure:
+    figure, grid = panels(2, 2)
+    for (name, start), (of_output, of_cost) in zip(STARTS.items(), grid, strict=True):
+        for cost, eta, style in (
+            ("quadratic", 0.15, "-"),
+            ("cross-entropy", 0.15, "-"),
+            ("cross-entropy", 0.005, "--"),
+        ):
+            lesson = learn(OF_SIGMOID[cost], *start, eta=eta)
+            label = f"{cost}, η = {eta:g}"
+            of_output.plot(lesson.a, style, color=COLORS[cost], label=label)
+            of_cost.plot(lesson.C, style, color=COLORS[cost], label=label)
+        of_output.set(title=name, xlabel="epoch", ylabel="output a", ylim=(0, 1))
+        of_cost.set(title=name, xlabel="epoch", ylabel="cost C")
+        of_output.legend()
+        of_cost.legend()
+    return figure
+
+
+def slowdown() -> Figure:
+    figure, ((axes,),) = panels(1, 1)
+    a = torch.linspace(1e-6, 1 - 1e-6, 401, dtype=torch.float64)
+    for name, cost in OF_SIGMOID.items():
+        axes.plot(a, slopes(cost, a.logit()).abs(), color=COLORS[name], label=name)
+    axes.set(xlabel="output a, where 0 is desired: how wrong the neuron is", ylabel="|∂C/∂b|: how fast it learns")
+    axes.legend()
+    return figure
+
+
+def starts() -> Figure:
+    figure, (of_costs,) = panels(1, 2)
+    places = torch.linspace(-3, 6, 91)
+    longest = 1000
+    for axes, (name, cost) in zip(of_costs, OF_SIGMOID.items(), strict=True):
+        lesson = learn(cost, places[None, :], places[:, None], eta=0.15, epochs=longest)
+        epochs = epochs_until(lesson, 0.1)
+        colors = epochs.clamp(max=longest).numpy()
+        image = axes.pcolormesh(places.numpy(), places.numpy(), colors, vmin=0, vmax=longest, rasterized=True)
+        axes.plot(*zip(*STARTS.values(), strict=True), "w*", markersize=10, label="the starts above")
+        axes.set(title=name, xlabel="w at the start", ylabel="b at the start")
+        axes.legend(loc="lower left")
+    figure.colorbar(image, ax=of_costs, label=f"epochs until a < 0.1 (yellow: {longest} or more)")
+    return figure
+
+
+def softmax() -> Figure:
+    figure, ((of_input, of_temperature),) = panels(1, 2)
+    others = torch.tensor([2.5, -1.0, 3.2], dtype=torch.float64)
+    z4 = torch.linspace(-5, 10, 301, dtype=torch.float64)
+    z = torch.cat([others.expand(len(z4), 3), z4[:, None]], 1)
+    a = LogLikelihoodCost().activation(z)
+    labels = [*(f"z = {value:g}" for value in others.tolist()), "z₄, which varies"]
+    of_input.stackplot(z4, a.T.numpy(), labels=labels, alpha=0.8)
+    of_input.set(xlabel="z₄", ylabel="outputs a, one on the other", ylim=(0, 1.05))
+    of_input.legend(loc="center right")
+    c = torch.logspace(-2, 1, 301, dtype=torch.float64)
+    fixed = torch.tensor([2.5, -1.0, 3.2, 0.5], dtype=torch.float64)
+    of_c = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
+    for value, outputs in zip(fixed.tolist(), of_c.T, strict=True):
+        of_temperature.plot(c, outputs, label=f"z = {value:g}")
+    of_temperature.set(xscale="log", xlabel="c", ylabel="outputs a")
+    of_temperature.legend()
+    return figure
+
+
+def entropy() -> Figure:
+    figure, ((axes,),) = panels(1, 1)
+    a = torch.linspace(1e-3, 1 - 1e-3, 401, dtype=torch.float64)
+    for y in (0.1, 0.3, 0.5):
+        C = cross_entropy_at(a, torch.full_like(a, y))
+        axes.plot(a, C, label=f"C for y = {y:g}")
+    axes.plot(a, cross_entropy_at(a, a), "k--", label="at a = y: the binary entropy")
+    axes.set(xlabel="output a", ylabel="cross-entropy C", ylim=(0, 2))
+    axes.legend()
+    return figure
+
+
+def cross_entropy_at(a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return CrossEntropyCost(reduction="none")(a.logit().unsqueeze(-1), y.unsqueeze(-1))
+
+
+def training() -> Figure:
+    figure, ((of_accuracy, of_cost),) = panels(1, 2)
+    for name, label in NAMES.items():
+        history = trained(name).history
+        epochs = [record["epoch"] for record in history]
+        of_accuracy.plot(epochs, [record["test"]["accuracy"] for record in history], color=COLORS[label], label=label)
+        for data, style in (("training", "-"), ("test", "--")):
+            costs = [record[data]["cost"] for record in history]
+            of_cost.plot(epochs, costs, style, color=COLORS[label], label=f"{label}, {data}")
+    of_accuracy.set(xlabel="epoch", ylabel="test accuracy")
+    of_cost.set(xlabel="epoch", ylabel="cost", yscale="log")
+    of_accuracy.legend()
+    of_cost.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def digits() -> Figure:
+    network = trained("ce")
+    found = most_wrong(network, *mnist.load().test, n=8)
+    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    grid = figure.subplots(4, 4, height_ratios=(2, 1, 2, 1))
+    of_images, of_outputs = grid[::2].ravel(), grid[1::2].ravel()
+    for image, outputs, number, x, a, y in zip(of_images, of_outputs, *found, strict=True):
+        image.imshow(x.view(28, 28).numpy(), cmap="gray_r")
+        image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
+        image.axis("off")
+        draw_outputs(outputs, a, int(y))
+    handles, labels = of_outputs[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def draw_outputs(axes: Axes, a: torch.Tensor, y: int) -> None:
+    axes.bar(range(10), a.numpy(), color="tab:blue", label="output a")
+    axes.plot(y, 1, "v", color="tab:red", label="desired: 1 here, 0 elsewhere")
+    axes.set(ylim=(0, 1.15), xlabel="output neuron", ylabel="a")
+    axes.set_xticks(range(10))
+
+
+DRAWINGS = {
+    "sigmoid": Drawing(
+        sigmoid,
+        "The sigmoid function and its slope",
+        "Where a neuron is saturated, right or wrong, σ is flat: σ′ is nearly 0, and with it the quadratic cost's "
+        "slopes, equations (55) and (56).",
+    ),
+    "neuron": Drawing(
+        neuron,
+        "A single neuron learns to turn 1 into 0",
+        "Equations (54) and (57). With the quadratic cost, η = 0.15, the output is 0.09 and 0.20 after 300 epochs; the "
+        "badly wrong neuron hardly learns for half of them. With the cross-entropy it learns at once. For that the "
+        "text gives η = 0.005, the broken line: at this rate 300 epochs end near 0.42 and 0.78, which is not the "
+        "picture that it describes; at 0.15 it is.",
+    ),
+    "slowdown": Drawing(
+        slowdown,
+        "The learning slowdown",
+        "How fast the neuron learns against how wrong it is, for x = 1 and y = 0. By equation (62) the "
+        "cross-entropy's slope is the error itself; by (56) the quadratic cost's has a factor σ′, and vanishes where "
+        "the neuron is most wrong.",
+    ),
+    "starts": Drawing(
+        starts,
+        "From every start",
+        "How many epochs the neuron takes to an output below 0.1, by where it starts; η = 0.15. The quadratic cost's "
+        "learning times explode where w + b is large and σ′ small, equations (55) and (56); the cross-entropy's grow "
+        "in proportion, (61) and (62).",
+    ),
+    "softmax": Drawing(
+        softmax,
+        "Softmax",
+        "Left: four neurons, of which one weighted input varies. As its output grows the others fall, and all "
+        "together make 1, equations (78) and (79). Right: the outputs for z = 2.5, −1, 3.2 and 0.5 and a factor c, "
+        "equation (83); for large c the largest takes all, which is where the name comes from.",
+    ),
+    "entropy": Drawing(
+        entropy,
+        "Where the cross-entropy is smallest",
+        "For every y the cross-entropy is smallest where a = y; there it is the binary entropy, equation (64), and 0 "
+        "only for y = 0 or 1.",
+    ),
+    "training": Drawing(
+        training,
+        "The costs on MNIST",
+        "One run of each cost, 30 hidden neurons, seed 0, the chapter's rates: η = 3 for the quadratic cost (54), 0.5 "
+        "for the cross-entropy (63) and the log-likelihood (80). Costs of different kinds do not compare. For 20 runs "
+        "and error bars see [the comparison](../comparison/README.md).",
+    ),
+    "digits": Drawing(
+        digits,
+        "The digits that the network gets most wrong",
+        "The test images on which the network trained with the cross-entropy (63) has the highest cost, its ten "
+        "outputs, and the desired one.",
+    ),
+}
+
+
+def page() -> str:
+    parts = (f"## {title}\n\n![{title}]({name}.png)\n\n{caption}" for name, (_, title, caption) in DRAWINGS.items())
+    start = "# The figures of the section\n\nDrawn by `python -m ce_torch.chapter.figures`."
+    return "\n\n".join([start, *parts]) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, default=Path("docs/figures"), metavar="FOLDER", help="where to write")
+    folder = parser.parse_args().write
+    try:
+        for name, drawing in DRAWINGS.items():
+            checkpoint.write_atomically(folder / f"{name}.png", png(drawing.draw()))
+        moving = animate(OF_SIGMOID, COLORS, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
+        checkpoint.write_atomically(folder / "neuron.gif", moving)
+        checkpoint.write_atomically(folder / "README.md", page().encode())
+    except (mnist.DataError, checkpoint.CheckpointError) as error:
+        print(f"figures: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

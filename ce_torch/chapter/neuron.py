@@ -1,0 +1,62 @@
+"""The section's single neuron, of one input x, which learns to output y: how fast, from where, with which cost."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs.base import Cost
+
+
+class Lesson(NamedTuple):
+    """What there was before each epoch, and after the last: tensors of shape (epochs + 1, ...)."""
+
+    w: Tensor
+    b: Tensor
+    a: Tensor
+    C: Tensor
+    delta: Tensor
+
+
+def learn(
+    cost: Cost, w: float | Tensor, b: float | Tensor, *, eta: float, epochs: int = 300, x: float = 1.0, y: float = 0.0
+) -> Lesson:
+    """Train neurons by gradient descent, from each pair of w and b.
+
+        z = w x + b,    w → w − η δ x,    b → b − η δ
+
+    Args:
+        cost: gives C, δ and the activation.
+        w, b: where to start: numbers, or tensors that broadcast to the shape (...) of many neurons.
+        eta: η, the learning rate.
+        epochs: how many steps to make.
+        x, y: the only training example.
+
+    Example:
+        >>> learn(QuadraticCost(), 0.6, 0.9, eta=0.15).a[-1]
+        tensor(0.0901, dtype=torch.float64)
+
+    Source: Nielsen, section 3.1, equations (54)-(62).
+    """
+    w, b = torch.broadcast_tensors(torch.as_tensor(w, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))
+    desired = torch.full_like(w, y).unsqueeze(-1)
+    moments = []
+    for _ in range(epochs + 1):
+        z = (w * x + b).unsqueeze(-1)
+        C = type(cost).function(z, desired, **cost.options | {"reduction": "none"})
+        delta = cost.delta(z, desired).squeeze(-1)
+        moments.append(Lesson(w, b, cost.activation(z).squeeze(-1), C, delta))
+        w, b = w - eta * delta * x, b - eta * delta
+    return Lesson(*map(torch.stack, zip(*moments, strict=True)))
+
+
+def epochs_until(lesson: Lesson, output: float) -> Tensor:
+    """Return after how many epochs each neuron's output is first below `output`; inf for never."""
+    below = lesson.a < output
+    first = below.to(torch.int8).argmax(0).double()
+    return first.where(below.any(0), torch.inf)
+
+
+def slopes(cost: Cost, z: Tensor, y: float = 0.0) -> Tensor:
+    """Return δ = ∂C/∂b of a neuron with each of the weighted inputs z: how fast it learns there."""
+    return cost.delta(z.unsqueeze(-1), torch.full_like(z, y).unsqueeze(-1)).squeeze(-1)

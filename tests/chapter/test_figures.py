@@ -1,0 +1,99 @@
+"""The figures of the section: what is on them, that they are the same every time, and the networks they show."""
+
+import re
+import sys
+
+import pytest
+from PIL import Image
+
+from ce_torch import checkpoint
+from ce_torch.chapter import figures
+from ce_torch.chapter.curves import png
+from ce_torch.chapter.digits import most_wrong, trained
+from ce_torch.chapter.figures import DRAWINGS
+from ce_torch.training import evaluate
+
+NETWORKS = ["quadratic", "ce", "ll"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+@pytest.fixture(scope="module")
+def drawn(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return {name: drawing.draw() for name, drawing in DRAWINGS.items()}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_axis_has_a_label(name, drawn):
+    for axes in drawn[name].axes:
+        if axes.axison and axes.get_label() != "<colorbar>":
+            assert axes.get_xlabel()
+            assert axes.get_ylabel()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_has_a_legend(name, drawn):
+    assert drawn[name].legends or all(
+        axes.get_legend() for axes in drawn[name].axes if axes.get_legend_handles_labels()[0]
+    )
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_caption_names_its_equations(name):
+    assert re.search(r"\(\d\d\)", DRAWINGS[name].caption)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_the_same_every_time_to_the_byte(name, drawn):
+    assert png(drawn[name]) == png(DRAWINGS[name].draw())
+
+
+def test_the_program_writes_every_figure_and_a_page_that_shows_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["figures", "--write", str(tmp_path)])
+    assert figures.main() == 0
+    page = (tmp_path / "README.md").read_text()
+    for name in DRAWINGS:
+        assert f"]({name}.png)" in page
+        assert (tmp_path / f"{name}.png").exists()
+
+
+def test_the_page_in_docs_is_the_one_that_the_program_writes(root):
+    assert (root / "docs" / "figures" / "README.md").read_text() == figures.page()
+    assert {path.stem for path in (root / "docs" / "figures").glob("*.png")} == set(DRAWINGS)
+
+
+def test_the_animation_is_small_and_moves(root):
+    path = root / "docs" / "figures" / "neuron.gif"
+    assert path.stat().st_size < 1_000_000
+    with Image.open(path) as animation:
+        assert animation.n_frames > 20
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_that_comes_with_the_project_is_as_good_as_its_history_says(name, real_mnist):
+    network, cost, history = trained(name)
+    last = history[-1]["test"]
+    now = evaluate(network, cost, *real_mnist.test)
+    assert len(history) == 30
+    assert now["correct"] == pytest.approx(last["correct"], abs=1)  # another processor may round otherwise
+    assert now["cost"] == pytest.approx(last["cost"], rel=1e-4)
+
+
+def test_the_digits_most_wrong_are_those_of_the_highest_cost(real_mnist):
+    network = trained("ce")
+    x, y = (part[:500] for part in real_mnist.test)
+    found = most_wrong(network, x, y, n=3)
+    costs = [evaluate(network.network, network.cost, x[i : i + 1], y[i : i + 1])["cost"] for i in range(500)]
+    highest = sorted(range(500), key=lambda i: -costs[i])[:3]
+    assert found.numbers.tolist() == highest
+    assert (found.a.argmax(1) != found.y).all()
+
+
+def test_a_checkpoint_that_is_missing_is_named(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match=r"chapter-ce\.pt cannot be read"):
+        trained("ce", tmp_path)
