@@ -122,7 +122,7 @@ def beside(path: Path, ending: str) -> Path:
 def restore(training: Training, state: dict[str, Any], path: Path) -> None:
     try:
         training.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise checkpoint.CheckpointError(f"{path} is damaged: it does not hold the network of its settings") from error
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cached_property
 from typing import Any, NoReturn, TypeVar
 
@@ -36,8 +36,9 @@ def job() -> Iterator[None]:
     try:
         with redirect_stdout(sys.stdout if rank() == 0 else io.StringIO()):
             yield
-            # None leaves while another still listens to it.
-            distributed.barrier()
+            # None leaves while another still listens to it, unless one is lost.
+            with suppress(RuntimeError):
+                distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
