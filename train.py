@@ -59,7 +59,12 @@ def train(flags: argparse.Namespace) -> int:
         save(path, run, training)
         for _ in show_progress(training, run, flags.quiet):
             save(path, run, training)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError):
+            if distributed.processes() == 1:
+                raise
+            # What is told of another process that is lost.
+            print(f"train.py: {mnist.first_line(error)}", file=sys.stderr)
         if distributed.rank() == 0:
             print(f"stopped after an epoch was saved; to go on: python train.py --resume {path}", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ce_torch import checkpoint, distributed
+from ce_torch.training import Training
 
 # Real MNIST, in mini-batches large enough for an epoch of a second.
 GRID = ("--lr", 0.1, 0.5, "--runs", 2, "--batch-size", 100)
@@ -135,3 +136,19 @@ def test_more_processes_than_networks_are_refused(train, monkeypatch):
     outcome = train("--runs", 2)
     assert outcome.code == 2
     assert outcome.err == ["train.py: 2 networks cannot be shared out over 3 processes; start 2 at most"]
+
+
+def test_what_gloo_says_of_a_lost_process_is_told_with_how_to_go_on(train, monkeypatch, tmp_path):
+    def lose_a_process(self):
+        raise RuntimeError("Connection closed by peer\nand much more")
+
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "from_first", lambda find: find())
+    monkeypatch.setattr(Training, "train_one_epoch", lose_a_process)
+    outcome = train("--checkpoint", "run.pt")
+    assert outcome.code == 130
+    assert outcome.err == [
+        "train.py: Connection closed by peer",
+        "stopped after an epoch was saved; to go on: python train.py --resume run.pt",
+    ]
+    assert checkpoint.load(tmp_path / "run.pt")[1]["history"] == []
