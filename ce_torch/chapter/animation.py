@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ce_torch.chapter.curves import png
+from ce_torch.chapter.drawing import courses, draw_course
 from ce_torch.chapter.neuron import learn
 from ce_torch.costs.base import Cost
 
@@ -18,16 +19,13 @@ def animate(costs: dict[str, Cost], colors: dict[str, str], w: float, b: float, 
     """Return an animation (GIF) of output, cost and |δ| of a neuron that starts at w and b, for each cost by name."""
     lessons = {name: learn(cost, w, b, eta=eta) for name, cost in costs.items()}
     figure = Figure(figsize=(10, 3), layout="constrained")
-    of_output, of_cost, of_delta = panels = figure.subplots(1, 3)
+    of_output, _, of_delta = panels = figure.subplots(1, 3)
     lines = []
     for name, lesson in lessons.items():
-        for axes, values in zip(panels, (lesson.a, lesson.C, lesson.delta.abs()), strict=True):
-            axes.plot(values, color=colors[name], alpha=0.2)
-            (line,) = axes.plot([], [], color=colors[name], label=name, marker="o", markevery=[-1])
-            lines.append((line, values))
-    of_output.set(xlabel="epoch", ylabel="output a, desired: 0", ylim=(0, 1.05))
-    of_cost.set(xlabel="epoch", ylabel="cost C")
-    of_delta.set(xlabel="epoch", ylabel="|δ|")
+        for axes, (label, values) in zip(panels, courses(lesson).items(), strict=True):
+            lines.append((draw_course(axes, values, colors[name], name), values))
+            axes.set(xlabel="epoch", ylabel=label)
+    of_output.set_ylim(0, 1.05)
     of_delta.legend()
     epochs = len(next(iter(lessons.values())).a)
     frames = []

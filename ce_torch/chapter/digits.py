@@ -5,19 +5,21 @@
 and so for quadratic and ll: these checkpoints come with the project.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ce_torch import checkpoint
+from ce_torch import checkpoint, mnist
 from ce_torch.costs.base import Cost
 from ce_torch.network import MLP
 from ce_torch.settings import COSTS
 from ce_torch.training import Record
 
-FOLDER = Path(__file__).resolve().parents[2] / "checkpoints"
+PROJECT = Path(__file__).resolve().parents[2]
+FOLDER = PROJECT / "checkpoints"
 
 
 class Trained(NamedTuple):
@@ -39,6 +41,12 @@ def trained(name: str, folder: Path = FOLDER) -> Trained:
     network.load_state_dict(state["network"])
     cost, _ = COSTS[run["cost"]]
     return Trained(network.eval(), cost(), state["history"])
+
+
+@cache
+def test_images() -> mnist.Examples:
+    """Return the test images of the project's own MNIST, read once for all who look at them. Raises `DataError`."""
+    return mnist.load(PROJECT / "data").test
 
 
 class Digits(NamedTuple):

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost, checkpoint, mnist
@@ -21,11 +20,11 @@ from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import most_wrong, trained
+from ce_torch.chapter.drawing import COLORS, draw_digit, draw_outputs
 from ce_torch.chapter.neuron import epochs_until, learn, slopes
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
 OF_SIGMOID = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
-COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
 # Where a neuron is saturated: σ′ < 0.02.
 FLAT = 4
 
@@ -167,20 +166,12 @@ def digits() -> Figure:
     grid = figure.subplots(4, 4, height_ratios=(2, 1, 2, 1))
     of_images, of_outputs = grid[::2].ravel(), grid[1::2].ravel()
     for image, outputs, number, x, a, y in zip(of_images, of_outputs, *found, strict=True):
-        image.imshow(x.view(28, 28).numpy(), cmap="gray_r")
+        draw_digit(image, x)
         image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
-        image.axis("off")
         draw_outputs(outputs, a, int(y))
     handles, labels = of_outputs[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
-
-
-def draw_outputs(axes: Axes, a: torch.Tensor, y: int) -> None:
-    axes.bar(range(10), a.numpy(), color="tab:blue", label="output a")
-    axes.plot(y, 1, "v", color="tab:red", label="desired: 1 here, 0 elsewhere")
-    axes.set(ylim=(0, 1.15), xlabel="output neuron", ylabel="a")
-    axes.set_xticks(range(10))
 
 
 DRAWINGS = {

@@ -1,0 +1,67 @@
+"""δ = ∂C/∂z three ways: written by hand, from autograd, from finite differences."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs.base import Cost
+from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.log_likelihood import LogLikelihoodCost
+from ce_torch.costs.quadratic import QuadraticCost
+
+
+class Subject(NamedTuple):
+    """A cost, and the textbook's formula for it, as a function of z and y."""
+
+    cost: Cost
+    formula: Callable[[Tensor, Tensor], Tensor]
+
+
+class Deltas(NamedTuple):
+    """δ of one example, from each of the three ways."""
+
+    by_hand: Tensor
+    by_autograd: Tensor
+    by_differences: Tensor
+
+
+def sigmoid(z: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-z))
+
+
+def quadratic(a: Tensor, y: Tensor) -> Tensor:
+    return ((a - y) ** 2).sum() / 2
+
+
+def cross_entropy(a: Tensor, y: Tensor) -> Tensor:
+    return -(y * a.log() + (1 - y) * (1 - a).log()).sum()
+
+
+def log_likelihood(z: Tensor, y: Tensor) -> Tensor:
+    a = torch.exp(z) / torch.exp(z).sum()
+    return -(y * a.log()).sum()
+
+
+SUBJECTS = {
+    "quadratic, sigmoid neurons": Subject(QuadraticCost(), lambda z, y: quadratic(sigmoid(z), y)),
+    "quadratic, linear neurons": Subject(QuadraticCost(activation="linear"), quadratic),
+    "cross-entropy, sigmoid neurons": Subject(CrossEntropyCost(), lambda z, y: cross_entropy(sigmoid(z), y)),
+    "log-likelihood, softmax": Subject(LogLikelihoodCost(), log_likelihood),
+}
+
+
+def three_ways(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> Deltas:
+    """Return δ for weighted inputs z and desired outputs y, both of shape (C,).
+
+    By hand it is `cost.delta`. Autograd derives it from the textbook's formula, which knows nothing of the cost.
+    The differences are of the cost's own values, (C(z + step) − C(z − step)) / (2 step).
+    """
+    cost = subject.cost
+    by_autograd = torch.func.grad(subject.formula)(z, y)
+    steps = step * torch.eye(len(z), dtype=z.dtype)
+    desired = y.expand(len(z), -1)
+    options = cost.options | {"reduction": "none"}
+    above, below = (type(cost).function(z + change, desired, **options) for change in (steps, -steps))
+    return Deltas(cost.delta(z, y), by_autograd, (above - below) / (2 * step))

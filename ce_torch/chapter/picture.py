@@ -1,0 +1,95 @@
+"""Pictures for a page that may be light or dark, narrow or wide: SVG, in the page's own ink."""
+
+import io
+import re
+import threading
+from collections.abc import Callable
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from ce_torch.chapter.motion import set_in_motion
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+INK = "#010203"  # a colour that nobody draws with: it stands for the page's own
+STYLE = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "axes.facecolor": "none",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "none",
+    "axes.titlesize": "medium",
+    "font.size": 9,
+    "path.simplify": False,  # a moving line needs all of its points
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ce_torch",
+}
+SIZE = 3.0, 2.5  # inches: a third of a page
+AXES = 0.19, 0.19, 0.78, 0.7  # left, bottom, width, height, in parts of the size; to have them worked out takes time
+# Matplotlib's settings are the process's, and a server draws for several readers at once.
+drawing = threading.Lock()
+
+
+def picture(
+    draw: Callable[[Axes], object],
+    description: str,
+    *,
+    title: str = "",
+    moving: bool = False,
+) -> str:
+    """Return what `draw` puts on axes, as an SVG element to stand in a page.
+
+    Args:
+        draw: draws on the axes. A line whose gid begins with "moving" can be set in motion.
+        description: says what is to be seen to those who do not see it.
+        title: stands above the axes.
+        moving: whether the lines that can move do, from their first point to their last.
+    """
+    with drawing, matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SIZE)
+        axes = figure.add_axes(AXES)
+        axes.locator_params(nbins=4)
+        draw(axes)
+        axes.set_title(title)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return for_a_page(written.getvalue(), description, moving)
+
+
+def for_a_page(svg: str, description: str, moving: bool) -> str:
+    root = ElementTree.fromstring(svg)
+    if moving:
+        set_in_motion(root)
+    tidy(root)
+    root.attrib |= {"role": "img", "aria-label": description, "style": "stroke-linejoin: round"}
+    written = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", written)  # the page has letters of its own
+
+
+def tidy(root: Element) -> None:
+    """Remove from an SVG element what would reach beyond it, or keep it from taking the room there is."""
+    for element in list(root.iter()):
+        element.tag = element.tag.removeprefix(f"{{{SVG}}}")
+        if element.tag == "g":
+            element.attrib.pop("id", None)  # the pictures of a page have the same
+        if (target := element.attrib.pop(f"{{{XLINK}}}href", None)) is not None:
+            element.attrib["href"] = target
+    for definitions in root.findall("defs[style]"):
+        root.remove(definitions)  # a style here is the whole page's
+    for size in ("width", "height"):
+        del root.attrib[size]
+
+
+def key(name: str, color: str, style: str = "-") -> str:
+    """Return a name after a piece of the line that it is the name of, as elements of a page."""
+    line = "╍╍" if style == "--" else "━━"
+    return f'<span style="color: {to_hex(color)}" aria-hidden="true">{line}</span> {name}'
+
+
+def shown(*pictures: str, caption: str) -> str:
+    """Return pictures side by side, or one below the other where there is no room, as an element of a page."""
+    return f'<figure class="pictures"><div>{"".join(pictures)}</div><figcaption>{caption}</figcaption></figure>'
