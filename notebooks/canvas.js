@@ -34,6 +34,18 @@ function render({ model, el }) {
     model.save_changes();
   }
 
+  // A canvas that is shown again is a new one: what was drawn is in the model.
+  function restore() {
+    const image = small.createImageData(SIDE, SIDE);
+    model.get("ink").forEach((ink, i) => (image.data[4 * i + 3] = ink));
+    small.putImageData(image, 0, 0);
+    pen.drawImage(small.canvas, 0, 0, WIDTH, WIDTH);
+    pen.globalCompositeOperation = "source-in";
+    pen.fillStyle = getComputedStyle(canvas).color;
+    pen.fillRect(0, 0, WIDTH, WIDTH);
+    pen.globalCompositeOperation = "source-over";
+  }
+
   function changed() {
     if (!waiting) setTimeout(send, 100);
     waiting = true;
@@ -69,6 +81,7 @@ function render({ model, el }) {
     pen.clearRect(0, 0, WIDTH, WIDTH);
     changed();
   });
+  requestAnimationFrame(restore);
 }
 
 export default { render };

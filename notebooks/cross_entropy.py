@@ -17,29 +17,19 @@ with app.setup(hide_code=True):
     import torch
 
     # Where ce_torch is not installed, it is in the folder above.
-    here = Path(__file__).resolve().parent
-    sys.path[:0] = [str(here), str(here.parent)]
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
 
     from canvas import Canvas, drawing
 
-    from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
-    from ce_torch.chapter.deltas import SUBJECTS, three_ways
+    from ce_torch import CrossEntropyCost, LogLikelihoodCost
+    from ce_torch.chapter.comparison_report import NAMES
+    from ce_torch.chapter.deltas import SUBJECTS, remark, table, three_ways
     from ce_torch.chapter.digits import test_images, trained
-    from ce_torch.chapter.drawing import (
-        COLORS,
-        courses,
-        draw_digit,
-        draw_lessons,
-        draw_outputs,
-        draw_signs,
-        styles,
-    )
+    from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
     from ce_torch.chapter.handwriting import like_mnist
-    from ce_torch.chapter.neuron import learn
+    from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn, progress
     from ce_torch.chapter.picture import key, picture, shown
     from ce_torch.chapter.softmax import layer
-
-    COSTS = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
 
 
 @app.cell(hide_code=True)
@@ -48,33 +38,27 @@ def _():
     # Being wrong should teach
 
     A neuron learns by going down the slope of a cost. It ought to learn fastest where it is most wrong. With the
-    quadratic cost it does the opposite; the cross-entropy is made so that it does as it ought to.
-
-    The argument is that of Michael Nielsen's *Neural Networks and Deep Learning*, section 3.1, whose equation numbers
-    are used. All that moves on this page is worked out by `ce_torch` while you look.
+    quadratic cost it does the opposite; the cross-entropy is made so that it does as it ought to. The numbers of the
+    equations are those of Michael Nielsen's *Neural Networks and Deep Learning*, section 3.1.
 
     ## One neuron
 
-    A single sigmoid neuron has the output $a = \sigma(z)$, with $z = wx + b$. Its only input is $x = 1$, and it should
-    answer $y = 0$. The quadratic cost and its slopes are
+    A sigmoid neuron has the output $a = \sigma(z)$, with $z = wx + b$. Its only input is $x = 1$, and it should answer
+    $y = 0$. The quadratic cost and its slopes are
 
-    $$C = \frac{(y - a)^2}{2} \tag{54}$$
-
-    $$\frac{\partial C}{\partial w} = (a - y)\,\sigma'(z)\,x \tag{55}$$
-
-    $$\frac{\partial C}{\partial b} = (a - y)\,\sigma'(z) \tag{56}$$
+    $$\begin{align} C &= \frac{(y - a)^2}{2} \tag{54} \\[1ex]
+    \frac{\partial C}{\partial w} &= (a - y)\,\sigma'(z)\,x \tag{55} \\[1ex]
+    \frac{\partial C}{\partial b} &= (a - y)\,\sigma'(z) \tag{56} \end{align}$$
 
     The error $a - y$ is in them, as it should be. But so is $\sigma'(z) = a\,(1 - a)$, which is nearly 0 when $a$ is
     nearly 1: the worse the answer, the less is learned from it. The cross-entropy, over $n$ examples $x$, is
 
     $$C = -\frac{1}{n} \sum_x \left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] \tag{57}$$
 
-    It is never negative, and near 0 when every $a$ is near its $y$: a cost. Its slopes have the error, and no
-    $\sigma'$:
+    It is never negative, and near 0 when every $a$ is near its $y$ of 0 or 1. Its slopes have no $\sigma'$:
 
-    $$\frac{\partial C}{\partial w_j} = \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61}$$
-
-    $$\frac{\partial C}{\partial b} = \frac{1}{n} \sum_x \left(\sigma(z) - y\right) \tag{62}$$
+    $$\begin{align} \frac{\partial C}{\partial w_j} &= \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61} \\
+    \frac{\partial C}{\partial b} &= \frac{1}{n} \sum_x \left(\sigma(z) - y\right) \tag{62} \end{align}$$
 
     Choose where the neuron starts and how it learns, then press Run.
     """)
@@ -86,8 +70,8 @@ def _():
     etas = [0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2]
     w, b = (mo.ui.slider(-5, 5, 0.1, value=2, label=f"${name}$", show_value=True) for name in "wb")
     epochs = mo.ui.slider(50, 500, 50, value=300, label="epochs", show_value=True)
-    first, second = (mo.ui.dropdown(COSTS, value=name, allow_select_none=False) for name in COSTS)
-    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label=r"$\eta$", show_value=True) for _ in COSTS)
+    first, second = (mo.ui.dropdown(OF_SIGMOID, value=name, allow_select_none=False) for name in OF_SIGMOID)
+    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in OF_SIGMOID)
     run = mo.ui.run_button(label="Run", kind="success")
     rows = [w, b, epochs], [first, first_eta], [second, second_eta], [run]
     mo.vstack([mo.hstack(row, wrap=True, justify="start", align="center") for row in rows])
@@ -95,85 +79,57 @@ def _():
 
 
 @app.cell(hide_code=True)
-def _(b, epochs, first, first_eta, w):
-    first_lesson = learn(first.value, w.value, b.value, eta=first_eta.value, epochs=epochs.value)
-    return (first_lesson,)
+def _(b, epochs, first, first_eta, second, second_eta, w):
+    pupils = [(first, first_eta), (second, second_eta)]
+    of_pupil = partial(learn, w=w.value, b=b.value, epochs=epochs.value)
+    lessons = [(cost.selected_key, of_pupil(cost.value, eta=eta.value)) for cost, eta in pupils]
+    return lessons, pupils
 
 
 @app.cell(hide_code=True)
-def _(b, epochs, second, second_eta, w):
-    second_lesson = learn(second.value, w.value, b.value, eta=second_eta.value, epochs=epochs.value)
-    return (second_lesson,)
-
-
-@app.cell(hide_code=True)
-def _(epochs, first, first_eta, first_lesson, run, second, second_eta, second_lesson):
-    _lessons = [(first.selected_key, first_lesson), (second.selected_key, second_lesson)]
-    _until = epochs.value if run.value else 0
-
-    def _numbers(lesson):
-        pairs = zip("aCδ", (lesson.a, lesson.C, lesson.delta), strict=True)
-        return ", ".join(
-            f"{name} = " + " → ".join(f"{values[i]:.2g}" for i in sorted({0, _until})) for name, values in pairs
-        )
-
-    mo.Html(
-        shown(
-            *(
-                picture(
-                    partial(draw_lessons, name=name, lessons=_lessons, until=_until),
-                    f"{name}, against the epoch",
-                    moving=run.value,
-                )
-                for name in courses(first_lesson)
-            ),
-            caption="<br>".join(
-                key(f"{cost}, η = {eta.value:g}: {_numbers(lesson)}", COLORS[cost], style)
-                for (cost, lesson), style, eta in zip(_lessons, styles(_lessons), (first_eta, second_eta), strict=True)
-            ),
-        )
+def _(epochs, lessons, pupils, run):
+    until = epochs.value if run.value else 0
+    draw = partial(draw_lessons, lessons=lessons, until=until)
+    pictures = (picture(partial(draw, name=name), f"{name}, against the epoch", moving=run.value) for name in COURSES)
+    keys = (
+        key(f"{cost}, η = {eta.value:g}: {progress(lesson, until)}", COLORS[cost], style)
+        for (cost, lesson), (_, eta), style in zip(lessons, pupils, styles(lessons), strict=True)
     )
+    mo.Html(shown(*pictures, caption="<br>".join(keys)))
     return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    From $w = b = 2$ the quadratic cost's $\delta$ is tiny where the neuron is worst, and has its hump only when half
-    of the way is behind it. From $w = 0.6$, $b = 0.9$, a milder mistake, the two costs differ little. The heights of two
-    different costs do not compare, and neither do their learning rates; the shapes of the curves do.
+    From $w = b = 2$ the quadratic cost has its smallest $\delta$ where the neuron is most wrong, and it takes most of
+    300 epochs to grow. From $w = 0.6$, $b = 0.9$, a milder mistake, the costs differ less. Heights of two different
+    costs do not compare, nor do their learning rates; the shapes of their curves do.
 
     ## Where the factor goes
 
     Put $a = \sigma(z)$ into (57) and use the chain rule:
 
-    $$\frac{\partial C}{\partial w_j} = -\frac{1}{n} \sum_x \left(\frac{y}{\sigma(z)} - \frac{1 - y}{1 - \sigma(z)}\right)
-    \frac{\partial \sigma}{\partial w_j} \tag{58}$$
+    $$\begin{align} \frac{\partial C}{\partial w_j}
+    &= -\frac{1}{n} \sum_x \left(\frac{y}{\sigma} - \frac{1 - y}{1 - \sigma}\right)
+    \frac{\partial \sigma}{\partial w_j} \tag{58} \\
+    &= -\frac{1}{n} \sum_x \left(\frac{y}{\sigma} - \frac{1 - y}{1 - \sigma}\right) \sigma'\, x_j \tag{59} \\
+    &= \frac{1}{n} \sum_x \frac{\sigma'\, x_j}{\sigma\,(1 - \sigma)} \left(\sigma - y\right) \tag{60} \end{align}$$
 
-    $$= -\frac{1}{n} \sum_x \left(\frac{y}{\sigma(z)} - \frac{1 - y}{1 - \sigma(z)}\right) \sigma'(z)\, x_j \tag{59}$$
+    and $\sigma' = \sigma\,(1 - \sigma)$ is cancelled by what is below the line. One can also start from the wish, that
+    $\partial C / \partial b$ be $a - y$ (72). For any cost
 
-    $$= \frac{1}{n} \sum_x \frac{\sigma'(z)\, x_j}{\sigma(z)\,(1 - \sigma(z))} \left(\sigma(z) - y\right) \tag{60}$$
+    $$\frac{\partial C}{\partial b} = \frac{\partial C}{\partial a}\,\sigma'(z)
+    = \frac{\partial C}{\partial a}\,a\,(1 - a), \tag{73, 74}$$
 
-    and $\sigma' = \sigma\,(1 - \sigma)$ cancels what is below the line. The way back leads to the same place. Wish for
+    so that the wish determines the cost's slope in $a$, and its integral the cost:
 
-    $$\frac{\partial C}{\partial b} = a - y \tag{72}$$
+    $$\begin{align} \frac{\partial C}{\partial a} &= \frac{a - y}{a\,(1 - a)} \tag{75} \\[1ex]
+    C &= -\left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] + \text{constant} \tag{76} \end{align}$$
 
-    and since, for any cost,
-
-    $$\frac{\partial C}{\partial b} = \frac{\partial C}{\partial a}\,\sigma'(z) = \frac{\partial C}{\partial a}\,a\,(1 - a),
-    \tag{73, 74}$$
-
-    the wish says that
-
-    $$\frac{\partial C}{\partial a} = \frac{a - y}{a\,(1 - a)} \tag{75}$$
-
-    of which the integral is
-
-    $$C = -\left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] + \text{constant} \tag{76}$$
-
-    So no other cost will do. Only the factor $x_j$ of (61) stays, whatever the cost: a weight acts through $w_j x_j$
-    alone. The cost can also be read as surprise: if $a$ is how likely the neuron holds $y = 1$ to be, it says how
-    surprised the neuron is, on average, by what $y$ turns out to be.
+    No other cost will do. Only the factor $x_j$ of (61) stays, whatever the cost: a weight acts through $w_j x_j$ and
+    nothing else. The cost can also be read as surprise: if $a$ is how likely the neuron holds $y = 1$ to be, it says
+    how surprised the neuron is, on average, by what $y$ turns out to be.
 
     ## $\delta = a - y$, three ways
 
@@ -183,13 +139,14 @@ def _():
 
     | output neurons | cost | $\delta$ | equations |
     |---|---|---|---|
-    | sigmoid | quadratic | $(a - y)\,\sigma'(z)$ | (65) |
+    | sigmoid | quadratic | $(a - y)\,\sigma'$ | (65) |
     | sigmoid | cross-entropy | $a - y$ | (66, 67) |
     | linear, $a = z$ | quadratic | $a - y$ | (68–70) |
     | softmax | log-likelihood | $a - y$ | (81, 82, 84) |
 
-    In `ce_torch` each $\delta$ is a line written by hand. Here it is beside what autograd derives from the textbook's
-    formula, and beside finite differences of the cost.
+    In `ce_torch` each $\delta$ is a line written by hand. Here it is beside the one that autograd derives from the
+    textbook's formula, and beside finite differences of the cost. Try $z = 40$ where $y = 0$: the neuron is so wrong
+    that $1 - a$ is rounded to 0.
     """)
     return
 
@@ -197,61 +154,36 @@ def _():
 @app.cell(hide_code=True)
 def _():
     subject = mo.ui.dropdown(SUBJECTS, value="cross-entropy, sigmoid neurons", allow_select_none=False)
-    weighted_inputs, desired = (
+    of_z, of_y = (
         mo.ui.array([mo.ui.number(start, stop, 0.1, value=value, full_width=True) for value in values])
         for start, stop, values in ((-1000, 1000, (2.0, -1.0, 0.5)), (0, 1, (0.0, 0.0, 1.0)))
     )
-    mo.vstack(
-        [
-            subject,
-            *(
-                mo.hstack([mo.md(f"${name}$"), *inputs], widths=[0.2, 1, 1, 1], align="center")
-                for name, inputs in (("z", weighted_inputs), ("y", desired))
-            ),
-        ]
+    typed = (
+        mo.hstack([mo.md(f"${name}$"), *numbers], widths=[0.2, 1, 1, 1], align="center")
+        for name, numbers in (("z", of_z), ("y", of_y))
     )
-    return desired, subject, weighted_inputs
+    mo.vstack([subject, *typed])
+    return of_y, of_z, subject
 
 
 @app.cell(hide_code=True)
-def _(desired, subject, weighted_inputs):
-    _z, _y = (torch.tensor(inputs.value, dtype=torch.float64) for inputs in (weighted_inputs, desired))
-    _found = three_ways(subject.value, _z, _y)
-    _rows = "\n".join(
-        f"| {name} | " + " | ".join(f"{value:.6f}" for value in values.tolist()) + " |"
-        for name, values in zip(("written by hand", "autograd", "differences"), _found, strict=True)
-    )
-    _apart = (_found.by_hand - _found.by_autograd).abs().max()
-    mo.md(
-        f"| $\\delta$ | $j = 1$ | $j = 2$ | $j = 3$ |\n|---|---|---|---|\n{_rows}\n\n"
-        + (
-            f"By hand and from autograd differ by {_apart:.0e} at most."
-            if _apart.isfinite()
-            else "The textbook's formula takes the logarithm of an output that has been rounded to 0, and autograd with "
-            "it. The hand-written δ needs no logarithm."
-        )
-    )
+def _(of_y, of_z, subject):
+    found = three_ways(subject.value, *(torch.tensor(of.value, dtype=torch.float64) for of in (of_z, of_y)))
+    mo.md(f"{table(found)}\n\n{remark(found)}")
     return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Try $z = 40$ where $y = 0$: the neuron is so wrong that $1 - a$ is rounded to 0.
-
     ## Softmax
 
-    Another output layer, with another way out of the slowdown. It turns its weighted inputs into
+    Another output layer, with another way out of the slowdown. Its outputs are positive and sum to 1, so that they can
+    be read as probabilities; a factor $c$, which is 1 / temperature, makes them harder or softer.
 
-    $$a_j = \frac{e^{z_j}}{\sum_k e^{z_k}} \tag{78}$$
-
-    which are positive, and sum to 1:
-
-    $$\sum_j a_j = \frac{\sum_j e^{z_j}}{\sum_k e^{z_k}} = 1 \tag{79}$$
-
-    so that they can be read as probabilities. A factor $c$, or a temperature $1/c$, makes it harder or softer:
-
-    $$a_j = \frac{e^{c z_j}}{\sum_k e^{c z_k}} \tag{83}$$
+    $$\begin{align} a_j &= \frac{e^{z_j}}{\sum_k e^{z_k}} \tag{78} \\[2ex]
+    \sum_j a_j &= \frac{\sum_j e^{z_j}}{\sum_k e^{z_k}} = 1 \tag{79} \\[2ex]
+    a_j &= \frac{e^{c z_j}}{\sum_k e^{c z_k}} \tag{83} \end{align}$$
     """)
     return
 
@@ -259,10 +191,8 @@ def _():
 @app.cell(hide_code=True)
 def _():
     z = mo.ui.array(
-        [
-            mo.ui.slider(-5, 10, 0.1, value=value, label=f"$z_{j}$", show_value=True)
-            for j, value in enumerate((2.5, -1, 3.2, 0.5), 1)
-        ]
+        mo.ui.slider(-5, 10, 0.1, value=value, label=f"$z_{j}$", show_value=True)
+        for j, value in enumerate((2.5, -1, 3.2, 0.5), 1)
     )
     temperature = mo.ui.slider(steps=[0.1, 0.2, 0.5, 1, 2, 5, 10], value=1, label="temperature", show_value=True)
     mo.hstack([*z, temperature], wrap=True, justify="start")
@@ -271,16 +201,13 @@ def _():
 
 @app.cell(hide_code=True)
 def _(temperature, z):
-    _found = layer(torch.tensor(z.value, dtype=torch.float64), temperature.value)
+    a, slopes = layer(torch.tensor(z.value, dtype=torch.float64), temperature.value)
+    outputs = partial(draw_outputs, a=a, color=COLORS["log-likelihood"], first=1)
     mo.Html(
         shown(
-            picture(
-                partial(draw_outputs, a=_found.a, color=COLORS["log-likelihood"], first=1),
-                f"The outputs are {', '.join(f'{a:.2f}' for a in _found.a)}",
-            ),
-            picture(partial(draw_signs, jacobian=_found.slopes), "The signs of the slopes of the outputs"),
-            caption=f"Left: the outputs; together {_found.a.sum():.2f}. Right: the slopes ∂aⱼ/∂zₖ, the larger the square "
-            f"the larger; a row is an output, a column a weighted input.",
+            picture(outputs, f"The outputs: {', '.join(f'{of:.2f}' for of in a)}", title=f"Σ a = {a.sum():.3f}"),
+            picture(partial(draw_slopes, slopes=slopes), "The slopes of each output", title="∂aⱼ / ∂zₖ"),
+            caption="The outputs, (78) and (83), and how each of them changes with each weighted input.",
         )
     )
     return
@@ -289,45 +216,39 @@ def _(temperature, z):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    However the sliders stand, the signs stay: a weighted input raises its own output and lowers all others, since
+    However the sliders stand, the signs stay. A weighted input raises its own output and lowers all others, since
 
-    $$\frac{\partial a_j}{\partial z_k} = c\,a_j\,(1 - a_j) \text{ for } k = j, \qquad -c\,a_j\,a_k \text{ for } k \ne j$$
+    $$\frac{\partial a_j}{\partial z_k} =
+    \begin{cases} c\,a_j\,(1 - a_j) & k = j \\ -c\,a_j\,a_k & k \ne j \end{cases}$$
 
-    No square is empty, so each output depends on all weighted inputs, unlike a sigmoid neuron's; and each column sums
-    to 0, as what one output wins the others lose. When the temperature falls the largest $z$ takes all, a maximum, of
-    which softmax is the softened form.
+    No slope is 0, if some are too small to be seen: each output depends on all weighted inputs, where that of a sigmoid
+    neuron depends on its own. Each column sums to 0, as what one output wins the others lose. When the temperature
+    falls the largest $z$ takes all: a maximum, of which softmax is a softened form.
 
-    The cost that goes with it is the log-likelihood, for an example of class $y$,
+    The cost that goes with it is the log-likelihood. For an example of class $y$ it has once more the slopes without a
+    slowdown, where $y_j$ is 1 for the class $j = y$ and 0 for all others:
 
-    $$C = -\ln a_y \tag{80}$$
-
-    and its slopes are again those without a slowdown, with $y_j = 1$ for the class $j = y$ and 0 for the others:
-
-    $$\frac{\partial C}{\partial b_j} = a_j - y_j \tag{81}$$
-
-    $$\frac{\partial C}{\partial w_{jk}} = a_k\,(a_j - y_j) \tag{82}$$
+    $$\begin{align} C &= -\ln a_y \tag{80} \\[1ex]
+    \frac{\partial C}{\partial b_j} &= a_j - y_j \tag{81} \\[1ex]
+    \frac{\partial C}{\partial w_{jk}} &= a_k\,(a_j - y_j) \tag{82} \end{align}$$
 
     ## Ten neurons look at a digit
 
-    A network of 784 inputs, 30 hidden neurons and 10 outputs, trained on MNIST. With sigmoid outputs its cost is the
-    cross-entropy of all ten,
+    A network of 784 inputs, 30 hidden neurons and 10 outputs, trained on MNIST; with sigmoid outputs its cross-entropy
+    is that of all ten,
 
     $$C = -\frac{1}{n} \sum_x \sum_j \left[\,y_j \ln a_j + (1 - y_j) \ln (1 - a_j)\,\right] \tag{63}$$
 
-    Pick a test image or draw a digit. The same ten weighted inputs then go through sigmoid neurons and through softmax.
+    Pick a test image, or draw a digit. The same ten weighted inputs go through sigmoid neurons and through softmax.
     """)
     return
 
 
 @app.cell(hide_code=True)
 def _():
-    networks = {
-        "cross-entropy, sigmoid": trained("ce").network,
-        "quadratic, sigmoid": trained("quadratic").network,
-        "log-likelihood, softmax": trained("ll").network,
-    }
-    network = mo.ui.dropdown(networks, value="cross-entropy, sigmoid", label="trained with", allow_select_none=False)
-    number = mo.ui.slider(0, len(test_images().y) - 1, value=8, label="test image", show_value=True)
+    networks = {label: trained(name).network.requires_grad_(False) for name, label in NAMES.items()}
+    network = mo.ui.dropdown(networks, value="cross-entropy", label="trained with", allow_select_none=False)
+    number = mo.ui.slider(0, len(test_images().y) - 1, value=119, label="test image", show_value=True)
     canvas = mo.ui.anywidget(Canvas())
     source = mo.ui.tabs({"Pick": number, "Draw": canvas})
     mo.vstack([network, source])
@@ -336,47 +257,43 @@ def _():
 
 @app.cell(hide_code=True)
 def _(canvas, number, source):
-    if source.value == "Draw":
-        image, label = like_mnist(drawing(canvas.value["ink"])), None
-    else:
-        image, label = test_images().x[number.value], int(test_images().y[number.value])
+    picked = source.value == "Pick"
+    image = test_images().x[number.value] if picked else like_mnist(drawing(canvas.value["ink"]))
+    label = int(test_images().y[number.value]) if picked else None
     return image, label
 
 
 @app.cell(hide_code=True)
 def _(image, label, network):
-    with torch.inference_mode():
-        _z = network.value(image)
-        _layers = {
-            "sigmoid": (CrossEntropyCost().activation(_z), COLORS["cross-entropy"]),
-            "softmax": (LogLikelihoodCost().activation(_z), COLORS["log-likelihood"]),
-        }
+    def bars(name, a, cost):
+        draw = partial(draw_outputs, a=a, y=label, color=COLORS[cost])
+        return picture(draw, f"Ten outputs; {a.argmax()} is the largest", title=f"{name}: Σ a = {a.sum():.3f}")
+
+    ten = network.value(image)
     mo.Html(
         shown(
-            picture(partial(draw_digit, x=image), "The image"),
-            *(
-                picture(
-                    partial(draw_outputs, a=a, y=label, color=color),
-                    f"Under {name} output {a.argmax()} is the largest",
-                    title=f"{name}, Σ a = {a.sum():.3f}",
-                )
-                for name, (a, color) in _layers.items()
-            ),
-            caption="▼ " + (f"the desired output, {label}." if label is not None else ""),
+            picture(partial(draw_digit, x=image), "What the network sees"),
+            bars("sigmoid", CrossEntropyCost().activation(ten), "cross-entropy"),
+            bars("softmax", LogLikelihoodCost().activation(ten), "log-likelihood"),
+            caption="Softmax's sum is 1 by (79)."
+            + ("" if label is None else f" ▼ It is a {label}: 1 is desired here."),
         )
     )
     return
 
 
 @app.cell(hide_code=True)
-def _():
-    mo.md(r"""
-    A sigmoid neuron looks at its own $z$ alone. Nothing tells it what the others say, so their sum may be anything
-    from 0 to 10; where the network is unsure it is often well below 1, or near 2. Softmax divides by the sum (79), and
-    what it gives always makes 1, for a scribble too: it tells the classes apart, and cannot say "none of these".
+def _(network):
+    sums = network.value(test_images().x).sigmoid().sum(1)
+    mo.md(rf"""
+    Over all {len(sums):,} test images the sum of this network's outputs under sigmoid goes from {sums.min():.3f} to
+    {sums.max():.2f}. Each neuron looks at its own $z$ alone, so nothing keeps the sum at 1. A network that was trained
+    with sigmoid neurons comes near to it where it is sure, as its desired outputs sum to 1, and misses it where it is
+    not. One that was trained with softmax need not come near: a number added to all $z$ changes nothing under softmax.
+    Softmax, in turn, makes probabilities of any scribble: it cannot say "none of these".
 
-    Which to take? Both pairs have $\delta = a - y$, and learn alike. Softmax and log-likelihood are the choice where
-    the outputs are to be probabilities of classes of which one is right.
+    Which to take? With its own cost each has $\delta = a - y$. Take softmax where one of the classes is right, and the
+    outputs are to be probabilities.
     """)
     return
 

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.drawing import courses, draw_course
-from ce_torch.chapter.neuron import learn
+from ce_torch.chapter.drawing import draw_course
+from ce_torch.chapter.neuron import COURSES, learn
 from ce_torch.costs.base import Cost
 
 EPOCHS_A_FRAME = 6
@@ -22,7 +22,8 @@ def animate(costs: dict[str, Cost], colors: dict[str, str], w: float, b: float, 
     of_output, _, of_delta = panels = figure.subplots(1, 3)
     lines = []
     for name, lesson in lessons.items():
-        for axes, (label, values) in zip(panels, courses(lesson).items(), strict=True):
+        for axes, (label, course) in zip(panels, COURSES.items(), strict=True):
+            values = course(lesson)
             lines.append((draw_course(axes, values, colors[name], name), values))
             axes.set(xlabel="epoch", ylabel=label)
     of_output.set_ylim(0, 1.05)

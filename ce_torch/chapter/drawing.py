@@ -6,15 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from ce_torch.chapter.neuron import Lesson
+from ce_torch.chapter.neuron import COURSES, Lesson
 
 COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
-RISE, FALL = "tab:blue", "tab:red"
-
-
-def courses(lesson: Lesson) -> dict[str, Tensor]:
-    """Return what is watched while a neuron learns to output 0, each under the name of its axis."""
-    return {"output a, desired: 0": lesson.a, "cost C": lesson.C, "|δ|": lesson.delta.abs()}
 
 
 def draw_course(axes: Axes, values: Tensor, color: str, label: str, until: int = 0, style: str = "-") -> Line2D:
@@ -28,7 +22,7 @@ def draw_course(axes: Axes, values: Tensor, color: str, label: str, until: int =
 def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], until: int) -> None:
     """Draw one of the courses of some lessons up to an epoch, each lesson in the colour of its cost."""
     for number, ((cost, lesson), style) in enumerate(zip(lessons, styles(lessons), strict=True)):
-        draw_course(axes, courses(lesson)[name], COLORS[cost], cost, until, style).set_gid(f"moving-{number}")
+        draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, until, style).set_gid(f"moving-{number}")
     axes.set(xlabel="epoch", ylabel=name)
     axes.set_ylim(bottom=0)
 
@@ -55,20 +49,16 @@ def draw_digit(axes: Axes, x: Tensor) -> None:
     axes.axis("off")
 
 
-def draw_signs(axes: Axes, jacobian: Tensor) -> None:
-    """Draw each ∂aⱼ/∂zₖ as a square, as large as the slope, of a colour and with a sign that say which way it goes."""
-    largest = jacobian.abs().max().clamp(min=1e-12)
-    for j, row in enumerate(jacobian.tolist()):
-        for k, slope in enumerate(row):
-            color = RISE if slope > 0 else FALL
-            side = 0.9 * (abs(slope) / float(largest)) ** 0.5
-            axes.bar(k, side, side, j - side / 2, color=color, alpha=0.35)
-            axes.text(k, j, "+" if slope > 0 else "−", color=color, ha="center", va="center", fontsize=14)
-    ticks = range(len(jacobian))
-    axes.set(xlim=(-0.6, len(ticks) - 0.4), ylim=(len(ticks) - 0.4, -0.6), aspect="equal")
-    axes.set_xticks(ticks, [f"z{subscript(k)}" for k in ticks])
-    axes.set_yticks(ticks, [f"a{subscript(j)}" for j in ticks])
-
-
-def subscript(index: int) -> str:
-    return "₁₂₃₄₅₆₇₈₉"[index]
+def draw_slopes(axes: Axes, slopes: Tensor) -> None:
+    """Draw each ∂aⱼ/∂zₖ as a square: its colour says which way aⱼ goes, its strength how much."""
+    largest = float(slopes.abs().max())
+    for j, row in enumerate(slopes.tolist(), 1):
+        for k, slope in enumerate(row, 1):
+            color = "tab:blue" if slope > 0 else "tab:red"
+            axes.bar(k, 0.9, 0.9, j - 0.45, color=color, alpha=0.08 + 0.6 * abs(slope) / max(largest, 1e-12))
+            axes.text(k, j, f"{slope:+.2f}".replace("-", "−"), ha="center", va="center", fontsize="small")
+    ticks = range(1, len(slopes) + 1)
+    axes.set(xlim=(0.4, len(ticks) + 0.6), ylim=(len(ticks) + 0.6, 0.4), aspect="equal")
+    axes.set(xlabel="weighted input k", ylabel="output j")
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)

@@ -15,16 +15,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost, checkpoint, mnist
+from ce_torch import CrossEntropyCost, LogLikelihoodCost, checkpoint, mnist
 from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import most_wrong, trained
 from ce_torch.chapter.drawing import COLORS, draw_digit, draw_outputs
-from ce_torch.chapter.neuron import epochs_until, learn, slopes
+from ce_torch.chapter.neuron import OF_SIGMOID, epochs_until, learn, slopes
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
-OF_SIGMOID = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
 # Where a neuron is saturated: σ′ < 0.02.
 FLAT = 4
 

@@ -2,23 +2,20 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, interpolate, pad
+from torch.nn.functional import interpolate
 
-SIDE, BOX = 28, 20
+SIDE, BOX, MIDDLE = 28, 20, 14
 
 
 def like_mnist(drawing: Tensor) -> Tensor:
     """Return a drawing, of any size and with ink from 0 to 1, as the 784 pixels of an image of MNIST.
 
-    As the digits of MNIST were, it is scaled to fit a box of 20 × 20 pixels, its proportions kept, and moved so that
-    the centre of mass of its ink is the middle of 28 × 28. A drawing without ink gives an empty image.
+    As the digits of MNIST were, it is scaled to fit a box of 20 × 20 pixels, its proportions kept, and put where the
+    centre of mass of its ink is the middle of 28 × 28. A drawing without ink gives an empty image.
     """
     if not (drawing > 0).any():
         return torch.zeros(SIDE * SIDE)
-    digit = fit(cut_out(drawing.float()))
-    height, width = digit.shape
-    digit = pad(digit, (0, SIDE - width, 0, SIDE - height))
-    return centred(digit).flatten()
+    return centred(fit(cut_out(drawing.float()))).flatten()
 
 
 def cut_out(drawing: Tensor) -> Tensor:
@@ -33,10 +30,14 @@ def fit(digit: Tensor) -> Tensor:
     return interpolate(digit[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
-def centred(image: Tensor) -> Tensor:
-    """Return the image moved, by parts of pixels too, so that its centre of mass is in its middle."""
-    places = torch.linspace(-1 + 1 / SIDE, 1 - 1 / SIDE, SIDE)  # of the pixels' middles, as `grid_sample` counts
-    y, x = ((image.sum(dim) * places).sum() / image.sum() for dim in (1, 0))
-    move = torch.tensor([[[1, 0, x], [0, 1, y]]])
-    grid = affine_grid(move, [1, 1, SIDE, SIDE], align_corners=False)
-    return grid_sample(image[None, None], grid, align_corners=False)[0, 0]
+def centred(digit: Tensor) -> Tensor:
+    """Return an image of 28 × 28 pixels in which the digit's ink balances on pixel 14, as nearly as pixels allow."""
+    start = []
+    for dim, length in enumerate(digit.shape):
+        ink = digit.sum(1 - dim)
+        balance = (ink * torch.arange(length)).sum() / ink.sum()
+        start.append(min(max(round(MIDDLE - balance.item()), 0), SIDE - length))
+    image = torch.zeros(SIDE, SIDE)
+    top, left = start
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return image

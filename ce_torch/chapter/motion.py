@@ -15,7 +15,7 @@ def set_in_motion(root: Element) -> None:
     play = next(plays)
     rules = [
         f"@keyframes grow-{play} {{ from {{ clip-path: inset(-9px 100% -9px -9px) }} "
-        f"to {{ clip-path: inset(-9px -9px -9px -9px) }} }}"
+        f"to {{ clip-path: inset(-9px 0 -9px -9px) }} }}"
     ]
     for number, group in enumerate(root.iterfind(".//*[@id]")):
         if not group.attrib["id"].startswith("moving"):

@@ -1,11 +1,16 @@
 """The section's single neuron, of one input x, which learns to output y: how fast, from where, with which cost."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs.base import Cost
+from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.quadratic import QuadraticCost
+
+OF_SIGMOID = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
 
 
 class Lesson(NamedTuple):
@@ -16,6 +21,14 @@ class Lesson(NamedTuple):
     a: Tensor
     C: Tensor
     delta: Tensor
+
+
+# What is watched while a neuron learns to output 0, each under the name of its axis.
+COURSES: dict[str, Callable[[Lesson], Tensor]] = {
+    "output a, desired: 0": lambda lesson: lesson.a,
+    "cost C": lambda lesson: lesson.C,
+    "|δ|": lambda lesson: lesson.delta.abs(),
+}
 
 
 def learn(
@@ -42,12 +55,20 @@ def learn(
     desired = torch.full_like(w, y).unsqueeze(-1)
     moments = []
     for _ in range(epochs + 1):
-        z = (w * x + b).unsqueeze(-1)
-        C = type(cost).function(z, desired, **cost.options | {"reduction": "none"})
-        delta = cost.delta(z, desired).squeeze(-1)
-        moments.append(Lesson(w, b, cost.activation(z).squeeze(-1), C, delta))
+        delta = cost.delta((w * x + b).unsqueeze(-1), desired).squeeze(-1)
+        moments.append((w, b, delta))
         w, b = w - eta * delta * x, b - eta * delta
-    return Lesson(*map(torch.stack, zip(*moments, strict=True)))
+    w, b, delta = map(torch.stack, zip(*moments, strict=True))
+    z = (w * x + b).unsqueeze(-1)
+    C = type(cost).function(z, torch.full_like(z, y), **cost.options | {"reduction": "none"})
+    return Lesson(w, b, cost.activation(z).squeeze(-1), C, delta)
+
+
+def progress(lesson: Lesson, until: int) -> str:
+    """Return in words what a single neuron's output, cost and δ were at the start, and what they were at an epoch."""
+    moments = [0, until] if until else [0]
+    values = {"a": lesson.a, "C": lesson.C, "δ": lesson.delta}
+    return ", ".join(f"{name} = {' → '.join(f'{of[at]:.3f}' for at in moments)}" for name, of in values.items())
 
 
 def epochs_until(lesson: Lesson, output: float) -> Tensor:
