@@ -155,7 +155,7 @@ def _():
 def _():
     subject = mo.ui.dropdown(SUBJECTS, value="cross-entropy, sigmoid neurons", allow_select_none=False)
     of_z, of_y = (
-        mo.ui.array([mo.ui.number(start, stop, 0.1, value=value, full_width=True) for value in values])
+        mo.ui.array([mo.ui.number(start, stop, value=value, full_width=True) for value in values])
         for start, stop, values in ((-1000, 1000, (2.0, -1.0, 0.5)), (0, 1, (0.0, 0.0, 1.0)))
     )
     typed = (

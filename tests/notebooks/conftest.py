@@ -1,16 +1,17 @@
 """The notebook as an app, and a browser that looks at it."""
 
-import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import contextmanager
 
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
+FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -18,7 +19,8 @@ QUIET = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-)
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no network
+]
 
 
 @pytest.fixture(scope="session")
@@ -42,16 +44,12 @@ def app(notebook, tmp_path_factory):
 
 
 def free_port():
-    import socket
-
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
 def wait_for(address, server, seconds=60):
-    import time
-
     for _ in range(10 * seconds):
         assert server.poll() is None, "the app has ended"
         try:
@@ -69,35 +67,37 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium.new_context()
+        chromium.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def look(app, browser):
-    """Open the notebook in a window; what goes wrong in it, or leaves the machine, fails the test."""
+    """Open the notebook in a window. What goes wrong there, or asks for anything from elsewhere, is an error."""
 
     @contextmanager
     def look(width=1280, scheme="light"):
+        page = browser.new_page()
         complaints = []
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-
-        def pass_or_stop(route):
-            if route.request.url.startswith(app):
-                route.continue_()
-            else:
-                complaints.append(f"asked for {route.request.url}")
-                route.abort()
-
-        context.route(re.compile("^(?!data:|blob:)"), pass_or_stop)
-        page = context.new_page()
+        page.on("request", lambda request: None if is_at_home(request.url) else complaints.append(request.url))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme, reduced_motion="no-preference")
         page.goto(app)
         page.wait_for_function("document.querySelectorAll('figure svg').length >= 8", timeout=60_000)
         yield page
-        context.close()
+        page.close()
         assert complaints == []
 
+    def is_at_home(url):
+        return url.startswith((app, "data:", "blob:"))
+
     return look
+
+
+@pytest.fixture
+def page(look):
+    with look() as page:
+        yield page
