@@ -24,7 +24,7 @@ with app.setup(hide_code=True):
     from ce_torch import CrossEntropyCost, LogLikelihoodCost
     from ce_torch.chapter.comparison_report import NAMES
     from ce_torch.chapter.deltas import SUBJECTS, remark, table, three_ways
-    from ce_torch.chapter.digits import test_images, trained
+    from ce_torch.chapter.digits import load_test_images, trained
     from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
     from ce_torch.chapter.handwriting import like_mnist
     from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn, progress
@@ -248,7 +248,7 @@ def _():
 def _():
     networks = {label: trained(name).network.requires_grad_(False) for name, label in NAMES.items()}
     network = mo.ui.dropdown(networks, value="cross-entropy", label="trained with", allow_select_none=False)
-    number = mo.ui.slider(0, len(test_images().y) - 1, value=119, label="test image", show_value=True)
+    number = mo.ui.slider(0, len(load_test_images().y) - 1, value=119, label="test image", show_value=True)
     canvas = mo.ui.anywidget(Canvas())
     source = mo.ui.tabs({"Pick": number, "Draw": canvas})
     mo.vstack([network, source])
@@ -258,8 +258,8 @@ def _():
 @app.cell(hide_code=True)
 def _(canvas, number, source):
     picked = source.value == "Pick"
-    image = test_images().x[number.value] if picked else like_mnist(drawing(canvas.value["ink"]))
-    label = int(test_images().y[number.value]) if picked else None
+    image = load_test_images().x[number.value] if picked else like_mnist(drawing(canvas.value["ink"]))
+    label = int(load_test_images().y[number.value]) if picked else None
     return image, label
 
 
@@ -284,7 +284,7 @@ def _(image, label, network):
 
 @app.cell(hide_code=True)
 def _(network):
-    sums = network.value(test_images().x).sigmoid().sum(1)
+    sums = network.value(load_test_images().x).sigmoid().sum(1)
     mo.md(rf"""
     Over all {len(sums):,} test images the sum of this network's outputs under sigmoid goes from {sums.min():.3f} to
     {sums.max():.2f}. Each neuron looks at its own $z$ alone, so nothing keeps the sum at 1. A network that was trained

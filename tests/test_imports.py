@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ce_torch"
 COSTS = sorted((PACKAGE / "costs").glob("*.py"))
-FOR_THE_PROGRAM = ["torchvision", "matplotlib", "tqdm", "PIL", "numpy", "scipy"]
+FOR_THE_PROGRAM = ["torchvision", "matplotlib", "tqdm", "PIL", "numpy", "scipy", "marimo", "anywidget"]
 FOR_A_GPU = ["triton"]
 PARTS = ["network", "mnist", "checkpoint"]
 

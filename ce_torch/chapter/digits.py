@@ -44,7 +44,7 @@ def trained(name: str, folder: Path = FOLDER) -> Trained:
 
 
 @cache
-def test_images() -> mnist.Examples:
+def load_test_images() -> mnist.Examples:
     """Return the test images of the project's own MNIST, read once for all who look at them. Raises `DataError`."""
     return mnist.load(PROJECT / "data").test
 

@@ -23,7 +23,7 @@ STYLE = {
     "axes.spines.top": False,
     "figure.facecolor": "none",
     "axes.titlesize": "medium",
-    "font.size": 9,
+    "font.size": 10,
     "path.simplify": False,  # a moving line needs all of its points
     "svg.fonttype": "none",
     "svg.hashsalt": "ce_torch",
@@ -67,7 +67,7 @@ def for_a_page(svg: str, description: str, moving: bool) -> str:
     tidy(root)
     root.attrib |= {"role": "img", "aria-label": description, "style": "stroke-linejoin: round"}
     written = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
-    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", written)  # the page has letters of its own
+    return re.sub(r"font-family: [^;]*; ", "", written)  # the page has letters of its own
 
 
 def tidy(root: Element) -> None:

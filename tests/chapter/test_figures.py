@@ -9,7 +9,7 @@ from PIL import Image
 from ce_torch import checkpoint
 from ce_torch.chapter import figures
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.digits import most_wrong, trained
+from ce_torch.chapter.digits import load_test_images, most_wrong, trained
 from ce_torch.chapter.figures import DRAWINGS
 from ce_torch.training import evaluate
 
@@ -92,6 +92,12 @@ def test_the_digits_most_wrong_are_those_of_the_highest_cost(real_mnist):
     highest = sorted(range(500), key=lambda i: -costs[i])[:3]
     assert found.numbers.tolist() == highest
     assert (found.a.argmax(1) != found.y).all()
+
+
+def test_the_test_images_are_found_from_any_folder_and_read_once(real_mnist, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_test_images().x.equal(real_mnist.test.x)
+    assert load_test_images() is load_test_images()
 
 
 def test_a_checkpoint_that_is_missing_is_named(tmp_path):

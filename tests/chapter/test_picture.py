@@ -18,9 +18,10 @@ def draw(axes):
     axes.set(xlabel="epoch", ylabel="a")
 
 
-def test_its_ink_is_that_of_the_page():
+def test_its_ink_and_letters_are_those_of_the_page():
     text = picture(draw, "a line")
     assert "currentColor" in text
+    assert "font-family" not in text
     assert not re.search("#000000|#ffffff|white|black", text)
 
 
