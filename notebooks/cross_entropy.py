@@ -23,13 +23,14 @@ with app.setup(hide_code=True):
 
     from ce_torch import CrossEntropyCost, LogLikelihoodCost
     from ce_torch.chapter.comparison_report import NAMES
-    from ce_torch.chapter.deltas import SUBJECTS, remark, table, three_ways
+    from ce_torch.chapter.deltas import SUBJECTS, three_ways
     from ce_torch.chapter.digits import load_test_images, trained
     from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
     from ce_torch.chapter.handwriting import like_mnist
-    from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn, progress
+    from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn
     from ce_torch.chapter.picture import key, picture, shown
     from ce_torch.chapter.softmax import layer
+    from ce_torch.chapter.words import progress, remark, table
 
 
 @app.cell(hide_code=True)
@@ -51,13 +52,11 @@ def _():
     \frac{\partial C}{\partial b} &= (a - y)\,\sigma'(z) \tag{56} \end{align}$$
 
     The error $a - y$ is in them, as it should be. But so is $\sigma'(z) = a\,(1 - a)$, which is nearly 0 when $a$ is
-    nearly 1: the worse the answer, the less is learned from it. The cross-entropy, over $n$ examples $x$, is
+    nearly 1: the worse the answer, the less is learned from it. The cross-entropy, over $n$ examples $x$, is never
+    negative, and near 0 when every $a$ is near its $y$ of 0 or 1; and its slopes have no $\sigma'$:
 
-    $$C = -\frac{1}{n} \sum_x \left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] \tag{57}$$
-
-    It is never negative, and near 0 when every $a$ is near its $y$ of 0 or 1. Its slopes have no $\sigma'$:
-
-    $$\begin{align} \frac{\partial C}{\partial w_j} &= \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61} \\
+    $$\begin{align} C &= -\frac{1}{n} \sum_x \left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] \tag{57} \\
+    \frac{\partial C}{\partial w_j} &= \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61} \\
     \frac{\partial C}{\partial b} &= \frac{1}{n} \sum_x \left(\sigma(z) - y\right) \tag{62} \end{align}$$
 
     Choose where the neuron starts and how it learns, then press Run.
@@ -158,16 +157,14 @@ def _():
         mo.ui.array([mo.ui.number(start, stop, value=value, full_width=True) for value in values])
         for start, stop, values in ((-1000, 1000, (2.0, -1.0, 0.5)), (0, 1, (0.0, 0.0, 1.0)))
     )
-    typed = (
-        mo.hstack([mo.md(f"${name}$"), *numbers], widths=[0.2, 1, 1, 1], align="center")
-        for name, numbers in (("z", of_z), ("y", of_y))
-    )
-    mo.vstack([subject, *typed])
+    rows_typed = [mo.md("$z$"), *of_z], [mo.md("$y$"), *of_y]
+    mo.vstack([subject, *(mo.hstack(row, widths=[0.2, 1, 1, 1], align="center") for row in rows_typed)])
     return of_y, of_z, subject
 
 
 @app.cell(hide_code=True)
 def _(of_y, of_z, subject):
+    mo.stop(None in (*of_z.value, *of_y.value), "Type a number into every box.")
     found = three_ways(subject.value, *(torch.tensor(of.value, dtype=torch.float64) for of in (of_z, of_y)))
     mo.md(f"{table(found)}\n\n{remark(found)}")
     return
@@ -216,14 +213,14 @@ def _(temperature, z):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    However the sliders stand, the signs stay. A weighted input raises its own output and lowers all others, since
+    However the sliders stand, the signs stay, since
 
     $$\frac{\partial a_j}{\partial z_k} =
     \begin{cases} c\,a_j\,(1 - a_j) & k = j \\ -c\,a_j\,a_k & k \ne j \end{cases}$$
 
-    No slope is 0, if some are too small to be seen: each output depends on all weighted inputs, where that of a sigmoid
-    neuron depends on its own. Each column sums to 0, as what one output wins the others lose. When the temperature
-    falls the largest $z$ takes all: a maximum, of which softmax is a softened form.
+    Softmax is monotonic: a weighted input raises its own output and lowers all others, by as much together. It is not
+    local: no slope is 0, if some are too small to be seen, so that each output depends on all weighted inputs. When
+    the temperature falls the largest $z$ takes all: a maximum, of which softmax is a softened form.
 
     The cost that goes with it is the log-likelihood. For an example of class $y$ it has once more the slopes without a
     slowdown, where $y_j$ is 1 for the class $j = y$ and 0 for all others:

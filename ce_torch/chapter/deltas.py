@@ -65,26 +65,3 @@ def three_ways(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> De
     options = cost.options | {"reduction": "none"}
     above, below = (type(cost).function(z + change, desired, **options) for change in (steps, -steps))
     return Deltas(cost.delta(z, y), by_autograd, (above - below) / (2 * step))
-
-
-def table(found: Deltas) -> str:
-    """Return the three in a table, in Markdown."""
-    numbers = range(1, len(found.by_hand) + 1)
-    ways = zip(("written by hand", "autograd", "differences"), found, strict=True)
-    lines = [
-        ("$\\delta$", *(f"$j = {number}$" for number in numbers)),
-        ("---", *("---" for _ in numbers)),
-        *((way, *(f"{value:.6f}" for value in delta)) for way, delta in ways),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def remark(found: Deltas) -> str:
-    """Return in words how far autograd's δ is from the hand-written one."""
-    apart = (found.by_hand - found.by_autograd).abs().max()
-    if apart.isfinite():
-        return f"By hand and from autograd differ by {apart:.0e} at most."
-    return (
-        "The textbook's formula has a logarithm or an exponential here that is infinite in floating point, and "
-        "autograd inherits it. The line written by hand has none."
-    )

@@ -17,9 +17,8 @@ def set_in_motion(root: Element) -> None:
         f"@keyframes grow-{play} {{ from {{ clip-path: inset(-9px 100% -9px -9px) }} "
         f"to {{ clip-path: inset(-9px 0 -9px -9px) }} }}"
     ]
-    for number, group in enumerate(root.iterfind(".//*[@id]")):
-        if not group.attrib["id"].startswith("moving"):
-            continue
+    moving = [group for group in root.iterfind(".//*[@id]") if group.attrib["id"].startswith("moving")]
+    for number, group in enumerate(moving):
         line, *_, dot = group
         places = points(line.attrib["d"])
         name = f"go-{play}-{number}"

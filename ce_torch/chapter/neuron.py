@@ -64,13 +64,6 @@ def learn(
     return Lesson(w, b, cost.activation(z).squeeze(-1), C, delta)
 
 
-def progress(lesson: Lesson, until: int) -> str:
-    """Return in words what a single neuron's output, cost and δ were at the start, and what they were at an epoch."""
-    moments = [0, until] if until else [0]
-    values = {"a": lesson.a, "C": lesson.C, "δ": lesson.delta}
-    return ", ".join(f"{name} = {' → '.join(f'{of[at]:.3f}' for at in moments)}" for name, of in values.items())
-
-
 def epochs_until(lesson: Lesson, output: float) -> Tensor:
     """Return after how many epochs each neuron's output is first below `output`; inf for never."""
     below = lesson.a < output

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ce_torch import CrossEntropyCost, QuadraticCost
-from ce_torch.chapter.neuron import Lesson, epochs_until, learn, progress, slopes
+from ce_torch.chapter.neuron import Lesson, epochs_until, learn, slopes
 
 COSTS = [QuadraticCost(), CrossEntropyCost()]
 
@@ -41,17 +41,6 @@ def test_many_neurons_learn_as_each_does_alone(cost):
     assert together.a.shape == (21, 2, 3)
     alone = learn(cost, w[2], b[1, 0], eta=0.15, epochs=20)
     torch.testing.assert_close(Lesson(*(values[:, 1, 2] for values in together)), alone)
-
-
-@pytest.mark.parametrize(
-    ("until", "expected"),
-    [
-        (0, "a = 0.982, C = 4.018, δ = 0.982"),
-        (300, "a = 0.982 → 0.012, C = 4.018 → 0.012, δ = 0.982 → 0.012"),
-    ],
-)
-def test_progress_is_from_the_start_to_the_epoch(until, expected):
-    assert progress(learn(CrossEntropyCost(), 2.0, 2.0, eta=0.15), until) == expected
 
 
 def test_epochs_until_an_output_are_counted_from_the_start():

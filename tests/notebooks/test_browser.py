@@ -136,6 +136,11 @@ def test_it_is_said_where_autograd_of_the_textbook_is_not_finite(page):
     page.get_by_text("that is infinite in floating point").wait_for()
 
 
+def test_an_empty_box_is_asked_to_be_filled(page):
+    type_first_z(page, "")
+    page.get_by_text("Type a number into every box.").wait_for()
+
+
 def type_first_z(page, value):
     page.locator("marimo-number input").first.fill(value)
     page.keyboard.press("Tab")
