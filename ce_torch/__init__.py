@@ -1,8 +1,9 @@
 """Cost functions whose backward pass is written by hand, δ = a − y, and that keep every promise of autograd."""
 
 from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.linear_log_likelihood import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost
 from ce_torch.network import MLP, MLPs
 
-__all__ = ["MLP", "CrossEntropyCost", "LogLikelihoodCost", "MLPs", "QuadraticCost"]
+__all__ = ["MLP", "CrossEntropyCost", "LinearLogLikelihoodCost", "LogLikelihoodCost", "MLPs", "QuadraticCost"]

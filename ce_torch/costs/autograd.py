@@ -7,7 +7,7 @@ derivative. σ and softmax are cheap to work out again, and nothing of z's size 
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -61,8 +61,9 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fas
             return tuple(gradients)
 
         @staticmethod
-        def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
-            arguments = *widen(ctx.saved_tensors), *ctx.constants
+        @nested
+        def jvp(ctx: Any, tensors: list[Tensor | None], _: None, *tangents: Tensor | None) -> Tensor:
+            arguments = *widen(tensors), *ctx.constants
             changes = (
                 (derivative(*arguments) * tangent).sum(-1)
                 for derivative, tangent in zip(derivatives, tangents, strict=False)
@@ -83,6 +84,31 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fas
     HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
     apply = in_every_form(HandWritten, (*fast, by_blocks(cost, derivatives[0])))
     return apply
+
+
+def nested(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """Let jvp(ctx, saved tensors, *tangents) be differentiated in forward mode, as when jacfwd goes over jacfwd.
+
+    PyTorch calls jvp with forward mode off, so that there, silently, its derivatives would be 0.
+    """
+
+    @wraps(jvp)
+    def differentiable(ctx: Any, *tangents: Any) -> Any:
+        # The tangents of the mode that calls are not to count again.
+        saved = [None if tensor is None else primal(tensor) for tensor in ctx.saved_tensors]
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(ctx, saved, *tangents)
+
+    return differentiable
+
+
+def primal(tensor: Tensor) -> Tensor:
+    """Return the tensor without its tangent; `vmap` has no rule for that."""
+    functorch = torch._C._functorch
+    if functorch.is_batchedtensor(tensor):
+        dim, level = functorch.maybe_get_bdim(tensor), functorch.maybe_get_level(tensor)
+        return functorch._add_batch_dim(primal(functorch.get_unwrapped(tensor)), dim, level)
+    return forward_ad.unpack_dual(tensor).primal
 
 
 def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast]) -> Callable[..., Tensor]:

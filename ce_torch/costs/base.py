@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ce_torch.costs.precision import is_autocast
+
 
 def check_arguments(z: Tensor, y: Tensor, reduction: str = "none") -> None:
     """Raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
@@ -30,24 +32,30 @@ def check_arguments(z: Tensor, y: Tensor, reduction: str = "none") -> None:
             f"(class indices, int64) for z of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
         )
     check_device("y", y, z)
+    check_reduction(reduction)
+
+
+def check_reduction(reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
 
 
-def check_device(name: str, tensor: Tensor, z: Tensor) -> None:
-    """Raise `ValueError` unless the argument called `name` is on z's device."""
+def check_device(name: str, tensor: Tensor, z: Tensor, of: str = "z") -> None:
+    """Raise `ValueError` unless the argument called `name` is on the device of z, or of the argument called `of`."""
     if tensor.device != z.device:
-        raise ValueError(f"{name} must be on z's device, {z.device}, got {tensor.device}; move it with .to(z.device)")
+        raise ValueError(
+            f"{name} must be on {of}'s device, {z.device}, got {tensor.device}; move it with .to({of}.device)"
+        )
 
 
-def check_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
-    """Raise unless the argument called `name` is None or a floating point tensor on z's device."""
+def check_weight(name: str, weight: Tensor | None, z: Tensor, of: str = "z") -> None:
+    """Raise unless the argument called `name` is None or a floating point tensor on the device of z, called `of`."""
     if weight is None:
         return
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise TypeError(f"{name} must be a floating point tensor or None, got {got}")
-    check_device(name, weight, z)
+    check_device(name, weight, z, of)
 
 
 def values_can_be_read(tensor: Tensor) -> bool:
@@ -91,7 +99,7 @@ def desired_outputs(y: Tensor, z: Tensor, ignore_index: int | None = None) -> Te
 
 def in_dtype_of(z: Tensor, C: Tensor) -> Tensor:
     """Return C in z's dtype, but in float32 under autocast, as PyTorch's own losses."""
-    if C.dtype == z.dtype or torch.is_autocast_enabled(z.device.type):
+    if C.dtype == z.dtype or is_autocast(z.device):
         return C
     return C.to(z.dtype)
 

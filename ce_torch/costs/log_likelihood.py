@@ -137,10 +137,11 @@ def log_likelihood(
     Architecture for Computer Vision", 2016.
     """
     check_arguments(z, y, reduction)
-    check_options(z, y, temperature, weight, ignore_index, label_smoothing)
+    check_options(y, temperature, ignore_index, label_smoothing)
+    check_weight_of_classes("weight", weight, z.shape[-1], z, "z")
     c = 1 / temperature
     if y.is_floating_point():
-        return in_dtype_of(z, of_outputs(reduction, z, weighted(y, weight, label_smoothing), c))
+        return in_dtype_of(z, of_outputs(reduction, z, weighted(y, weight, label_smoothing, z.shape[-1]), c))
     if weight is None and label_smoothing == 0 and ignore_index < 0 and values_can_be_read(y):
         try:
             return in_dtype_of(z, of_class(reduction, z, y, c))
@@ -154,12 +155,12 @@ def log_likelihood(
     return in_dtype_of(z, C.sum() / share.sum() if reduction == "mean" else reduce(C, reduction))
 
 
-def weighted(y: Tensor, weight: Tensor | None, label_smoothing: float) -> Tensor:
-    """Return the desired outputs t that label smoothing and class weights make of y."""
+def weighted(y: Tensor, weight: Tensor | None, label_smoothing: float, classes: int) -> Tensor:
+    """Return the desired outputs t that label smoothing, over so many classes, and class weights make of y."""
     if weight is None and label_smoothing == 0:
         return y
     (t,) = widen((y,))
-    t = (1 - label_smoothing) * t + label_smoothing / y.shape[-1]
+    t = (1 - label_smoothing) * t + label_smoothing / classes
     return t if weight is None else weight * t
 
 
@@ -180,22 +181,24 @@ def with_options(
     return C.masked_fill(ignored, 0), share.squeeze(-1).masked_fill(ignored, 0)
 
 
-def check_options(
-    z: Tensor, y: Tensor, temperature: float, weight: Tensor | None, ignore_index: int, label_smoothing: float
-) -> None:
-    """Raise `TypeError` or `ValueError` unless the options are such as `log_likelihood` takes."""
+def check_options(y: Tensor, temperature: float, ignore_index: int, label_smoothing: float) -> None:
+    """Raise `ValueError` unless the options are such as `log_likelihood` takes."""
     # c = 1 / temperature is infinite in float32 for less, and c z is nan.
     if not (isinstance(temperature, (int, float)) and 1e-38 <= temperature < math.inf):
         raise ValueError(f"temperature must be a finite number of at least 1e-38, got {temperature!r}")
     if not (isinstance(label_smoothing, (int, float)) and 0 <= label_smoothing <= 1):
         raise ValueError(f"label_smoothing must be a number from 0 to 1, got {label_smoothing!r}")
-    check_weight("weight", weight, z)
-    if weight is not None and weight.shape != z.shape[-1:]:
-        raise ValueError(f"weight must have shape {tuple(z.shape[-1:])}, one factor a class, got {tuple(weight.shape)}")
     if y.is_floating_point() and ignore_index >= 0:
         raise ValueError(
             f"ignore_index={ignore_index} goes with class indices, but y holds desired outputs ({y.dtype})"
         )
+
+
+def check_weight_of_classes(name: str, weight: Tensor | None, classes: int, z: Tensor, of: str) -> None:
+    """Raise `TypeError` or `ValueError` unless the argument called `name` has a factor for each class, or is None."""
+    check_weight(name, weight, z, of)
+    if weight is not None and weight.shape != (classes,):
+        raise ValueError(f"{name} must have shape {(classes,)}, one factor a class, got {tuple(weight.shape)}")
 
 
 class LogLikelihoodCost(Cost):
@@ -215,7 +218,8 @@ class LogLikelihoodCost(Cost):
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
         options = self.options
         check_arguments(z, y)
-        t = weighted(desired_outputs(y, z, options["ignore_index"]), self.weight, options["label_smoothing"])
+        outputs = desired_outputs(y, z, options["ignore_index"])
+        t = weighted(outputs, self.weight, options["label_smoothing"], z.shape[-1])
         if not y.is_floating_point():
             t = t.masked_fill((y == options["ignore_index"]).unsqueeze(-1), 0)
         return delta_of_outputs(*widen((z, t, 1 / options["temperature"]))).to(z.dtype)

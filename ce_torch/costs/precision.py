@@ -21,3 +21,8 @@ def wide(*inputs: Any) -> torch.dtype:
     """Return the dtype to compute in: float32 or, where a floating tensor among the inputs is of it, float64."""
     dtypes = (input.dtype for input in inputs if isinstance(input, Tensor) and input.is_floating_point())
     return reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast chooses the precision on such a device, "meta" among them."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch import CrossEntropyCost, LinearLogLikelihoodCost, LogLikelihoodCost, QuadraticCost
 from ce_torch.costs.fast import blocks, cpu
-from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+from ce_torch.costs.layer import blocks as layer_blocks
+from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 # Without a GPU Triton's interpreter runs the kernels. Read when Triton is loaded.
 if not torch.cuda.is_available():
@@ -26,6 +27,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     else:
         monkeypatch.setattr(cpu, "has_kernels", lambda: False)
         monkeypatch.setattr(blocks, "elements", lambda threads: 8 if request.param == "blocks" else 1 << 40)
+    if request.param == "blocks":
+        monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 8)
 
 
 SIGMOID_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}
@@ -38,7 +41,7 @@ class Case:
 
     name: str
     function: Callable[..., Tensor]
-    module: type
+    module: Callable[..., torch.nn.Module]
     textbook: Callable[..., Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     indices: bool = False
@@ -95,6 +98,19 @@ def textbook_log_likelihood(
     return -(weight * y * a.log()).sum(-1)
 
 
+def of_identity(z: Tensor, y: Tensor, *, weight: Tensor | None = None, **options: Any) -> Tensor:
+    """The cost of an output layer whose weighted inputs are its inputs."""
+    return linear_log_likelihood(
+        z, torch.eye(z.shape[-1], dtype=z.dtype, device=z.device), y, class_weight=weight, **options
+    )
+
+
+def module_of_identity(*, weight: Tensor | None = None, **options: Any) -> LinearLogLikelihoodCost:
+    cost = LinearLogLikelihoodCost(3, 3, bias=False, class_weight=weight, **options)
+    torch.nn.init.eye_(cost.layer.weight.requires_grad_(False))
+    return cost
+
+
 CASES = [
     Case("quadratic", quadratic, QuadraticCost, textbook_quadratic),
     Case("quadratic-linear", quadratic, QuadraticCost, textbook_quadratic, {"activation": "linear"}),
@@ -113,6 +129,16 @@ CASES = [
         "log-likelihood-class-smoothed",
         log_likelihood,
         LogLikelihoodCost,
+        textbook_log_likelihood,
+        {"label_smoothing": 0.1, "temperature": 2.0},
+        indices=True,
+    ),
+    Case("linear", of_identity, module_of_identity, textbook_log_likelihood, CLASS_WEIGHTS),
+    Case("linear-class", of_identity, module_of_identity, textbook_log_likelihood, {"temperature": 0.5}, indices=True),
+    Case(
+        "linear-class-options",
+        of_identity,
+        module_of_identity,
         textbook_log_likelihood,
         {"label_smoothing": 0.1, "temperature": 2.0},
         indices=True,

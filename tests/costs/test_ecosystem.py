@@ -94,7 +94,8 @@ def gradients_of_half(
     try:
         network = spread(network)
         network(x[rank::2], y[rank::2]).backward()
-        return [p.grad.full_tensor() if spread is sharded else p.grad for p in network.parameters()]
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.requires_grad]
+        return [gradient.full_tensor() for gradient in gradients] if spread is sharded else gradients
     finally:
         distributed.destroy_process_group()
 
@@ -113,7 +114,7 @@ def test_two_processes_with_half_of_the_batch_each_get_the_gradients_of_the_whol
     network = EndsInACost(case).to(case.dtype)
     _, y = case.examples(12, 3)
     x = torch.randn(12, 4, dtype=case.dtype)
-    of_the_whole = torch.autograd.grad(case.by_textbook(network.layer(x), y), list(network.parameters()))
+    of_the_whole = torch.autograd.grad(case.by_textbook(network.layer(x), y), list(network.layer.parameters()))
     way = blocks.elements(threads=1), cpu.has_kernels()
     task = f"file://{tmp_path / 'rendezvous'}", way, spread, network, x, y
     results = processes.starmap_async(gradients_of_half, [(0, *task), (1, *task)], chunksize=1)

@@ -43,9 +43,16 @@ def test_gradient_is_the_one_autograd_derives_from_the_textbook(case, shape, red
     assert_same(ours, theirs)
 
 
-def test_second_derivative_is_the_one_autograd_derives_from_the_textbook(case):
+@pytest.mark.parametrize("first", [jacrev, jacfwd])
+@pytest.mark.parametrize("second", [jacrev, jacfwd])
+def test_second_derivative_is_the_one_autograd_derives_from_the_textbook(case, first, second):
     z, y = case.examples(4, 3)
-    assert_same(hessian(case)(z, y), hessian(case.by_textbook)(z, y))
+    assert_same(second(first(case))(z, y), second(first(case.by_textbook))(z, y))
+
+
+def test_third_derivative_is_the_one_autograd_derives_from_the_textbook(case):
+    z, y = case.examples(2, 3)
+    assert_same(jacrev(hessian(case))(z, y), jacrev(hessian(case.by_textbook))(z, y))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -195,25 +202,25 @@ def test_a_hook_on_z_sees_delta(case):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_delta_is_the_gradient_of_each_example_whatever_the_reduction(case, reduction):
     z, y = differentiable(case, 2, 4, 3)
-    delta = case.cost(reduction=reduction).double().delta(z, y)
+    delta = case.cost(reduction=reduction).to(z.dtype).delta(z, y)
     assert_same(delta, torch.autograd.grad(case.by_textbook(z, y, "sum"), z)[0])
 
 
 def test_the_module_is_the_function(case):
     z, y = case.examples(4, 3)
-    assert_same(case.cost().double()(z, y), case(z, y), rtol=0, atol=0)
+    assert_same(case.cost().to(z.dtype)(z, y), case(z, y), rtol=0, atol=0)
 
 
 def test_a_module_can_be_pickled_and_copied(case):
     z, y = case.examples(4, 3)
-    cost = case.cost().double()
+    cost = case.cost().to(z.dtype)
     for twin in (pickle.loads(pickle.dumps(cost)), copy.deepcopy(cost)):
         assert_same(twin(z, y), cost(z, y), rtol=0, atol=0)
 
 
 def test_functional_call(case):
     z, y = case.examples(4, 3)
-    cost = case.cost().double()
+    cost = case.cost().to(z.dtype)
     assert_same(functional_call(cost, {}, (z, y)), cost(z, y), rtol=0, atol=0)
 
 

@@ -1,0 +1,142 @@
+"""The cost and its gradients in one go, by blocks of examples: z is worked out once, and not again for the gradients.
+
+What reaches the cost is not known yet, so that gradients can be had at once of a sum over examples only, up to the
+factor that reaches it. For a block of examples zᵀ is made, with a row for each class: the products with W, which has a
+row for each class too, are faster so than with z.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ce_torch.costs.autograd import may_be_differentiated
+from ce_torch.costs.fast import is_plain, memory_is_all
+from ce_torch.costs.layer.autograd import gradients_of_costs, in_their_places, those_of
+from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
+from ce_torch.costs.layer.formulas import costs, finite, unless_zero, without_autocast
+
+# As many rows of W as stay in a cache, for all that is done with them.
+CLASSES = 1024
+
+
+class AtOnce(torch.autograd.Function):
+    """Σ factor · C over the examples, of classes y, where C and factor are 0 for examples that don't count."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        peak: Tensor,
+        factor: Tensor,
+        setting: Setting,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, y, peak, factor)
+        ctx.setting, (ctx.wanted, _) = setting, those_of(ctx.needs_input_grad)
+        total, ctx.gradients = cost_and_slopes(Layer(x, weight, bias, y, peak), factor, setting, ctx.wanted)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        *layer, factor = ctx.saved_tensors
+        layer, gradients, ctx.gradients = Layer(*layer), ctx.gradients, None
+        if may_be_differentiated(g):
+            with torch.no_grad():
+                sums = torch.stack(costs(layer, ctx.setting)[1])
+            needed = *ctx.needs_input_grad[:3], False, False, False
+            return *gradients_of_costs(g * factor, layer, ctx.setting, sums, needed), None
+        if gradients is None:
+            _, gradients = cost_and_slopes(layer, factor, ctx.setting, ctx.wanted)
+        if not g.is_cpu or g.item() != 1:
+            for gradient in gradients:
+                gradient.mul_(g)
+        return *in_their_places(gradients, ctx.wanted), None, None, None, None
+
+
+def is_for(layer: Layer) -> bool:
+    """Whether gradients will be asked for, of nothing but the numbers, and by the inputs and parameters only."""
+    if torch.compiler.is_compiling():
+        return False
+    *of_layer, y, peak, base = layer
+    tensors = [tensor for tensor in layer if tensor is not None]
+    return (
+        torch.is_grad_enabled()
+        and any(tensor is not None and tensor.requires_grad for tensor in of_layer)
+        and not y.is_floating_point()
+        and base is None
+        and not peak.requires_grad
+        and layer.dtype == layer.x.dtype
+        and all(is_plain(tensor) for tensor in tensors)
+        and memory_is_all()
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        # What hooks do with the inputs, they do for memory: nothing else is to be kept.
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    )
+
+
+@without_autocast
+def cost_and_slopes(
+    layer: Layer, factor: Tensor, setting: Setting, wanted: Wanted
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return Σ factor · C, and its gradients that are wanted, by blocks of examples."""
+    x, weight, bias, y, peak, _ = layer
+    total = x.new_zeros(())
+    gradients = {
+        name: torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in layer._asdict().items()
+        if name in wanted
+    }
+    count = examples_of_block(layer, setting)
+    space = x.new_empty(len(weight) * count)
+    for block in parts(len(x), count):
+        of_block = Layer(x[block], weight, bias, y[block], peak[block])
+        z = space[: len(weight) * len(of_block.x)].view(len(weight), -1)
+        C, s = exponentials(of_block, setting.c, z)
+        total += unless_zero(factor[block], C).sum()
+        # With this z is (s / of_cost) δᵀ.
+        z.scatter_add_(0, of_block.y.unsqueeze(0), -s.unsqueeze(0))
+        of_cost = setting.c * of_block.peak * factor[block] / s
+        add_slopes(gradients, block, of_block, of_cost, z)
+    return total, tuple(gradients.values())
+
+
+def examples_of_block(layer: Layer, setting: Setting) -> int:
+    count = min(max(setting.elements // max(len(layer.weight), 1), 1), max(len(layer.x), 1))
+    # The products are faster with so many.
+    return count - count % 16 if count > 16 else count
+
+
+def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Write exp(c (z − m)) to z, with a row for each class; return C and the sum s of each example."""
+    m, s = layer.of_examples(-torch.inf), layer.of_examples(0)
+    for classes in parts(len(z), CLASSES):
+        torch.mm(layer.weight[classes], layer.x.mT, out=z[classes])
+        if layer.bias is not None:
+            z[classes] += column(layer.bias[classes])
+        m = torch.maximum(m, z[classes].amax(0))
+    error = m - z.gather(0, layer.y.unsqueeze(0)).squeeze(0)
+    for classes in parts(len(z), CLASSES):
+        exponents = z[classes].sub_(finite(m))
+        s += (exponents if c == 1 else exponents.mul_(c)).exp_().sum(0)
+    return layer.peak * s.log() + c * unless_zero(layer.peak, error), s
+
+
+def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost: Tensor, z: Tensor) -> None:
+    """Add what a block of examples has of the gradients δ W, δᵀ x and Σ δ, where δᵀ = of_cost z."""
+    if "x" in gradients:
+        of_x = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
+        for classes in parts(len(z), CLASSES):
+            of_x.addmm_(layer.weight[classes].mT, z[classes])
+        gradients["x"][block] = (of_x * of_cost).mT
+    if "weight" in gradients:
+        x = layer.x * column(of_cost)
+        for classes in parts(len(z), CLASSES):
+            # Memory that is written for the first time is not read.
+            gradients["weight"][classes].addmm_(z[classes], x, beta=min(block.start, 1))
+    if "bias" in gradients:
+        gradients["bias"].addmv_(z, of_cost)

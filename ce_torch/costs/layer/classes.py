@@ -1,0 +1,55 @@
+"""What classes y stand for: desired outputs t, and how much each example counts."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs.base import name_classes, values_can_be_read
+from ce_torch.costs.layer.shards import Shard
+
+
+class Classes(NamedTuple):
+    """Classes y (N,), with tⱼ = baseⱼ (C,) and at j = y `peak` (N,) more; the examples' shares in the mean, (N,).
+
+    An example that is ignored has class 0 and no share. One whose class is none of the layer's is `wrong`.
+    """
+
+    y: Tensor
+    peak: Tensor
+    base: Tensor | None
+    share: Tensor
+    ignored: Tensor
+    wrong: Tensor | None
+
+    def factor(self, reduction: str) -> Tensor:
+        """Return what each example's cost has as a factor in the sum or mean."""
+        counts = (~self.ignored).to(self.share.dtype)
+        return counts / self.share.sum() if reduction == "mean" else counts
+
+    def masked(self, C: Tensor) -> Tensor:
+        C = C.masked_fill(self.ignored, 0)
+        return C if self.wrong is None else C.masked_fill(self.wrong, torch.nan)
+
+
+def desired_classes(
+    y: Tensor,
+    x: Tensor,
+    here: int,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    shard: Shard,
+) -> Classes:
+    """Return what classes y (N,) of the examples x (N, D) stand for; `here` is how many classes are in this process."""
+    name_classes(y, shard.classes, ignore_index)
+    ignored = y == ignore_index
+    y = y.masked_fill(ignored, 0)
+    wrong = None if values_can_be_read(y) else (y < 0) | (y >= shard.classes)
+    if weight is None:
+        weight = torch.ones(here, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    own = (y >= shard.start) & (y < shard.start + here)
+    share = shard.total(torch.where(own, weight[(y - shard.start).clamp(0, here - 1)], 0)).masked_fill(ignored, 0)
+    if label_smoothing == 0:
+        return Classes(y, share, None, share, ignored, wrong)
+    return Classes(y, (1 - label_smoothing) * share, label_smoothing / shard.classes * weight, share, ignored, wrong)

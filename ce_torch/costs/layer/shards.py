@@ -1,0 +1,71 @@
+"""The classes of a layer shared out among processes: only what there is of each example crosses between them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's part of the classes: the group that has the others, its first class, and how many all have."""
+
+    group: Any = None
+    start: int = 0
+    classes: int = 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum over all parts."""
+        return self.all_reduce(tensor, dist.ReduceOp.SUM) if self.group is not None else tensor
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Return the largest of all parts."""
+        return self.all_reduce(tensor, dist.ReduceOp.MAX) if self.group is not None else tensor
+
+    def all_reduce(self, tensor: Tensor, operation: Any) -> Tensor:
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "a cost whose classes are shared out among processes has first and second derivatives by x, weight and "
+                "bias; third ones, and second ones by desired outputs, need all classes in one process"
+            )
+        result = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result, operation, self.group)
+        return result
+
+
+ALL_CLASSES = Shard()
+
+
+def of_this_process(weight: Tensor, group: Any) -> Shard:
+    """Return the part of this process, which has the rows of `weight`; parts follow one another by rank."""
+    if group is None:
+        return Shard(classes=len(weight))
+    rank = dist.get_rank(group)
+    counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=weight.device)
+    counts[rank] = len(weight)
+    dist.all_reduce(counts, group=group)
+    return Shard(group, int(counts[:rank].sum()), int(counts.sum()))
+
+
+def local(x: Tensor, weight: Tensor, bias: Tensor | None, group: Any) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Return the tensors that this process has of DTensors, and the group of a weight that is one."""
+    if type(weight) in (Tensor, nn.Parameter):
+        return x, weight, bias, group
+    from torch.distributed.tensor import DTensor, Replicate, Shard  # takes a while, and is needed here only
+
+    if not isinstance(weight, DTensor):
+        return x, weight, bias, group
+    if weight.device_mesh.ndim != 1 or weight.placements != (Shard(0),):
+        raise ValueError(
+            f"weight must be a DTensor with Shard(0) on a mesh of one dimension, got {weight.placements} on one of "
+            f"{weight.device_mesh.ndim}; redistribute it"
+        )
+    if group is not None:
+        raise ValueError("group must be None where weight is a DTensor, which has its own")
+    if isinstance(bias, DTensor):
+        bias = bias.redistribute(placements=[Shard(0)]).to_local()
+    if isinstance(x, DTensor):
+        x = x.redistribute(placements=[Replicate()]).to_local()
+    return x, weight.to_local(), bias, weight.device_mesh.get_group()

@@ -1,0 +1,214 @@
+"""The output layer and its log-likelihood as one cost, whose weighted inputs are never whole in memory.
+
+    z = x Wᵀ + b        C = −ln a_y,  a = softmax(c z)        ∂C/∂W = δᵀ x,  δ = c (a − y)
+
+by equations (80) to (84), block by block: see `ce_torch.costs.layer`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ce_torch.costs.base import Cost, check_device, check_reduction, in_dtype_of
+from ce_torch.costs.layer import at_once
+from ce_torch.costs.layer.autograd import Costs
+from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
+from ce_torch.costs.layer.classes import desired_classes
+from ce_torch.costs.layer.compiled import CompiledCosts
+from ce_torch.costs.layer.shards import Shard, local, of_this_process
+from ce_torch.costs.log_likelihood import LogLikelihoodCost, check_options, check_weight_of_classes, weighted
+from ce_torch.costs.precision import is_autocast
+from ce_torch.costs.reduction import reduce
+
+
+def linear_log_likelihood(
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    bias: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    block_rows: int | None = None,
+    group: Any = None,
+) -> Tensor:
+    """The log-likelihood cost of a softmax layer with inputs x, without its weighted inputs z ever being whole.
+
+        C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    z = x weightᵀ + bias
+
+    It equals `log_likelihood(F.linear(x, weight, bias), y, ...)`, and keeps the same promises of autograd. Of z,
+    N examples of C classes, it holds a block of `block_rows` examples, or of all examples and as many elements; so do
+    second derivatives and forward mode. Third derivatives, and those that `vmap` takes of many costs at once, hold z.
+
+    For classes y, and the mean or the sum, gradients are worked out together with the cost, and are there from then on;
+    z is worked out once. Otherwise it is worked out again for the gradients: for desired outputs, label smoothing,
+    reduction "none", half precision, shards; under `torch.func`, `torch.compile` and hooks for saved tensors, as
+    activation checkpointing sets; and for a second backward pass over a retained graph.
+
+    Args:
+        x: inputs of the layer, floating point, shape (..., D).
+        weight, bias: its parameters, of x's dtype, shapes (C, D) and (C,).
+        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C), which
+            already take as much memory as z.
+        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`.
+        class_weight: a factor for the cost of each class, floating point, shape (C,); there it is `weight`.
+        block_rows: how many rows of z, in float32, the memory is for; None for a twentieth of them, or 4 MB. More are
+            faster.
+        group: processes (`torch.distributed`) that share the classes out among them. Each has weight and bias for its
+            own, in the order of their ranks, and desired outputs and class weights too; x and class indices are the
+            same in all. Of each example four numbers cross between them, and the gradient of x; no process sees the
+            whole. The cost and the gradient of x are the same in all. Or weight is a `DTensor` with `Shard(0)`.
+
+    Returns:
+        The cost, of x's dtype (float32 under autocast); shape () or, for reduction "none", (...).
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
+
+    Example:
+        >>> x, weight = torch.zeros(2, 3), torch.zeros(4, 3, requires_grad=True)
+        >>> linear_log_likelihood(x, weight, torch.tensor([0, 1]))
+        tensor(1.3863, grad_fn=<AtOnceBackward>)
+
+    Source: Nielsen, section 3.1, equations (80)-(84); gradients together with the cost: Hsu et al., "Liger Kernel:
+    Efficient Triton Kernels for LLM Training", 2024; sums over classes in parts: Milakov and Gimelshein, "Online
+    normalizer calculation for softmax", 2018.
+    """
+    x, weight, bias, group = local(x, weight, bias, group)
+    check_layer(x, weight, bias)
+    check_target(x, weight, y)
+    check_reduction(reduction)
+    check_block_rows(block_rows)
+    check_options(y, temperature, ignore_index, label_smoothing)
+    check_weight_of_classes("class_weight", class_weight, len(weight), x, "x")
+    shard, c = of_this_process(weight, group), 1 / temperature
+    x, weight, bias = as_autocast_has_them(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    if y.is_floating_point():
+        t = weighted(y, class_weight, label_smoothing, shard.classes).reshape(-1, len(weight))
+        C = costs(Layer(rows, weight, bias, t), c, block_rows, shard)
+        return in_dtype_of(x, reduce(C.view(x.shape[:-1]), reduction))
+    target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
+    layer = Layer(rows, weight, bias, target.y, target.peak, target.base)
+    if reduction != "none" and shard.group is None and at_once.is_for(layer):
+        setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows))
+        return in_dtype_of(x, at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting))
+    C = target.masked(costs(layer, c, block_rows, shard))
+    return in_dtype_of(x, C.sum() / target.share.sum() if reduction == "mean" else reduce(C.view(y.shape), reduction))
+
+
+def costs(layer: Layer, c: float, block_rows: int | None, shard: Shard) -> Tensor:
+    """Return C of each example, in the form that suits the caller."""
+    if torch.compiler.is_compiling():
+        if shard.group is not None:
+            raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
+        return CompiledCosts.apply(*layer, c, block_rows)
+    return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
+
+
+def as_autocast_has_them(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the tensors as `F.linear` would take them: under autocast in its dtype."""
+    device = tensors[0].device
+    if not is_autocast(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device.type)
+    return tuple(tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)
+
+
+def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise `TypeError` or `ValueError` unless x are inputs of a layer with this weight and bias."""
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
+        if tensor is None and name == "bias":
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+        if tensor.dtype != x.dtype and not is_autocast(x.device):
+            raise TypeError(f"{name} must be of x's dtype, {x.dtype}, got {tensor.dtype}; convert one of them")
+        check_device(name, tensor, x, "x")
+    if x.ndim == 0:
+        raise ValueError("x must have shape (..., D), the inputs of an example last, got a scalar")
+    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or len(weight) == 0:
+        raise ValueError(
+            f"weight must have shape (C, {x.shape[-1]}), a row for each class, for x of shape {tuple(x.shape)}, got "
+            f"{tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape {tuple(weight.shape[:1])}, one for each class, got {tuple(bias.shape)}")
+
+
+def check_target(x: Tensor, weight: Tensor, y: Tensor) -> None:
+    """Raise `TypeError` or `ValueError` unless y are classes, or desired outputs, for x."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor, got {type(y).__name__}")
+    if y.dtype != torch.int64 and not y.is_floating_point():
+        raise TypeError(f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}")
+    of_indices, of_outputs = x.shape[:-1], (*x.shape[:-1], len(weight))
+    if y.shape != (of_indices if y.dtype == torch.int64 else of_outputs):
+        raise ValueError(
+            f"y must have shape {tuple(of_indices)} (class indices, int64) or {of_outputs} (desired outputs, floating "
+            f"point) for x of shape {tuple(x.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
+        )
+    check_device("y", y, x, "x")
+
+
+def check_block_rows(block_rows: int | None) -> None:
+    if block_rows is not None and not (isinstance(block_rows, int) and block_rows > 0):
+        raise ValueError(f"block_rows must be a number of examples, at least 1, or None, got {block_rows!r}")
+
+
+class LinearLogLikelihoodCost(Cost):
+    """The output layer and its log-likelihood cost as a module that owns the layer.
+
+    Args:
+        in_features: D, the inputs of the layer.
+        classes: C, its neurons.
+        bias: whether the layer has biases.
+        device, dtype: of its parameters.
+        options: see `ce_torch.functional.linear_log_likelihood`.
+
+    `cost.layer` is an `nn.Linear`: z = cost.layer(x). Its weight may be another module's too, such as an embedding's:
+    `cost.layer.weight = embedding.weight`.
+
+    Example:
+        >>> cost = LinearLogLikelihoodCost(3, 4, bias=False)
+        >>> cost(torch.zeros(2, 3), torch.tensor([0, 1]))
+        tensor(1.3863, grad_fn=<AtOnceBackward>)
+    """
+
+    function = staticmethod(linear_log_likelihood)
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., C)."""
+        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
+
+    def activation(self, x: Tensor) -> Tensor:
+        """Return a (..., C), the outputs of the layer for its inputs x (..., D); here z is whole."""
+        return torch.softmax(self.layer(x) / self.options["temperature"], -1)
+
+    def delta(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return δ = ∂Cₓ/∂z of each example x, (..., C), whatever the reduction; here z is whole."""
+        options = self.options
+        cost = LogLikelihoodCost(
+            weight=self.class_weight,
+            **{name: options[name] for name in ("temperature", "ignore_index", "label_smoothing")},
+        )
+        return cost.delta(self.layer(x), y)
