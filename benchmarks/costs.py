@@ -113,11 +113,12 @@ def memory_alone() -> Step:
     return step
 
 
-def seconds_in_turns(step: Step, peer: Step, z: Tensor, y: Tensor, rounds: int) -> tuple[list[float], list[float]]:
+def seconds_in_turns(
+    step: Step, peer: Step, z: Tensor, y: Tensor, rounds: int, warm_up: int = 3
+) -> tuple[list[float], list[float]]:
     """Return the times of a contender and of its peer, which take turns, either first."""
     synchronize = torch.cuda.synchronize if z.is_cuda else lambda: None
     taken = ([], [])
-    warm_up = 3
     order = random.Random(0)
     for round in range(warm_up + rounds):
         for which in order.sample((0, 1), 2):
@@ -132,19 +133,24 @@ def seconds_in_turns(step: Step, peer: Step, z: Tensor, y: Tensor, rounds: int) 
 
 def extra_memory(step: Step, z: Tensor, y: Tensor) -> float:
     """Return the most memory that was in use beyond z and its gradient, in parts of z's size."""
-    if z.is_cuda:
+    return max(most_in_use(lambda: step(z, y), z.device) / z.nbytes - 1, 0)
+
+
+def most_in_use(action: Callable[[], Any], device: torch.device) -> int:
+    """Return the most bytes of tensors that an action had in use at once beyond those that there were."""
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step(z, y)
-        return (torch.cuda.max_memory_allocated() - before) / z.nbytes - 1
+        action()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step(z, y)
+        action()
     events = (event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]")
     in_use = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         in_use += event.nbytes()
         peak = max(peak, in_use)
-    return max(peak / z.nbytes - 1, 0)
+    return peak
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -131,7 +131,8 @@ def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost
     if "x" in gradients:
         of_x = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
         for classes in parts(len(z), CLASSES):
-            of_x.addmm_(layer.weight[classes].mT, z[classes])
+            # Apart, because addmm may add one class after the other to what there is, and round every time.
+            of_x += layer.weight[classes].mT @ z[classes]
         gradients["x"][block] = (of_x * of_cost).mT
     if "weight" in gradients:
         x = layer.x * column(of_cost)

@@ -46,8 +46,8 @@ class Layer(NamedTuple):
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)
 
     def blocks(self, setting: Setting) -> Iterator[slice]:
-        """Yield the classes of each block; formulas make up to four tensors of its size."""
-        return parts(len(self.weight), setting.elements // (4 * max(len(self.x), 1)))
+        """Yield the classes of each block; formulas hold up to eight tensors of its size at once."""
+        return parts(len(self.weight), setting.elements // (8 * max(len(self.x), 1)))
 
     def z(self, classes: slice) -> Tensor:
         z = self.product(self.x, of_classes(self.weight, classes).mT)
@@ -120,11 +120,10 @@ class Gradients:
     """The gradients that are wanted by x, weight and bias; each block of classes adds its own to them."""
 
     def __init__(self, layer: Layer, wanted: Wanted, *factors: Tensor | None) -> None:
-        self.layer, in_place = layer, only_numbers(factors)
+        self.layer, self.in_place = layer, only_numbers(factors)
         self.x = torch.zeros_like(layer.x, dtype=layer.dtype, requires_grad=False) if "x" in wanted else None
-        self.weight = Joined(layer.weight, in_place) if "weight" in wanted else None
-        self.bias = Joined(layer.bias, in_place) if "bias" in wanted else None
-        self.add_product = Tensor.addmm_ if in_place else torch.addmm
+        self.weight = Joined(layer.weight, self.in_place) if "weight" in wanted else None
+        self.bias = Joined(layer.bias, self.in_place) if "bias" in wanted else None
 
     def add(self, classes: slice, rows: Tensor, rows_by_change: Tensor | None = None, change: Layer = NOTHING) -> None:
         """Add rows W, rowsᵀ x and Σ rows, and what `rows_by_change` make with Ẇ and ẋ."""
@@ -132,7 +131,9 @@ class Gradients:
         if self.x is not None:
             for of_term, layer in terms:
                 if layer.weight is not None:
-                    self.x = self.add_product(self.x, of_term, of_classes(layer.weight, classes).to(self.layer.dtype))
+                    # Apart, because addmm may add one class after the other to what there is, and round every time.
+                    product = self.layer.product(of_term, of_classes(layer.weight, classes))
+                    self.x = self.x.add_(product) if self.in_place else self.x + product
         if self.weight is not None:
             products = [self.layer.product(of_term.mT, layer.x) for of_term, layer in terms if layer.x is not None]
             self.weight.add(classes, sum(products[1:], start=products[0]))

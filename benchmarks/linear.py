@@ -1,0 +1,135 @@
+"""Time and memory of an output layer and its log-likelihood, forward and backward, side by side with PyTorch's own.
+
+    python -m benchmarks.linear [--device cpu] [--dtype float32] [--rounds 5] [--write FILE]
+
+Contenders are F.linear and F.cross_entropy; F.linear_cross_entropy in chunks of several sizes, its own choice among
+them; and linear_log_likelihood, by itself and with blocks of as many rows. Each takes turns with the first, in an order
+that changes. The table gives the median time, its ratio to that of F.linear and F.cross_entropy in the same turns, the
+most memory beyond inputs and their gradients in parts of the (N, C) weighted inputs, and how far the gradient of the
+weight is from the one in float64.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.costs import most_in_use, seconds_in_turns
+from ce_torch.functional import linear_log_likelihood
+
+# N examples of D inputs, and C classes.
+SIZES = {"cpu": ((2048, 512, 32000), (1024, 768, 128256)), "cuda": ((8192, 4096, 128256),)}
+CHUNKS = (64, 128, 256, 512)
+UNFUSED = "F.linear, F.cross_entropy"
+Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def contenders(device: str) -> dict[str, Head]:
+    def chunked(**options: int) -> Head:
+        options = torch.nn.LinearCrossEntropyOptions(**options)
+        return lambda x, weight, y: F.linear_cross_entropy(x, weight, y, options=options)
+
+    heads = {UNFUSED: lambda x, weight, y: F.cross_entropy(F.linear(x, weight), y)}
+    heads["F.linear_cross_entropy, auto"] = chunked()
+    heads |= {f"F.linear_cross_entropy, {rows} rows": chunked(batch_chunk_size=rows) for rows in CHUNKS}
+    heads["ce_torch"] = linear_log_likelihood
+    heads |= {f"ce_torch, {rows} rows": partial(linear_log_likelihood, block_rows=rows) for rows in CHUNKS}
+    return heads | (other_fused_heads() if device == "cuda" else {})
+
+
+def other_fused_heads() -> dict[str, Head]:
+    """Return those of Liger and of cut-cross-entropy, where they are installed."""
+    heads = {}
+    try:
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        heads["Liger"] = lambda x, weight, y: liger_fused_linear_cross_entropy(x, weight, y)
+    except ImportError:
+        print("Liger is not installed.")
+    try:
+        from cut_cross_entropy import linear_cross_entropy
+
+        heads["cut-cross-entropy"] = linear_cross_entropy
+    except ImportError:
+        print("cut-cross-entropy is not installed.")
+    return heads
+
+
+def examples(size: tuple[int, int, int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    N, D, C = size
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(N, D, generator=generator, device=device)
+    weight = torch.randn(C, D, generator=generator, device=device) / D**0.5
+    return x.to(dtype), weight.to(dtype), torch.randint(C, (N,), generator=generator, device=device)
+
+
+def forward_and_backward(head: Head, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what works out the gradients by x and weight, and returns that by weight."""
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        leaf, parameter = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        head(leaf, parameter, y).backward()
+        return parameter.grad
+
+    return step
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what was measured, a row for each size and contender."""
+    for size in SIZES[arguments.device]:
+        yield from measure_size(size, arguments)
+
+
+def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    x, weight, y = examples(size, arguments.device, getattr(torch, arguments.dtype))
+    of_z = len(x) * len(weight) * x.element_size()
+    exact = forward_and_backward(linear_log_likelihood, weight.double())(x.double(), y) if arguments.error else None
+    steps = {name: forward_and_backward(head, weight) for name, head in contenders(arguments.device).items()}
+    for name, step in steps.items():
+        taken, of_unfused = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds, warm_up=1)
+        in_use = most_in_use(partial(step, x, y), x.device) - x.nbytes - weight.nbytes
+        row = {
+            "size": size,
+            "contender": name,
+            "seconds": statistics.median(taken),
+            "ratio": statistics.median(taken) / statistics.median(of_unfused),
+            "extra_memory": in_use / of_z,
+        }
+        if exact is not None:
+            row["error"] = ((step(x, y).double() - exact).norm() / exact.norm()).item()
+        yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=SIZES, default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="where to write the figures (JSON)")
+    arguments = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.device}, {arguments.dtype}\n")
+    print("| (N, D, C) | contender | time, s | time / unfused | extra memory / z | error |")
+    print("|---|---|---|---|---|---|")
+    rows = []
+    for row in measure(arguments):
+        rows.append(row)
+        error = f"{row['error']:.1e}" if "error" in row else ""
+        print(
+            f"| {row['size']} | {row['contender']} | {row['seconds']:.2f} | {row['ratio']:.2f} | "
+            f"{row['extra_memory']:.1%} | {error} |",
+            flush=True,
+        )
+    if arguments.write:
+        arguments.write.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""An output layer and its cost, as one and one after the other."""
+
+import torch
+from torch.nn import functional as F
+
+from ce_torch.functional import linear_log_likelihood, log_likelihood
+
+
+def layer(N=7, D=5, C=9, dtype=torch.float64, bias=True, scale=1.0):
+    """Return x, weight and, if wanted, bias of a layer, which need gradients."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(N, D), (C, D), (C,)][: 3 if bias else 2]
+    return [
+        (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_() for s in shapes
+    ]
+
+
+def ours(x, weight, bias, y, **options):
+    return linear_log_likelihood(x, weight, y, bias, **options)
+
+
+def unfused(x, weight, bias, y, class_weight=None, block_rows=None, **options):
+    return log_likelihood(F.linear(x, weight, bias), y, weight=class_weight, **options)
+
+
+def both(x, weight, bias=None, *, y, **options):
+    return [head(x, weight, bias, y, **options) for head in (ours, unfused)]

@@ -1,0 +1,135 @@
+"""The output layer and its cost as one: it is the layer and then the cost, by every derivative, in a block's memory."""
+
+import itertools
+
+import pytest
+import torch
+from heads import both, layer, ours, unfused
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from ce_torch import LinearLogLikelihoodCost
+from ce_torch.costs.layer import at_once, blocks
+
+CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])
+OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True, params=["whole", "blocks"])
+def way(request, monkeypatch):
+    """Classes and examples at once, or a few of them at a time."""
+    if request.param == "blocks":
+        monkeypatch.setattr(blocks, "FEWEST_ELEMENTS", 20)
+        monkeypatch.setattr(at_once, "CLASSES", 4)
+
+
+OPTIONS = [
+    {"reduction": reduction, "label_smoothing": smoothing, "class_weight": weight, "temperature": temperature}
+    for reduction, smoothing, weight, temperature in itertools.product(
+        ("mean", "sum", "none"), (0.0, 0.1), (None, WEIGHTS), (1.0, 0.5)
+    )
+]
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("frozen", [None, 0, 1], ids=["all", "x-frozen", "weight-frozen"])
+@pytest.mark.parametrize(
+    ("y", "ignore_index"),
+    [(CLASSES, -100), (CLASSES.clamp(min=0), 1), (OUTPUTS, -100)],
+    ids=["ignored", "1", "outputs"],
+)
+def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_options(y, ignore_index, frozen, bias):
+    inputs = layer(bias=bias)
+    needed = [tensor for i, tensor in enumerate(inputs) if i != frozen]
+    if frozen is not None:
+        inputs[frozen].requires_grad_(False)
+    for options in OPTIONS:
+        found = both(*inputs, y=y, ignore_index=ignore_index, **options)
+        torch.testing.assert_close(*found)
+        first = [torch.autograd.grad(C.square().sum(), needed, retain_graph=True) for C in found]
+        torch.testing.assert_close(*first)
+        again = [torch.autograd.grad(C.square().sum(), needed, create_graph=True) for C in found]
+        torch.testing.assert_close(*again)
+        second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in again]
+        torch.testing.assert_close(*second)
+
+
+@given(
+    N=st.integers(0, 40),
+    D=st.integers(1, 9),
+    C=st.integers(1, 50),
+    block_rows=st.none() | st.integers(1, 50),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    reduction=st.sampled_from(["sum", "none"]),
+)
+def test_the_size_of_a_block_makes_no_difference(N, D, C, block_rows, scale, reduction):
+    inputs, y = layer(N, D, C, scale=scale), torch.arange(N) % C
+    found = both(*inputs, y=y, block_rows=block_rows, reduction=reduction)
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(torch.autograd.grad(C.sum(), inputs) for C in found))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_backward_pass_over_a_retained_graph_gives_the_same_to_the_last_bit(dtype):
+    inputs = layer(dtype=dtype)
+    C = ours(*inputs, CLASSES)
+    once = torch.autograd.grad(C, inputs, retain_graph=True)
+    again = torch.autograd.grad(C, inputs, retain_graph=True)
+    torch.testing.assert_close(again, once, rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(C, inputs, torch.tensor(4.0)), tuple(4 * slope for slope in once))
+
+
+def test_gradients_that_were_handed_over_are_not_touched_by_later_backward_passes():
+    inputs = layer()
+    C = ours(*inputs, CLASSES)
+    once = torch.autograd.grad(C, inputs, retain_graph=True)
+    kept = [slope.clone() for slope in once]
+    (3 * C).backward()
+    torch.testing.assert_close(once, tuple(kept), rtol=0, atol=0)
+
+
+def test_weights_that_are_used_elsewhere_too_get_both_gradients():
+    embedding = torch.nn.Embedding(9, 5, dtype=torch.float64)
+    cost = LinearLogLikelihoodCost(5, 9, bias=False)
+    cost.layer.weight = embedding.weight
+    words, y = torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4])
+    found = cost(embedding(words), y), F.cross_entropy(F.linear(embedding(words), embedding.weight), y)
+    torch.testing.assert_close(*(torch.autograd.grad(C, embedding.weight) for C in found))
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2], ids=["x", "weight", "bias"])
+def test_inputs_that_were_written_to_before_the_backward_pass_are_refused(changed):
+    inputs = layer()
+    C = ours(*inputs, CLASSES)
+    with torch.no_grad():
+        inputs[changed] += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        C.backward()
+
+
+def test_inputs_are_left_untouched():
+    inputs = layer()
+    before = [tensor.detach().clone() for tensor in inputs]
+    ours(*inputs, CLASSES).backward()
+    torch.testing.assert_close([tensor.detach() for tensor in inputs], before, rtol=0, atol=0)
+
+
+def test_each_example_has_its_gradient_by_the_weight_under_vmap_of_grad():
+    x, weight, bias = layer()
+    y = CLASSES.clamp(min=0)
+    of_example = [
+        vmap(grad(lambda weight, x, y, head=head: head(x, weight, bias, y)), (None, 0, 0)) for head in (ours, unfused)
+    ]
+    torch.testing.assert_close(*(gradients(weight, x, y) for gradients in of_example))
+
+
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_a_compiled_cost_has_the_gradients_by_all_inputs(y):
+    torch.compiler.reset()
+    inputs = layer()
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    found = compiled(*inputs, y), unfused(*inputs, y)
+    torch.testing.assert_close(*(torch.autograd.grad(C, inputs) for C in found))
