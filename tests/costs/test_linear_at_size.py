@@ -5,7 +5,6 @@ import torch
 from heads import both, layer, ours, unfused
 
 
-
 @pytest.fixture(autouse=True)
 def way():
     """Blocks are as they come."""

@@ -46,10 +46,14 @@ def desired_classes(
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
     wrong = None if values_can_be_read(y) else (y < 0) | (y >= shard.classes)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if weight is None:
-        weight = torch.ones(here, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    own = (y >= shard.start) & (y < shard.start + here)
-    share = shard.total(torch.where(own, weight[(y - shard.start).clamp(0, here - 1)], 0)).masked_fill(ignored, 0)
+        weight = torch.ones(here, dtype=dtype, device=x.device)
+        share = torch.ones(y.shape, dtype=dtype, device=x.device)
+    else:
+        own = (y >= shard.start) & (y < shard.start + here)
+        share = shard.total(torch.where(own, weight[(y - shard.start).clamp(0, here - 1)], 0))
+    share = share.masked_fill(ignored, 0)
     if label_smoothing == 0:
         return Classes(y, share, None, share, ignored, wrong)
     return Classes(y, (1 - label_smoothing) * share, label_smoothing / shard.classes * weight, share, ignored, wrong)

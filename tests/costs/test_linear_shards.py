@@ -1,0 +1,129 @@
+"""The layer's classes shared out among processes: cost and gradients are those of a single process."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from heads import layer
+from torch import Tensor, distributed, multiprocessing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from ce_torch.costs.layer import blocks
+from ce_torch.functional import linear_log_likelihood
+
+CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 8])
+OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+# How many of nine classes each process has.
+SHARES = {"two": (5, 4), "uneven": (8, 1), "three": (2, 3, 4)}
+OPTIONS = {
+    "plain": {},
+    "options": {"class_weight": WEIGHTS, "label_smoothing": 0.1, "temperature": 0.5, "reduction": "sum"},
+    "each": {"reduction": "none", "block_rows": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def way() -> None:
+    """Blocks are made small in each process."""
+
+
+Inputs = list[Tensor]
+Work = Callable[[int, tuple[int, ...], Inputs, Tensor, dict], tuple[Tensor, ...]]
+
+
+def cost_and_derivatives(inputs: Inputs, y: Tensor, options: dict, **more: object) -> tuple[Tensor, ...]:
+    """Return C, its gradients, and second derivatives along a direction that depends on all."""
+    x, weight, bias = inputs
+    C = linear_log_likelihood(x, weight, y, bias, **options, **more)
+    first = torch.autograd.grad(C.square().sum(), inputs, create_graph=True)
+    # Of the parameters each process has its own part of the direction's square.
+    by_x = torch.autograd.grad(first[0].square().sum(), inputs)
+    return C, *first, *by_x
+
+
+def with_group(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict) -> tuple[Tensor, ...]:
+    x, weight, bias = inputs
+    own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+    inputs = [x, weight.detach()[own].requires_grad_(), bias.detach()[own].requires_grad_()]
+    y = y[:, own] if y.is_floating_point() else y
+    options = {name: value[own] if isinstance(value, Tensor) else value for name, value in options.items()}
+    return cost_and_derivatives(inputs, y, options, group=distributed.group.WORLD)
+
+
+def with_dtensors(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict) -> tuple[Tensor, ...]:
+    mesh = init_device_mesh("cpu", (len(shares),))
+    x, *parameters = inputs
+    parts = [distribute_tensor(tensor.detach(), mesh, [Shard(0)]).requires_grad_() for tensor in parameters]
+    C = linear_log_likelihood(x, parts[0], y, parts[1], **options)
+    gradients = torch.autograd.grad(C, [x, *parts])
+    return C, gradients[0], *(gradient.full_tensor() for gradient in gradients[1:])
+
+
+def in_process(rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], *task: object) -> tuple[Tensor, ...]:
+    blocks.FEWEST_ELEMENTS = 20
+    distributed.init_process_group("gloo", rendezvous, timedelta(seconds=60), world_size=len(shares), rank=rank)
+    try:
+        return tuple(tensor.detach() for tensor in work(rank, shares, *task))
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes():
+    # Autograd's threads don't survive a fork.
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        yield pool
+
+
+def in_processes(processes, tmp_path: Path, work: Work, shares: tuple[int, ...], *task: object):
+    task = f"file://{tmp_path / 'rendezvous'}", work, shares, *task
+    return processes.starmap_async(in_process, [(rank, *task) for rank in range(len(shares))], chunksize=1).get(120)
+
+
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_processes_that_share_the_classes_get_what_one_process_gets(processes, tmp_path, y, options, shares):
+    inputs = layer()
+    C, *derivatives = cost_and_derivatives(inputs, y, options)
+    results = in_processes(processes, tmp_path, with_group, shares, inputs, y, options)
+    for of_one in results:
+        torch.testing.assert_close(of_one[0], C.detach())
+    of_each = [of_one[1:] for of_one in results]
+    for i, right in enumerate(derivatives):
+        found = [of_one[i] for of_one in of_each]
+        if i % 3 == 0:  # by x, the same in all
+            for of_one in found:
+                torch.testing.assert_close(of_one, right.detach())
+        else:
+            torch.testing.assert_close(torch.cat(found), right.detach())
+
+
+@pytest.mark.parametrize("shares", [(5, 4), (3, 3, 3)], ids=["two", "three"])
+def test_a_weight_that_is_a_dtensor_is_shared_out_as_it_says(processes, tmp_path, shares):
+    inputs = layer()
+    C = linear_log_likelihood(inputs[0], inputs[1], CLASSES, inputs[2])
+    right = C, *torch.autograd.grad(C, inputs)
+    for found in in_processes(processes, tmp_path, with_dtensors, shares, inputs, CLASSES, {}):
+        torch.testing.assert_close(found, tuple(tensor.detach() for tensor in right))
+
+
+def third_derivative(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+    x, weight, _ = inputs
+    own = weight.detach()[sum(shares[:rank]) : sum(shares[: rank + 1])]
+    C = linear_log_likelihood(x, own, CLASSES, group=distributed.group.WORLD)
+    (first,) = torch.autograd.grad(C, x, create_graph=True)
+    try:
+        torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    except RuntimeError as error:
+        return (torch.tensor("first and second derivatives" in str(error)),)
+    return (torch.tensor(False),)
+
+
+def test_a_third_derivative_of_shards_is_refused_with_a_sentence(processes, tmp_path):
+    results = in_processes(processes, tmp_path, third_derivative, (5, 4), layer(), CLASSES, {})
+    assert all(of_one[0] for of_one in results)
