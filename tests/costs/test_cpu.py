@@ -55,12 +55,12 @@ def test_what_others_could_have_written_is_not_loaded(fresh):
     assert compiler.library.__wrapped__() is not None
 
 
-@pytest.mark.parametrize("fact", ["SOURCE", "FLAGS", "instructions"])
+@pytest.mark.parametrize("fact", ["SOURCES", "FLAGS", "instructions"])
 def test_another_source_or_processor_has_kernels_of_its_own(fact, monkeypatch, tmp_path):
     before = compiler.file_name(["c++"])
     other_source = tmp_path / "other.cpp"
     other_source.write_text("")
-    other = {"SOURCE": other_source, "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
+    other = {"SOURCES": (other_source,), "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
     monkeypatch.setattr(compiler, fact, other[fact])
     assert compiler.file_name(["c++"]) != before
 
@@ -85,7 +85,7 @@ def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(fresh, monkey
 def test_a_source_that_does_not_compile_is_done_without(fresh, monkeypatch, tmp_path, caplog):
     wrong = tmp_path / "wrong.cpp"
     wrong.write_text("int main( {")
-    monkeypatch.setattr(compiler, "SOURCE", wrong)
+    monkeypatch.setattr(compiler, "SOURCES", (wrong,))
     assert compiler.library() is None
     assert str(wrong) in caplog.text
     assert not fresh.exists()

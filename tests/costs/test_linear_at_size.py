@@ -3,6 +3,7 @@
 import pytest
 import torch
 from heads import both, layer, ours, unfused
+from torch.nn import functional as F
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def test_in_half_precision_no_error_is_larger_than_that_of_the_layer_and_then_th
     assert all(error <= 1.01 * theirs for error, theirs in zip(*errors, strict=True))
 
 
-def test_of_300000_classes_no_gradient_is_further_from_float64_than_that_of_the_layer_and_then_the_cost():
+def test_of_300000_classes_no_gradient_is_further_from_float64_than_pytorchs():
     inputs = layer(24, 16, 300_000, torch.float32, bias=False)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     y = torch.arange(24) * 12_000
@@ -32,9 +33,9 @@ def test_of_300000_classes_no_gradient_is_further_from_float64_than_that_of_the_
     for reduction in ("mean", "none"):
         errors = [
             [(slope - at).norm() for slope, at in zip(torch.autograd.grad(C.mean(), inputs), right, strict=True)]
-            for C in both(*inputs, y=y, reduction=reduction)
+            for C in (ours(*inputs, None, y, reduction=reduction), F.cross_entropy(F.linear(*inputs), y))
         ]
-        assert all(error <= 1.01 * theirs for error, theirs in zip(*errors, strict=True))
+        assert all(error <= theirs for error, theirs in zip(*errors, strict=True))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -22,6 +22,7 @@ WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.
 def way(request, monkeypatch):
     """Classes and examples at once, or a few of them at a time."""
     if request.param == "blocks":
+        monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(blocks, "FEWEST_ELEMENTS", 20)
         monkeypatch.setattr(at_once, "CLASSES", 4)
 

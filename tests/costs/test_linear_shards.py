@@ -64,7 +64,7 @@ def with_dtensors(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor,
 
 
 def in_process(rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], *task: object) -> tuple[Tensor, ...]:
-    blocks.FEWEST_ELEMENTS = 20
+    blocks.FEWEST_ROWS, blocks.FEWEST_ELEMENTS = 1, 20
     distributed.init_process_group("gloo", rendezvous, timedelta(seconds=60), world_size=len(shares), rank=rank)
     try:
         return tuple(tensor.detach() for tensor in work(rank, shares, *task))

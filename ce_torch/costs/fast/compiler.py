@@ -1,4 +1,4 @@
-"""The kernels of `cpu_kernels.cpp`, compiled for this machine where they are first needed, and kept for later runs."""
+"""The kernels in C++, compiled for this machine where they are first needed, and kept for later runs."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_kernels.cpp", "products.cpp"))
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
 
 
@@ -45,7 +45,7 @@ def load(compiler: list[str]) -> ctypes.CDLL:
         return ctypes.CDLL(str(kept))
     with TemporaryDirectory(prefix="ce_torch-", ignore_cleanup_errors=True) as scratch:
         compiled = Path(scratch) / kept.name
-        command = [*compiler, *FLAGS, str(SOURCE), "-o", str(compiled)]
+        command = [*compiler, *FLAGS, *map(str, SOURCES), "-o", str(compiled)]
         # A compiler without OpenMP, such as Apple's, makes kernels of one thread.
         if subprocess.run([*command, "-fopenmp"], capture_output=True).returncode != 0:
             subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
@@ -76,7 +76,14 @@ def keep(compiled: Path, kept: Path) -> None:
 def file_name(compiler: list[str]) -> str:
     """Return a name that tells apart source, compiler and processor: homes are shared between machines."""
     path = os.path.realpath(shutil.which(compiler[0]) or compiler[0])
-    facts = SOURCE.read_text(encoding="utf-8"), path, *compiler, *FLAGS, platform.machine(), instructions()
+    facts = (
+        *(source.read_text(encoding="utf-8") for source in SOURCES),
+        path,
+        *compiler,
+        *FLAGS,
+        platform.machine(),
+        instructions(),
+    )
     return f"kernels-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from ce_torch.costs.autograd import may_be_differentiated
 from ce_torch.costs.layer.shards import ALL_CLASSES, Shard
 
-# A block takes a twentieth of z, and no less than 4 MB in float32: smaller ones take longer.
+# A block takes a twentieth of z, but no less than 16 rows and 4 MB in float32: smaller ones take longer.
 BLOCKS = 20
+FEWEST_ROWS = 16
 FEWEST_ELEMENTS = 1 << 20
 
 
@@ -170,7 +171,9 @@ class TargetGradients:
 
 
 def elements_of_block(examples: int, classes: int, block_rows: int | None) -> int:
-    return max(examples * classes // BLOCKS, FEWEST_ELEMENTS) if block_rows is None else block_rows * classes
+    if block_rows is not None:
+        return block_rows * classes
+    return max(examples * classes // BLOCKS, FEWEST_ROWS * classes, FEWEST_ELEMENTS)
 
 
 def parts(count: int, of_part: int) -> Iterator[slice]:

@@ -1,0 +1,56 @@
+"""The kernel for products with few columns is the product, of matrices of any layout."""
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ce_torch.costs.fast import cpu, products
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def way() -> None:
+    """The kernel is what is tested."""
+
+
+def matrix(rows, columns, transposed=False):
+    generator = torch.Generator().manual_seed(rows * 1000 + columns)
+    values = torch.randn(rows, columns, generator=generator)
+    return values.mT.contiguous().mT if transposed else values
+
+
+@settings(deadline=None)  # the first compiles the kernel
+@given(
+    rows=st.integers(1, 40),
+    inner=st.integers(1, 1100),
+    columns=st.sampled_from([16, 32, 48, 64, 80, 96, 112]),
+    transposed=st.booleans(),
+)
+def test_a_product_is_that_in_float64(rows, inner, columns, transposed):
+    a, b = matrix(rows, inner, transposed), matrix(inner, columns)
+    out, right = matrix(rows, columns), a.double() @ b.double()
+    assert products.has_kernel_for(a, b, out)
+    sum_of_both = (out.double() + right).float()
+    products.add_product(a, b, out)
+    torch.testing.assert_close(out, sum_of_both, rtol=1e-5, atol=1e-4)
+    products.multiply(a, b, out)
+    torch.testing.assert_close(out, right.float(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 17, 40])
+def test_other_numbers_of_columns_are_left_to_the_library(columns):
+    a, b, out = matrix(9, 5), matrix(5, columns), torch.zeros(9, columns)
+    assert not products.has_kernel_for(a, b, out) or columns == 0
+    products.multiply(a, b, out)
+    torch.testing.assert_close(out, a @ b)
+
+
+def test_without_kernels_the_library_serves(monkeypatch):
+    monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+    a, b, out = matrix(9, 5), matrix(5, 16), torch.ones(9, 16)
+    products.add_product(a, b, out)
+    torch.testing.assert_close(out, 1 + a @ b)
