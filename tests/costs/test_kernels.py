@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from heads import layer
 from torch.func import grad, vmap
+from torch.nn import functional as F
 
 from ce_torch.costs.fast import cpu, gpu
-from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 COSTS = {
     "quadratic": quadratic,
@@ -231,3 +233,37 @@ def test_a_gradient_that_is_zero_and_takes_no_memory_gives_zeros(cost, examples)
     z, y = examples(cost, 5, 3)
     C = cost(z.requires_grad_(), y)
     assert not torch.autograd.grad(C, z, torch._efficientzerotensor(C.shape, device=C.device))[0].any()
+
+
+@pytest.mark.parametrize("way", ["gpu"], indirect=True)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(way, launches, bias):
+    inputs, y = layer(40, 5, 300, torch.float32, bias=bias), torch.arange(40)
+    inputs = [tensor.detach().to(GPU).requires_grad_() for tensor in inputs]
+    C = linear_log_likelihood(inputs[0], inputs[1], y.to(GPU), *inputs[2:], block_rows=16, ignore_index=3)
+    assert launches == ["log_likelihood", "log_likelihood_delta"] * 3
+    right = F.cross_entropy(F.linear(*inputs), y.to(GPU), ignore_index=3)
+    torch.testing.assert_close(C, right)
+    torch.testing.assert_close(torch.autograd.grad(C, inputs), torch.autograd.grad(right, inputs))
+
+
+@pytest.mark.parametrize("way", ["gpu"], indirect=True)
+def test_a_layer_in_half_precision_is_summed_in_float32_on_a_gpu(way, monkeypatch):
+    products = []
+    if GPU == "cpu":  # which has no such product
+
+        def in_float32(left, right):
+            products.append((left.dtype, right.dtype))
+            return left.float() @ right.float()
+
+        monkeypatch.setattr(gpu, "product_in_float32", in_float32)
+    inputs, y = [tensor.to(GPU) for tensor in layer(40, 5, 300, torch.bfloat16, bias=False)], torch.arange(40).to(GPU)
+    C = linear_log_likelihood(*inputs, y)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    right = F.cross_entropy(F.linear(*exact), y)
+    torch.testing.assert_close(C, right.bfloat16())
+    gradients, of_right = torch.autograd.grad(C, inputs), torch.autograd.grad(right, exact)
+    for gradient, expected in zip(gradients, of_right, strict=True):
+        torch.testing.assert_close(gradient.double(), expected, rtol=0.01, atol=1e-4)
+    assert set(products) <= {(torch.bfloat16, torch.bfloat16)}
+    assert products or GPU == "cuda"

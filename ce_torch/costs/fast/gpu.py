@@ -48,9 +48,12 @@ def cost_of_class(reduction: str, z: Tensor, y: Tensor, c: float) -> tuple[Tenso
     return reduce(C.view(z.shape[:-1]), reduction), of_rows[1:]
 
 
-def delta_of_class(grad: Tensor, sums: Tensor, reduction: str, z: Tensor, y: Tensor, c: float) -> Tensor:
+def delta_of_class(
+    grad: Tensor, sums: Tensor, reduction: str, z: Tensor, y: Tensor, c: float, in_place: bool = False
+) -> Tensor:
     """Return δ times what reached C, shaped like z and of its dtype."""
-    rows, y, of_row, delta = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z), new_delta(z)
+    delta = z if in_place else new_delta(z)
+    rows, y, of_row = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z)
     output = delta, of_row, *of_row.stride()
     launch("log_likelihood_delta", rows, blocks_of(rows), *output, *sums, rows, y, c, *rows.stride(), *y.stride())
     return delta
@@ -75,6 +78,11 @@ def of_neurons(formula: str) -> Fast:
         return delta
 
     return Fast(has_kernels_for, cost, delta)
+
+
+def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
+    """Return the product of matrices in half precision, summed and given in float32."""
+    return torch.mm(left, right, out_dtype=torch.float32)
 
 
 def launch(name: str, rows: Tensor, grid: tuple[int, ...], *arguments: Any, formula: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """The cost and its gradients in one go, by blocks of examples: z is worked out once, and not again for the gradients.
 
 What reaches the cost is not known yet, so that gradients can be had at once of a sum over examples only, up to the
-factor that reaches it. For a block of examples zᵀ is made, with a row for each class: the products with W, which has a
-row for each class too, are faster so than with z.
+factor that reaches it. Where no kernels for whole z are, zᵀ is made, with a row for each class: the products with W,
+which has a row for each class too, are faster so than with z.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ce_torch.costs.autograd import may_be_differentiated
-from ce_torch.costs.fast import is_plain, memory_is_all
+from ce_torch.costs.fast import gpu, is_plain, memory_is_all
 from ce_torch.costs.fast.products import add_product, multiply
 from ce_torch.costs.layer.autograd import gradients_of_costs, in_their_places, those_of
 from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
@@ -95,16 +95,45 @@ def cost_and_slopes(
     }
     count = examples_of_block(layer, setting)
     space = x.new_empty(len(weight) * count)
+    work_out = by_gpu_kernels if gpu.has_kernels_for(space) else transposed
     for block in parts(len(x), count):
         of_block = Layer(x[block], weight, bias, y[block], peak[block])
-        z = space[: len(weight) * len(of_block.x)].view(len(weight), -1)
-        C, s = exponentials(of_block, setting.c, z)
+        of_cost = setting.c * of_block.peak * factor[block]
+        C = work_out(gradients, block, of_block, of_cost, setting.c, space[: len(weight) * len(of_block.x)])
         total += unless_zero(factor[block], C).sum()
-        # With this z is (s / of_cost) δᵀ.
-        z.scatter_add_(0, of_block.y.unsqueeze(0), -s.unsqueeze(0))
-        of_cost = setting.c * of_block.peak * factor[block] / s
-        add_slopes(gradients, block, of_block, of_cost, z)
     return total, tuple(gradients.values())
+
+
+def by_gpu_kernels(
+    gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost: Tensor, c: float, space: Tensor
+) -> Tensor:
+    """Return C of each example of a block, and add its part to the gradients, by the kernels for whole z."""
+    z = torch.mm(layer.x, layer.weight.mT, out=space.view(len(layer.x), -1))
+    if layer.bias is not None:
+        z += layer.bias
+    C, sums = gpu.cost_of_class("none", z, layer.y, c)
+    delta = gpu.delta_of_class(of_cost / c, sums, "none", z, layer.y, c, in_place=True)
+    if "x" in gradients:
+        torch.mm(delta, layer.weight, out=gradients["x"][block])
+    # What was there before the first block is not read.
+    beta = min(block.start, 1)
+    if "weight" in gradients:
+        gradients["weight"].addmm_(delta.mT, layer.x, beta=beta)
+    if "bias" in gradients:
+        gradients["bias"].addmv_(delta.mT, torch.ones_like(of_cost), beta=beta)
+    return unless_zero(layer.peak, C)
+
+
+def transposed(
+    gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost: Tensor, c: float, space: Tensor
+) -> Tensor:
+    """Return C of each example of a block, and add its part to the gradients, with zᵀ for z."""
+    z = space.view(len(layer.weight), -1)
+    C, s = exponentials(layer, c, z)
+    # With this z is (s / of_cost) δᵀ.
+    z.scatter_add_(0, layer.y.unsqueeze(0), -s.unsqueeze(0))
+    add_slopes(gradients, block, layer, of_cost / s, z)
+    return C
 
 
 def examples_of_block(layer: Layer, setting: Setting) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.autograd import may_be_differentiated
+from ce_torch.costs.fast import gpu
 from ce_torch.costs.layer.shards import ALL_CLASSES, Shard
 
 # A block takes a twentieth of z, but no less than 16 rows and 4 MB in float32: smaller ones take longer.
@@ -86,6 +87,9 @@ class Layer(NamedTuple):
         return column(self.y) == of_block
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
+        half = self.x.dtype
+        if half != self.dtype and gpu.is_on_gpu(self.x) and only_numbers((left, right)):
+            return gpu.product_in_float32(left.to(half), right.to(half))
         return left.to(self.dtype) @ right.to(self.dtype)
 
 
