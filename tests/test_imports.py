@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ce_torch"
-COSTS = sorted((PACKAGE / "costs").glob("*.py"))
+COSTS = sorted((PACKAGE / "costs").rglob("*.py"))
 FOR_THE_PROGRAM = ["torchvision", "matplotlib", "tqdm", "PIL", "numpy", "scipy", "marimo", "anywidget"]
 FOR_A_GPU = ["triton"]
 PARTS = ["network", "mnist", "checkpoint"]
@@ -53,7 +53,7 @@ def test_a_cost_imports_nothing_of_the_package_but_costs(path):
 @pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
 def test_a_cost_imports_nothing_foreign_but_torch(path):
     foreign = {name.partition(".")[0] for name in imports(path)} - sys.stdlib_module_names
-    assert foreign <= {"torch", "ce_torch"} | ({"triton"} if path.stem == "kernels" else set())
+    assert foreign <= {"torch", "ce_torch"} | ({"triton"} if path.stem == "gpu_kernels" else set())
 
 
 @pytest.mark.parametrize("part", PARTS)

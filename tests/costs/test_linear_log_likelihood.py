@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ce_torch import LinearLogLikelihoodCost
 from ce_torch.costs.layer import at_once, blocks
+from ce_torch.functional import log_likelihood
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])
 OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -134,3 +135,54 @@ def test_a_compiled_cost_has_the_gradients_by_all_inputs(y):
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
     found = compiled(*inputs, y), unfused(*inputs, y)
     torch.testing.assert_close(*(torch.autograd.grad(C, inputs) for C in found))
+
+
+def test_a_module_owns_its_layer_and_tells_its_options():
+    cost = LinearLogLikelihoodCost(5, 9, temperature=0.5, class_weight=WEIGHTS, dtype=torch.float64)
+    x, y = layer()[0], CLASSES
+    z = cost.layer(x)
+    torch.testing.assert_close(cost(x, y), log_likelihood(z, y, temperature=0.5, weight=WEIGHTS))
+    torch.testing.assert_close(cost.activation(x), torch.softmax(2 * z, -1))
+    assert set(cost.state_dict()) == {"layer.weight", "layer.bias", "class_weight"}
+    assert "temperature=0.5" in repr(cost)
+
+
+def test_an_option_that_a_module_does_not_have_is_named():
+    with pytest.raises(
+        TypeError, match="LinearLogLikelihoodCost has no option 'weight'; its options are temperature, "
+    ):
+        LinearLogLikelihoodCost(5, 9, weight=WEIGHTS)
+
+
+@pytest.mark.parametrize("y", [0, 2])
+def test_a_single_example_needs_no_batch(y):
+    x, *parameters = layer()
+    found = both(x[0], *parameters, y=torch.tensor(y))
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(torch.autograd.grad(C, parameters) for C in found))
+
+
+def test_what_hooks_do_with_saved_tensors_is_respected():
+    inputs = layer()
+    with torch.autograd.graph.save_on_cpu():
+        C = ours(*inputs, CLASSES)
+    torch.testing.assert_close(torch.autograd.grad(C, inputs), torch.autograd.grad(unfused(*inputs, CLASSES), inputs))
+
+
+def test_a_backward_pass_under_autocast_keeps_its_precision():
+    inputs = layer(dtype=torch.float32)
+    for reduction in ("mean", "none"):
+        C = ours(*inputs, CLASSES, reduction=reduction)
+        (right,) = torch.autograd.grad(C.mean(), inputs[1], retain_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(torch.autograd.grad(C.mean(), inputs[1])[0], right, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_class_that_is_ruled_out_has_no_part(reduction):
+    x, weight, bias = layer()
+    ruled_out = bias.detach().clone()
+    ruled_out[5] = -torch.inf
+    found = both(x, weight, ruled_out, y=CLASSES, reduction=reduction)
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(torch.autograd.grad(C.sum(), (x, weight)) for C in found))
