@@ -53,10 +53,15 @@ void tile(Matrix a, Matrix b, Matrix out, int64_t inner, bool add) {
 
 template <int rows>
 void tiles(Matrix a, Matrix b, Matrix out, int64_t columns, int64_t inner, bool add) {
-  int64_t column = 0;
-  for (; column + 48 <= columns; column += 48) tile<rows, 3>(a, b.from(0, column), out.from(0, column), inner, add);
-  if (columns - column == 32) tile<rows, 2>(a, b.from(0, column), out.from(0, column), inner, add);
-  if (columns - column == 16) tile<rows, 1>(a, b.from(0, column), out.from(0, column), inner, add);
+  int64_t column = 0, left = columns;
+  for (int64_t width; left > 0; column += width, left -= width) {
+    // Wide tiles are faster: of 64 columns two of 32, not 48 and 16.
+    width = left >= 48 && left != 64 ? 48 : left >= 32 ? 32 : 16;
+    Matrix of_b = b.from(0, column), of_out = out.from(0, column);
+    if (width == 48) tile<rows, 3>(a, of_b, of_out, inner, add);
+    if (width == 32) tile<rows, 2>(a, of_b, of_out, inner, add);
+    if (width == 16) tile<rows, 1>(a, of_b, of_out, inner, add);
+  }
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
 from ce_torch.costs.layer.formulas import costs, finite, unless_zero, without_autocast
 
 # As many rows of W as stay in a cache, for all that is done with them.
-CLASSES = 1024
+CLASSES = 4096
 
 
 class AtOnce(torch.autograd.Function):
