@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ce_torch.costs.fast import memory_is_all
 from ce_torch.costs.precision import is_autocast
 
 
@@ -65,6 +66,7 @@ def values_can_be_read(tensor: Tensor) -> bool:
         and type(tensor) in (Tensor, nn.Parameter)
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()
+        and memory_is_all()
     )
 
 
@@ -111,21 +113,24 @@ class Cost(nn.Module):
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    known: ClassVar[dict[str, inspect.Parameter]]
 
     def __init_subclass__(cls) -> None:
         parameters = inspect.signature(cls.function).parameters.values()
-        cls.__signature__ = inspect.Signature([p for p in parameters if p.kind is p.KEYWORD_ONLY])
+        cls.known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if "__init__" not in cls.__dict__:
+            cls.__signature__ = inspect.Signature(cls.known.values())
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        known = inspect.signature(type(self)).parameters
+        known = type(self).known
         self._constants: dict[str, Any] = {}
         for name in options:
             if name not in known:
                 raise TypeError(f"{type(self).__name__} has no option {name!r}; its options are {', '.join(known)}")
         for name, parameter in known.items():
             value = options.get(name, parameter.default)
-            if value is None or isinstance(value, Tensor):
+            if isinstance(value, Tensor) or (value is None and parameter.annotation == Tensor | None):
                 self.register_buffer(name, value)
             else:
                 self._constants[name] = value
@@ -148,4 +153,4 @@ class Cost(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)

@@ -5,6 +5,7 @@
 by equations (80) to (84), block by block: see `ce_torch.costs.layer`.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from ce_torch.costs.layer import at_once
 from ce_torch.costs.layer.autograd import Costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
 from ce_torch.costs.layer.classes import desired_classes
-from ce_torch.costs.layer.compiled import CompiledCosts
-from ce_torch.costs.layer.shards import Shard, local, of_this_process
+from ce_torch.costs.layer.compiled import costs_of_layer
+from ce_torch.costs.layer.shards import Shard, of_dtensors, of_this_process
 from ce_torch.costs.log_likelihood import LogLikelihoodCost, check_options, check_weight_of_classes, weighted
 from ce_torch.costs.precision import is_autocast
 from ce_torch.costs.reduction import reduce
@@ -53,11 +54,13 @@ def linear_log_likelihood(
         x: inputs of the layer, floating point, shape (..., D).
         weight, bias: its parameters, of x's dtype, shapes (C, D) and (C,).
         y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C), which
-            already take as much memory as z.
+            already take as much memory as z, with label smoothing or class weights twice as much.
         temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`.
-        class_weight: a factor for the cost of each class, floating point, shape (C,); there it is `weight`.
-        block_rows: how many rows of z, in float32, the memory is for; None for a twentieth of them, or 4 MB. More are
-            faster.
+        class_weight: a factor for the cost of each class, floating point, shape (C,); in `log_likelihood`, and in
+            `F.linear_cross_entropy`, it is `weight`. There x, weight, y and bias are input, linear_weight, target and
+            linear_bias.
+        block_rows: how many rows of z the memory is for; None for a twentieth of them, but at least 16 and 4 MB in
+            float32. More are faster; so few that there are blocks of less than 32 classes are taken for more.
         group: processes (`torch.distributed`) that share the classes out among them. Each has weight and bias for its
             own, in the order of their ranks, and desired outputs and class weights too; x and class indices are the
             same in all. Of each example four numbers cross between them, and the gradient of x; no process sees the
@@ -78,8 +81,8 @@ def linear_log_likelihood(
     Efficient Triton Kernels for LLM Training", 2024; sums over classes in parts: Milakov and Gimelshein, "Online
     normalizer calculation for softmax", 2018.
     """
-    x, weight, bias, group = local(x, weight, bias, group)
-    check_layer(x, weight, bias)
+    x, weight, bias, y, group = of_dtensors(x, weight, bias, y, group)
+    check_layer(x, weight, bias, may_be_empty=group is not None)
     check_target(x, weight, y)
     check_reduction(reduction)
     check_block_rows(block_rows)
@@ -87,26 +90,28 @@ def linear_log_likelihood(
     check_weight_of_classes("class_weight", class_weight, len(weight), x, "x")
     shard, c = of_this_process(weight, group), 1 / temperature
     x, weight, bias = as_autocast_has_them(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
-        t = weighted(y, class_weight, label_smoothing, shard.classes).reshape(-1, len(weight))
-        C = costs(Layer(rows, weight, bias, t), c, block_rows, shard)
+        t = weighted(y, class_weight, label_smoothing, shard.classes).reshape(len(rows), len(weight))
+        C = cost_of_examples(Layer(rows, weight, bias, t), c, block_rows, shard)
         return in_dtype_of(x, reduce(C.view(x.shape[:-1]), reduction))
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
     layer = Layer(rows, weight, bias, target.y, target.peak, target.base)
     if reduction != "none" and shard.group is None and at_once.is_for(layer):
         setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows))
-        return in_dtype_of(x, at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting))
-    C = target.masked(costs(layer, c, block_rows, shard))
+        C = at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting)
+        # The mean over no examples is nan.
+        return in_dtype_of(x, C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C))
+    C = target.masked(cost_of_examples(layer, c, block_rows, shard))
     return in_dtype_of(x, C.sum() / target.share.sum() if reduction == "mean" else reduce(C.view(y.shape), reduction))
 
 
-def costs(layer: Layer, c: float, block_rows: int | None, shard: Shard) -> Tensor:
+def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard) -> Tensor:
     """Return C of each example, in the form that suits the caller."""
     if torch.compiler.is_compiling():
         if shard.group is not None:
             raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
-        return CompiledCosts.apply(*layer, c, block_rows)
+        return costs_of_layer(*layer, c, block_rows)[0]
     return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
 
 
@@ -119,7 +124,7 @@ def as_autocast_has_them(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)
 
 
-def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bool) -> None:
     """Raise `TypeError` or `ValueError` unless x are inputs of a layer with this weight and bias."""
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
@@ -133,7 +138,7 @@ def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         check_device(name, tensor, x, "x")
     if x.ndim == 0:
         raise ValueError("x must have shape (..., D), the inputs of an example last, got a scalar")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or len(weight) == 0:
+    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or (len(weight) == 0 and not may_be_empty):
         raise ValueError(
             f"weight must have shape (C, {x.shape[-1]}), a row for each class, for x of shape {tuple(x.shape)}, got "
             f"{tuple(weight.shape)}"

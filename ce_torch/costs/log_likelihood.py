@@ -170,8 +170,8 @@ def with_options(
     """Return the cost of each example, and how much the example counts in the mean."""
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
-    if weight is None:
-        weight = torch.ones(z.shape[-1], dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    weight = torch.ones(z.shape[-1], dtype=dtype, device=z.device) if weight is None else weight.to(dtype)
     share = at(y, weight.expand(z.shape))
     if label_smoothing == 0:
         C = share.squeeze(-1) * of_class("none", z, y, c)

@@ -1,5 +1,6 @@
 """The output layer and its cost as one: it is the layer and then the cost, by every derivative, in a block's memory."""
 
+import inspect
 import itertools
 
 import pytest
@@ -7,11 +8,11 @@ import torch
 from heads import both, layer, ours, unfused
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
 from ce_torch import LinearLogLikelihoodCost
-from ce_torch.costs.layer import at_once, blocks
+from ce_torch.costs.layer import at_once, blocks, compiled
 from ce_torch.functional import log_likelihood
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])
@@ -24,6 +25,7 @@ def way(request, monkeypatch):
     """Classes and examples at once, or a few of them at a time."""
     if request.param == "blocks":
         monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
+        monkeypatch.setattr(blocks, "FEWEST_CLASSES", 1)
         monkeypatch.setattr(blocks, "FEWEST_ELEMENTS", 20)
         monkeypatch.setattr(at_once, "CLASSES", 4)
 
@@ -57,6 +59,58 @@ def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_optio
         torch.testing.assert_close(*again)
         second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in again]
         torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("N", [0, 7], ids=["no-example", "all-ignored"])
+def test_of_examples_that_do_not_count_the_gradients_are_0_and_the_mean_is_nan(N, label_smoothing, reduction):
+    inputs, y = layer(N), torch.full((N,), -100)
+    found = both(*inputs, y=y, reduction=reduction, label_smoothing=label_smoothing)
+    torch.testing.assert_close(*found, equal_nan=True)
+    for gradient in torch.autograd.grad(found[0].sum(), inputs):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_batch_of_gradients_at_once_can_be_differentiated_again(label_smoothing, reduction):
+    inputs = layer()
+    second = []
+    for C in both(*inputs, y=CLASSES, label_smoothing=label_smoothing, reduction=reduction):
+        upstream = torch.arange(1.0, 3 * C.numel() + 1, dtype=C.dtype).view(3, *C.shape)
+        first = torch.autograd.grad(C, inputs, upstream, is_grads_batched=True, create_graph=True)
+        second.append(torch.autograd.grad(sum(slope.square().sum() for slope in first), inputs))
+    torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_forward_mode_goes_over_vmap(reduction):
+    x, weight, bias = (tensor.detach() for tensor in layer())
+    weights = torch.stack([weight, 2 * weight])
+    changes = [
+        jvp(
+            lambda w, head=head: vmap(lambda w: head(x, w, bias, CLASSES, reduction=reduction))(w),
+            (weights,),
+            (weights,),
+        )
+        for head in (ours, unfused)
+    ]
+    torch.testing.assert_close(*changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_weights_of_classes_may_have_another_dtype(dtype, reduction):
+    inputs, class_weight = layer(dtype=torch.float32), WEIGHTS.to(dtype)
+    found = [head(*inputs, CLASSES, class_weight=class_weight, reduction=reduction) for head in (ours, unfused)]
+    torch.testing.assert_close(*found, check_dtype=False)
+    torch.testing.assert_close(*(torch.autograd.grad(C.sum(), inputs) for C in found), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_of_no_inputs_has_its_biases():
+    x, weight, bias = layer(D=0)
+    torch.testing.assert_close(*both(x, weight, bias, y=CLASSES))
 
 
 @given(
@@ -132,9 +186,40 @@ def test_each_example_has_its_gradient_by_the_weight_under_vmap_of_grad():
 def test_a_compiled_cost_has_the_gradients_by_all_inputs(y):
     torch.compiler.reset()
     inputs = layer()
-    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    found = compiled(*inputs, y), unfused(*inputs, y)
+    found = torch.compile(ours, fullgraph=True, backend="aot_eager")(*inputs, y), unfused(*inputs, y)
     torch.testing.assert_close(*(torch.autograd.grad(C, inputs) for C in found))
+
+
+def test_gradients_of_torch_func_compile():
+    torch.compiler.reset()
+    x, weight, bias = (tensor.detach() for tensor in layer())
+    gradients = grad(lambda weight: ours(x, weight, bias, CLASSES))
+    found = torch.compile(gradients, fullgraph=True, backend="aot_eager")(weight)
+    torch.testing.assert_close(found, gradients(weight))
+
+
+def test_a_compiled_cost_takes_inputs_of_any_strides():
+    torch.compiler.reset()
+    x, weight, bias = layer()
+    turned = x.detach().T.contiguous().requires_grad_()
+    C = torch.compile(lambda x: ours(2 * x.T, weight, bias, CLASSES), fullgraph=True)(turned)
+    right = torch.autograd.grad(unfused(2 * turned.T, weight, bias, CLASSES), turned)
+    torch.testing.assert_close(torch.autograd.grad(C, turned), right)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_operators_that_compiled_costs_are_made_of_are_as_pytorch_wants_them(transposed):
+    x, weight, bias = (tensor.detach() for tensor in layer())
+    x = x.T.contiguous().T if transposed else x
+    inputs = x, weight, bias, CLASSES.clamp(min=0), torch.ones(7, dtype=x.dtype), WEIGHTS
+    torch.library.opcheck(compiled.costs_of_layer, (*inputs, 0.5, None))
+    C, sums = compiled.costs_of_layer(*inputs, 0.5, None)
+    needed = [True, True, True, False, True, True]
+    torch.library.opcheck(compiled.gradients_of_layer, (C, *inputs, sums, 0.5, None, needed))
+
+
+def test_a_module_shows_what_it_is_made_with():
+    assert [*inspect.signature(LinearLogLikelihoodCost).parameters][:3] == ["in_features", "classes", "bias"]
 
 
 def test_a_module_owns_its_layer_and_tells_its_options():

@@ -18,7 +18,7 @@ CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 8])
 OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 # How many of nine classes each process has.
-SHARES = {"two": (5, 4), "uneven": (8, 1), "three": (2, 3, 4)}
+SHARES = {"two": (5, 4), "uneven": (8, 1), "none-in-one": (9, 0), "three": (2, 3, 4)}
 OPTIONS = {
     "plain": {},
     "options": {"class_weight": WEIGHTS, "label_smoothing": 0.1, "temperature": 0.5, "reduction": "sum"},
@@ -64,7 +64,7 @@ def with_dtensors(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor,
 
 
 def in_process(rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], *task: object) -> tuple[Tensor, ...]:
-    blocks.FEWEST_ROWS, blocks.FEWEST_ELEMENTS = 1, 20
+    blocks.FEWEST_ROWS, blocks.FEWEST_CLASSES, blocks.FEWEST_ELEMENTS = 1, 1, 20
     distributed.init_process_group("gloo", rendezvous, timedelta(seconds=60), world_size=len(shares), rank=rank)
     try:
         return tuple(tensor.detach() for tensor in work(rank, shares, *task))

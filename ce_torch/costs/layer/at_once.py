@@ -150,7 +150,7 @@ def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Tensor]:
         multiply(layer.weight[classes], x, out=z[classes])
         if layer.bias is not None:
             z[classes] += column(layer.bias[classes])
-        m = torch.maximum(m, largest(z[classes]))
+        m = torch.maximum(m, largest_of_columns(z[classes]))
     error = m - z.gather(0, layer.y.unsqueeze(0)).squeeze(0)
     for classes in parts(len(z), CLASSES):
         exponents = z[classes].sub_(finite(m))
@@ -174,7 +174,7 @@ def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost
         gradients["bias"].addmv_(z, of_cost, beta=beta)
 
 
-def largest(z: Tensor) -> Tensor:
+def largest_of_columns(z: Tensor) -> Tensor:
     """Return the largest of each column; of short rows PyTorch takes eight times as long as of long ones."""
     if len(z) % 16 == 0:
         z = z.view(len(z) // 16, -1).amax(0).view(16, -1)

@@ -61,11 +61,14 @@ class Costs(torch.autograd.Function):
 
     @staticmethod
     @nested
-    def jvp(ctx: Any, saved: list[Tensor | None], *changes: Tensor | None) -> tuple[Tensor, None]:
-        layer = Layer(*saved[:INPUTS])
+    def jvp(ctx: Any, saved: list[Tensor | None], *changes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        *layer, constants = saved
+        layer = Layer(*layer)
         _, sums = costs(layer, ctx.setting)
         moved = along(layer, Layer(*changes[:INPUTS]), ctx.setting, sums)
-        return moved.by_layer + moved.by_target, None
+        # Where `vmap` calls, a tangent is a tensor; elsewhere a constant has none.
+        batched = torch._C._functorch.is_batchedtensor(constants)
+        return moved.by_layer + moved.by_target, torch.zeros_like(constants) if batched else None
 
 
 class Slopes(torch.autograd.Function):
@@ -132,7 +135,8 @@ def gradients_of_costs(
         of_layer = slopes(g, layer, setting, sums, wanted)
         return *in_their_places(of_layer, wanted), *target_slopes(g, layer, setting, sums)
     if torch._C._functorch.is_legacy_batchedtensor(g):
-        return *in_their_places(slopes(g, layer, setting, Sums(*sums), wanted), wanted), None, None, None
+        sums = costs(layer, setting)[1] if torch.is_grad_enabled() else Sums(*sums)
+        return *in_their_places(slopes(g, layer, setting, sums, wanted), wanted), None, None, None
     return *in_their_places(Slopes.apply(g, *layer, sums, setting, wanted), wanted), None, None, None
 
 

@@ -15,6 +15,8 @@ from ce_torch.costs.layer.shards import ALL_CLASSES, Shard
 BLOCKS = 20
 FEWEST_ROWS = 16
 FEWEST_ELEMENTS = 1 << 20
+# In a block of many examples.
+FEWEST_CLASSES = 32
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Layer(NamedTuple):
 
     def blocks(self, setting: Setting) -> Iterator[slice]:
         """Yield the classes of each block; formulas hold up to eight tensors of its size at once."""
-        return parts(len(self.weight), setting.elements // (8 * max(len(self.x), 1)))
+        return parts(len(self.weight), max(setting.elements // (8 * max(len(self.x), 1)), FEWEST_CLASSES))
 
     def z(self, classes: slice) -> Tensor:
         z = self.product(self.x, of_classes(self.weight, classes).mT)
@@ -126,7 +128,7 @@ class Gradients:
 
     def __init__(self, layer: Layer, wanted: Wanted, *factors: Tensor | None) -> None:
         self.layer, self.in_place = layer, only_numbers(factors)
-        self.x = torch.zeros_like(layer.x, dtype=layer.dtype, requires_grad=False) if "x" in wanted else None
+        self.x = torch.zeros(layer.x.shape, dtype=layer.dtype, device=layer.x.device) if "x" in wanted else None
         self.weight = Joined(layer.weight, self.in_place) if "weight" in wanted else None
         self.bias = Joined(layer.bias, self.in_place) if "bias" in wanted else None
 

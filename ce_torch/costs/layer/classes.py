@@ -24,8 +24,8 @@ class Classes(NamedTuple):
 
     def factor(self, reduction: str) -> Tensor:
         """Return what each example's cost has as a factor in the sum or mean."""
-        counts = (~self.ignored).to(self.share.dtype)
-        return counts / self.share.sum() if reduction == "mean" else counts
+        factor = 1 / self.share.sum() if reduction == "mean" else torch.ones_like(self.share)
+        return torch.where(self.ignored, 0, factor)
 
     def masked(self, C: Tensor) -> Tensor:
         C = C.masked_fill(self.ignored, 0)
@@ -51,8 +51,11 @@ def desired_classes(
         weight = torch.ones(here, dtype=dtype, device=x.device)
         share = torch.ones(y.shape, dtype=dtype, device=x.device)
     else:
+        weight = weight.to(dtype)
         own = (y >= shard.start) & (y < shard.start + here)
-        share = shard.total(torch.where(own, weight[(y - shard.start).clamp(0, here - 1)], 0))
+        share = shard.total(
+            torch.where(own, weight[(y - shard.start).clamp(0, here - 1)], 0) if here else own.to(dtype)
+        )
     share = share.masked_fill(ignored, 0)
     if label_smoothing == 0:
         return Classes(y, share, None, share, ignored, wrong)

@@ -13,23 +13,6 @@ from ce_torch.costs.layer.autograd import INPUTS, gradients_of_costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
 
 
-class CompiledCosts(torch.autograd.Function):
-    """C of each example, of shape (N,)."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *layer, ctx.c, ctx.block_rows = inputs
-        C, sums = costs_of_layer(*layer, ctx.c, ctx.block_rows)
-        ctx.save_for_backward(*layer, sums)
-        return C
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        needed = list(ctx.needs_input_grad[:INPUTS])
-        gradients = iter(gradients_of_layer(g, *ctx.saved_tensors, ctx.c, ctx.block_rows, needed))
-        return *(next(gradients) if of_this else None for of_this in needed), None, None
-
-
 @torch.library.custom_op("ce_torch::costs_of_layer", mutates_args=())
 def costs_of_layer(
     x: Tensor,
@@ -80,3 +63,22 @@ def _(g: Tensor, *inputs: Any) -> list[Tensor]:
         for tensor, of_this in zip(layer, needed, strict=True)
         if of_this
     ]
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *layer, ctx.c, ctx.block_rows = inputs
+    ctx.save_for_backward(*layer, output[1])
+
+
+def backward(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    needed = list(ctx.needs_input_grad[:INPUTS])
+    gradients = iter(gradients_of_layer(g, *ctx.saved_tensors, ctx.c, ctx.block_rows, needed))
+    return *(next(gradients) if of_this else None for of_this in needed), None, None
+
+
+def refuse(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("a compiled linear_log_likelihood has first derivatives only; leave it out of torch.compile")
+
+
+costs_of_layer.register_autograd(backward, setup_context=keep)
+gradients_of_layer.register_autograd(refuse)

@@ -49,23 +49,27 @@ def of_this_process(weight: Tensor, group: Any) -> Shard:
     return Shard(group, int(counts[:rank].sum()), int(counts.sum()))
 
 
-def local(x: Tensor, weight: Tensor, bias: Tensor | None, group: Any) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    """Return the tensors that this process has of DTensors, and the group of a weight that is one."""
+def of_dtensors(
+    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, group: Any
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Any]:
+    """Return what this process has of DTensors, and the group of a weight that is one."""
     if type(weight) in (Tensor, nn.Parameter):
-        return x, weight, bias, group
-    from torch.distributed.tensor import DTensor, Replicate, Shard  # takes a while, and is needed here only
+        return x, weight, bias, y, group
+    from torch.distributed import tensor as dtensor  # takes a while, and is needed here only
 
-    if not isinstance(weight, DTensor):
-        return x, weight, bias, group
-    if weight.device_mesh.ndim != 1 or weight.placements != (Shard(0),):
+    by_rows, whole = dtensor.Shard(0), dtensor.Replicate()
+    if not isinstance(weight, dtensor.DTensor):
+        return x, weight, bias, y, group
+    if weight.device_mesh.ndim != 1 or weight.placements != (by_rows,):
         raise ValueError(
             f"weight must be a DTensor with Shard(0) on a mesh of one dimension, got {weight.placements} on one of "
             f"{weight.device_mesh.ndim}; redistribute it"
         )
     if group is not None:
         raise ValueError("group must be None where weight is a DTensor, which has its own")
-    if isinstance(bias, DTensor):
-        bias = bias.redistribute(placements=[Shard(0)]).to_local()
-    if isinstance(x, DTensor):
-        x = x.redistribute(placements=[Replicate()]).to_local()
-    return x, weight.to_local(), bias, weight.device_mesh.get_group()
+    places = whole, by_rows, dtensor.Shard(y.ndim - 1) if y.is_floating_point() else whole
+    x, bias, y = (
+        tensor.redistribute(placements=[place]).to_local() if isinstance(tensor, dtensor.DTensor) else tensor
+        for tensor, place in zip((x, bias, y), places, strict=True)
+    )
+    return x, weight.to_local(), bias, y, weight.device_mesh.get_group()
