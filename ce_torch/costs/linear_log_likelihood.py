@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_torch.costs.base import Cost, check_device, check_reduction, in_dtype_of
-from ce_torch.costs.layer import at_once
+from ce_torch.costs.layer import at_once, formulas
 from ce_torch.costs.layer.autograd import Costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
 from ce_torch.costs.layer.classes import desired_classes
@@ -42,8 +42,8 @@ def linear_log_likelihood(
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    z = x weightᵀ + bias
 
     It equals `log_likelihood(F.linear(x, weight, bias), y, ...)`, and keeps the same promises of autograd. Of z,
-    N examples of C classes, it holds a block of `block_rows` examples, or of all examples and as many elements; so do
-    second derivatives and forward mode. Third derivatives, and those that `vmap` takes of many costs at once, hold z.
+    N examples of C classes, it holds a block, the size of `block_rows` rows; so do second derivatives and forward mode.
+    What holds z: third derivatives, what `vmap` takes of many costs at once, and `torch.func.grad` when compiled.
 
     For classes y, and the mean or the sum, gradients are worked out together with the cost, and are there from then on;
     z is worked out once. Otherwise it is worked out again for the gradients: for desired outputs, label smoothing,
@@ -111,6 +111,9 @@ def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shar
     if torch.compiler.is_compiling():
         if shard.group is not None:
             raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
+        if torch._C._are_functorch_transforms_active():
+            # The compiler differentiates the formula itself, in a single block.
+            return formulas.costs(layer, Setting(c, 8 * layer.x.shape[0] * layer.weight.shape[0], shard))[0]
         return costs_of_layer(*layer, c, block_rows)[0]
     return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
 
