@@ -60,7 +60,7 @@ def linear_log_likelihood(
             `F.linear_cross_entropy`, it is `weight`. There x, weight, y and bias are input, linear_weight, target and
             linear_bias.
         block_rows: how many rows of z the memory is for; None for a twentieth of them, but at least 16 and 4 MB in
-            float32. More are faster; so few that there are blocks of less than 32 classes are taken for more.
+            float32. More are faster. No block is smaller than an example, or than 32 classes of all examples.
         group: processes (`torch.distributed`) that share the classes out among them. Each has weight and bias for its
             own, in the order of their ranks, and desired outputs and class weights too; x and class indices are the
             same in all. Of each example four numbers cross between them, and the gradient of x; no process sees the
