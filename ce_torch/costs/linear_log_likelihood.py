@@ -92,7 +92,7 @@ def linear_log_likelihood(
     x, weight, bias = as_autocast_has_them(x, weight, bias)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
-        t = weighted(y, class_weight, label_smoothing, shard.classes).reshape(len(rows), len(weight))
+        t = weighted(y, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
         C = cost_of_examples(Layer(rows, weight, bias, t), c, block_rows, shard)
         return in_dtype_of(x, reduce(C.view(x.shape[:-1]), reduction))
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)

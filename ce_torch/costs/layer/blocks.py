@@ -51,7 +51,7 @@ class Layer(NamedTuple):
 
     def blocks(self, setting: Setting) -> Iterator[slice]:
         """Yield the classes of each block; formulas hold up to eight tensors of its size at once."""
-        return parts(len(self.weight), max(setting.elements // (8 * max(len(self.x), 1)), FEWEST_CLASSES))
+        return parts(len(self.weight), max(setting.elements // (8 * max(self.x.shape[0], 1)), FEWEST_CLASSES))
 
     def z(self, classes: slice) -> Tensor:
         z = self.product(self.x, of_classes(self.weight, classes).mT)
