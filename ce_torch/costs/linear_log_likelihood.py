@@ -98,7 +98,7 @@ def linear_log_likelihood(
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
     layer = Layer(rows, weight, bias, target.y, target.peak, target.base)
     if reduction != "none" and shard.group is None and at_once.is_for(layer):
-        setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows))
+        setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows), shard)
         C = at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting)
         # The mean over no examples is nan.
         return in_dtype_of(x, C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ce_torch.costs.autograd import may_be_differentiated
 from ce_torch.costs.fast import gpu
-from ce_torch.costs.layer.shards import ALL_CLASSES, Shard
+from ce_torch.costs.layer.shards import Shard
 
 # A block takes a twentieth of z, but no less than 16 rows and 4 MB in float32: smaller ones take longer.
 BLOCKS = 20
@@ -25,7 +25,7 @@ class Setting:
 
     c: float
     elements: int
-    shard: Shard = ALL_CLASSES
+    shard: Shard
 
 
 class Layer(NamedTuple):

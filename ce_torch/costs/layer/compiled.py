@@ -11,6 +11,7 @@ from torch import Tensor
 from ce_torch.costs.layer import formulas
 from ce_torch.costs.layer.autograd import INPUTS, gradients_of_costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
+from ce_torch.costs.layer.shards import ALL_CLASSES
 
 
 @torch.library.custom_op("ce_torch::costs_of_layer", mutates_args=())
@@ -25,7 +26,7 @@ def costs_of_layer(
     block_rows: int | None,
 ) -> tuple[Tensor, Tensor]:
     layer = Layer(x, weight, bias, y, peak, base)
-    C, sums = formulas.costs(layer, Setting(c, elements_of_block(len(x), len(weight), block_rows)))
+    C, sums = formulas.costs(layer, Setting(c, elements_of_block(len(x), len(weight), block_rows), ALL_CLASSES))
     return C, torch.stack(sums)
 
 
@@ -50,7 +51,7 @@ def gradients_of_layer(
     needed: list[bool],
 ) -> list[Tensor]:
     layer = Layer(x, weight, bias, y, peak, base)
-    setting = Setting(c, elements_of_block(len(x), len(weight), block_rows))
+    setting = Setting(c, elements_of_block(len(x), len(weight), block_rows), ALL_CLASSES)
     gradients = gradients_of_costs(g, layer, setting, sums, tuple(needed))
     return [gradient for gradient, of_this in zip(gradients, needed, strict=True) if of_this]
 
