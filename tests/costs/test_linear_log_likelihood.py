@@ -2,12 +2,14 @@
 
 import inspect
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from heads import both, layer, ours, unfused
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
@@ -59,6 +61,16 @@ def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_optio
         torch.testing.assert_close(*again)
         second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in again]
         torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("y", [torch.tensor([0, 3]), OUTPUTS[:2, :4]], ids=["classes", "outputs"])
+def test_derivatives_by_every_input_agree_with_finite_differences(y, reduction):
+    inputs = *layer(2, 3, 4), y.clone().requires_grad_() if y.is_floating_point() else y
+    batched = {"check_batched_grad": True, "check_forward_ad": True, "check_batched_forward_grad": True}
+    assert gradcheck(partial(ours, reduction=reduction), inputs, **batched)
+    both_modes = {"check_fwd_over_rev": True, "check_rev_over_rev": True}
+    assert gradgradcheck(partial(ours, reduction=reduction), inputs, **both_modes)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
