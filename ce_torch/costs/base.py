@@ -1,7 +1,7 @@
 """What every cost shares: its arguments and their errors, its reduction, its module."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,25 +15,26 @@ def check_arguments(z: Tensor, y: Tensor, reduction: str = "none") -> None:
     """Raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
     if not isinstance(z, Tensor):
         raise TypeError(f"z must be a tensor, got {type(z).__name__}")
-    if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a tensor, got {type(y).__name__}")
     if not z.is_floating_point():
         raise TypeError(f"z must be floating point (weighted inputs, not classes), got {z.dtype}")
     if z.ndim == 0:
         raise ValueError("z must have shape (..., C), the classes last, got a scalar")
-    if y.dtype == torch.int64:
-        shape = z.shape[:-1]
-    elif y.is_floating_point():
-        shape = z.shape
-    else:
-        raise TypeError(f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}")
-    if y.shape != shape:
-        raise ValueError(
-            f"y must have shape {tuple(z.shape)} (desired outputs, floating point) or {tuple(z.shape[:-1])} "
-            f"(class indices, int64) for z of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
-        )
-    check_device("y", y, z)
+    check_desired(y, z.shape, z, "z")
     check_reduction(reduction)
+
+
+def check_desired(y: Tensor, shape: Sequence[int], z: Tensor, of: str) -> None:
+    """Raise unless y are desired outputs of this shape, or class indices, on the device of the argument called `of`."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a tensor, got {type(y).__name__}")
+    if y.dtype != torch.int64 and not y.is_floating_point():
+        raise TypeError(f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}")
+    if y.shape != (shape[:-1] if y.dtype == torch.int64 else shape):
+        raise ValueError(
+            f"y must have shape {tuple(shape)} (desired outputs, floating point) or {tuple(shape[:-1])} "
+            f"(class indices, int64) for {of} of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
+        )
+    check_device("y", y, z, of)
 
 
 def check_reduction(reduction: str) -> None:
@@ -113,17 +114,17 @@ class Cost(nn.Module):
     """
 
     function: ClassVar[Callable[..., Tensor]]
-    known: ClassVar[dict[str, inspect.Parameter]]
+    option_parameters: ClassVar[dict[str, inspect.Parameter]]
 
     def __init_subclass__(cls) -> None:
         parameters = inspect.signature(cls.function).parameters.values()
-        cls.known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+        cls.option_parameters = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
         if "__init__" not in cls.__dict__:
-            cls.__signature__ = inspect.Signature(cls.known.values())
+            cls.__signature__ = inspect.Signature(cls.option_parameters.values())
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        known = type(self).known
+        known = self.option_parameters
         self._constants: dict[str, Any] = {}
         for name in options:
             if name not in known:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ce_torch.costs.base import Cost, check_device, check_reduction, in_dtype_of
+from ce_torch.costs.base import Cost, check_desired, check_device, check_reduction, in_dtype_of
 from ce_torch.costs.layer import at_once, formulas
 from ce_torch.costs.layer.autograd import Costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
@@ -83,7 +83,7 @@ def linear_log_likelihood(
     """
     x, weight, bias, y, group = of_dtensors(x, weight, bias, y, group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
-    check_target(x, weight, y)
+    check_desired(y, (*x.shape[:-1], len(weight)), x, "x")
     check_reduction(reduction)
     check_block_rows(block_rows)
     check_options(y, temperature, ignore_index, label_smoothing)
@@ -148,21 +148,6 @@ def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bo
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape {tuple(weight.shape[:1])}, one for each class, got {tuple(bias.shape)}")
-
-
-def check_target(x: Tensor, weight: Tensor, y: Tensor) -> None:
-    """Raise `TypeError` or `ValueError` unless y are classes, or desired outputs, for x."""
-    if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a tensor, got {type(y).__name__}")
-    if y.dtype != torch.int64 and not y.is_floating_point():
-        raise TypeError(f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}")
-    of_indices, of_outputs = x.shape[:-1], (*x.shape[:-1], len(weight))
-    if y.shape != (of_indices if y.dtype == torch.int64 else of_outputs):
-        raise ValueError(
-            f"y must have shape {tuple(of_indices)} (class indices, int64) or {of_outputs} (desired outputs, floating "
-            f"point) for x of shape {tuple(x.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
-        )
-    check_device("y", y, x, "x")
 
 
 def check_block_rows(block_rows: int | None) -> None:

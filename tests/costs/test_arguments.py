@@ -90,9 +90,9 @@ OF_A_LAYER = [
     (
         {"y": torch.zeros(4)},
         ValueError,
-        r"y must have shape \(4,\) .* or \(4, 3\) .* got torch.float32 of shape \(4,\)",
+        r"y must have shape \(4, 3\) .* or \(4,\) .* for x of shape \(4, 2\), got torch.float32 of shape \(4,\)",
     ),
-    ({"y": torch.zeros(2).long()}, ValueError, r"y must have shape \(4,\) .* got torch.int64 of shape \(2,\)"),
+    ({"y": torch.zeros(2).long()}, ValueError, r"y must have shape .* or \(4,\) .* got torch.int64 of shape \(2,\)"),
     (
         {"y": torch.tensor([0, 1, 2, 3])},
         ValueError,
