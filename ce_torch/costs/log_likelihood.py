@@ -23,7 +23,7 @@ from ce_torch.costs.base import (
     values_can_be_read,
 )
 from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import widen
+from ce_torch.costs.precision import wide, widen
 from ce_torch.costs.reduction import reduce
 
 
@@ -170,8 +170,7 @@ def with_options(
     """Return the cost of each example, and how much the example counts in the mean."""
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
-    dtype = torch.promote_types(z.dtype, torch.float32)
-    weight = torch.ones(z.shape[-1], dtype=dtype, device=z.device) if weight is None else weight.to(dtype)
+    weight = torch.ones(z.shape[-1], dtype=wide(z), device=z.device) if weight is None else weight.to(wide(z))
     share = at(y, weight.expand(z.shape))
     if label_smoothing == 0:
         C = share.squeeze(-1) * of_class("none", z, y, c)

@@ -44,7 +44,7 @@ def test_a_product_is_that_in_float64(rows, inner, columns, transposed):
 @pytest.mark.parametrize("columns", [0, 1, 17, 40])
 def test_other_numbers_of_columns_are_left_to_the_library(columns):
     a, b, out = matrix(9, 5), matrix(5, columns), torch.zeros(9, columns)
-    assert not products.has_kernel_for(a, b, out) or columns == 0
+    assert not products.has_kernel_for(a, b, out)
     products.multiply(a, b, out)
     torch.testing.assert_close(out, a @ b)
 

@@ -39,6 +39,7 @@ def has_kernel_for(a: Tensor, b: Tensor, out: Tensor) -> bool:
         and out.dtype == a.dtype == b.dtype == torch.float32
         and out.shape[1] % 16 == 0
         and a.numel() > 0
+        and out.numel() > 0
         and b.stride(1) == out.stride(1) == 1
         and cpu.has_kernels()
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from ce_torch.costs.autograd import may_be_differentiated
 from ce_torch.costs.fast import gpu
 from ce_torch.costs.layer.shards import Shard
+from ce_torch.costs.precision import wide
 
 # A block takes a twentieth of z, but no less than 16 rows and 4 MB in float32: smaller ones take longer.
 BLOCKS = 20
@@ -44,7 +45,7 @@ class Layer(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         """The precision to work in."""
-        return torch.promote_types(self.x.dtype, torch.float32)
+        return wide(self.x)
 
     def of_examples(self, value: float) -> Tensor:
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)

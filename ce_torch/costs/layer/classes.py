@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ce_torch.costs.base import name_classes, values_can_be_read
 from ce_torch.costs.layer.shards import Shard
+from ce_torch.costs.precision import wide
 
 
 class Classes(NamedTuple):
@@ -46,17 +47,14 @@ def desired_classes(
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
     wrong = None if values_can_be_read(y) else (y < 0) | (y >= shard.classes)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    if weight is None:
-        weight = torch.ones(here, dtype=dtype, device=x.device)
-        share = torch.ones(y.shape, dtype=dtype, device=x.device)
-    else:
-        weight = weight.to(dtype)
+    share = torch.ones(y.shape, dtype=wide(x), device=x.device)
+    if weight is not None:
+        weight = weight.to(wide(x))
         own = (y >= shard.start) & (y < shard.start + here)
-        share = shard.total(
-            torch.where(own, weight[(y - shard.start).clamp(0, here - 1)], 0) if here else own.to(dtype)
-        )
+        of_own = weight[(y - shard.start).clamp(0, here - 1)] if here else share
+        share = shard.total(torch.where(own, of_own, 0))
     share = share.masked_fill(ignored, 0)
     if label_smoothing == 0:
         return Classes(y, share, None, share, ignored, wrong)
+    weight = torch.ones(here, dtype=wide(x), device=x.device) if weight is None else weight
     return Classes(y, (1 - label_smoothing) * share, label_smoothing / shard.classes * weight, share, ignored, wrong)
