@@ -17,19 +17,27 @@ from torch.autograd import forward_ad
 from ce_torch.costs.fast import Fast, is_plain, memory_is_all
 from ce_torch.costs.fast.blocks import by_blocks
 from ce_torch.costs.precision import widen
+from ce_torch.costs.product import product
 from ce_torch.costs.reduction import reduce, unreduce
 
 Formula = Callable[..., Tensor]
 
 
-def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fast] = ()) -> Callable[..., Tensor]:
+def all_count(*inputs: Any) -> None:
+    """Say that every example counts in the mean."""
+
+
+def hand_written(
+    cost: Formula, *derivatives: Formula, counts: Callable[..., Tensor | None] = all_count, fast: Sequence[Fast] = ()
+) -> Callable[..., Tensor]:
     """Return `cost` and its reduction, differentiated by `derivatives` and not by autograd.
 
-    `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., C) and of tensors that broadcast
-    to z. There is one derivative for each of the tensors, called with the same arguments; the first is δ = ∂C/∂z. It
-    gives the terms, shape (..., C) or (..., 1), by which the tensor's elements change C, and is None where there is no
-    derivative. The formulas work in float32 where z has half precision. Second derivatives are autograd's, of the
-    formulas. The function returned takes the reduction first, and returns what the formulas return, reduced.
+    `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., K), of y, classes (...) or desired
+    outputs, and of tensors that broadcast to z, each of which may be None. There is one derivative for each of the
+    tensors, called with the same arguments; the first is δ = ∂C/∂z. It gives the terms, shape (..., K), by which the
+    tensor's elements change C. The formulas work in float64 where z has it, else in float32. Second derivatives are
+    autograd's, of the formulas. The function returned takes the reduction first, and returns what the formulas return,
+    reduced. `counts` says which examples count in the mean: 1 or 0 for each, shape (...), or None for all.
 
     Where C and δ are only worked out, and not differentiated again, the first way in `fast` that takes the inputs does
     it, or else, for large z on the CPU, the formulas by blocks.
@@ -38,7 +46,7 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fas
     class HandWritten(torch.autograd.Function):
         @staticmethod
         def forward(reduction: str, *inputs: Any) -> Tensor:
-            return reduce(cost(*widen(inputs)), reduction)
+            return reduce(reduction, cost(*widen(inputs)), counts(*inputs))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -54,10 +62,10 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fas
             if grad is None:
                 return tuple(gradients)
             tensors = ctx.saved_tensors
-            of_example = unreduce(grad, ctx.reduction, tensors[0])
+            of_example = unreduce(grad, ctx.reduction, tensors[0], counts(*tensors, *ctx.constants))
             for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
                 if ctx.needs_input_grad[i]:
-                    gradients[i] = summed_like(tensor, of_example * derivative(*widen(tensors), *ctx.constants))
+                    gradients[i] = summed_like(tensor, product(of_example, derivative(*widen(tensors), *ctx.constants)))
             return tuple(gradients)
 
         @staticmethod
@@ -65,24 +73,25 @@ def hand_written(cost: Formula, *derivatives: Formula | None, fast: Sequence[Fas
         def jvp(ctx: Any, tensors: list[Tensor | None], _: None, *tangents: Tensor | None) -> Tensor:
             arguments = *widen(tensors), *ctx.constants
             changes = (
-                (derivative(*arguments) * tangent).sum(-1)
+                product(tangent, derivative(*arguments)).sum(-1)
                 for derivative, tangent in zip(derivatives, tangents, strict=False)
                 if tangent is not None
             )
-            return reduce(sum(changes), ctx.reduction)
+            return reduce(ctx.reduction, sum(changes), counts(*tensors, *ctx.constants))
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], reduction: str, *inputs: Any) -> tuple[Tensor, int]:
             # A batch of costs is one cost of more examples, which takes the same ways as any other.
             z, z_dim = inputs[0], in_dims[1]
             shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
-            C = apply("none", *(batched(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)))
-            return torch.vmap(partial(reduce, reduction=reduction))(C), 0
+            inputs = [batched(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
+            C, n = apply("none", *inputs), counts(*inputs)
+            return torch.vmap(partial(reduce, reduction), in_dims=(0, None if n is None else 0))(C, n), 0
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
-    apply = in_every_form(HandWritten, (*fast, by_blocks(cost, derivatives[0])))
+    apply = in_every_form(HandWritten, (*fast, by_blocks(cost, derivatives[0], counts)))
     return apply
 
 

@@ -71,16 +71,10 @@ def values_can_be_read(tensor: Tensor) -> bool:
     )
 
 
-def name_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> bool:
-    """Whether all class indices y are known to name a class, for which their values must be free to read.
-
-    Raises `ValueError` if one is known to name none.
-    """
-    if not values_can_be_read(y) or y.numel() == 0:
-        return False
-    lowest, highest = y.aminmax()
-    if lowest.item() >= 0 and highest.item() < classes:
-        return True
+def check_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> None:
+    """Raise `ValueError` if one of the class indices y names no class, as far as their values are free to read."""
+    if y.is_floating_point() or not values_can_be_read(y) or y.numel() == 0:
+        return
     wrong = (y < 0) | (y >= classes)
     allowed = f"0 to {classes - 1}"
     if ignore_index is not None:
@@ -88,23 +82,35 @@ def name_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> bo
         allowed += f", or ignore_index={ignore_index}"
     if wrong.any():
         raise ValueError(f"y must hold class indices from {allowed}, got {y[wrong][0].item()}")
-    return False
 
 
-def desired_outputs(y: Tensor, z: Tensor, ignore_index: int | None = None) -> Tensor:
-    """Return y shaped like z: class indices become the one-hot vectors that they stand for, ignored ones any vector."""
-    if y.is_floating_point():
-        return y
-    if not name_classes(y, z.shape[-1], ignore_index) and ignore_index is not None:
-        y = y.masked_fill(y == ignore_index, 0)
+def evaluate(
+    costs: Callable[..., Tensor], reduction: str, z: Tensor, y: Tensor, *options: Any, **ignored: int
+) -> Tensor:
+    """Return costs(reduction, z, y, *options); where it fails for a class that there is not, say so."""
+    try:
+        return costs(reduction, z, y, *options)
+    except (IndexError, RuntimeError):
+        # To look at the classes before takes a tenth of the time of a small cost.
+        check_classes(y, z.shape[-1], **ignored)
+        raise
+
+
+def desired_outputs(y: Tensor, z: Tensor) -> Tensor:
+    """Return y shaped like z: class indices become the one-hot vectors that they stand for."""
+    return y if y.is_floating_point() else one_hot(y, z)
+
+
+def one_hot(y: Tensor, z: Tensor) -> Tensor:
+    """Return the desired outputs, shaped like z, that class indices y stand for."""
     return torch.zeros_like(z, requires_grad=False).scatter(-1, y.unsqueeze(-1), 1)
 
 
-def in_dtype_of(z: Tensor, C: Tensor) -> Tensor:
-    """Return C in z's dtype, but in float32 under autocast, as PyTorch's own losses."""
-    if C.dtype == z.dtype or is_autocast(z.device):
-        return C
-    return C.to(z.dtype)
+def in_dtype_of(z: Tensor, C: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Return C in `out_dtype` or, where that is None, in z's, but in float32 under autocast, as PyTorch's own losses."""
+    if out_dtype is None:
+        out_dtype = C.dtype if is_autocast(z.device) else z.dtype
+    return C if C.dtype == out_dtype else C.to(out_dtype)
 
 
 class Cost(nn.Module):

@@ -10,49 +10,61 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_weight, desired_outputs, in_dtype_of
+from ce_torch.costs.base import (
+    Cost,
+    check_arguments,
+    check_classes,
+    check_weight,
+    desired_outputs,
+    evaluate,
+    in_dtype_of,
+)
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
+from ce_torch.costs.product import product
 
-# In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z).
+# In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z), 1 − a is σ(−z):
+# they keep their digits where a is near 0 or 1.
 
 
-def of_neurons(z: Tensor, y: Tensor, p: Tensor | None) -> Tensor:
+def costs_of_neurons(z: Tensor, y: Tensor, p: Tensor | None) -> Tensor:
     """The cost of each neuron, before w."""
-    if p is None:
-        # y ln a + (1 − y) ln(1 − a), in fewer operations.
-        return -torch.lerp(logsigmoid(-z), logsigmoid(z), y)
-    return -(p * y * logsigmoid(z) + (1 - y) * logsigmoid(-z))
+    return -product(product(p, y), logsigmoid(z)) - product(1 - y, logsigmoid(-z))
 
 
 def cost(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    return times(w, of_neurons(z, y, p)).sum(-1)
+    z, y = counted(z, y, w)
+    return product(w, costs_of_neurons(z, y, p)).sum(-1)
 
 
 def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    a = torch.sigmoid(z)
-    return times(w, a - y if p is None else (p * y + 1 - y) * a - p * y)
+    z, y = counted(z, y, w)
+    return product(w, (1 - y) * torch.sigmoid(z) - product(p, y) * torch.sigmoid(-z))
 
 
 def by_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    return times(w, -z if p is None else logsigmoid(-z) - p * logsigmoid(z))
+    return product(w, -z if p is None else logsigmoid(-z) - product(p, logsigmoid(z)))
 
 
 def by_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    return of_neurons(z, y, p)
+    return costs_of_neurons(z, desired_outputs(y, z), p)
 
 
 def by_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    return times(w, -y * logsigmoid(z))
+    return -product(product(w, desired_outputs(y, z)), logsigmoid(z))
 
 
-def times(factor: Tensor | None, tensor: Tensor) -> Tensor:
-    return tensor if factor is None else factor * tensor
+def counted(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return z and the desired outputs, 0 for what is not a number where w is 0."""
+    y = desired_outputs(y, z)
+    if w is None:
+        return z, y
+    return z.masked_fill((w == 0) & z.isnan(), 0), y.masked_fill((w == 0) & ~y.isfinite(), 0)
 
 
-formulas = cost, delta, by_y, by_weight, by_pos_weight
-with_weights = hand_written(*formulas)
-without_weights = hand_written(*formulas, fast=(cpu.of_neurons("cross_entropy"), gpu.of_neurons("cross_entropy")))
+weighted_costs = hand_written(
+    cost, delta, by_y, by_weight, by_pos_weight, fast=(cpu.of_neurons("cross_entropy"), gpu.of_neurons("cross_entropy"))
+)
 
 
 def cross_entropy(
@@ -62,6 +74,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The cross-entropy cost of sigmoid neurons, with δ = a − y written by hand.
 
@@ -97,8 +110,7 @@ def cross_entropy(
     check_arguments(z, y, reduction)
     check_neuron_weight("weight", weight, z)
     check_neuron_weight("pos_weight", pos_weight, z)
-    apply = without_weights if weight is None and pos_weight is None else with_weights
-    return in_dtype_of(z, apply(reduction, z, desired_outputs(y, z), weight, pos_weight))
+    return in_dtype_of(z, evaluate(weighted_costs, reduction, z, y, weight, pos_weight), out_dtype)
 
 
 def check_neuron_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
@@ -129,4 +141,5 @@ class CrossEntropyCost(Cost):
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
         check_arguments(z, y)
-        return delta(*widen((z, desired_outputs(y, z), self.weight, self.pos_weight))).to(z.dtype)
+        check_classes(y, z.shape[-1])
+        return delta(*widen((z, y, self.weight, self.pos_weight))).to(z.dtype)

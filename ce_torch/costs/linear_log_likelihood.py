@@ -15,10 +15,10 @@ from ce_torch.costs.base import Cost, check_desired, check_device, check_reducti
 from ce_torch.costs.layer import at_once, formulas
 from ce_torch.costs.layer.autograd import Costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
-from ce_torch.costs.layer.classes import desired_classes
+from ce_torch.costs.layer.classes import desired_classes, desired_outputs
 from ce_torch.costs.layer.compiled import costs_of_layer
 from ce_torch.costs.layer.shards import Shard, of_dtensors, of_this_process
-from ce_torch.costs.log_likelihood import LogLikelihoodCost, check_options, check_weight_of_classes, weighted
+from ce_torch.costs.log_likelihood import LogLikelihoodCost, check_options, check_weight_of_classes
 from ce_torch.costs.precision import is_autocast
 from ce_torch.costs.reduction import reduce
 
@@ -92,9 +92,9 @@ def linear_log_likelihood(
     x, weight, bias = as_autocast_has_them(x, weight, bias)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
-        t = weighted(y, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
+        t = desired_outputs(y, x, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
         C = cost_of_examples(Layer(rows, weight, bias, t), c, block_rows, shard)
-        return in_dtype_of(x, reduce(C.view(x.shape[:-1]), reduction))
+        return in_dtype_of(x, reduce(reduction, C.view(x.shape[:-1])))
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
     layer = Layer(rows, weight, bias, target.y, target.peak, target.base)
     if reduction != "none" and shard.group is None and at_once.is_for(layer):
@@ -103,7 +103,7 @@ def linear_log_likelihood(
         # The mean over no examples is nan.
         return in_dtype_of(x, C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C))
     C = target.masked(cost_of_examples(layer, c, block_rows, shard))
-    return in_dtype_of(x, C.sum() / target.share.sum() if reduction == "mean" else reduce(C.view(y.shape), reduction))
+    return in_dtype_of(x, C.sum() / target.share.sum() if reduction == "mean" else reduce(reduction, C.view(y.shape)))
 
 
 def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard) -> Tensor:

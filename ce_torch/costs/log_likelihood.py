@@ -1,94 +1,61 @@
 """The log-likelihood cost of a softmax layer: Nielsen, section 3.1, equations (78)-(84).
 
-    C = −ln a_y,    a = softmax(c z)        δ = c (a − y)        c = 1 / temperature, equation (83)
+    C = −Σⱼ tⱼ ln aⱼ,    a = softmax(c z)        δ = c (T a − t),  T = Σⱼ tⱼ        c = 1 / temperature, equation (83)
 
-It comes in three forms: for a class y, which is never written out as a one-hot vector; for a class whose desired
-outputs are smoothed; and for any desired outputs t, C = −Σⱼ tⱼ ln aⱼ. Their sum need not be 1, so δ = c (a Σⱼ tⱼ − t).
+For a class y, t is 1 at j = y and 0 elsewhere: C = −ln a_y and δ = c (a − y). Label smoothing and class weights are
+other choices of t.
 """
 
 import math
 
 import torch
 from torch import Tensor, softmax
-from torch.nn.functional import log_softmax
 
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import (
-    Cost,
-    check_arguments,
-    check_weight,
-    desired_outputs,
-    in_dtype_of,
-    name_classes,
-    values_can_be_read,
-)
-from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import wide, widen
-from ce_torch.costs.reduction import reduce
+from ce_torch.costs.base import Cost, check_arguments, check_classes, check_weight, evaluate, in_dtype_of, one_hot
+from ce_torch.costs.fast import cpu
+from ce_torch.costs.precision import widen
+from ce_torch.costs.product import product
+from ce_torch.costs.softmax import exponentials
+
+# The formulas take z, y, the weights of the classes w (None for 1), c, ignore_index and label_smoothing.
 
 
-def cost_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
-    return -at(y, ln_a(z, c)).squeeze(-1)
+def target(z: Tensor, y: Tensor, w: Tensor | None, ignore_index: int, label_smoothing: float) -> Tensor:
+    """Return t, shape (..., K): 0 for an example that is ignored."""
+    t = y if y.is_floating_point() else one_hot(y.masked_fill(y == ignore_index, 0), z)
+    if label_smoothing != 0:
+        t = (1 - label_smoothing) * t + label_smoothing / z.shape[-1]
+    if w is not None:
+        t = w * t
+    return t if y.is_floating_point() else t.masked_fill((y == ignore_index).unsqueeze(-1), 0)
 
 
-def delta_of_class(z: Tensor, y: Tensor, c: float) -> Tensor:
-    a = softmax(times(c, z), -1)
-    y = y.unsqueeze(-1)
-    return times(c, a.scatter_add(-1, y, torch.full_like(y, -1, dtype=a.dtype)))
+def cost(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
+    t = target(z, y, w, ignore_index, label_smoothing)
+    return -product(t, exponentials(z, c, t).ln_a).sum(-1)
 
 
-of_class = hand_written(cost_of_class, delta_of_class, None, fast=(cpu.of_class, gpu.of_class))
+def delta(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
+    t = target(z, y, w, ignore_index, label_smoothing)
+    return exponentials(z, c, t).delta(t, t.sum(-1, keepdim=True), c)
 
 
-def cost_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
-    return -(t * ln_a(z, c)).sum(-1)
+def by_y(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
+    return -product(1 - label_smoothing, product(w, exponentials(z, c).ln_a))
 
 
-def delta_of_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
-    return times(c, softmax(times(c, z), -1) * t.sum(-1, keepdim=True) - t)
+def by_weight(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
+    return -product(target(z, y, None, ignore_index, label_smoothing), exponentials(z, c).ln_a)
 
 
-def by_outputs(z: Tensor, t: Tensor, c: float) -> Tensor:
-    return -ln_a(z, c)
+def counts(
+    z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float
+) -> Tensor | None:
+    return None if y.is_floating_point() else y != ignore_index
 
 
-of_outputs = hand_written(cost_of_outputs, delta_of_outputs, by_outputs)
-
-# Of a smoothed class y the desired outputs are tⱼ = baseⱼ, of shape (C,), and `peak`, (..., 1), more at j = y.
-
-
-def cost_of_smoothed_class(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    log_a = ln_a(z, c)
-    return -(base * log_a).sum(-1) - (peak * at(y, log_a)).squeeze(-1)
-
-
-def delta_of_smoothed_class(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    a = softmax(times(c, z), -1)
-    return times(c, (a * (peak + base.sum()) - base).scatter_add(-1, y.unsqueeze(-1), -peak))
-
-
-def by_peak(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    return -at(y, ln_a(z, c))
-
-
-def by_base(z: Tensor, y: Tensor, peak: Tensor, base: Tensor, c: float) -> Tensor:
-    return -ln_a(z, c)
-
-
-of_smoothed_class = hand_written(cost_of_smoothed_class, delta_of_smoothed_class, None, by_peak, by_base)
-
-
-def ln_a(z: Tensor, c: float) -> Tensor:
-    return log_softmax(times(c, z), -1)
-
-
-def at(y: Tensor, tensor: Tensor) -> Tensor:
-    """Return what `tensor` (..., C) holds at the classes y (...), of shape (..., 1)."""
-    return tensor.gather(-1, y.unsqueeze(-1))
-
-
-def times(c: float, tensor: Tensor) -> Tensor:
-    return tensor if c == 1 else c * tensor
+costs_of_softmax = hand_written(cost, delta, by_y, by_weight, counts=counts, fast=(cpu.of_softmax,))
 
 
 def log_likelihood(
@@ -100,6 +67,7 @@ def log_likelihood(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The log-likelihood cost of a softmax layer, with δ = a − y written by hand.
 
@@ -139,45 +107,19 @@ def log_likelihood(
     check_arguments(z, y, reduction)
     check_options(y, temperature, ignore_index, label_smoothing)
     check_weight_of_classes("weight", weight, z.shape[-1], z, "z")
-    c = 1 / temperature
-    if y.is_floating_point():
-        return in_dtype_of(z, of_outputs(reduction, z, weighted(y, weight, label_smoothing, z.shape[-1]), c))
-    if weight is None and label_smoothing == 0 and ignore_index < 0 and values_can_be_read(y):
-        try:
-            return in_dtype_of(z, of_class(reduction, z, y, c))
-        except (IndexError, RuntimeError):
-            # Some y is ignored, or is no class. To ask before takes a tenth of the time of a small cost.
-            if name_classes(y, z.shape[-1], ignore_index):
-                raise
-    else:
-        name_classes(y, z.shape[-1], ignore_index)
-    C, share = with_options(z, y, c, weight, ignore_index, label_smoothing)
-    return in_dtype_of(z, C.sum() / share.sum() if reduction == "mean" else reduce(C, reduction))
+    options = weight, 1 / temperature, ignore_index, label_smoothing
+    if reduction != "mean" or weight is None or y.is_floating_point():
+        return in_dtype_of(
+            z, evaluate(costs_of_softmax, reduction, z, y, *options, ignore_index=ignore_index), out_dtype
+        )
+    C = evaluate(costs_of_softmax, "sum", z, y, *options, ignore_index=ignore_index)
+    return in_dtype_of(z, C / total_weight(y, weight.to(C.dtype), ignore_index), out_dtype)
 
 
-def weighted(y: Tensor, weight: Tensor | None, label_smoothing: float, classes: int) -> Tensor:
-    """Return the desired outputs t that label smoothing, over so many classes, and class weights make of y."""
-    if weight is None and label_smoothing == 0:
-        return y
-    (t,) = widen((y,))
-    t = (1 - label_smoothing) * t + label_smoothing / classes
-    return t if weight is None else weight * t
-
-
-def with_options(
-    z: Tensor, y: Tensor, c: float, weight: Tensor | None, ignore_index: int, label_smoothing: float
-) -> tuple[Tensor, Tensor]:
-    """Return the cost of each example, and how much the example counts in the mean."""
+def total_weight(y: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+    """Return the sum of the weights of the classes y that are not ignored."""
     ignored = y == ignore_index
-    y = y.masked_fill(ignored, 0)
-    weight = torch.ones(z.shape[-1], dtype=wide(z), device=z.device) if weight is None else weight.to(wide(z))
-    share = at(y, weight.expand(z.shape))
-    if label_smoothing == 0:
-        C = share.squeeze(-1) * of_class("none", z, y, c)
-    else:
-        base = label_smoothing / len(weight) * weight
-        C = of_smoothed_class("none", z, y, (1 - label_smoothing) * share, base, c)
-    return C.masked_fill(ignored, 0), share.squeeze(-1).masked_fill(ignored, 0)
+    return weight[y.masked_fill(ignored, 0)].masked_fill(ignored, 0).sum()
 
 
 def check_options(y: Tensor, temperature: float, ignore_index: int, label_smoothing: float) -> None:
@@ -215,10 +157,8 @@ class LogLikelihoodCost(Cost):
         return softmax(z / self.options["temperature"], -1)
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        options = self.options
         check_arguments(z, y)
-        outputs = desired_outputs(y, z, options["ignore_index"])
-        t = weighted(outputs, self.weight, options["label_smoothing"], z.shape[-1])
-        if not y.is_floating_point():
-            t = t.masked_fill((y == options["ignore_index"]).unsqueeze(-1), 0)
-        return delta_of_outputs(*widen((z, t, 1 / options["temperature"]))).to(z.dtype)
+        options = self.options
+        check_classes(y, z.shape[-1], options["ignore_index"])
+        formula = self.weight, 1 / options["temperature"], options["ignore_index"], options["label_smoothing"]
+        return delta(*widen((z, y, *formula))).to(z.dtype)

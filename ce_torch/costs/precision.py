@@ -1,7 +1,6 @@
-"""The precision to work in: at least float32; float64 where a tensor has it."""
+"""The precision to work in: float64 where z has it, else float32, whatever the precision of y and the weights."""
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -9,18 +8,16 @@ from torch import Tensor
 
 
 def widen(inputs: Sequence[Any]) -> Sequence[Any]:
-    """Return `inputs` with the floating tensors in float32 if z, the first, has half precision."""
-    if inputs[0].dtype not in (torch.float16, torch.bfloat16):
-        return inputs
+    """Return `inputs`, of which z is the first, with the floating tensors in the dtype to compute in."""
+    dtype = wide(inputs[0])
     return tuple(
-        input.float() if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs
+        input.to(dtype) if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs
     )
 
 
-def wide(*inputs: Any) -> torch.dtype:
-    """Return the dtype to compute in: float32 or, where a floating tensor among the inputs is of it, float64."""
-    dtypes = (input.dtype for input in inputs if isinstance(input, Tensor) and input.is_floating_point())
-    return reduce(torch.promote_types, dtypes, torch.float32)
+def wide(z: Tensor) -> torch.dtype:
+    """Return the dtype to compute in."""
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
 def is_autocast(device: torch.device) -> bool:

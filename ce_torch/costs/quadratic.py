@@ -9,35 +9,40 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, desired_outputs, in_dtype_of
+from ce_torch.costs.base import Cost, check_arguments, check_classes, desired_outputs, evaluate, in_dtype_of
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 
 
 def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * (z - y).square().sum(-1)
+    return 0.5 * error_of_linear(z, y).square().sum(-1)
 
 
-def delta_of_linear(z: Tensor, y: Tensor) -> Tensor:
-    return z - y
+def error_of_linear(z: Tensor, y: Tensor) -> Tensor:
+    return z - desired_outputs(y, z)
 
 
 def by_y_of_linear(z: Tensor, y: Tensor) -> Tensor:
-    return y - z
+    return -error_of_linear(z, y)
 
 
 def cost_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
-    return cost_of_linear(torch.sigmoid(z), y)
+    return 0.5 * error_of_sigmoid(z, y).square().sum(-1)
+
+
+def error_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
+    """Return a − y as (1 − y) σ(z) − y σ(−z), of which no digits are lost where y and a are near 1."""
+    y = desired_outputs(y, z)
+    return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
 
 def delta_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
-    a = torch.sigmoid(z)
     # σ′(z) as σ(z) σ(−z): 1 − σ(z) has lost its digits where a neuron is saturated.
-    return (a - y) * a * torch.sigmoid(-z)
+    return error_of_sigmoid(z, y) * torch.sigmoid(z) * torch.sigmoid(-z)
 
 
 def by_y_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
-    return y - torch.sigmoid(z)
+    return -error_of_sigmoid(z, y)
 
 
 of_sigmoid = hand_written(
@@ -48,13 +53,15 @@ of_sigmoid = hand_written(
 )
 of_linear = hand_written(
     cost_of_linear,
-    delta_of_linear,
+    error_of_linear,
     by_y_of_linear,
     fast=(cpu.of_neurons("linear"), gpu.of_neurons("linear")),
 )
 
 
-def quadratic(z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean") -> Tensor:
+def quadratic(
+    z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean", out_dtype: torch.dtype | None = None
+) -> Tensor:
     """The quadratic cost, with δ = (a − y) σ′(z), or δ = a − y, written by hand.
 
         C = ½ Σⱼ (aⱼ − yⱼ)²,    a = σ(z) or a = z
@@ -84,8 +91,8 @@ def quadratic(z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: s
     check_arguments(z, y, reduction)
     if activation not in ("sigmoid", "linear"):
         raise ValueError(f'activation must be "sigmoid" or "linear", got {activation!r}')
-    of_neurons = of_sigmoid if activation == "sigmoid" else of_linear
-    return in_dtype_of(z, of_neurons(reduction, z, desired_outputs(y, z)))
+    costs = of_sigmoid if activation == "sigmoid" else of_linear
+    return in_dtype_of(z, evaluate(costs, reduction, z, y), out_dtype)
 
 
 class QuadraticCost(Cost):
@@ -104,5 +111,6 @@ class QuadraticCost(Cost):
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
         check_arguments(z, y)
-        delta = delta_of_sigmoid if self.options["activation"] == "sigmoid" else delta_of_linear
-        return delta(*widen((z, desired_outputs(y, z)))).to(z.dtype)
+        check_classes(y, z.shape[-1])
+        delta = delta_of_sigmoid if self.options["activation"] == "sigmoid" else error_of_linear
+        return delta(*widen((z, y))).to(z.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ce_torch.costs.fast import Fast, is_plain
 from ce_torch.costs.precision import wide, widen
+from ce_torch.costs.product import product
 from ce_torch.costs.reduction import reduce, unreduce
 
 # In every dimension that is cut, counted from the last: where the part starts, and its length. () is the whole.
@@ -67,20 +68,20 @@ def part_of(tensor: Tensor, part: Part, dimensions_lacking: int = 0) -> Tensor:
     return tensor
 
 
-def by_blocks(cost: Callable[..., Tensor], delta: Callable[..., Tensor]) -> Fast:
+def by_blocks(cost: Callable[..., Tensor], delta: Callable[..., Tensor], counts: Callable[..., Tensor | None]) -> Fast:
     """Return the formulas of a cost and its δ, worked out block of rows by block of rows."""
 
     def cost_by_blocks(reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, None]:
-        C = torch.empty(z.shape[:-1], dtype=wide(z, *inputs), device=z.device)
+        C = torch.empty(z.shape[:-1], dtype=wide(z), device=z.device)
         for part in parts(z.shape):
             part_of(C, part, dimensions_lacking=1).copy_(cost(*widen(parts_of((z, *inputs), part))))
-        return reduce(C, reduction), None
+        return reduce(reduction, C, counts(z, *inputs)), None
 
     def delta_by_blocks(grad: Tensor, sums: None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
-        out, of_example = torch.empty_like(z), unreduce(grad, reduction, z)
+        out, of_example = torch.empty_like(z), unreduce(grad, reduction, z, counts(z, *inputs))
         for part in parts(z.shape):
             out_part, of_part, *inputs_part = parts_of((out, of_example, z, *inputs), part)
-            torch.mul(delta(*widen(inputs_part)), of_part, out=out_part)
+            out_part.copy_(product(of_part, delta(*widen(inputs_part))))
         return out
 
     return Fast(are_for, cost_by_blocks, delta_by_blocks)

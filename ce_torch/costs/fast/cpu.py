@@ -1,30 +1,60 @@
 """The costs on the CPU by the kernels of `cpu_kernels.cpp`; where no compiler is, the formulas serve, by blocks.
 
-The kernels take plain tensors of float32 or bfloat16 whose numbers follow one another in memory.
+The kernels take plain tensors whose numbers follow one another in memory, with y and weights of any dtype.
 """
 
 import ctypes
 import struct
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs.fast import Fast, compiler, is_plain, memory_is_all
+from ce_torch.costs.precision import wide
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+    torch.float64: "float64",
+}
 
 # The fields of the kernels' Task.
-TASK = struct.Struct("PPPPPPqqqif").pack
+TASK = struct.Struct("8P7q2d3i").pack
+CLASSES, OF_Z, OF_WORK = range(3)  # what y is: classes, or outputs of the dtype of z, or of the one to compute in
+REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
+
+
+class Weight(NamedTuple):
+    """A weight: its address, and from one row and one column of z to the next; the tensor keeps the memory."""
+
+    address: int
+    row: int
+    column: int
+    tensor: Tensor
+
+
+ONE = Weight(0, 0, 0, torch.empty(0))
+
+
+class Options(NamedTuple):
+    """What a kernel takes besides z and y."""
+
+    weight: Tensor | None = None
+    pos_weight: Tensor | None = None
+    c: float = 1.0
+    ignore_index: int = 0
+    label_smoothing: float = 0.0
 
 
 def has_kernels_for(z: Tensor, y: Tensor, *_: Any) -> bool:
     return (
         z.is_cpu
         and z.dtype in DTYPES
-        and (y.shape == z.shape if y.dtype == z.dtype else y.dtype == torch.int64 and y.shape == z.shape[:-1])
+        and (y.shape == z.shape if y.is_floating_point() else y.shape == z.shape[:-1])
         and is_plain(z)
         and is_plain(y)
         and z.is_contiguous()
@@ -41,30 +71,48 @@ def has_kernels() -> bool:
     return compiler.library() is not None
 
 
-def cost(name: str, reduction: str, z: Tensor, y: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Run the kernel of a cost; return C, and what it says of each row."""
-    of_rows = torch.empty(3 * (z.numel() // z.shape[-1]), dtype=torch.float32, device=z.device)
-    C = torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=torch.float32, device=z.device)
-    if not run(name, reduction, z, y, c, of_rows, C.data_ptr(), 0, 0):
-        highest = z.shape[-1] - 1
-        raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
-    return C, of_rows
+def has_kernels_for_weights(z: Tensor, y: Tensor, *weights: Tensor | None) -> bool:
+    return has_kernels_for(z, y) and all(
+        weight is None or (is_plain(weight) and strides(weight, z.shape) is not None) for weight in weights
+    )
 
 
-def delta(name: str, grad: Tensor, of_rows: Tensor, reduction: str, z: Tensor, y: Tensor, c: float = 1.0) -> Tensor:
-    """Run the kernel of a cost's δ; return δ times what reached C."""
-    delta, grad = torch.empty_like(z), grad.contiguous()
-    run(name + "_delta", reduction, z, y, c, of_rows, 0, grad.data_ptr(), delta.data_ptr())
-    return delta
+def strides(weight: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
+    """Return from one row and one column of z, of this shape, to the next of a weight, or None if they vary."""
+    columns = weight.shape[-1] if weight.ndim > 0 else 1
+    column = int(columns > 1)
+    if weight.numel() == columns:
+        return 0, column
+    return (columns, column) if weight.shape[:-1] == shape[:-1] else None
 
 
-def run(name: str, reduction: str, z: Tensor, y: Tensor, c: float, of_rows: Tensor, *outputs: int) -> bool:
+def laid_out(weight: Tensor | None, z: Tensor) -> Weight:
+    """Return a weight as the kernels read it."""
+    if weight is None:
+        return ONE
+    weight = weight.to(wide(z)).contiguous()
+    return Weight(weight.data_ptr(), *strides(weight, z.shape), weight)
+
+
+def run(
+    name: str, reduction: str, z: Tensor, y: Tensor, options: Options, of_rows: Tensor, *outputs: int
+) -> bool:
     """Run a kernel on a Task with these addresses of C, grad and delta; return whether y was such as it takes."""
+    target = CLASSES
+    if y.is_floating_point():
+        target = OF_Z if y.dtype == z.dtype else OF_WORK
+        y = y if target == OF_Z else y.to(of_rows.dtype)
+    weight, pos_weight = laid_out(options.weight, z), laid_out(options.pos_weight, z)
     columns = z.shape[-1]
-    rows = z.numel() // columns
-    divisor = rows if reduction == "mean" else int(reduction == "sum")
-    sizes = rows, columns, divisor, torch.get_num_threads()
-    return kernel(name, z.dtype)(TASK(z.data_ptr(), y.data_ptr(), of_rows.data_ptr(), *outputs, *sizes, c))
+    addresses = z.data_ptr(), y.data_ptr(), weight.address, pos_weight.address, of_rows.data_ptr(), *outputs
+    steps = weight.row, weight.column, pos_weight.row, pos_weight.column
+    task = TASK(
+        *addresses,
+        *(z.numel() // columns, columns, *steps, options.ignore_index),
+        *(options.c, options.label_smoothing),
+        *(target, REDUCTIONS[reduction], torch.get_num_threads()),
+    )
+    return kernel(name, z.dtype)(task)
 
 
 @cache
@@ -75,13 +123,32 @@ def kernel(name: str, dtype: torch.dtype) -> Callable[[bytes], bool]:
     return function
 
 
-of_class = Fast(has_kernels_for, partial(cost, "log_likelihood"), partial(delta, "log_likelihood"))
+def fast(name: str, takes: Callable[..., bool], options: Callable[..., Options]) -> Fast:
+    """Return the cost that `cpu_kernels.cpp` has by this name, and its δ; `options(*inputs)` are its options."""
+
+    def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+        of_rows = torch.empty(2 + 4 * (z.numel() // z.shape[-1]), dtype=wide(z), device=z.device)
+        C = torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=wide(z), device=z.device)
+        if not run(name, reduction, z, y, options(*inputs), of_rows, C.data_ptr(), 0, 0):
+            highest = z.shape[-1] - 1
+            raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
+        return C, of_rows
+
+    def delta(grad: Tensor, of_rows: Tensor, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> Tensor:
+        delta, grad = torch.empty_like(z), grad.contiguous()
+        run(name + "_delta", reduction, z, y, options(*inputs), of_rows, 0, grad.data_ptr(), delta.data_ptr())
+        return delta
+
+    return Fast(takes, cost, delta)
+
+
+of_softmax = fast(
+    "log_likelihood",
+    lambda z, y, weight, *_: has_kernels_for_weights(z, y, weight) and (weight is None or weight.ndim == 1),
+    lambda weight, c, ignore_index, label_smoothing: Options(weight, None, c, ignore_index, label_smoothing),
+)
 
 
 def of_neurons(name: str) -> Fast:
-    """Return the cost that `cpu_kernels.cpp` has by this name, a sum over neurons, and its δ; there are no weights."""
-    return Fast(
-        has_kernels_for,
-        lambda reduction, z, y, *_: cost(name, reduction, z, y),
-        lambda grad, of_rows, reduction, z, y, *_: delta(name, grad, of_rows, reduction, z, y),
-    )
+    """Return the cost that `cpu_kernels.cpp` has by this name, a sum over neurons, and its δ."""
+    return fast(name, has_kernels_for_weights, lambda *weights: Options(*weights))

@@ -45,7 +45,7 @@ def cost_of_class(reduction: str, z: Tensor, y: Tensor, c: float) -> tuple[Tenso
     rows, y = rows_of(z), y.reshape(-1)
     C, *sums = of_rows = torch.empty(3, len(rows), dtype=torch.float32, device=z.device)
     launch("log_likelihood", rows, (len(rows),), C, *sums, rows, y, c, *rows.stride(), *y.stride())
-    return reduce(C.view(z.shape[:-1]), reduction), of_rows[1:]
+    return reduce(reduction, C.view(z.shape[:-1])), of_rows[1:]
 
 
 def delta_of_class(
@@ -69,7 +69,7 @@ def of_neurons(formula: str) -> Fast:
         rows, y = rows_of(z), rows_of(y.expand(z.shape))
         C = torch.empty(len(rows), dtype=torch.float32, device=z.device)
         launch("neurons", rows, (len(rows),), C, rows, y, *rows.stride(), *y.stride(), formula=formula)
-        return reduce(C.view(z.shape[:-1]), reduction), None
+        return reduce(reduction, C.view(z.shape[:-1])), None
 
     def delta(grad: Tensor, sums: None, reduction: str, z: Tensor, y: Tensor, *_: None) -> Tensor:
         rows, y, of_row, delta = rows_of(z), rows_of(y.expand(z.shape)), of_every_row(grad, reduction, z), new_delta(z)

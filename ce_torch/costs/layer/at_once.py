@@ -16,7 +16,9 @@ from ce_torch.costs.fast import gpu, is_plain, memory_is_all
 from ce_torch.costs.fast.products import add_product, multiply
 from ce_torch.costs.layer.autograd import gradients_of_costs, in_their_places, those_of
 from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
-from ce_torch.costs.layer.formulas import costs, finite, unless_zero, without_autocast
+from ce_torch.costs.layer.formulas import costs, without_autocast
+from ce_torch.costs.product import product
+from ce_torch.costs.softmax import exponents
 
 # As many rows of W as stay in a cache, for all that is done with them.
 CLASSES = 4096
@@ -100,7 +102,7 @@ def cost_and_slopes(
         of_block = Layer(x[block], weight, bias, y[block], peak[block])
         of_cost = setting.c * of_block.peak * factor[block]
         C = work_out(gradients, block, of_block, of_cost, setting.c, space[: len(weight) * len(of_block.x)])
-        total += unless_zero(factor[block], C).sum()
+        total += product(factor[block], C).sum()
     return total, tuple(gradients.values())
 
 
@@ -121,7 +123,7 @@ def by_gpu_kernels(
         gradients["weight"].addmm_(delta.mT, layer.x, beta=beta)
     if "bias" in gradients:
         gradients["bias"].addmv_(delta.mT, torch.ones_like(of_cost), beta=beta)
-    return unless_zero(layer.peak, C)
+    return product(layer.peak, C)
 
 
 def transposed(
@@ -129,10 +131,9 @@ def transposed(
 ) -> Tensor:
     """Return C of each example of a block, and add its part to the gradients, with zᵀ for z."""
     z = space.view(len(layer.weight), -1)
-    C, s = exponentials(layer, c, z)
-    # With this z is (s / of_cost) δᵀ.
-    z.scatter_add_(0, layer.y.unsqueeze(0), -s.unsqueeze(0))
-    add_slopes(gradients, block, layer, of_cost / s, z)
+    C, r = exponentials(layer, c, z)
+    # With this z is (s / of_cost) δᵀ, s = 1 + r.
+    add_slopes(gradients, block, layer, product(of_cost, 1 / (1 + r)), z)
     return C
 
 
@@ -143,19 +144,32 @@ def examples_of_block(layer: Layer, setting: Setting) -> int:
 
 
 def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Write exp(c (z − m)) to z, with a row for each class; return C and the sum s of each example."""
-    m, s = layer.of_examples(-torch.inf), layer.of_examples(0)
+    """Write exp x, x = c (z − m), to z, with a row for each class, and r₋ = −Σⱼ exp xⱼ over j ≠ y at j = y.
+
+    Return C and r = Σⱼ exp xⱼ − 1 of each example.
+    """
+    m, others = layer.of_examples(-torch.inf), layer.of_examples(0)
     x = layer.x.mT.contiguous()
     for classes in parts(len(z), CLASSES):
         multiply(layer.weight[classes], x, out=z[classes])
         if layer.bias is not None:
             z[classes] += column(layer.bias[classes])
         m = torch.maximum(m, largest_of_columns(z[classes]))
-    error = m - z.gather(0, layer.y.unsqueeze(0)).squeeze(0)
+    y = layer.y.unsqueeze(0)
+    x_y = exponents(z.gather(0, y).squeeze(0), m, c)
+    z.scatter_(0, y, -torch.inf)
+    largest = torch.finfo(m.dtype).max
+    m = m.clamp(-largest, largest)
     for classes in parts(len(z), CLASSES):
-        exponents = z[classes].sub_(finite(m))
-        s += (exponents if c == 1 else exponents.mul_(c)).exp_().sum(0)
-    return layer.peak * s.log() + c * unless_zero(layer.peak, error), s
+        others += scale_(c, z[classes].sub_(m).clamp_(max=0)).exp_().sum(0)
+    z.scatter_(0, y, -others.unsqueeze(0))
+    r = others + x_y.expm1()
+    return product(layer.peak, r.log1p() - x_y), r
+
+
+def scale_(c: float, tensor: Tensor) -> Tensor:
+    """`log_likelihood.scale`, in place."""
+    return tensor if c == 1 else tensor.mul_(max(c, torch.finfo(tensor.dtype).tiny))
 
 
 def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost: Tensor, z: Tensor) -> None:

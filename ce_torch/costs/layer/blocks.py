@@ -196,7 +196,3 @@ def of_classes(tensor: Tensor, classes: slice, dim: int = 0) -> Tensor:
 
 def column(of_examples: Tensor) -> Tensor:
     return of_examples.unsqueeze(-1)
-
-
-def times(c: float, tensor: Tensor) -> Tensor:
-    return tensor if c == 1 else c * tensor

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ce_torch.costs.base import name_classes, values_can_be_read
+from ce_torch.costs.base import check_classes, values_can_be_read
 from ce_torch.costs.layer.shards import Shard
 from ce_torch.costs.precision import wide
 
@@ -43,7 +43,7 @@ def desired_classes(
     shard: Shard,
 ) -> Classes:
     """Return what classes y (N,) of the examples x (N, D) stand for; `here` is how many classes are in this process."""
-    name_classes(y, shard.classes, ignore_index)
+    check_classes(y, shard.classes, ignore_index)
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
     wrong = None if values_can_be_read(y) else (y < 0) | (y >= shard.classes)
@@ -58,3 +58,11 @@ def desired_classes(
         return Classes(y, share, None, share, ignored, wrong)
     weight = torch.ones(here, dtype=wide(x), device=x.device) if weight is None else weight
     return Classes(y, (1 - label_smoothing) * share, label_smoothing / shard.classes * weight, share, ignored, wrong)
+
+
+def desired_outputs(y: Tensor, x: Tensor, weight: Tensor | None, label_smoothing: float, classes: int) -> Tensor:
+    """Return what label smoothing, over so many classes in all, and class weights make of desired outputs y."""
+    if weight is None and label_smoothing == 0:
+        return y
+    t = (1 - label_smoothing) * y.to(wide(x)) + label_smoothing / classes
+    return t if weight is None else weight.to(wide(x)) * t

@@ -18,19 +18,45 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ce_torch.costs.layer.blocks import Gradients, Layer, Setting, TargetGradients, Wanted, column, times
+from ce_torch.costs.layer.blocks import Gradients, Layer, Setting, TargetGradients, Wanted, column
 from ce_torch.costs.precision import is_autocast
+from ce_torch.costs.product import product
+from ce_torch.costs.softmax import Exponentials, above_minus_infinity, exponents, scale
 
 
 class Sums(NamedTuple):
-    """Of each example m = maxⱼ zⱼ, ln s with s = Σⱼ exp(c (zⱼ − m)), and T, all of shape (N,)."""
+    """Of each example m = maxⱼ zⱼ, r = Σⱼ exp(c (zⱼ − m)) − 1, and T, all of shape (N,)."""
 
     m: Tensor
-    log_s: Tensor
+    r: Tensor
     T: Tensor
 
-    def ln_a(self, z: Tensor, c: float) -> Tensor:
-        return times(c, z - column(self.m)) - column(self.log_s)
+    def exponentials(self, z: Tensor, c: float) -> Exponentials:
+        """Return those of a block of classes."""
+        x = exponents(z, column(self.m), c)
+        return Exponentials(x, x.exp(), column(self.r))
+
+
+class RunningSum:
+    """Σⱼ exp xⱼ, xⱼ = c (zⱼ − m), as classes come: how many are 1, the largest, and the sum of the others."""
+
+    def __init__(self, layer: Layer, c: float) -> None:
+        self.c, self.m = c, layer.of_examples(-torch.inf)
+        self.ones, self.others = layer.of_examples(0), layer.of_examples(0)
+
+    def move(self, m: Tensor) -> Tensor:
+        """Let m be the largest from now on, and return by how much x falls."""
+        moved = m > self.m
+        fall = scale(self.c, torch.where(moved, m - above_minus_infinity(self.m), 0))
+        so_far = (self.ones + self.others) * torch.exp(-fall)
+        self.ones, self.others = torch.where(moved, 0, self.ones), torch.where(moved, so_far, self.others)
+        self.m = m
+        return fall
+
+    def add(self, x: Tensor) -> None:
+        is_largest = (x == 0).to(x.dtype)
+        self.ones = self.ones + is_largest.sum(-1)
+        self.others = self.others + (x.exp() - is_largest).sum(-1)
 
 
 def without_autocast(formula: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,34 +75,26 @@ def without_autocast(formula: Callable[..., Any]) -> Callable[..., Any]:
 
 @without_autocast
 def costs(layer: Layer, setting: Setting) -> tuple[Tensor, Sums]:
-    """Return C of each example, as T ln s + c Σⱼ tⱼ (m − zⱼ), of which no large numbers cancel, and its sums."""
-    c = setting.c
-    m = layer.of_examples(-torch.inf)
-    s, error, T = (layer.of_examples(0) for _ in range(3))
+    """Return C of each example, as T ln(1 + r) − Σⱼ tⱼ xⱼ, of which no large numbers cancel, and its sums."""
+    c, shard = setting.c, setting.shard
+    running = RunningSum(layer, c)
+    t_x, T = layer.of_examples(0), layer.of_examples(0)
     for classes in layer.blocks(setting):
         z, t = layer.z(classes), layer.t(classes, setting)
-        m_before, m = m, torch.maximum(m, z.detach().amax(-1))
-        s = s * torch.exp(c * (m_before - finite(m))) + torch.exp(times(c, z - column(finite(m)))).sum(-1)
-        error = error + unless_zero(T, m - m_before) + unless_zero(t, column(finite(m)) - z).sum(-1)
+        t_x = t_x - product(T, running.move(torch.maximum(running.m, z.detach().amax(-1))))
+        x = exponents(z, column(running.m), c)
+        running.add(x)
+        t_x = t_x + product(t, x).sum(-1)
         T = T + t.sum(-1)
-    shard = setting.shard
+    ones, others = running.ones, running.others
     if shard.group is not None:
-        m_before, m = m, shard.largest(m)
-        s = s * torch.exp(c * (m_before - finite(m)))
-        error = error + unless_zero(T, m - m_before)
-        s, error, T = shard.total(torch.stack([s, error, T])).unbind()
-    log_s = s.log()
-    return T * log_s + c * error, Sums(finite(m), log_s, T)
-
-
-def finite(m: Tensor) -> Tensor:
-    """m, or 0 where every z so far was −∞ and z − m would be nan."""
-    return m.masked_fill(m == -torch.inf, 0)
-
-
-def unless_zero(factor: Tensor, tensor: Tensor) -> Tensor:
-    """Return the product, 0 where the factor is 0, also of ∞."""
-    return torch.where(factor == 0, 0, factor * tensor)
+        t_x = t_x - product(T, running.move(shard.largest(running.m)))
+        sums = torch.stack([running.ones, running.others, t_x, T])
+        ones, others, t_x, T = shard.total(sums).unbind()
+    # What has no largest number, and does not count, is as if all its z were 0.
+    hollow = ~(running.m > -torch.inf) & (T == 0)
+    m, r = running.m.masked_fill(hollow, 0), (others + (ones - 1)).masked_fill(hollow, 0)
+    return T * r.log1p() - t_x, Sums(m, r, T)
 
 
 @without_autocast
@@ -84,13 +102,13 @@ def slopes(g: Tensor, layer: Layer, setting: Setting, sums: Sums, wanted: Wanted
     """Return the gradients of Σ g C by those of x, weight and bias that are wanted: δ W, δᵀ x and Σ δ."""
     gradients = Gradients(layer, wanted, g)
     for classes in layer.blocks(setting):
-        gradients.add(classes, column(g) * delta(layer, classes, setting, sums))
+        gradients.add(classes, product(column(g), delta(layer, classes, setting, sums)))
     return gradients.totals(setting)
 
 
 def delta(layer: Layer, classes: slice, setting: Setting, sums: Sums) -> Tensor:
-    a = torch.exp(sums.ln_a(layer.z(classes), setting.c))
-    return times(setting.c, a * column(sums.T) - layer.t(classes, setting))
+    t = layer.t(classes, setting)
+    return sums.exponentials(layer.z(classes), setting.c).delta(t, column(sums.T), setting.c)
 
 
 @without_autocast
@@ -98,7 +116,7 @@ def target_slopes(g: Tensor, layer: Layer, setting: Setting, sums: Sums) -> tupl
     """Return the gradients of Σ g C by y, peak and base: −ln a, summed to their shapes."""
     gradients = TargetGradients(layer, g)
     for classes in layer.blocks(setting):
-        gradients.add(classes, -column(g) * sums.ln_a(layer.z(classes), setting.c), setting)
+        gradients.add(classes, product(column(g), -sums.exponentials(layer.z(classes), setting.c).ln_a), setting)
     return gradients.totals(setting)
 
 
@@ -115,14 +133,14 @@ class Along(NamedTuple):
 def along(layer: Layer, change: Layer, setting: Setting, sums: Sums) -> Along:
     u, t_v, T, by_target = (layer.of_examples(0) for _ in range(4))
     for classes in layer.blocks(setting):
-        ln_a = sums.ln_a(layer.z(classes), setting.c)
+        ln_a = sums.exponentials(layer.z(classes), setting.c).ln_a
         v, t_changes = layer.change_of_z(change, classes), layer.change_of_t(change, classes, setting)
         if v is not None:
             u = u + (ln_a.exp() * v).sum(-1)
             t_v = t_v + (layer.t(classes, setting) * v).sum(-1)
         if t_changes is not None:
             T = T + t_changes.sum(-1)
-            by_target = by_target - (t_changes * ln_a).sum(-1)
+            by_target = by_target - product(t_changes, ln_a).sum(-1)
     u, t_v, T, by_target = setting.shard.total(torch.stack([u, t_v, T, by_target])).unbind()
     return Along(setting.c * (sums.T * u - t_v), by_target, u, T)
 
@@ -142,15 +160,15 @@ def curvature(
     c = setting.c
     gradients = Gradients(layer, wanted, g, *change)
     for classes in layer.blocks(setting):
-        a = torch.exp(sums.ln_a(layer.z(classes), c))
-        delta = times(c, a * column(sums.T) - layer.t(classes, setting))
+        exponentials = sums.exponentials(layer.z(classes), c)
+        a, delta = exponentials.ln_a.exp(), exponentials.delta(layer.t(classes, setting), column(sums.T), c)
         changes = a * column(moved.T)
         v, t_changes = layer.change_of_z(change, classes), layer.change_of_t(change, classes, setting)
         if v is not None:
-            changes = changes + times(c, column(sums.T) * a * (v - column(moved.u)))
+            changes = changes + scale(c, column(sums.T) * a * (v - column(moved.u)))
         if t_changes is not None:
             changes = changes - t_changes
-        rows = times(c, column(g) * changes)
+        rows = scale(c, column(g) * changes)
         if g_change is not None:
             rows = rows + column(g_change) * delta
         gradients.add(classes, rows, column(g) * delta, change)
@@ -165,5 +183,5 @@ def target_curvature(
     gradients = TargetGradients(layer, g, *change)
     for classes in layer.blocks(setting):
         v = layer.change_of_z(change, classes)
-        gradients.add(classes, times(setting.c, column(g) * (column(moved.u) - v)), setting)
+        gradients.add(classes, scale(setting.c, column(g) * (column(moved.u) - v)), setting)
     return gradients.totals(setting)
