@@ -15,6 +15,9 @@
 #include <sys/mman.h>
 #endif
 
+// What is called for each vector: not inlined, it would take its count of numbers for a variable.
+#define inlined __attribute__((always_inline))
+
 namespace {
 
 template <class Number, int lanes> using Vector __attribute__((vector_size(lanes * sizeof(Number)))) = Number;
@@ -132,7 +135,7 @@ template <class Real> Real sum(Reals<Real> x) {
 
 template <class Real> Real largest(Reals<Real> x) {
   Real most = x[0];
-  for (int lane = 1; lane < Wide<Real>::lanes; lane++) most = x[lane] > most || x[lane] != x[lane] ? x[lane] : most;
+  for (int lane = 1; lane < Wide<Real>::lanes; lane++) most = x[lane] > most ? x[lane] : most;
   return most;
 }
 
@@ -217,7 +220,7 @@ template <class Number> struct Typed : Task {
   }
 
   // Desired outputs y of a row from a column on.
-  Vec outputs(int64_t row, int64_t column, int64_t count) const {
+  inlined Vec outputs(int64_t row, int64_t column, int64_t count) const {
     int64_t i = row * columns + column;
     if (target == same) return load((const Number*)y + i, count);
     if (target == real) return load((const Real*)y + i, count);
@@ -226,16 +229,16 @@ template <class Number> struct Typed : Task {
     return lanes_from<Real>(-lane) == 0 ? Vec{} + 1 : Vec{};
   }
 
-  Vec factors(const void* weight, int64_t row_step, int64_t column_step, int64_t row, int64_t column,
+  inlined Vec factors(const void* weight, int64_t row_step, int64_t column_step, int64_t row, int64_t column,
               int64_t count) const {
     if (!weight) return Vec{} + 1;
     auto from = (const Real*)weight + row * row_step;
     return column_step ? load(from + column, count) : Vec{} + *from;
   }
-  Vec weights(int64_t row, int64_t column, int64_t count) const {
+  inlined Vec weights(int64_t row, int64_t column, int64_t count) const {
     return factors(weight, weight_row, weight_column, row, column, count);
   }
-  Vec pos_weights(int64_t row, int64_t column, int64_t count) const {
+  inlined Vec pos_weights(int64_t row, int64_t column, int64_t count) const {
     return factors(pos_weight, pos_weight_row, pos_weight_column, row, column, count);
   }
 
@@ -255,7 +258,7 @@ template <class Number> struct Typed : Task {
 };
 
 // Calls f(column, count) for the columns from start to end, a vector's at a time.
-template <int64_t lanes, class Function> void each_vector(int64_t start, int64_t end, Function f) {
+template <int64_t lanes, class Function> inlined inline void each_vector(int64_t start, int64_t end, Function f) {
   for (; start + lanes <= end; start += lanes) f(start, lanes);
   if (start < end) f(start, end - start);
 }
@@ -290,7 +293,7 @@ template <class Number> struct Softmax : Typed<Number> {
     // Of a class y without label smoothing t is 0 but at j = y.
     is_spread = !is_class || task.label_smoothing != 0;
     if (is_class && is_spread)
-      each_vector<lanes>(0, task.columns, [&](int64_t column, int64_t count) {
+      each_vector<lanes>(0, task.columns, [&](int64_t column, int64_t count) inlined {
         sum_of_weights += sum<Real>(first<Real>(count, this->weights(0, column, count), 0));
       });
   }
@@ -298,7 +301,7 @@ template <class Number> struct Softmax : Typed<Number> {
   int64_t class_of(int64_t row) const { return ((const int64_t*)this->y)[row]; }
 
   // t of a row, but for what a class y has at j = y beyond the others.
-  Vec t(int64_t row, int64_t column, int64_t count) const {
+  inlined Vec t(int64_t row, int64_t column, int64_t count) const {
     Vec outputs = is_class ? Vec{} : Real(1 - this->label_smoothing) * this->outputs(row, column, count);
     return first<Real>(count, this->weights(0, column, count) * (outputs + spread), 0);
   }
@@ -309,7 +312,7 @@ template <class Number> struct Softmax : Typed<Number> {
 
   static Real finite(Real m) { return m == -infinity ? std::numeric_limits<Real>::lowest() : m; }
 
-  Vec x(Vec z, Real m) const {
+  inlined Vec x(Vec z, Real m) const {
     Vec difference = z - finite(m);
     if (m == infinity) difference = z == infinity ? 0 : difference;
     return c * difference;
@@ -322,18 +325,17 @@ template <class Number> struct Softmax : Typed<Number> {
   };
 
   void add(Sums& sums, const Number* z, int64_t row, int64_t start, int64_t end) const {
-    auto z_at = [&](int64_t column, int64_t count) {
+    auto z_at = [&](int64_t column, int64_t count) inlined {
       // Past the end of a row there is the next, which is faster to read too than to leave out.
       bool more_follows = row * this->columns + column + lanes <= this->elements();
       return first<Real>(count, load(z + column, more_follows ? lanes : count), -infinity);
     };
     Vec most = Vec{} - infinity;
-    each_vector<lanes>(start, end, [&](int64_t column, int64_t count) {
-      Vec z_here = z_at(column, count);
-      most = z_here > most || z_here != z_here ? z_here : most;
+    each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
+      most = z_at(column, count) > most ? z_at(column, count) : most;
     });
     Real m = largest<Real>(most);
-    if (m > sums.m || m != m) {
+    if (m > sums.m) {
       Real fall = c * (m - finite(sums.m));
       sums.others = (sums.ones + sums.others == 0) ? 0 : (sums.ones + sums.others) * std::exp(-fall);
       sums.ones = 0;
@@ -341,10 +343,10 @@ template <class Number> struct Softmax : Typed<Number> {
       sums.m = m;
     }
     Vec ones = {}, others = {}, tx = {}, T = {};
-    each_vector<lanes>(start, end, [&](int64_t column, int64_t count) {
+    each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
       Vec x_here = x(z_at(column, count), sums.m), e = exp_of_negative<Real>(x_here);
-      ones += x_here == 0 ? Vec{} + 1 : Vec{};
-      others += x_here == 0 ? Vec{} : e;
+      ones = x_here == 0 ? ones + 1 : ones;
+      others = x_here == 0 ? others : others + e;
       if (is_spread) {
         Vec t_here = t(row, column, count);
         tx += product(t_here, x_here);
@@ -397,22 +399,22 @@ template <class Number> struct Softmax : Typed<Number> {
     const Number* z = this->z_of(row);
     Number* out = this->delta_of(row);
     Real g = this->grad_of(row), m = this->m()[row], r = this->r()[row], T = this->T()[row];
-    if (this->is_ignored(row) || g == 0 || (T == 0 && !(m > -infinity))) {
+    if (this->is_ignored(row) || g == 0 || (T == 0 && (m == -infinity || r != r))) {
       std::memset(out + start, 0, (end - start) * sizeof(Number));
       return;
     }
     Real factor = c * g, factor_by_s = factor / (1 + r);
-    auto e_at = [&](int64_t column, int64_t count) {
+    auto e_at = [&](int64_t column, int64_t count) inlined {
       return exp_of_negative<Real>(x(load(z + column, count), m));
     };
-    auto delta_at = [&](Vec e, Vec t) { return factor_by_s * (e * (T - t) - t * (r + (1 - e))); };
+    auto delta_at = [&](Vec e, Vec t) inlined { return factor_by_s * (e * (T - t) - t * (r + (1 - e))); };
     if (is_spread) {
-      each_vector<lanes>(start, end, [&](int64_t column, int64_t count) {
+      each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
         store(delta_at(e_at(column, count), t(row, column, count)), out + column, count);
       });
     } else {
       Real factor_of_e = factor_by_s * T;
-      each_vector<lanes>(start, end, [&](int64_t column, int64_t count) {
+      each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
         store(factor_of_e * e_at(column, count), out + column, count);
       });
     }
@@ -499,7 +501,7 @@ template <class Formula, class Number> struct Neurons : Typed<Number> {
 
   int64_t end_of(int64_t row) const { return std::min(this->columns, elements_in_all - row * this->columns); }
 
-  template <Vec (*formula)(Vec, Vec, Vec)> Vec weighted(int64_t row, int64_t column, int64_t count) const {
+  template <Vec (*formula)(Vec, Vec, Vec)> inlined Vec weighted(int64_t row, int64_t column, int64_t count) const {
     Vec value = formula(load(this->z_of(row) + column, count), this->outputs(row, column, count),
                    this->pos_weights(row, column, count));
     return this->weight ? product<Vec>(this->weights(row, column, count), value) : value;
@@ -513,7 +515,7 @@ template <class Formula, class Number> struct Neurons : Typed<Number> {
       double total = 0;
       for (int64_t start = 0; start < end_of(row); start += chunk) {
         Vec sums = {};
-        each_vector<lanes>(start, std::min(start + chunk, end_of(row)), [&](int64_t column, int64_t count) {
+        each_vector<lanes>(start, std::min(start + chunk, end_of(row)), [&](int64_t column, int64_t count) inlined {
           Vec costs = weighted<Formula::template cost<Real>>(row, column, count);
           sums += first<Real>(count, costs, 0);
         });
@@ -532,7 +534,7 @@ template <class Formula, class Number> struct Neurons : Typed<Number> {
       for (int64_t start = 0; start < this->columns; start += chunk) {
         Real g = this->grad_of(row);
         Number* out = this->delta_of(row);
-        each_vector<lanes>(start, std::min(start + chunk, end_of(row)), [&](int64_t column, int64_t count) {
+        each_vector<lanes>(start, std::min(start + chunk, end_of(row)), [&](int64_t column, int64_t count) inlined {
           Vec delta = weighted<Formula::template delta<Real>>(row, column, count);
           store(product<Vec>(Vec{} + g, delta), out + column, count);
         });
