@@ -96,18 +96,8 @@ def evaluate(
         raise
 
 
-def desired_outputs(y: Tensor, z: Tensor) -> Tensor:
-    """Return y shaped like z: class indices become the one-hot vectors that they stand for."""
-    return y if y.is_floating_point() else one_hot(y, z)
-
-
-def one_hot(y: Tensor, z: Tensor) -> Tensor:
-    """Return the desired outputs, shaped like z, that class indices y stand for."""
-    return torch.zeros_like(z, requires_grad=False).scatter(-1, y.unsqueeze(-1), 1)
-
-
 def in_dtype_of(z: Tensor, C: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
-    """Return C in `out_dtype` or, where that is None, in z's, but in float32 under autocast, as PyTorch's own losses."""
+    """Return C in `out_dtype`; for None in z's dtype, or float32 under autocast, as PyTorch's own losses."""
     if out_dtype is None:
         out_dtype = C.dtype if is_autocast(z.device) else z.dtype
     return C if C.dtype == out_dtype else C.to(out_dtype)

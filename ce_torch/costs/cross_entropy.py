@@ -15,10 +15,10 @@ from ce_torch.costs.base import (
     check_arguments,
     check_classes,
     check_weight,
-    desired_outputs,
     evaluate,
     in_dtype_of,
 )
+from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 from ce_torch.costs.product import product

@@ -15,12 +15,12 @@ from ce_torch.costs.base import Cost, check_desired, check_device, check_reducti
 from ce_torch.costs.layer import at_once, formulas
 from ce_torch.costs.layer.autograd import Costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
-from ce_torch.costs.layer.classes import desired_classes, desired_outputs
+from ce_torch.costs.layer.classes import counted_rows, desired_classes, desired_outputs
 from ce_torch.costs.layer.compiled import costs_of_layer
 from ce_torch.costs.layer.shards import Shard, of_dtensors, of_this_process
 from ce_torch.costs.log_likelihood import LogLikelihoodCost, check_options, check_weight_of_classes
 from ce_torch.costs.precision import is_autocast
-from ce_torch.costs.reduction import reduce
+from ce_torch.costs.reduction import quotient, reduce
 
 
 def linear_log_likelihood(
@@ -34,6 +34,7 @@ def linear_log_likelihood(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
     group: Any = None,
 ) -> Tensor:
@@ -92,18 +93,22 @@ def linear_log_likelihood(
     x, weight, bias = as_autocast_has_them(x, weight, bias)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
+        rows = counted_rows(rows, y.reshape(len(rows), -1))
         t = desired_outputs(y, x, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
         C = cost_of_examples(Layer(rows, weight, bias, t), c, block_rows, shard)
-        return in_dtype_of(x, reduce(reduction, C.view(x.shape[:-1])))
+        return in_dtype_of(x, reduce(reduction, C.view(x.shape[:-1])), out_dtype)
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
-    layer = Layer(rows, weight, bias, target.y, target.peak, target.base)
+    layer = Layer(target.counted(rows), weight, bias, target.y, target.peak, target.base)
     if reduction != "none" and shard.group is None and at_once.is_for(layer):
         setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows), shard)
         C = at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting)
         # The mean over no examples is nan.
-        return in_dtype_of(x, C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C))
+        C = C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C)
+        return in_dtype_of(x, C, out_dtype)
     C = target.masked(cost_of_examples(layer, c, block_rows, shard))
-    return in_dtype_of(x, C.sum() / target.share.sum() if reduction == "mean" else reduce(reduction, C.view(y.shape)))
+    if reduction == "mean":
+        return in_dtype_of(x, quotient(C.sum(), target.share.sum()), out_dtype)
+    return in_dtype_of(x, reduce(reduction, C.view(y.shape)), out_dtype)
 
 
 def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard) -> Tensor:
@@ -113,7 +118,7 @@ def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shar
             raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
         if torch._C._are_functorch_transforms_active():
             # The compiler differentiates the formula itself, in a single block.
-            return formulas.costs(layer, Setting(c, 8 * layer.x.shape[0] * layer.weight.shape[0], shard))[0]
+            return formulas.costs(layer, Setting(c, 12 * layer.x.shape[0] * layer.weight.shape[0], shard))[0]
         return costs_of_layer(*layer, c, block_rows)[0]
     return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, softmax
 
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_classes, check_weight, evaluate, in_dtype_of, one_hot
-from ce_torch.costs.fast import cpu
+from ce_torch.costs.base import Cost, check_arguments, check_classes, check_weight, evaluate, in_dtype_of
+from ce_torch.costs.desired import one_hot
+from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 from ce_torch.costs.product import product
+from ce_torch.costs.reduction import quotient
 from ce_torch.costs.softmax import exponentials
 
 # The formulas take z, y, the weights of the classes w (None for 1), c, ignore_index and label_smoothing.
@@ -55,7 +57,7 @@ def counts(
     return None if y.is_floating_point() else y != ignore_index
 
 
-costs_of_softmax = hand_written(cost, delta, by_y, by_weight, counts=counts, fast=(cpu.of_softmax,))
+costs_of_softmax = hand_written(cost, delta, by_y, by_weight, counts=counts, fast=(cpu.of_softmax, gpu.of_softmax))
 
 
 def log_likelihood(
@@ -113,7 +115,7 @@ def log_likelihood(
             z, evaluate(costs_of_softmax, reduction, z, y, *options, ignore_index=ignore_index), out_dtype
         )
     C = evaluate(costs_of_softmax, "sum", z, y, *options, ignore_index=ignore_index)
-    return in_dtype_of(z, C / total_weight(y, weight.to(C.dtype), ignore_index), out_dtype)
+    return in_dtype_of(z, quotient(C, total_weight(y, weight.to(C.dtype), ignore_index)), out_dtype)
 
 
 def total_weight(y: Tensor, weight: Tensor, ignore_index: int) -> Tensor:

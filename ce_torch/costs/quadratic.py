@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_classes, desired_outputs, evaluate, in_dtype_of
+from ce_torch.costs.base import Cost, check_arguments, check_classes, evaluate, in_dtype_of
+from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -20,4 +21,10 @@ def unreduce(grad: Tensor, reduction: str, z: Tensor, counts: Tensor | None = No
         return grad.unsqueeze(-1)
     if reduction == "sum":
         return grad
-    return grad / (math.prod(z.shape[:-1]) if counts is None else counts.sum())
+    # Where no example counts, none has a gradient.
+    return grad / (math.prod(z.shape[:-1]) if counts is None else counts.sum().clamp(min=1))
+
+
+def quotient(C: Tensor, n: Tensor) -> Tensor:
+    """Return C / n; where n is 0, nan without a gradient."""
+    return torch.where(n == 0, torch.nan, C / n.masked_fill(n == 0, 1))

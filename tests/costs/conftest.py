@@ -26,7 +26,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(Case, "dtype", torch.float32)
     else:
         monkeypatch.setattr(cpu, "has_kernels", lambda: False)
-        monkeypatch.setattr(blocks, "elements", lambda threads: 8 if request.param == "blocks" else 1 << 40)
+        monkeypatch.setattr(blocks, "ELEMENTS", 8 if request.param == "blocks" else 1 << 40)
     if request.param == "blocks":
         monkeypatch.setattr(layer_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_CLASSES", 1)

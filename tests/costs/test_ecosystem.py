@@ -88,7 +88,7 @@ def gradients_of_half(
 ) -> list[Tensor]:
     # The fixture `way` patches the tests' own process alone.
     elements, has_kernels = way
-    blocks.elements = lambda threads: elements
+    blocks.ELEMENTS = elements
     cpu.has_kernels = lambda: has_kernels
     distributed.init_process_group("gloo", rendezvous, timedelta(seconds=30), world_size=2, rank=rank)
     try:
@@ -115,7 +115,7 @@ def test_two_processes_with_half_of_the_batch_each_get_the_gradients_of_the_whol
     _, y = case.examples(12, 3)
     x = torch.randn(12, 4, dtype=case.dtype)
     of_the_whole = torch.autograd.grad(case.by_textbook(network.layer(x), y), list(network.layer.parameters()))
-    way = blocks.elements(threads=1), cpu.has_kernels()
+    way = blocks.ELEMENTS, cpu.has_kernels()
     task = f"file://{tmp_path / 'rendezvous'}", way, spread, network, x, y
     results = processes.starmap_async(gradients_of_half, [(0, *task), (1, *task)], chunksize=1)
     for gradients in results.get(timeout=60):

@@ -6,7 +6,6 @@ the memory nor the time of one more tensor of z's size.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,28 +16,26 @@ from ce_torch.costs.precision import wide, widen
 from ce_torch.costs.product import product
 from ce_torch.costs.reduction import reduce, unreduce
 
+# The elements of a block: what fits into a second-level cache with all that a formula makes of it, and as many as
+# PyTorch works out in one thread. Threads that share so little wait for one another after each operation.
+ELEMENTS = 32768
+
 # In every dimension that is cut, counted from the last: where the part starts, and its length. () is the whole.
 Part = tuple[tuple[int, int, int], ...]
 
 
 def are_for(z: Tensor, *_: Any) -> bool:
     """Whether z is a plain tensor of rows on the CPU, so large that the passes over it are what takes the time."""
-    return z.is_cpu and is_plain(z) and z.ndim > 1 and z.numel() > elements(torch.get_num_threads()) // 8
-
-
-@cache
-def elements(threads: int) -> int:
-    """Return the elements of a block: in float32 a quarter of the second-level caches of the cores at work."""
-    return torch.cpu.get_capabilities().get("l2_cache_size", 1 << 20) * threads // 16
+    return z.is_cpu and is_plain(z) and z.ndim > 1 and z.numel() > ELEMENTS
 
 
 def parts(shape: Sequence[int]) -> Iterator[Part]:
     """Yield the blocks of a tensor of this shape, each of at least one row."""
-    if math.prod(shape) <= elements(torch.get_num_threads()):
+    if math.prod(shape) <= ELEMENTS:
         yield ()
         return
     first, *rest = shape
-    rows = elements(torch.get_num_threads()) // max(math.prod(rest), 1)
+    rows = ELEMENTS // max(math.prod(rest), 1)
     if rows == 0 and len(rest) > 1:
         for start in range(first):
             for part in parts(rest):

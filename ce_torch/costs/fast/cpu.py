@@ -94,9 +94,7 @@ def laid_out(weight: Tensor | None, z: Tensor) -> Weight:
     return Weight(weight.data_ptr(), *strides(weight, z.shape), weight)
 
 
-def run(
-    name: str, reduction: str, z: Tensor, y: Tensor, options: Options, of_rows: Tensor, *outputs: int
-) -> bool:
+def run(name: str, reduction: str, z: Tensor, y: Tensor, options: Options, of_rows: Tensor, *outputs: int) -> bool:
     """Run a kernel on a Task with these addresses of C, grad and delta; return whether y was such as it takes."""
     target = CLASSES
     if y.is_floating_point():
@@ -135,7 +133,7 @@ def fast(name: str, takes: Callable[..., bool], options: Callable[..., Options])
         return C, of_rows
 
     def delta(grad: Tensor, of_rows: Tensor, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> Tensor:
-        delta, grad = torch.empty_like(z), grad.contiguous()
+        delta, grad = torch.empty_like(z), grad.to(of_rows.dtype).contiguous()
         run(name + "_delta", reduction, z, y, options(*inputs), of_rows, 0, grad.data_ptr(), delta.data_ptr())
         return delta
 

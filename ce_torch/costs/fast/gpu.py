@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import Fast, is_plain, memory_is_all
 from ce_torch.costs.precision import wide
 from ce_torch.costs.reduction import reduce, unreduce
@@ -19,13 +20,13 @@ LARGEST_BLOCK = 4096
 
 
 def has_kernels_for(*inputs: Any) -> bool:
-    """Whether z, the first, is a plain tensor on a GPU, and nothing asks for float64."""
+    """Whether z, the first, is a plain tensor on a GPU, and not of float64."""
     z = inputs[0]
     return (
         is_on_gpu(z)
         and all(is_plain(input) for input in inputs if isinstance(input, Tensor))
         and z.numel() > 0
-        and wide(*inputs) == torch.float32
+        and wide(z) == torch.float32
         and memory_is_all()
         and has_triton()
     )
@@ -40,44 +41,70 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def cost_of_class(reduction: str, z: Tensor, y: Tensor, c: float) -> tuple[Tensor, Tensor]:
-    """Return C, and m and s of each row, shape (2, rows)."""
-    rows, y = rows_of(z), y.reshape(-1)
-    C, *sums = of_rows = torch.empty(3, len(rows), dtype=torch.float32, device=z.device)
-    launch("log_likelihood", rows, (len(rows),), C, *sums, rows, y, c, *rows.stride(), *y.stride())
-    return reduce(reduction, C.view(z.shape[:-1])), of_rows[1:]
+def has_kernels_for_classes(
+    z: Tensor, y: Tensor, weight: Tensor | None, c: float, ignore_index: int, label_smoothing: float
+) -> bool:
+    return weight is None and label_smoothing == 0 and not y.is_floating_point() and has_kernels_for(z, y)
 
 
-def delta_of_class(
-    grad: Tensor, sums: Tensor, reduction: str, z: Tensor, y: Tensor, c: float, in_place: bool = False
+def cost_of_classes(
+    reduction: str, z: Tensor, y: Tensor, weight: None, c: float, ignore_index: int, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return C, and m and r of each row, shape (2, rows)."""
+    rows, classes, C = rows_of(z), y.reshape(-1), new_cost(z)
+    sums = torch.empty(2, len(rows), dtype=torch.float32, device=z.device)
+    inputs = rows, classes, normal(c), ignore_index
+    launch("log_likelihood", rows, (len(rows),), C, *sums, *inputs, *rows.stride(), *classes.stride())
+    return reduce(reduction, C, y != ignore_index), sums
+
+
+def delta_of_classes(
+    grad: Tensor,
+    sums: Tensor,
+    reduction: str,
+    z: Tensor,
+    y: Tensor,
+    weight: None,
+    c: float,
+    ignore_index: int,
+    label_smoothing: float,
+    in_place: bool = False,
 ) -> Tensor:
     """Return δ times what reached C, shaped like z and of its dtype."""
     delta = z if in_place else new_delta(z)
-    rows, y, of_row = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z)
-    output = delta, of_row, *of_row.stride()
-    launch("log_likelihood_delta", rows, blocks_of(rows), *output, *sums, rows, y, c, *rows.stride(), *y.stride())
+    rows, classes, of_row = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z, y != ignore_index)
+    output, inputs = (delta, of_row, *of_row.stride()), (*sums, rows, classes, normal(c), ignore_index)
+    launch("log_likelihood_delta", rows, blocks_of(rows), *output, *inputs, *rows.stride(), *classes.stride())
     return delta
 
 
-of_class = Fast(has_kernels_for, cost_of_class, delta_of_class)
+of_softmax = Fast(has_kernels_for_classes, cost_of_classes, delta_of_classes)
+
+
+def normal(c: float) -> float:
+    """Return c, or the smallest normal number of float32 for one below, so that c · ∞ is ∞."""
+    return max(c, torch.finfo(torch.float32).tiny)
 
 
 def of_neurons(formula: str) -> Fast:
     """Return the cost that `gpu_kernels.py` has by this name, a sum over neurons, and its δ; there are no weights."""
 
+    def takes(z: Tensor, y: Tensor, *weights: Tensor | None) -> bool:
+        return all(weight is None for weight in weights) and has_kernels_for(z, y)
+
     def cost(reduction: str, z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, None]:
-        rows, y = rows_of(z), rows_of(y.expand(z.shape))
-        C = torch.empty(len(rows), dtype=torch.float32, device=z.device)
+        rows, y, C = rows_of(z), rows_of(desired_outputs(y, z).expand(z.shape)), new_cost(z)
         launch("neurons", rows, (len(rows),), C, rows, y, *rows.stride(), *y.stride(), formula=formula)
-        return reduce(reduction, C.view(z.shape[:-1])), None
+        return reduce(reduction, C), None
 
     def delta(grad: Tensor, sums: None, reduction: str, z: Tensor, y: Tensor, *_: None) -> Tensor:
-        rows, y, of_row, delta = rows_of(z), rows_of(y.expand(z.shape)), of_every_row(grad, reduction, z), new_delta(z)
+        rows, y = rows_of(z), rows_of(desired_outputs(y, z).expand(z.shape))
+        of_row, delta = of_every_row(grad, reduction, z), new_delta(z)
         inputs = of_row, *of_row.stride(), rows, y, *rows.stride(), *y.stride()
         launch("neurons_delta", rows, blocks_of(rows), delta, *inputs, formula=formula + "_delta")
         return delta
 
-    return Fast(has_kernels_for, cost, delta)
+    return Fast(takes, cost, delta)
 
 
 def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
@@ -112,8 +139,12 @@ def rows_of(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def of_every_row(grad: Tensor, reduction: str, z: Tensor) -> Tensor:
-    return unreduce(grad, reduction, z).expand(*z.shape[:-1], 1).reshape(-1)
+def of_every_row(grad: Tensor, reduction: str, z: Tensor, counts: Tensor | None = None) -> Tensor:
+    return unreduce(grad, reduction, z, counts).expand(*z.shape[:-1], 1).reshape(-1)
+
+
+def new_cost(z: Tensor) -> Tensor:
+    return torch.empty(z.shape[:-1], dtype=torch.float32, device=z.device)
 
 
 def new_delta(z: Tensor) -> Tensor:

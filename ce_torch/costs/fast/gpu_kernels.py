@@ -9,47 +9,73 @@ import triton.language as tl
 
 
 @triton.jit
-def log_likelihood(C, m, s, z, y, c, z_row, z_column, y_row, columns, block: tl.constexpr):
-    """C = ln s + c (m − z_y) of a row, with m = maxⱼ zⱼ and s = Σⱼ exp(c (zⱼ − m)), in one pass over z."""
+def log_likelihood(C, m, r, z, y, c, ignore_index, z_row, z_column, y_row, columns, block: tl.constexpr):
+    """C = ln(1 + r) − x_y of a row, with x = c (z − m), m = maxⱼ zⱼ, r = Σⱼ exp xⱼ − 1, in one pass over z.
+
+    Every lane has a maximum of its own until the row's end, and counts how many exponentials are 1, the largest. The
+    sum of the others keeps its digits beside them.
+    """
     row = tl.program_id(0).to(tl.int64)
     z += row * z_row
-    # Every lane has a maximum and a sum of its own, until the row's end.
     m_lane = tl.full([block], -float("inf"), tl.float32)
-    s_lane = tl.zeros([block], tl.float32)
+    ones_lane = tl.zeros([block], tl.float32)
+    others_lane = tl.zeros([block], tl.float32)
     for start in range(0, columns, block):
         column = start + tl.arange(0, block).to(tl.int64)
-        x = tl.load(z + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
-        larger = tl.maximum(m_lane, x)
-        s_lane = s_lane * tl.exp(c * (m_lane - finite(larger))) + tl.exp(c * (x - finite(larger)))
+        z_lane = tl.load(z + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
+        larger = tl.maximum(m_lane, z_lane)
+        others_lane = tl.where(
+            larger > m_lane, (ones_lane + others_lane) * tl.exp(exponent(m_lane, larger, c)), others_lane
+        )
+        ones_lane = tl.where(larger > m_lane, 0.0, ones_lane)
+        x = exponent(z_lane, larger, c)
+        ones_lane += tl.where(x == 0, 1.0, 0.0)
+        others_lane += tl.where(x == 0, 0.0, tl.exp(x))
         m_lane = larger
     m_row = tl.max(m_lane, 0)
-    s_row = tl.sum(s_lane * tl.exp(c * (m_lane - finite(m_row))), 0)
-    y_row_class = tl.load(y + row * y_row)
-    names_a_class = (y_row_class >= 0) & (y_row_class < columns)
-    z_y = tl.load(z + y_row_class * z_column, mask=names_a_class, other=float("nan")).to(tl.float32)
-    tl.store(C + row, tl.log(s_row) + c * (m_row - z_y))
+    x = exponent(m_lane, m_row, c)
+    ones = tl.sum(tl.where(x == 0, ones_lane, 0.0), 0)
+    others = tl.sum(tl.where(x == 0, others_lane, (ones_lane + others_lane) * tl.exp(x)), 0)
+    y_of_row = tl.load(y + row * y_row)
+    names_a_class = (y_of_row >= 0) & (y_of_row < columns)
+    z_y = tl.load(z + y_of_row * z_column, mask=names_a_class, other=float("nan")).to(tl.float32)
+    r_row = others + (ones - 1.0)
+    C_row = log1p(r_row) - exponent(z_y, m_row, c)
+    tl.store(C + row, tl.where(y_of_row == ignore_index, 0.0, C_row))
     tl.store(m + row, m_row)
-    tl.store(s + row, s_row)
+    tl.store(r + row, r_row)
 
 
 @triton.jit
-def finite(m):
-    """m, or 0 where every x so far was −∞ and x − m would be nan."""
-    return tl.where(m == -float("inf"), 0.0, m)
+def exponent(z, m, c):
+    """c (z − m), 0 where both are ∞ and −∞ where both are −∞."""
+    difference = z - tl.where(m == -float("inf"), 0.0, m)
+    return c * tl.where(z == float("inf"), 0.0, difference)
+
+
+@triton.jit
+def log1p(u):
+    """ln(1 + u), which keeps its digits however small u is, as u ln(v) / (v − 1)."""
+    v = 1.0 + u
+    return tl.where(v == 1.0, u, tl.where(v == float("inf"), v, u * tl.log(v) / tl.where(v == 1.0, 1.0, v - 1.0)))
 
 
 @triton.jit
 def log_likelihood_delta(
-    delta, of_example, of_row, m, s, z, y, c, z_row, z_column, y_row, columns, block: tl.constexpr
+    delta, of_example, of_row, m, r, z, y, c, ignore_index, z_row, z_column, y_row, columns, block: tl.constexpr
 ):
-    """δ = c (exp(c (z − m)) / s − y) of a block of a row, times the gradient of the row's cost."""
+    """δ of a block of a row, c exp(x) / (1 + r), or −c (r + (1 − exp x)) / (1 + r) at y, times the row's gradient."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block).to(tl.int64)
-    x = tl.load(z + row * z_row + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
-    a = tl.exp(c * (x - tl.load(m + row))) / tl.load(s + row)
-    error = tl.where(column == tl.load(y + row * y_row), a - 1, a)
-    factor = c * tl.load(of_example + row * of_row).to(tl.float32)
-    tl.store(delta + row * columns + column, (factor * error).to(delta.dtype.element_ty), mask=column < columns)
+    z_block = tl.load(z + row * z_row + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
+    r_row = tl.load(r + row)
+    e = tl.exp(exponent(z_block, tl.load(m + row), c))
+    y_of_row = tl.load(y + row * y_row)
+    error = tl.where(column == y_of_row, -(r_row + (1.0 - e)), e) / (1.0 + r_row)
+    g = tl.load(of_example + row * of_row).to(tl.float32)
+    counts = (g != 0) & (y_of_row != ignore_index)
+    value = tl.where(counts, c * g * error, 0.0)
+    tl.store(delta + row * columns + column, value.to(delta.dtype.element_ty), mask=column < columns)
 
 
 @triton.jit
@@ -87,33 +113,36 @@ def neurons_delta(
     inside = column < columns
     z_block = tl.load(z + row * z_row + column * z_column, mask=inside, other=0.0).to(tl.float32)
     y_block = tl.load(y + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
-    value = tl.load(of_example + row * of_row).to(tl.float32) * formula(z_block, y_block)
+    g = tl.load(of_example + row * of_row).to(tl.float32)
+    value = tl.where(g == 0, 0.0, g * formula(z_block, y_block))
     tl.store(delta + row * columns + column, value.to(delta.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def cross_entropy(z, y):
-    """ln(1 + exp(−|z|)) + max(z, 0) − y z; ln(1 + u) keeps its digits, however small u, as u ln(v) / (v − 1)."""
-    u = tl.exp(-tl.abs(z))
-    v = 1.0 + u
-    log1p = tl.where(v == 1.0, u, u * tl.log(v) / tl.where(v == 1.0, 1.0, v - 1.0))
-    return log1p + tl.maximum(z, 0.0) - y * z
+    """(1 − y) ln(1 + exp z) + y ln(1 + exp(−z)), of which what has no weight adds nothing."""
+    of_smaller = log1p(tl.exp(-tl.abs(z)))
+    of_y = tl.where(y == 0, 0.0, y * (of_smaller + tl.maximum(-z, 0.0)))
+    of_not_y = tl.where(y == 1, 0.0, (1.0 - y) * (of_smaller + tl.maximum(z, 0.0)))
+    # A nan may be lost in a maximum.
+    return tl.where(z == z, of_y + of_not_y, z)
 
 
 @triton.jit
 def cross_entropy_delta(z, y):
-    return sigmoid(z) - y
+    """a − y, of which no digits are lost where y and a are near 1."""
+    return (1.0 - y) * sigmoid(z) - y * sigmoid(-z)
 
 
 @triton.jit
 def quadratic(z, y):
-    return linear(sigmoid(z), y)
+    error = cross_entropy_delta(z, y)
+    return 0.5 * error * error
 
 
 @triton.jit
 def quadratic_delta(z, y):
-    a = sigmoid(z)
-    return (a - y) * a * sigmoid(-z)
+    return cross_entropy_delta(z, y) * sigmoid(z) * sigmoid(-z)
 
 
 @triton.jit

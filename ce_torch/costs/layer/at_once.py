@@ -113,8 +113,9 @@ def by_gpu_kernels(
     z = torch.mm(layer.x, layer.weight.mT, out=space.view(len(layer.x), -1))
     if layer.bias is not None:
         z += layer.bias
-    C, sums = gpu.cost_of_class("none", z, layer.y, c)
-    delta = gpu.delta_of_class(of_cost / c, sums, "none", z, layer.y, c, in_place=True)
+    options = None, c, -1, 0.0
+    C, sums = gpu.cost_of_classes("none", z, layer.y, *options)
+    delta = gpu.delta_of_classes(of_cost / c, sums, "none", z, layer.y, *options, in_place=True)
     if "x" in gradients:
         torch.mm(delta, layer.weight, out=gradients["x"][block])
     # What was there before the first block is not read.

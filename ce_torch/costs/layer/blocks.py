@@ -51,8 +51,8 @@ class Layer(NamedTuple):
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)
 
     def blocks(self, setting: Setting) -> Iterator[slice]:
-        """Yield the classes of each block; formulas hold up to eight tensors of its size at once."""
-        return parts(len(self.weight), max(setting.elements // (8 * max(self.x.shape[0], 1)), FEWEST_CLASSES))
+        """Yield the classes of each block; formulas hold up to twelve tensors of its size at once."""
+        return parts(len(self.weight), max(setting.elements // (12 * max(self.x.shape[0], 1)), FEWEST_CLASSES))
 
     def z(self, classes: slice) -> Tensor:
         z = self.product(self.x, of_classes(self.weight, classes).mT)

@@ -23,6 +23,15 @@ class Classes(NamedTuple):
     ignored: Tensor
     wrong: Tensor | None
 
+    def counted(self, x: Tensor) -> Tensor:
+        """Return the inputs x (N, D), 0 for examples that do not count: 0 times what stands there may be nan."""
+        hollow = self.ignored if self.base is not None else self.ignored | (self.share == 0)
+        readable = values_can_be_read(hollow)
+        if readable and not hollow.any():
+            return x
+        hollow = hollow & ~x.isfinite().all(-1)
+        return x if readable and not hollow.any() else x.masked_fill(hollow.unsqueeze(-1), 0)
+
     def factor(self, reduction: str) -> Tensor:
         """Return what each example's cost has as a factor in the sum or mean."""
         factor = 1 / self.share.sum() if reduction == "mean" else torch.ones_like(self.share)
@@ -58,6 +67,15 @@ def desired_classes(
         return Classes(y, share, None, share, ignored, wrong)
     weight = torch.ones(here, dtype=wide(x), device=x.device) if weight is None else weight
     return Classes(y, (1 - label_smoothing) * share, label_smoothing / shard.classes * weight, share, ignored, wrong)
+
+
+def counted_rows(x: Tensor, y: Tensor) -> Tensor:
+    """Return x, 0 for examples with inputs that are not finite and no desired output, as far as a look at x is free."""
+    if not values_can_be_read(x) or (finite := x.isfinite().all(-1)).all():
+        return x
+    hollow = ~finite
+    hollow[~finite] = (y[~finite] == 0).all(-1)
+    return x.masked_fill(hollow.unsqueeze(-1), 0)
 
 
 def desired_outputs(y: Tensor, x: Tensor, weight: Tensor | None, label_smoothing: float, classes: int) -> Tensor:
