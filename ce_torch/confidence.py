@@ -19,8 +19,10 @@ def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[
         confidence: above 0 and below 1.
 
     Example:
-        >>> mean_and_margin([0.94, 0.95, 0.96])
-        (0.95, 0.024841377118437524)
+        >>> from ce_torch.confidence import mean_and_margin
+        >>> mean, margin = mean_and_margin([0.94, 0.95, 0.96])
+        >>> print(f"{mean:.2%} ± {margin:.2%}")
+        95.00% ± 2.48%
 
     Source: Student, "The probable error of a mean", Biometrika, 1908.
     """
@@ -50,8 +52,10 @@ def paired_difference(first: Sequence[float], second: Sequence[float], confidenc
         confidence: of the margin, above 0 and below 1.
 
     Example:
-        >>> paired_difference([0.96, 0.95, 0.97], [0.95, 0.95, 0.95]).mean
-        0.01
+        >>> from ce_torch.confidence import paired_difference
+        >>> found = paired_difference([0.96, 0.95, 0.97], [0.95, 0.95, 0.95])
+        >>> print(f"{found.mean:.2%} ± {found.margin:.2%}, p = {found.p_student:.2f}")
+        1.00% ± 2.48%, p = 0.23
 
     Source: Student, as for `mean_and_margin`; Wilcoxon, "Individual comparisons by ranking methods", 1945.
     """
@@ -74,6 +78,8 @@ def median_and_interval(values: Sequence[float], confidence: float = 0.95) -> tu
         confidence: above 0 and below 1.
 
     Example:
+        >>> import math
+        >>> from ce_torch.confidence import median_and_interval
         >>> median_and_interval([1.0, 2.0, 3.0, 4.0, 5.0, math.inf])
         (3.5, 1.0, inf)
 

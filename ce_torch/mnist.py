@@ -49,7 +49,8 @@ def load(data_dir: str | Path = "data", device: torch.device | str = "cpu") -> M
         DataError: a file is missing, damaged or of another shape, or the download failed.
 
     Example:
-        >>> training, validation, test = load()
+        >>> from ce_torch import mnist
+        >>> training, validation, test = mnist.load()
         >>> training.x.shape, test.y[0]
         (torch.Size([50000, 784]), tensor(7))
     """

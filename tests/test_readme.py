@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = {page: (PROJECT / page).read_text() for page in ("README.md", "docs/costs.md", "docs/exercises.md")}
+FILES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
+PAGES = {str(path.relative_to(PROJECT)): path.read_text() for path in FILES}
 README = PAGES["README.md"]
 TESTS = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
 

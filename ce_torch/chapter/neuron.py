@@ -46,8 +46,9 @@ def learn(
         x, y: the only training example.
 
     Example:
+        >>> from ce_torch.chapter.neuron import learn
         >>> learn(QuadraticCost(), 0.6, 0.9, eta=0.15).a[-1]
-        tensor(0.0901, dtype=torch.float64)
+        tensor(0.0940, dtype=torch.float64)
 
     Source: Nielsen, section 3.1, equations (54)-(62).
     """

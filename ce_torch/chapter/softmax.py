@@ -19,6 +19,7 @@ def layer(z: Tensor, temperature: float = 1.0) -> Layer:
     """Return the outputs for weighted inputs z of shape (C,), and autograd's slopes of them.
 
     Example:
+        >>> from ce_torch.chapter.softmax import layer
         >>> layer(torch.zeros(2, dtype=torch.float64)).slopes
         tensor([[ 0.2500, -0.2500],
                 [-0.2500,  0.2500]], dtype=torch.float64)
