@@ -264,8 +264,12 @@ def test_eq_79_softmax_outputs_are_positive_and_sum_to_1(network):
     assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
 
 
-def test_exercise_sigmoid_outputs_need_not_sum_to_1():
-    assert sigmoid_layer(torch.zeros(4)).sum() == 2
+def test_exercise_sigmoid_outputs_need_not_sum_to_1(network):
+    layer = network.network[-1]
+    layer.weight.data.zero_()
+    layer.bias.data = torch.tensor([9.0, 4.0, 1.0], dtype=torch.float64).log()
+    a = sigmoid_layer(network.network(network.x)).detach()
+    assert_close(a, torch.tensor([0.9, 0.8, 0.5], dtype=torch.float64).expand(6, 3))
 
 
 def test_exercise_monotonicity_of_softmax(network):
@@ -313,13 +317,30 @@ def test_eq_83_softmax_with_a_constant_c(c, network):
     assert_close(a, torch.exp(c * network.z) / torch.exp(c * network.z).sum(-1, keepdim=True))
 
 
-@pytest.mark.parametrize("z", [(1.0, 3.0, 2.0), (3.0, 3.0, 2.0)], ids=["one greatest z", "a tie"])
-def test_exercise_where_the_name_softmax_comes_from(z):
-    z = torch.tensor(z, dtype=torch.float64)
-    limit = (z == z.max()) / (z == z.max()).sum()
+@pytest.mark.parametrize("c", [1e-3, 0.2, 1, 3, 20])
+def test_exercise_the_outputs_of_softmax_with_a_constant_c_form_a_distribution(c, network):
+    a = LogLikelihoodCost(temperature=1 / c).activation(network.z)
+    assert (a > 0).all()
+    assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("z", "limit"),
+    [((1, 3, 2), (0, 1, 0)), ((3, 3, 2), (1 / 2, 1 / 2, 0)), ((2, 2, 2), (1 / 3, 1 / 3, 1 / 3))],
+    ids=["one greatest z", "two", "three"],
+)
+def test_exercise_where_the_name_softmax_comes_from(z, limit):
+    z, limit = (torch.tensor(of, dtype=torch.float64) for of in (z, limit))
     distances = [(LogLikelihoodCost(temperature=1 / c).activation(z) - limit).abs().max() for c in (1, 10, 1e6)]
-    assert distances[0] > distances[1] > distances[2]
+    assert distances[0] >= distances[1] >= distances[2]
     assert distances[2] < 1e-15
+
+
+def test_exercise_all_outputs_of_softmax_are_equal_as_c_vanishes(network):
+    distances = [(LogLikelihoodCost(temperature=1 / c).activation(network.z) - 1 / 3).abs() for c in (1, 1e-3, 1e-9)]
+    assert (distances[0] > distances[1]).all()
+    assert (distances[1] > distances[2]).all()
+    assert distances[2].max() < 1e-8
 
 
 def test_eq_84_log_likelihood_error(network):

@@ -1,9 +1,10 @@
-"""What the pages show is so: their examples run, and the tests and code that their tables name are there."""
+"""What the pages show is so: their examples run, the tests that they name are there, their formulas can be typeset."""
 
 import re
 from pathlib import Path
 
 import pytest
+from matplotlib.mathtext import MathTextParser
 
 PROJECT = Path(__file__).resolve().parent.parent
 FILES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
@@ -13,6 +14,12 @@ TESTS = "\n".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*
 
 EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", re.DOTALL)  # and the output shown below it, if any
 EXAMPLES = [(page, *example) for page, text in PAGES.items() for example in EXAMPLE.findall(text)]
+
+BLOCK, CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE), re.compile(r"`[^`]*`")
+FORMULA = re.compile(r"(?<![\w$])\$(?! )([^$]+)(?<! )\$(?![\w$])")
+PROSE = {page: CODE.sub("", BLOCK.sub("", text)) for page, text in PAGES.items()}
+IN_LINES = [formula for text in PROSE.values() for formula in FORMULA.findall(text)]
+IN_BLOCKS = [formula for text in PAGES.values() for language, formula in BLOCK.findall(text) if language == "math"]
 
 
 @pytest.mark.parametrize(("page", "example", "shown"), EXAMPLES, ids=[page for page, *_ in EXAMPLES])
@@ -34,3 +41,19 @@ def test_every_equation_has_its_row():
         number for row in re.findall(r"^\| \(([\d, ]+)\)", README, re.MULTILINE) for number in re.findall(r"\d+", row)
     }
     assert rows == {str(number) for number in range(54, 85)}
+
+
+@pytest.mark.parametrize("formula", IN_LINES + IN_BLOCKS)
+def test_every_formula_can_be_typeset(formula):
+    MathTextParser("path").parse(f"${' '.join(formula.split())}$")
+
+
+@pytest.mark.parametrize("formula", IN_LINES)
+def test_markdown_leaves_every_formula_as_it_is(formula):
+    # What GitHub would take for an escape, emphasis, HTML or a link.
+    assert not re.search(r"\\[^A-Za-z]|(?<![A-Za-z0-9])_|[*<>~&]|\]\(", formula)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_dollar_is_that_of_a_formula(page):
+    assert "$" not in FORMULA.sub("", PROSE[page])

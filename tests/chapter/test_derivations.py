@@ -2,10 +2,10 @@
 
 import pytest
 import sympy
-from sympy import Function, Symbol, diff, exp, integrate, limit, log, oo, simplify, symbols
+from sympy import Function, Rational, Symbol, diff, exp, integrate, limit, log, oo, simplify, symbols
 
 z, b, x = symbols("z b x", real=True)
-a, y = symbols("a y", positive=True)
+a, y, c = symbols("a y c", positive=True)
 sigma = 1 / (1 + exp(-z))
 sigma_prime = diff(sigma, z)
 cross_entropy = -(y * log(a) + (1 - y) * log(1 - a))
@@ -33,25 +33,31 @@ def test_eq_64_the_cross_entropy_is_least_where_a_is_y_and_there_it_is_the_binar
     assert is_zero(cross_entropy.subs(a, y) + y * log(y) + (1 - y) * log(1 - y))
 
 
-@pytest.mark.parametrize(
-    ("cost", "activation", "delta"),
-    [
-        (quadratic, sigma, (sigma - y) * sigma_prime),  # (65)
-        (cross_entropy, sigma, sigma - y),  # (66)
-        (quadratic, z, z - y),  # (68)
-    ],
-    ids=["eq_65_quadratic", "eq_66_cross_entropy", "eq_68_quadratic_of_linear_neurons"],
-)
+DELTAS = {
+    "quadratic": (quadratic, sigma, (sigma - y) * sigma_prime),  # (65)
+    "cross-entropy": (cross_entropy, sigma, sigma - y),  # (66)
+    "quadratic of linear neurons": (quadratic, z, z - y),  # (68)
+}
+
+
+@pytest.mark.parametrize(("cost", "activation", "delta"), DELTAS.values(), ids=DELTAS)
 def test_delta_of_an_output_neuron(cost, activation, delta):
     assert is_zero(by_weighted_input(cost, activation) - delta)
 
 
-@pytest.mark.parametrize(("parameter", "factor"), [(Symbol("w"), x), (b, 1)], ids=["w", "b"])
-@pytest.mark.parametrize(("cost", "activation"), [(cross_entropy, sigma), (quadratic, z)], ids=["eq_67", "eq_69_70"])
-def test_the_slope_in_w_has_a_factor_x_and_in_b_none(cost, activation, parameter, factor):
-    weighted_input = Symbol("w") * x + b
-    slope = diff(cost.subs(a, activation).subs(z, weighted_input), parameter)
-    assert is_zero(slope - (activation.subs(z, weighted_input) - y) * factor)
+@pytest.mark.parametrize(("cost", "activation", "delta"), DELTAS.values(), ids=DELTAS)
+def test_the_slopes_in_a_network_are_means_over_the_examples(cost, activation, delta):
+    # (65), (67), (69), (70): n = 2 examples, of which each has its own y, its own outputs of the layer before
+    # (before, others) and thus its own z.
+    w, w_of_others = symbols("w_jk w_jl", real=True)
+    examples = list(zip(symbols("y:2", positive=True), symbols("before:2"), symbols("others:2"), strict=True))
+    zs = [w * before + w_of_others * others + b for _, before, others in examples]
+    of_examples = [{z: of_z, y: of_y} for of_z, (of_y, _, _) in zip(zs, examples, strict=True)]
+    C = sum(cost.subs(a, activation).subs(example) for example in of_examples) / 2
+    deltas = [delta.subs(example) for example in of_examples]
+    of_w = sum(before * found for (_, before, _), found in zip(examples, deltas, strict=True)) / 2
+    assert is_zero(diff(C, w) - of_w)
+    assert is_zero(diff(C, b) - sum(deltas) / 2)
 
 
 def test_eq_71_to_75_a_slope_in_b_of_a_minus_y_asks_for_this_slope_in_a():
@@ -92,12 +98,30 @@ def test_eq_81_82_and_84_delta_of_the_log_likelihood_is_a_minus_y(j):
     assert is_zero(diff(-log(a[of_class]), zs[j]) - (a[j] - int(j == of_class)))
 
 
-def test_eq_83_the_largest_output_takes_all_as_c_grows():
-    positive = Symbol("c", positive=True)
-    a = 1 / (1 + exp(-positive) + exp(-3 * positive))  # of weighted inputs 3, 2 and 0
-    assert limit(a, positive, oo) == 1
-    assert limit(exp(-positive) * a, positive, oo) == 0
-    assert a.subs(positive, 0) == sympy.Rational(1, 3)
+def test_the_sigmoid_outputs_of_the_example_sum_to_2_2():
+    outputs = [sigma.subs(z, log(odds)) for odds in (9, 4, 1)]
+    assert outputs == [Rational(9, 10), Rational(4, 5), Rational(1, 2)]
+    assert sum(outputs) == Rational(22, 10)
+
+
+def test_eq_83_the_outputs_form_a_distribution_for_every_c():
+    _, a = outputs(3, factor=c)
+    assert all(of_neuron.is_positive for of_neuron in a)
+    assert is_zero(sum(a) - 1)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_eq_83_the_largest_outputs_share_all_as_c_grows(r):
+    zs, a = outputs(r + 2, factor=c)
+    # The first r weighted inputs are the largest; the others are less by 1 and by 3.
+    below = dict(zip(zs, [*[z] * r, z - 1, z - 3], strict=True))
+    limits = [limit(simplify(of_neuron.subs(below)), c, oo) for of_neuron in a]
+    assert limits == [Rational(1, r)] * r + [0, 0]
+
+
+def test_eq_83_all_outputs_are_equal_as_c_vanishes():
+    _, a = outputs(3, factor=c)
+    assert [limit(of_neuron, c, 0) for of_neuron in a] == [Rational(1, 3)] * 3
 
 
 def test_the_roles_of_y_and_a_swapped_are_infinite_where_y_is_0_or_1():
