@@ -133,8 +133,8 @@ def _():
     ## $\delta = a - y$, three ways
 
     In a network, $\delta_j = \partial C / \partial z_j$ of the output layer is where backpropagation starts, and every
-    slope has it as a factor: $\partial C / \partial w_{jk} = a_k\,\delta_j$, with $a_k$ from the layer before. For one
-    example,
+    slope has it as a factor: $\partial C / \partial w_{jk} = a_k^{L-1}\,\delta_j$, with $a_k^{L-1}$ from the layer before. For
+    one example,
 
     | output neurons | cost | $\delta$ | equations |
     |---|---|---|---|
@@ -227,7 +227,7 @@ def _():
 
     $$\begin{align} C &= -\ln a_y \tag{80} \\[1ex]
     \frac{\partial C}{\partial b_j} &= a_j - y_j \tag{81} \\[1ex]
-    \frac{\partial C}{\partial w_{jk}} &= a_k\,(a_j - y_j) \tag{82} \end{align}$$
+    \frac{\partial C}{\partial w_{jk}} &= a_k^{L-1}\,(a_j - y_j) \tag{82} \end{align}$$
 
     ## Ten neurons look at a digit
 
