@@ -133,8 +133,8 @@ def _():
     ## $\delta = a - y$, three ways
 
     In a network, $\delta_j = \partial C / \partial z_j$ of the output layer is where backpropagation starts, and every
-    slope has it as a factor: $\partial C / \partial w_{jk} = a_k^{L-1}\,\delta_j$, with $a_k^{L-1}$ from the layer before. For
-    one example,
+    slope has it as a factor: $\partial C / \partial w_{jk} = a_k^{L-1}\,\delta_j$, with $a_k^{L-1}$ from the layer
+    before. For one example,
 
     | output neurons | cost | $\delta$ | equations |
     |---|---|---|---|
