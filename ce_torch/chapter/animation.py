@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.drawing import draw_course
+from ce_torch.chapter.drawing import draw_lessons, name_below
 from ce_torch.chapter.neuron import COURSES, learn
 from ce_torch.costs.base import Cost
 
@@ -15,20 +15,17 @@ MILLISECONDS_A_FRAME = 80
 PAUSE_AT_THE_END = 2000
 
 
-def animate(costs: dict[str, Cost], colors: dict[str, str], w: float, b: float, eta: float) -> bytes:
+def animate(costs: dict[str, Cost], w: float, b: float, eta: float) -> bytes:
     """Return an animation (GIF) of output, cost and |δ| of a neuron that starts at w and b, for each cost by name."""
-    lessons = {name: learn(cost, w, b, eta=eta) for name, cost in costs.items()}
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    of_output, _, of_delta = panels = figure.subplots(1, 3)
+    lessons = [(name, learn(cost, w, b, eta=eta)) for name, cost in costs.items()]
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    panels = figure.subplots(1, 3)
     lines = []
-    for name, lesson in lessons.items():
-        for axes, (label, course) in zip(panels, COURSES.items(), strict=True):
-            values = course(lesson)
-            lines.append((draw_course(axes, values, colors[name], name), values))
-            axes.set(xlabel="epoch", ylabel=label)
-    of_output.set_ylim(0, 1.05)
-    of_delta.legend()
-    epochs = len(next(iter(lessons.values())).a)
+    for axes, (name, course) in zip(panels, COURSES.items(), strict=True):
+        values = (course(lesson) for _, lesson in lessons)
+        lines += zip(draw_lessons(axes, name, lessons, until=0), values, strict=True)
+    name_below(figure, columns=len(lessons))
+    epochs = len(lessons[0][1].a)
     frames = []
     for epoch in range(0, epochs, EPOCHS_A_FRAME):
         for line, values in lines:

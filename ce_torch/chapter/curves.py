@@ -5,50 +5,77 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
+from ce_torch.chapter.drawing import count_epochs, mark_diverged, mark_values, name_below
 from ce_torch.confidence import mean_and_margin
 from ce_torch.report import chosen, finite, of_point
-from ce_torch.settings import Settings, grid
+from ce_torch.settings import Settings, as_list, grid
 from ce_torch.training import Record
 
 
 def draw(history: list[Record]) -> bytes:
     """Return a picture (PNG) of every cost and accuracy in a run's history; of many networks their mean and range."""
-    epochs = [record["epoch"] for record in history]
-    names = [name for name in history[0] if name != "epoch"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 2), ("cost", "accuracy"), strict=True):
-        for name in names:
-            values = np.array([record[name][measure] for record in history]).reshape(len(history), -1)
-            (line,) = axes.plot(epochs, values.mean(1), label=name)
-            if values.shape[1] > 1:
-                axes.fill_between(epochs, values.min(1), values.max(1), color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.set(xlabel="epoch", ylabel=measure)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return png(figure)
+    return png(figure_of_run(history))
 
 
 def draw_grid(record: Record, run: Settings) -> bytes:
     """Return a picture (PNG) of the accuracy on validation data over a run's grid, and of the point that is chosen."""
+    return png(figure_of_grid(record, run))
+
+
+def figure_of_run(history: list[Record]) -> Figure:
+    epochs = [record["epoch"] for record in history]
+    names = [name for name in history[0] if name != "epoch"]
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, 2), ("cost", "accuracy"), strict=True):
+        for name in names:
+            values = of_networks(history, name, measure)
+            (line,) = axes.plot(epochs, values.mean(1), "o-", markersize=4, label=name)
+            if values.shape[1] > 1:
+                # The edge is seen where there is one epoch, and the range has no width.
+                axes.fill_between(epochs, values.min(1), values.max(1), color=line.get_color(), alpha=0.2, linewidth=2)
+        diverged = of_networks(history, names[0], "cost").mask.sum(1)
+        if diverged.any():
+            label = f"{diverged[-1]} of {values.shape[1]} diverged" if values.shape[1] > 1 else "diverged"
+            axes.axvline(epochs[diverged.argmax()], color="black", linestyle=":", label=label)
+        axes.set(ylabel=measure, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+        count_epochs(axes)
+        axes.grid(alpha=0.3)
+    name_below(figure, columns=len(names) + 1)
+    return figure
+
+
+def of_networks(history: list[Record], name: str, measure: str) -> np.ma.MaskedArray:
+    """Return a measure after each epoch (rows), of each network (columns), without those that have diverged."""
+    costs, values = (np.array([as_list(record[name][of]) for record in history]) for of in ("cost", measure))
+    return np.ma.array(values, mask=~np.isfinite(costs))
+
+
+def figure_of_grid(record: Record, run: Settings) -> Figure:
     points = grid(run)
     across, along = ("lr", "lmbda") if isinstance(run["lr"], list) else ("lmbda", "lr")
     of_points = [finite(of_point(record, run, i)["validation"])[0] for i in range(len(points))]
     means = np.array([mean_and_margin(accuracies) if accuracies else (np.nan, np.nan) for accuracies in of_points])
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    values = sorted({getattr(point, across) for point in points})
+    lines = dict.fromkeys(getattr(point, along) for point in points)
+    # Room for an upright tick label of each value, and for the names of the lines.
+    figure = Figure(figsize=(max(6, 0.2 * len(values)), 4.3 + 0.06 * len(lines)), layout="constrained")
     axes = figure.subplots()
-    for value in dict.fromkeys(getattr(point, along) for point in points):
+    # Evenly spaced: a grid may have 0 beside powers of ten.
+    places = [values.index(getattr(point, across)) for point in points]
+    for value in lines:
         line = [i for i, point in enumerate(points) if getattr(point, along) == value]
-        line.sort(key=lambda i: getattr(points[i], across))
-        at = [getattr(points[i], across) for i in line]
-        axes.errorbar(at, means[line, 0], np.nan_to_num(means[line, 1]), marker="o", label=f"{along} {value:g}")
+        line.sort(key=lambda i: places[i])
+        at = [places[i] for i in line]
+        drawn = axes.errorbar(at, means[line, 0], np.nan_to_num(means[line, 1]), marker="o", label=f"{along} {value:g}")
+        if diverged := [places[i] for i in line if not of_points[i]]:
+            mark_diverged(axes, diverged, drawn.lines[0].get_color())
     best = chosen(record, run)
-    axes.plot(getattr(points[best], across), means[best, 0], "*k", markersize=14, zorder=3, label="chosen")
-    positive = [value for point in points if (value := getattr(point, across)) > 0]
-    axes.set_xscale("symlog", linthresh=min(positive))
+    axes.plot(places[best], means[best, 0], "*k", markersize=14, zorder=3, label="chosen")
+    mark_values(axes, range(len(values)), values)
     axes.set(xlabel=across, ylabel="accuracy on validation data")
     axes.grid(alpha=0.3)
-    axes.legend()
-    return png(figure)
+    name_below(figure, columns=4)
+    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -1,8 +1,10 @@
 """What the figures, the animation and the notebook draw alike, each on axes that it is given."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
@@ -11,20 +13,55 @@ from ce_torch.chapter.neuron import COURSES, Lesson
 COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
 
 
+def name_below(figure: Figure, columns: int) -> None:
+    """Name all that is drawn in a figure, each name once, below its axes: there no curve goes, whatever the data."""
+    named = {}
+    for axes in figure.axes:
+        for drawn, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.pop(name, None)  # what several curves have, such as dots for runs, comes after their own names
+            named[name] = drawn
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
+
+
+def count_epochs(axes: Axes) -> None:
+    """Make x the epoch: its ticks are whole numbers, were there only one."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def mark_values(axes: Axes, places: Sequence[float], values: Sequence[float]) -> None:
+    """Put a tick with its value at each of some places, and no others; their numbers stand upright if they overlap."""
+    axes.set_xticks(places, [f"{value:g}" for value in values])
+    axes.minorticks_off()
+    extents = [label.get_window_extent() for label in axes.get_xticklabels()]
+    if any(extent.overlaps(following) for extent, following in pairwise(extents)):
+        axes.tick_params(axis="x", rotation=90)
+
+
+def mark_diverged(axes: Axes, at: Sequence[float], color: str) -> None:
+    """Mark at the bottom where there is no point to draw, since all runs have diverged."""
+    bottom = axes.get_xaxis_transform()
+    axes.plot(at, [0.03] * len(at), "x", color=color, transform=bottom, label="all runs diverged")
+
+
 def draw_course(axes: Axes, values: Tensor, color: str, label: str, until: int = 0, style: str = "-") -> Line2D:
     """Draw a value's whole course faintly and return the line of it up to an epoch, with a dot at its end."""
     axes.plot(values, style, color=color, alpha=0.2)
-    epochs = range(until + 1)
-    (line,) = axes.plot(epochs, values[: until + 1], style, color=color, label=label, marker="o", markevery=[-1])
+    (line,) = axes.plot(values[: until + 1], style, color=color, label=label, marker="o", markevery=[-1])
+    line.set_clip_on(False)  # at the end the dot is often at 0, where the axes end too
+    count_epochs(axes)
     return line
 
 
-def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], until: int) -> None:
-    """Draw one of the courses of some lessons up to an epoch, each lesson in the colour of its cost."""
+def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], until: int) -> list[Line2D]:
+    """Draw one of the courses of some lessons, each in the colour of its cost; return their lines up to an epoch."""
+    lines = []
     for number, ((cost, lesson), style) in enumerate(zip(lessons, styles(lessons), strict=True)):
-        draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, until, style).set_gid(f"moving-{number}")
-    axes.set(xlabel="epoch", ylabel=name)
+        lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, until, style))
+        lines[-1].set_gid(f"moving-{number}")
+    axes.set_ylabel(name)
     axes.set_ylim(bottom=0)
+    return lines
 
 
 def styles(lessons: Sequence[tuple[str, Lesson]]) -> list[str]:

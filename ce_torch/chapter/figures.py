@@ -8,6 +8,7 @@ writes the pictures, and a page that shows them with their captions.
 import argparse
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import most_wrong, trained
-from ce_torch.chapter.drawing import COLORS, draw_digit, draw_outputs
+from ce_torch.chapter.drawing import COLORS, count_epochs, draw_digit, draw_outputs, name_below
 from ce_torch.chapter.neuron import OF_SIGMOID, epochs_until, learn, slopes
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
@@ -37,7 +38,7 @@ class Drawing(NamedTuple):
 
 
 def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for of_panel in axes.flat:
         of_panel.grid(alpha=0.3)
@@ -48,16 +49,15 @@ def sigmoid() -> Figure:
     figure, ((of_value, of_slope),) = panels(1, 2)
     z = torch.linspace(-8, 8, 401, dtype=torch.float64)
     a = OF_SIGMOID["quadratic"].activation(z)
-    of_value.plot(z, a, color="black", label="σ(z)")
-    of_slope.plot(z, a * (1 - a), color="black", label="σ′(z) = σ(z) (1 − σ(z))")
+    of_value.plot(z, a, color="black")
+    of_slope.plot(z, a * (1 - a), color="black")
     for axes in (of_value, of_slope):
         axes.axvspan(-8, -FLAT, color="tab:red", alpha=0.1, label="saturated: σ′ < 0.02")
         axes.axvspan(FLAT, 8, color="tab:red", alpha=0.1)
-        axes.set_xlabel("z")
-        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
-        axes.legend(loc="upper left")
-    of_value.set_ylabel("σ")
-    of_slope.set_ylabel("σ′")
+        axes.set(xlabel="z", xlim=(-8, 8))
+    of_value.set_ylabel("σ(z)")
+    of_slope.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
+    name_below(figure, columns=1)
     return figure
 
 
@@ -73,10 +73,11 @@ def neuron() -> Figure:
             label = f"{cost}, η = {eta:g}"
             of_output.plot(lesson.a, style, color=COLORS[cost], label=label)
             of_cost.plot(lesson.C, style, color=COLORS[cost], label=label)
-        of_output.set(title=name, xlabel="epoch", ylabel="output a", ylim=(0, 1))
-        of_cost.set(title=name, xlabel="epoch", ylabel="cost C")
-        of_output.legend()
-        of_cost.legend()
+        of_output.set(title=name, ylabel="output a", ylim=(0, 1))
+        of_cost.set(title=name, ylabel="cost C")
+        count_epochs(of_output)
+        count_epochs(of_cost)
+    name_below(figure, columns=3)
     return figure
 
 
@@ -86,7 +87,7 @@ def slowdown() -> Figure:
     for name, cost in OF_SIGMOID.items():
         axes.plot(a, slopes(cost, a.logit()).abs(), color=COLORS[name], label=name)
     axes.set(xlabel="output a, where 0 is desired: how wrong the neuron is", ylabel="|∂C/∂b|: how fast it learns")
-    axes.legend()
+    name_below(figure, columns=2)
     return figure
 
 
@@ -99,10 +100,11 @@ def starts() -> Figure:
         epochs = epochs_until(lesson, 0.1)
         colors = epochs.clamp(max=longest).numpy()
         image = axes.pcolormesh(places.numpy(), places.numpy(), colors, vmin=0, vmax=longest, rasterized=True)
-        axes.plot(*zip(*STARTS.values(), strict=True), "w*", markersize=10, label="the starts above")
+        stars = axes.plot(*zip(*STARTS.values(), strict=True), "w*", markersize=11, label="the starts above")
+        stars[0].set_markeredgecolor("black")
         axes.set(title=name, xlabel="w at the start", ylabel="b at the start")
-        axes.legend(loc="lower left")
-    figure.colorbar(image, ax=of_costs, label=f"epochs until a < 0.1 (yellow: {longest} or more)")
+    name_below(figure, columns=1)
+    figure.colorbar(image, ax=of_costs, extend="max", label="epochs until a < 0.1")
     return figure
 
 
@@ -112,49 +114,43 @@ def softmax() -> Figure:
     z4 = torch.linspace(-5, 10, 301, dtype=torch.float64)
     z = torch.cat([others.expand(len(z4), 3), z4[:, None]], 1)
     a = LogLikelihoodCost().activation(z)
-    labels = [*(f"z = {value:g}" for value in others.tolist()), "z₄, which varies"]
+    labels = "z₁ = 2.5", "z₂ = −1", "z₃ = 3.2", "z₄: varies on the left, 0.5 on the right"
     of_input.stackplot(z4, a.T.numpy(), labels=labels, alpha=0.8)
-    of_input.set(xlabel="z₄", ylabel="outputs a, one on the other", ylim=(0, 1.05))
-    of_input.legend(loc="center right")
+    of_input.set(xlabel="z₄", ylabel="outputs a, one on the other", xlim=(-5, 10), ylim=(0, 1))
     c = torch.logspace(-2, 1, 301, dtype=torch.float64)
-    fixed = torch.tensor([2.5, -1.0, 3.2, 0.5], dtype=torch.float64)
+    fixed = torch.cat([others, torch.tensor([0.5], dtype=torch.float64)])
     of_c = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
-    for value, outputs in zip(fixed.tolist(), of_c.T, strict=True):
-        of_temperature.plot(c, outputs, label=f"z = {value:g}")
+    of_temperature.plot(c, of_c)
     of_temperature.set(xscale="log", xlabel="c", ylabel="outputs a")
-    of_temperature.legend()
+    name_below(figure, columns=4)
     return figure
 
 
 def entropy() -> Figure:
     figure, ((axes,),) = panels(1, 1)
-    a = torch.linspace(1e-3, 1 - 1e-3, 401, dtype=torch.float64)
+    # So far out that each C passes the top of the picture: it goes to infinity as a goes to 0 or 1.
+    z = torch.linspace(-25, 25, 2001, dtype=torch.float64).unsqueeze(-1)
+    cost = CrossEntropyCost(reduction="none")
+    a = cost.activation(z)
     for y in (0.1, 0.3, 0.5):
-        C = cross_entropy_at(a, torch.full_like(a, y))
-        axes.plot(a, C, label=f"C for y = {y:g}")
-    axes.plot(a, cross_entropy_at(a, a), "k--", label="at a = y: the binary entropy")
+        axes.plot(a, cost(z, torch.full_like(z, y)), label=f"C for y = {y:g}")
+    axes.plot(a, cost(z, a), "k--", label="at a = y: the binary entropy")
     axes.set(xlabel="output a", ylabel="cross-entropy C", ylim=(0, 2))
-    axes.legend()
+    name_below(figure, columns=2)
     return figure
 
 
-def cross_entropy_at(a: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return CrossEntropyCost(reduction="none")(a.logit().unsqueeze(-1), y.unsqueeze(-1))
-
-
 def training() -> Figure:
-    figure, ((of_accuracy, of_cost),) = panels(1, 2)
-    for name, label in NAMES.items():
-        history = trained(name).history
-        epochs = [record["epoch"] for record in history]
-        of_accuracy.plot(epochs, [record["test"]["accuracy"] for record in history], color=COLORS[label], label=label)
-        for data, style in (("training", "-"), ("test", "--")):
-            costs = [record[data]["cost"] for record in history]
-            of_cost.plot(epochs, costs, style, color=COLORS[label], label=f"{label}, {data}")
-    of_accuracy.set(xlabel="epoch", ylabel="test accuracy")
-    of_cost.set(xlabel="epoch", ylabel="cost", yscale="log")
-    of_accuracy.legend()
-    of_cost.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure, (both,) = panels(1, 2)
+    for axes, measure in zip(both, ("accuracy", "cost"), strict=True):
+        for (name, label), (data, style) in product(NAMES.items(), (("training", "-"), ("test", "--"))):
+            history = trained(name).history
+            epochs, values = zip(*((record["epoch"], record[data][measure]) for record in history), strict=True)
+            axes.plot(epochs, values, style, color=COLORS[label], label=f"{label}, {data}")
+        axes.set_ylabel(measure)
+        count_epochs(axes)
+    both[1].set_yscale("log")
+    name_below(figure, columns=3)
     return figure
 
 
@@ -168,8 +164,7 @@ def digits() -> Figure:
         draw_digit(image, x)
         image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
         draw_outputs(outputs, a, int(y))
-    handles, labels = of_outputs[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    name_below(figure, columns=2)
     return figure
 
 
@@ -198,9 +193,9 @@ DRAWINGS = {
     "starts": Drawing(
         starts,
         "From every start",
-        "How many epochs the neuron takes to an output below 0.1, by where it starts; η = 0.15. The quadratic cost's "
-        "learning times explode where w + b is large and σ′ small, equations (55) and (56); the cross-entropy's grow "
-        "in proportion, (61) and (62).",
+        "How many epochs the neuron takes to an output below 0.1, by where it starts, η = 0.15; yellow is 1000 or "
+        "more. The quadratic cost's learning times explode where w + b is large and σ′ small, equations (55) and (56); "
+        "the cross-entropy's grow in proportion, (61) and (62).",
     ),
     "softmax": Drawing(
         softmax,
@@ -244,7 +239,7 @@ def main() -> int:
     try:
         for name, drawing in DRAWINGS.items():
             checkpoint.write_atomically(folder / f"{name}.png", png(drawing.draw()))
-        moving = animate(OF_SIGMOID, COLORS, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
+        moving = animate(OF_SIGMOID, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
         checkpoint.write_atomically(folder / "neuron.gif", moving)
         checkpoint.write_atomically(folder / "README.md", page().encode())
     except (mnist.DataError, checkpoint.CheckpointError) as error:

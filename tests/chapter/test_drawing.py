@@ -1,0 +1,205 @@
+"""Every picture: its names lie on nothing, its epochs are whole numbers, and nothing in it stops without a word."""
+
+import json
+from functools import partial
+from io import BytesIO
+from itertools import pairwise
+from math import inf, nan
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ce_torch.chapter.comparison_pictures import accuracies, rates, speed
+from ce_torch.chapter.curves import figure_of_grid, figure_of_run, png
+from ce_torch.chapter.digits import PROJECT, trained
+from ce_torch.chapter.drawing import draw_lessons
+from ce_torch.chapter.figures import DRAWINGS
+from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn
+
+RESULTS = json.loads((PROJECT / "docs" / "comparison" / "results.json").read_text())
+# What is in docs/, and how it is drawn.
+SHOWN = {
+    **{f"figures/{name}": drawing.draw for name, drawing in DRAWINGS.items()},
+    **{f"comparison/{of.__name__}": partial(of, RESULTS) for of in (accuracies, rates, speed)},
+    "curves": lambda: figure_of_run(trained("ce").history),
+}
+
+
+def history(*epochs, names=("training", "test")):
+    """The history of networks from the costs of each after each epoch; the accuracies are 1 − cost / 10."""
+    scores = [{"cost": list(costs), "accuracy": [1 - min(cost, 9) / 10 for cost in costs]} for costs in epochs]
+    return [{"epoch": epoch, **dict.fromkeys(names, of)} for epoch, of in enumerate(scores, 1)]
+
+
+def grid(lr, lmbda, means):
+    """A figure of a grid of two runs a point, from the mean accuracy at each point; nan where both have diverged."""
+    twice = [accuracy + aside for accuracy in means for aside in (-0.01, 0.01)]
+    scores = {"cost": [nan if np.isnan(accuracy) else 1.0 for accuracy in twice], "accuracy": twice}
+    return figure_of_grid({"epoch": 1, "validation": scores}, {"lr": lr, "lmbda": lmbda, "runs": 2})
+
+
+def lessons():
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    both = [(name, learn(cost, 2, 2, eta=0.15, epochs=3)) for name, cost in OF_SIGMOID.items()]
+    draw_lessons(axes, next(iter(COURSES)), both, until=3)
+    return figure
+
+
+FALLING = [(1 / epoch, 2 / epoch) for epoch in range(1, 31)]
+DRAWN = {
+    **SHOWN,
+    **{f"a run of {n} epochs": lambda n=n: figure_of_run(history(*FALLING[:n])) for n in (1, 2, 3, 5, 12)},
+    "a run that rises": lambda: figure_of_run(history(*reversed(FALLING))),
+    "a run that diverges": lambda: figure_of_run(history((1,), (2,), (nan,), (nan,))),
+    "a run that diverges at once": lambda: figure_of_run(history((inf,))),
+    "a grid of rates": lambda: grid([0.1, 0.5, 0.55, 0.6, 12.0], 0.0, [0.8, 0.9, 0.91, 0.92, 0.7]),
+    "a grid of both": lambda: grid([0.1, 1e9], [0.0, 1e-4, 1.0], [0.8, 0.9, 0.7, nan, nan, 0.1]),
+    "a grid of 60 rates": lambda: grid([0.0123 * 1.1**i for i in range(60)], 0.0, [0.9] * 60),
+    "a grid of 60 rates and 60 strengths": lambda: grid(
+        [0.0123 * 1.1**i for i in range(60)], list(range(60)), [0.9] * 3600
+    ),
+    "lessons": lessons,
+}
+
+
+@pytest.fixture(scope="module", params=DRAWN)
+def figure(request, root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        figure = DRAWN[request.param]()
+    figure.draw_without_rendering()  # lays it out
+    return figure
+
+
+def legends(figure):
+    return figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+
+
+def test_names_lie_on_no_axes_and_on_none_of_their_labels(figure):
+    for legend in legends(figure):
+        assert not [axes for axes in figure.axes if legend.get_window_extent().overlaps(axes.get_tightbbox())]
+
+
+def test_all_that_is_drawn_is_within_the_picture(figure):
+    outside = figure.bbox.padded(1)  # a pixel
+    for drawn in (*figure.axes, *legends(figure)):
+        box = drawn.get_tightbbox()
+        assert outside.contains(box.x0, box.y0)
+        assert outside.contains(box.x1, box.y1)
+
+
+def test_epochs_are_whole_numbers(figure):
+    for axes in figure.axes:
+        if axes.get_xlabel() == "epoch":
+            low, high = axes.get_xlim()
+            ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+            assert ticks
+            assert all(tick == round(tick) for tick in ticks)
+
+
+def test_no_tick_label_lies_on_its_neighbour(figure):
+    for axes in figure.axes:
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        for label, following in pairwise(labels):
+            assert not label.get_window_extent().overlaps(following.get_window_extent())
+
+
+def inside(axes):
+    """The colours of the pixels within axes."""
+    canvas = FigureCanvasAgg(axes.figure)
+    canvas.draw()
+    x0, y0, x1, y1 = axes.bbox.extents.round().astype(int)
+    pixels = np.flipud(canvas.buffer_rgba())[y0:y1, x0:x1, :3]
+    return pixels.reshape(-1, 3) / 255
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_is_seen_however_short_it_is(epochs):
+    for axes in figure_of_run(history(*[(1,), (0.5,)][:epochs])).axes:
+        assert np.isclose(inside(axes), to_rgb("tab:orange"), atol=0.02).all(1).sum() > 10
+
+
+def test_the_range_of_many_networks_is_seen_after_one_epoch():
+    shade = 1 - 0.2 * (1 - np.array(to_rgb("tab:blue")))
+    for axes in figure_of_run(history((1, 3), names=["training"])).axes:
+        assert np.isclose(inside(axes), shade, atol=0.02).all(1).sum() > 100
+
+
+def test_networks_that_diverge_are_told_and_do_not_take_the_others_away():
+    figure = figure_of_run(history((1, 1), (0.5, 0.7), (0.4, inf), (0.2, nan)))
+    of_cost, of_accuracy = figure.axes
+    np.testing.assert_allclose(of_cost.lines[0].get_ydata(), [1, 0.6, 0.4, 0.2])
+    np.testing.assert_allclose(of_accuracy.lines[0].get_ydata(), [0.9, 0.94, 0.96, 0.98])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "test", "1 of 2 diverged"]
+    assert of_cost.lines[-1].get_xdata()[0] == 3
+
+
+def test_a_run_that_diverges_ends_with_a_word():
+    figure = figure_of_run(history((1,), (2,), (nan,)))
+    of_cost, of_accuracy = figure.axes
+    for axes in (of_cost, of_accuracy):
+        assert axes.lines[0].get_ydata().count() == 2
+    assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_grid_has_a_tick_at_each_of_its_values_and_a_mark_where_all_runs_diverged():
+    figure = grid([0.1, 0.5, 1e9], 0.0, [0.8, 0.9, nan])
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "0.5", "1e+09"]
+    (crosses,) = (line for line in axes.lines if line.get_label() == "all runs diverged")
+    assert crosses.get_xdata() == [axes.get_xticks()[2]]
+
+
+def test_a_grid_of_zeros_is_drawn():
+    (axes,) = grid(0.5, [0.0], [0.9]).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0"]
+
+
+@pytest.mark.parametrize("y", [0.1, 0.3, 0.5])
+def test_the_cross_entropy_leaves_the_picture_at_both_ends(y):
+    (axes,) = DRAWINGS["entropy"].draw().axes
+    (curve,) = (line for line in axes.lines if line.get_label() == f"C for y = {y}")
+    left, right = curve.get_ydata()[[0, -1]]
+    assert min(left, right) > axes.get_ylim()[1]
+
+
+def test_a_curve_of_the_first_epochs_ends_at_the_edge_or_at_a_dot_that_is_named():
+    figure = speed(RESULTS)
+    for axes in figure.axes:
+        (dots,) = (line for line in axes.lines if line.get_label() == "here all runs have reached 90%")
+        for curve in (line for line in axes.lines if line.get_linestyle() == "-"):
+            end = curve.get_xydata()[-1].tolist()
+            assert end[0] > axes.get_xlim()[1] or end in dots.get_xydata().tolist()
+    assert "here all runs have reached 90%" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_every_rate_that_was_tried_and_every_run_is_in_the_picture_of_the_rates():
+    for axes, hidden in zip(rates(RESULTS).axes, RESULTS["plan"]["hidden"], strict=True):
+        assert axes.get_xticks().tolist() == RESULTS["plan"]["rates"]
+        low, high = axes.get_ylim()
+        of_runs = [v["accuracies"] for c in RESULTS["choices"] if c["hidden"] == hidden for v in c["validation"]]
+        assert low < 100 * np.min(of_runs)
+        assert 100 * np.max(of_runs) < high
+
+
+def test_a_rate_at_which_all_runs_diverged_is_marked():
+    choices = [
+        {**choice, "validation": [*choice["validation"][:-1], {"accuracies": []}]} for choice in RESULTS["choices"]
+    ]
+    for axes in rates({**RESULTS, "choices": choices}).axes:
+        crosses = [line for line in axes.lines if line.get_label() == "all runs diverged"]
+        assert [line.get_xdata() for line in crosses] == [[12]] * 3
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_picture_in_docs_is_the_one_that_is_drawn(name, root, monkeypatch):
+    monkeypatch.chdir(root)
+    with Image.open(root / "docs" / f"{name}.png") as kept, Image.open(BytesIO(png(SHOWN[name]()))) as now:
+        assert kept.size == now.size
+        differ = (np.asarray(kept.convert("RGB")) != np.asarray(now.convert("RGB"))).any(-1)
+    assert differ.mean() < 1e-3  # another processor may round a pixel otherwise
