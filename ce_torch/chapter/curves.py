@@ -33,10 +33,11 @@ def figure_of_run(history: list[Record]) -> Figure:
             if values.shape[1] > 1:
                 # The edge is seen where there is one epoch, and the range has no width.
                 axes.fill_between(epochs, values.min(1), values.max(1), color=line.get_color(), alpha=0.2, linewidth=2)
-        diverged = of_networks(history, names[0], "cost").mask.sum(1)
+        diverged = of_networks(history, names[0], "cost").mask
         if diverged.any():
-            label = f"{diverged[-1]} of {values.shape[1]} diverged" if values.shape[1] > 1 else "diverged"
-            axes.axvline(epochs[diverged.argmax()], color="black", linestyle=":", label=label)
+            networks = diverged.shape[1]
+            label = f"{diverged[-1].sum()} of {networks} diverged" if networks > 1 else "diverged"
+            axes.axvline(epochs[diverged.any(1).argmax()], color="black", linestyle=":", label=label)
         axes.set(ylabel=measure, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
         count_epochs(axes)
         axes.grid(alpha=0.3)
