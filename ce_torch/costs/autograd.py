@@ -63,9 +63,11 @@ def hand_written(
                 return tuple(gradients)
             tensors = ctx.saved_tensors
             of_example = unreduce(grad, ctx.reduction, tensors[0], counts(*tensors, *ctx.constants))
+            # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
+            arguments = *widen(tensors), *ctx.constants
             for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
                 if ctx.needs_input_grad[i]:
-                    gradients[i] = summed_like(tensor, product(of_example, derivative(*widen(tensors), *ctx.constants)))
+                    gradients[i] = summed_like(tensor, product(of_example, derivative(*arguments)))
             return tuple(gradients)
 
         @staticmethod

@@ -65,7 +65,8 @@ def linear_log_likelihood(
         group: processes (`torch.distributed`) that share the classes out among them. Each has weight and bias for its
             own, in the order of their ranks, and desired outputs and class weights too; x and class indices are the
             same in all. Of each example four numbers cross between them, and the gradient of x; no process sees the
-            whole. The cost and the gradient of x are the same in all. Or weight is a `DTensor` with `Shard(0)`.
+            whole. The cost and the gradient of x are the same in all. A weight that is a `DTensor` with `Shard(0)`
+            needs the group of its mesh here; without a group a DTensor is refused.
 
     Returns:
         The cost, of x's dtype (float32 under autocast); shape () or, for reduction "none", (...).
@@ -82,7 +83,7 @@ def linear_log_likelihood(
     Efficient Triton Kernels for LLM Training", 2024; sums over classes in parts: Milakov and Gimelshein, "Online
     normalizer calculation for softmax", 2018.
     """
-    x, weight, bias, y, group = of_dtensors(x, weight, bias, y, group)
+    x, weight, bias, y = of_dtensors(x, weight, bias, y, group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
     check_desired(y, (*x.shape[:-1], len(weight)), x, "x")
     check_reduction(reduction)

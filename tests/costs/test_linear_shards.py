@@ -58,7 +58,7 @@ def with_dtensors(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor,
     mesh = init_device_mesh("cpu", (len(shares),))
     x, *parameters = inputs
     parts = [distribute_tensor(tensor.detach(), mesh, [Shard(0)]).requires_grad_() for tensor in parameters]
-    C = linear_log_likelihood(x, parts[0], y, parts[1], **options)
+    C = linear_log_likelihood(x, parts[0], y, parts[1], group=mesh.get_group(), **options)
     gradients = torch.autograd.grad(C, [x, *parts])
     return C, gradients[0], *(gradient.full_tensor() for gradient in gradients[1:])
 
@@ -110,6 +110,35 @@ def test_a_weight_that_is_a_dtensor_is_shared_out_as_it_says(processes, tmp_path
     right = C, *torch.autograd.grad(C, inputs)
     for found in in_processes(processes, tmp_path, with_dtensors, shares, inputs, CLASSES, {}):
         torch.testing.assert_close(found, tuple(tensor.detach() for tensor in right))
+
+
+def without_a_group(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+    mesh = init_device_mesh("cpu", (len(shares),))
+    weight = distribute_tensor(inputs[1].detach(), mesh, [Shard(0)])
+    try:
+        linear_log_likelihood(inputs[0], weight, CLASSES)
+    except ValueError as error:
+        return (torch.tensor("weight.full_tensor()" in str(error) and "group=weight.device_mesh" in str(error)),)
+    return (torch.tensor(False),)
+
+
+def test_a_weight_that_is_a_dtensor_is_not_shared_out_unasked(processes, tmp_path):
+    results = in_processes(processes, tmp_path, without_a_group, (5, 4), layer(), CLASSES, {})
+    assert all(of_one[0] for of_one in results)
+
+
+def with_examples_of_its_own(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+    mesh = init_device_mesh("cpu", (len(shares),))
+    weight = distribute_tensor(inputs[1].detach(), mesh, [Shard(0)])
+    return (linear_log_likelihood(inputs[0][rank::2], weight.full_tensor(), CLASSES[rank::2]),)
+
+
+def test_a_weight_that_is_gathered_serves_examples_of_each_process(processes, tmp_path):
+    inputs = layer()
+    results = in_processes(processes, tmp_path, with_examples_of_its_own, (5, 4), inputs, CLASSES, {})
+    for rank, (C,) in enumerate(results):
+        z = torch.nn.functional.linear(inputs[0][rank::2], inputs[1])
+        torch.testing.assert_close(C, torch.nn.functional.cross_entropy(z, CLASSES[rank::2]).detach())
 
 
 def third_derivative(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from ce_torch.costs.fast import gpu, is_plain, memory_is_all
 from ce_torch.costs.fast.products import add_product, multiply
 from ce_torch.costs.layer.autograd import gradients_of_costs, in_their_places, those_of
 from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
-from ce_torch.costs.layer.formulas import costs, without_autocast
+from ce_torch.costs.layer.formulas import costs, in_own_precision
 from ce_torch.costs.product import product
 from ce_torch.costs.softmax import exponents
 
@@ -82,7 +82,7 @@ def is_for(layer: Layer) -> bool:
     )
 
 
-@without_autocast
+@in_own_precision
 def cost_and_slopes(
     layer: Layer, factor: Tensor, setting: Setting, wanted: Wanted
 ) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -130,6 +130,9 @@ def gradients_of_costs(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g C by the fields of a Layer that need one."""
     wanted, wants_target = those_of(needed)
+    if torch.is_grad_enabled() and (wants_target or torch._C._functorch.is_legacy_batchedtensor(g)):
+        # Once for both formulas: of their gradients in half precision the sum is what is rounded.
+        layer = layer.to(layer.dtype)
     if wants_target:
         sums = costs(layer, setting)[1] if may_be_differentiated(g) else Sums(*sums)
         of_layer = slopes(g, layer, setting, sums, wanted)

@@ -47,6 +47,10 @@ class Layer(NamedTuple):
         """The precision to work in."""
         return wide(self.x)
 
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the same layer with its floating tensors in another dtype."""
+        return Layer(*(t.to(dtype) if t is not None and t.is_floating_point() else t for t in self))
+
     def of_examples(self, value: float) -> Tensor:
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)
 

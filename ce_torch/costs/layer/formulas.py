@@ -59,21 +59,28 @@ class RunningSum:
         self.others = self.others + (x.exp() - is_largest).sum(-1)
 
 
-def without_autocast(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a formula choose its precision itself, also in a backward pass under autocast."""
+def in_own_precision(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a formula choose its precision itself, also in a backward pass under autocast.
+
+    Where autograd may differentiate it, its layers come in the precision to compute in: of a tensor that each block
+    converts, the gradients of the blocks would be rounded before they are added.
+    """
 
     @wraps(formula)
-    def in_its_precision(*arguments: Any) -> Any:
+    def wrapped(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            dtype = next(argument.dtype for argument in arguments if isinstance(argument, Layer))
+            arguments = tuple(argument.to(dtype) if isinstance(argument, Layer) else argument for argument in arguments)
         device = next(argument.x.device for argument in arguments if isinstance(argument, Layer))
         if not is_autocast(device):
             return formula(*arguments)
         with torch.autocast(device.type, enabled=False):
             return formula(*arguments)
 
-    return in_its_precision
+    return wrapped
 
 
-@without_autocast
+@in_own_precision
 def costs(layer: Layer, setting: Setting) -> tuple[Tensor, Sums]:
     """Return C of each example, as T ln(1 + r) − Σⱼ tⱼ xⱼ, of which no large numbers cancel, and its sums."""
     c, shard = setting.c, setting.shard
@@ -97,7 +104,7 @@ def costs(layer: Layer, setting: Setting) -> tuple[Tensor, Sums]:
     return T * r.log1p() - t_x, Sums(m, r, T)
 
 
-@without_autocast
+@in_own_precision
 def slopes(g: Tensor, layer: Layer, setting: Setting, sums: Sums, wanted: Wanted) -> tuple[Tensor, ...]:
     """Return the gradients of Σ g C by those of x, weight and bias that are wanted: δ W, δᵀ x and Σ δ."""
     gradients = Gradients(layer, wanted, g)
@@ -111,7 +118,7 @@ def delta(layer: Layer, classes: slice, setting: Setting, sums: Sums) -> Tensor:
     return sums.exponentials(layer.z(classes), setting.c).delta(t, column(sums.T), setting.c)
 
 
-@without_autocast
+@in_own_precision
 def target_slopes(g: Tensor, layer: Layer, setting: Setting, sums: Sums) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g C by y, peak and base: −ln a, summed to their shapes."""
     gradients = TargetGradients(layer, g)
@@ -129,7 +136,7 @@ class Along(NamedTuple):
     T: Tensor
 
 
-@without_autocast
+@in_own_precision
 def along(layer: Layer, change: Layer, setting: Setting, sums: Sums) -> Along:
     u, t_v, T, by_target = (layer.of_examples(0) for _ in range(4))
     for classes in layer.blocks(setting):
@@ -145,7 +152,7 @@ def along(layer: Layer, change: Layer, setting: Setting, sums: Sums) -> Along:
     return Along(setting.c * (sums.T * u - t_v), by_target, u, T)
 
 
-@without_autocast
+@in_own_precision
 def curvature(
     g: Tensor,
     g_change: Tensor | None,
@@ -175,7 +182,7 @@ def curvature(
     return gradients.totals(setting)
 
 
-@without_autocast
+@in_own_precision
 def target_curvature(
     g: Tensor, layer: Layer, change: Layer, setting: Setting, moved: Along
 ) -> tuple[Tensor | None, ...]:

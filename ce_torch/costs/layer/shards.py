@@ -51,25 +51,31 @@ def of_this_process(weight: Tensor, group: Any) -> Shard:
 
 def of_dtensors(
     x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, group: Any
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Any]:
-    """Return what this process has of DTensors, and the group of a weight that is one."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Return what this process has of DTensors; a weight that is one needs a group, which shares the classes out."""
     if type(weight) in (Tensor, nn.Parameter):
-        return x, weight, bias, y, group
+        return x, weight, bias, y
     from torch.distributed import tensor as dtensor  # takes a while, and is needed here only
 
     by_rows, whole = dtensor.Shard(0), dtensor.Replicate()
     if not isinstance(weight, dtensor.DTensor):
-        return x, weight, bias, y, group
+        return x, weight, bias, y
+    if group is None:
+        raise ValueError(
+            f"weight is a DTensor with {weight.placements}, of which this process may have a part only; give "
+            "weight.full_tensor() where each process has examples of its own, as with FSDP, or say "
+            "group=weight.device_mesh.get_group() where all have the same examples and share the classes out"
+        )
     if weight.device_mesh.ndim != 1 or weight.placements != (by_rows,):
         raise ValueError(
             f"weight must be a DTensor with Shard(0) on a mesh of one dimension, got {weight.placements} on one of "
             f"{weight.device_mesh.ndim}; redistribute it"
         )
-    if group is not None:
-        raise ValueError("group must be None where weight is a DTensor, which has its own")
+    if dist.get_process_group_ranks(group) != dist.get_process_group_ranks(weight.device_mesh.get_group()):
+        raise ValueError("group must have the processes of weight's mesh; give weight.device_mesh.get_group()")
     places = whole, by_rows, dtensor.Shard(y.ndim - 1) if y.is_floating_point() else whole
     x, bias, y = (
         tensor.redistribute(placements=[place]).to_local() if isinstance(tensor, dtensor.DTensor) else tensor
         for tensor, place in zip((x, bias, y), places, strict=True)
     )
-    return x, weight.to_local(), bias, y, weight.device_mesh.get_group()
+    return x, weight.to_local(), bias, y
