@@ -48,7 +48,8 @@ def by_y(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, la
 
 
 def by_weight(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
-    return -product(target(z, y, None, ignore_index, label_smoothing), exponentials(z, c).ln_a)
+    t = target(z, y, None, ignore_index, label_smoothing)
+    return -product(t, exponentials(z, c, t).ln_a)
 
 
 def counts(

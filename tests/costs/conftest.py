@@ -26,7 +26,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(Case, "dtype", torch.float32)
     else:
         monkeypatch.setattr(cpu, "has_kernels", lambda: False)
-        monkeypatch.setattr(blocks, "ELEMENTS", 8 if request.param == "blocks" else 1 << 40)
+        elements = {"blocks": 8, "large blocks": blocks.ELEMENTS, "formulas": 1 << 40}
+        monkeypatch.setattr(blocks, "ELEMENTS", elements[request.param])
     if request.param == "blocks":
         monkeypatch.setattr(layer_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_CLASSES", 1)
@@ -151,3 +152,9 @@ CASES = [
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
+
+
+@pytest.fixture
+def case_dtype(way: None) -> torch.dtype:
+    """The precision of examples, such as the way takes."""
+    return Case.dtype
