@@ -37,16 +37,30 @@ def test_a_product_is_that_in_float64(rows, inner, columns, transposed):
     sum_of_both = (out.double() + right).float()
     products.add_product(a, b, out)
     torch.testing.assert_close(out, sum_of_both, rtol=1e-5, atol=1e-4)
-    products.multiply(a, b, out)
-    torch.testing.assert_close(out, right.float(), rtol=1e-5, atol=1e-4)
+    bias = matrix(rows, 1).squeeze(-1)
+    largest = products.weighted_inputs(a, b, bias, out)
+    torch.testing.assert_close(out, (right + bias.unsqueeze(-1)).float(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(largest, out.amax(0), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("columns", [0, 1, 17, 40])
 def test_other_numbers_of_columns_are_left_to_the_library(columns):
     a, b, out = matrix(9, 5), matrix(5, columns), torch.zeros(9, columns)
     assert not products.has_kernel_for(a, b, out)
-    products.multiply(a, b, out)
+    products.weighted_inputs(a, b, None, out)
     torch.testing.assert_close(out, a @ b)
+
+
+@pytest.mark.parametrize("columns", [16, 64, 17])
+@pytest.mark.parametrize("rows", [1, 9, 1000])
+@pytest.mark.parametrize("c", [1.0, 0.3, 1e-46])
+def test_exponentials_and_their_sums_are_those_in_float64(rows, columns, c):
+    z = matrix(rows, columns)
+    m = z.amax(0)
+    right = (c * (z.double() - m)).exp()
+    sums = products.exponentials_(z, m, c)
+    torch.testing.assert_close(z, right.float(), rtol=1e-6, atol=1e-37)
+    torch.testing.assert_close(sums, right.sum(0).float(), rtol=1e-6, atol=0)
 
 
 def test_without_kernels_the_library_serves(monkeypatch):

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -568,3 +569,32 @@ OF_EVERY_COST(float32, float)
 OF_EVERY_COST(float64, double)
 OF_EVERY_COST(bfloat16, Bfloat16)
 OF_EVERY_COST(float16, Float16)
+
+// exp(c (z − m)) in the place of z, which has an m for each of its columns, a multiple of 16, and the sum of each column.
+extern "C" void exponentials(float* z, const float* m, float c, float* sums, int64_t rows, int64_t columns, int threads) {
+  constexpr int64_t rows_of_sum = 256;  // sums of more are made apart, and rounded less
+  constexpr int64_t lanes = Wide<float>::lanes;
+  c = std::max(c, std::numeric_limits<float>::min());
+  int64_t parts = (rows + rows_of_sum - 1) / rows_of_sum;
+  std::vector<double> totals(columns * threads);
+#pragma omp parallel for num_threads(threads) schedule(static, (parts + threads - 1) / threads)
+  for (int64_t part = 0; part < parts; part++) {
+    double* total = &totals[part / ((parts + threads - 1) / threads) * columns];
+    for (int64_t column = 0; column < columns; column += lanes) {
+      Floats most = load(m + column, lanes), sum = {};
+      for (int64_t row = part * rows_of_sum; row < std::min((part + 1) * rows_of_sum, rows); row++) {
+        float* here = z + row * columns + column;
+        Floats difference = load(here, lanes) - most;
+        Floats e = exp_of_negative<float>(c * (difference > 0 ? 0 : difference));
+        store(e, here, lanes);
+        sum += e;
+      }
+      for (int lane = 0; lane < lanes; lane++) total[column + lane] += sum[lane];
+    }
+  }
+  for (int64_t column = 0; column < columns; column++) {
+    double total = 0;
+    for (int thread = 0; thread < threads; thread++) total += totals[thread * columns + column];
+    sums[column] = float(total);
+  }
+}

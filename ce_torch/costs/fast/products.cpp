@@ -1,12 +1,16 @@
-// Products of a matrix of many rows with one of few columns, 16, 32 or 48 at a time: out = a b, or out + a b.
+// Products of a matrix of many rows with one of few columns, 16, 32 or 48 at a time, and what a softmax layer makes of one.
 //
 // A tile of out, 8 rows by up to 48 columns, is kept in registers while the numbers of a are read one by one, and those
 // of b, which are few enough to stay in a cache, 16 at a time. Nothing is copied to another layout first, as libraries
-// do: with so few columns that takes a third of the time. `products.py` calls the function at the end.
+// do: with so few columns that takes a third of the time. Each function is one parallel region: where the cores are
+// shared, threads wait for one another at the end of each. `products.py` calls the functions at the end.
 
 #include <algorithm>
 #include <cstdint>
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <vector>
 
 namespace {
 
@@ -64,20 +68,60 @@ void tiles(Matrix a, Matrix b, Matrix out, int64_t columns, int64_t inner, bool 
   }
 }
 
+// Rows from `start` on, as many as a tile has or are left: out = a b, or out + a b.
+void product_of_rows(Matrix a, Matrix b, Matrix out, int64_t start, int64_t rows, int64_t columns, int64_t inner,
+                     bool add) {
+  for (int64_t i = 0; i < inner; i += inner_of_sum) {
+    int64_t count = std::min(inner_of_sum, inner - i);
+    bool added = add || i > 0;
+    if (start + tile_rows <= rows) {
+      tiles<tile_rows>(a.from(start, i), b.from(i, 0), out.from(start, 0), columns, count, added);
+    } else {
+      for (int64_t row = start; row < rows; row++)
+        tiles<1>(a.from(row, i), b.from(i, 0), out.from(row, 0), columns, count, added);
+    }
+  }
+}
+
+Floats load(const float* from) {
+  Floats vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+void store(Floats x, float* to) { std::memcpy(to, &x, sizeof x); }
+
 }  // namespace
 
 extern "C" void product(const Matrix& a, const Matrix& b, const Matrix& out, int64_t rows, int64_t columns,
                         int64_t inner, bool add, int threads) {
-  for (int64_t start = 0; start < inner; start += inner_of_sum) {
-    int64_t count = std::min(inner_of_sum, inner - start);
 #pragma omp parallel for num_threads(threads)
-    for (int64_t row = 0; row < rows; row += tile_rows) {
-      if (row + tile_rows <= rows) {
-        tiles<tile_rows>(a.from(row, start), b.from(start, 0), out.from(row, 0), columns, count, add || start > 0);
-      } else {
-        for (int64_t i = row; i < rows; i++)
-          tiles<1>(a.from(i, start), b.from(start, 0), out.from(i, 0), columns, count, add || start > 0);
+  for (int64_t start = 0; start < rows; start += tile_rows)
+    product_of_rows(a, b, out, start, rows, columns, inner, add);
+}
+
+// z = weight x + bias, a row for each class, and the largest of each column.
+extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const float* bias, const Matrix& z, float* m,
+                                int64_t rows, int64_t columns, int64_t inner, int threads) {
+  std::fill(m, m + columns, -std::numeric_limits<float>::infinity());
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<float> own(m, m + columns);
+#pragma omp for
+    for (int64_t start = 0; start < rows; start += tile_rows) {
+      product_of_rows(weight, x, z, start, rows, columns, inner, false);
+      for (int64_t row = start; row < std::min(start + tile_rows, rows); row++) {
+        float* of_row = z.from(row, 0).at;
+        for (int64_t column = 0; column < columns; column += lanes) {
+          Floats here = load(of_row + column) + (bias ? bias[row] : 0), most = load(&own[column]);
+          store(here, of_row + column);
+          // Also where one is nan.
+          store(here > most || here != here ? here : most, &own[column]);
+        }
       }
     }
+#pragma omp critical
+    for (int64_t column = 0; column < columns; column++)
+      if (own[column] > m[column] || own[column] != own[column]) m[column] = own[column];
   }
 }
+

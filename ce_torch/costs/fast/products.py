@@ -10,23 +10,43 @@ from torch import Tensor
 from ce_torch.costs.fast import compiler, cpu
 
 INNER_OF_SUM = 1024
+ELEMENTS_OF_THREAD = 32768
 
 # The fields of the kernel's Matrix.
 MATRIX = struct.Struct("Pqq").pack
 
 
-def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Make `out` the product of a and b."""
-    if has_kernel_for(a, b, out):
-        run(a, b, out, add=False)
-    else:
-        torch.mm(a, b, out=out)
+def weighted_inputs(weight: Tensor, x: Tensor, bias: Tensor | None, z: Tensor) -> Tensor:
+    """Make z = weight x + bias, with a row for each class, and return the largest of each column."""
+    if has_kernel_for(weight, x, z) and (bias is None or bias.is_contiguous()):
+        m = torch.empty(z.shape[1], dtype=z.dtype, device=z.device)
+        matrices = (MATRIX(tensor.data_ptr(), *tensor.stride()) for tensor in (weight, x, z))
+        weight_matrix, x_matrix, z_matrix = matrices
+        address = None if bias is None else bias.data_ptr()
+        sizes = *z.shape, weight.shape[1]
+        kernel("weighted_inputs")(weight_matrix, x_matrix, address, z_matrix, m.data_ptr(), *sizes, threads(z))
+        return m
+    torch.mm(weight, x, out=z)
+    if bias is not None:
+        z += bias.unsqueeze(-1)
+    return z.amax(0)
+
+
+def exponentials_(z: Tensor, m: Tensor, c: float) -> Tensor:
+    """Write exp(c (z − m)) to z, whose columns have each an m, and return the sum of each column."""
+    if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and z.is_contiguous() and cpu.has_kernels():
+        sums, m = torch.empty_like(m), m.contiguous()
+        kernel("exponentials")(z.data_ptr(), m.data_ptr(), c, sums.data_ptr(), *z.shape, threads(z))
+        return sums
+    x = z.sub_(m).clamp_(max=0)
+    return (x if c == 1 else x.mul_(max(c, torch.finfo(z.dtype).tiny))).exp_().sum(0)
 
 
 def add_product(a: Tensor, b: Tensor, out: Tensor) -> None:
     """Add the product of a and b to `out`."""
     if has_kernel_for(a, b, out):
-        run(a, b, out, add=True)
+        matrices = (MATRIX(tensor.data_ptr(), *tensor.stride()) for tensor in (a, b, out))
+        kernel("product")(*matrices, *out.shape, a.shape[1], True, threads(b))
     else:
         # A library may add one number after the other to a sum, and round every time.
         for left, right in zip(a.split(INNER_OF_SUM, 1), b.split(INNER_OF_SUM), strict=True):
@@ -45,14 +65,25 @@ def has_kernel_for(a: Tensor, b: Tensor, out: Tensor) -> bool:
     )
 
 
-def run(a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
-    matrices = (MATRIX(tensor.data_ptr(), *tensor.stride()) for tensor in (a, b, out))
-    kernel()(*matrices, *out.shape, a.shape[1], add, torch.get_num_threads())
+def threads(matrix: Tensor) -> int:
+    """Return how many threads are worth their start for a pass over a matrix."""
+    return min(torch.get_num_threads(), 1 + matrix.numel() // ELEMENTS_OF_THREAD)
+
+
+# The arguments of the kernels.
+MATRICES, SIZES = (ctypes.c_char_p,) * 3, (ctypes.c_int64,) * 3
+ARGUMENTS = {
+    "product": (*MATRICES, *SIZES, ctypes.c_bool, ctypes.c_int),
+    "weighted_inputs": (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
+    "exponentials": (
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float, ctypes.c_void_p),
+        *(ctypes.c_int64, ctypes.c_int64, ctypes.c_int),
+    ),
+}
 
 
 @cache
-def kernel() -> ctypes._CFuncPtr:
-    product = compiler.library().product
-    product.argtypes = (*(ctypes.c_char_p,) * 3, *(ctypes.c_int64,) * 3, ctypes.c_bool, ctypes.c_int)
-    product.restype = None
-    return product
+def kernel(name: str) -> ctypes._CFuncPtr:
+    function = compiler.library()[name]
+    function.argtypes, function.restype = ARGUMENTS[name], None
+    return function

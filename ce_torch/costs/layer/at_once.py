@@ -13,15 +13,12 @@ from torch.autograd import forward_ad
 
 from ce_torch.costs.autograd import may_be_differentiated
 from ce_torch.costs.fast import gpu, is_plain, memory_is_all
-from ce_torch.costs.fast.products import add_product, multiply
+from ce_torch.costs.fast.products import add_product, exponentials_, weighted_inputs
 from ce_torch.costs.layer.autograd import gradients_of_costs, in_their_places, those_of
 from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
 from ce_torch.costs.layer.formulas import costs, in_own_precision
 from ce_torch.costs.product import product
 from ce_torch.costs.softmax import exponents
-
-# As many rows of W as stay in a cache, for all that is done with them.
-CLASSES = 4096
 
 
 class AtOnce(torch.autograd.Function):
@@ -149,28 +146,15 @@ def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Tensor]:
 
     Return C and r = Σⱼ exp xⱼ − 1 of each example.
     """
-    m, others = layer.of_examples(-torch.inf), layer.of_examples(0)
-    x = layer.x.mT.contiguous()
-    for classes in parts(len(z), CLASSES):
-        multiply(layer.weight[classes], x, out=z[classes])
-        if layer.bias is not None:
-            z[classes] += column(layer.bias[classes])
-        m = torch.maximum(m, largest_of_columns(z[classes]))
+    m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
     y = layer.y.unsqueeze(0)
     x_y = exponents(z.gather(0, y).squeeze(0), m, c)
     z.scatter_(0, y, -torch.inf)
     largest = torch.finfo(m.dtype).max
-    m = m.clamp(-largest, largest)
-    for classes in parts(len(z), CLASSES):
-        others += scale_(c, z[classes].sub_(m).clamp_(max=0)).exp_().sum(0)
+    others = exponentials_(z, m.clamp(-largest, largest), c)
     z.scatter_(0, y, -others.unsqueeze(0))
     r = others + x_y.expm1()
     return product(layer.peak, r.log1p() - x_y), r
-
-
-def scale_(c: float, tensor: Tensor) -> Tensor:
-    """`log_likelihood.scale`, in place."""
-    return tensor if c == 1 else tensor.mul_(max(c, torch.finfo(tensor.dtype).tiny))
 
 
 def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost: Tensor, z: Tensor) -> None:
@@ -182,15 +166,6 @@ def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost
     # What was there before the first block is not read.
     beta = min(block.start, 1)
     if "weight" in gradients:
-        x = layer.x * column(of_cost)
-        for classes in parts(len(z), CLASSES):
-            gradients["weight"][classes].addmm_(z[classes], x, beta=beta)
+        gradients["weight"].addmm_(z, layer.x * column(of_cost), beta=beta)
     if "bias" in gradients:
         gradients["bias"].addmv_(z, of_cost, beta=beta)
-
-
-def largest_of_columns(z: Tensor) -> Tensor:
-    """Return the largest of each column; of short rows PyTorch takes eight times as long as of long ones."""
-    if len(z) % 16 == 0:
-        z = z.view(len(z) // 16, -1).amax(0).view(16, -1)
-    return z.amax(0)
