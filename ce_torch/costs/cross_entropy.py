@@ -7,17 +7,12 @@ No factor σ′(z) is left in δ: the more wrong a neuron, the faster it learns.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from ce_torch.costs.arguments import check_arguments, check_classes, check_weight_of_neurons
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import (
-    Cost,
-    check_arguments,
-    check_classes,
-    check_weight,
-    evaluate,
-    in_dtype_of,
-)
+from ce_torch.costs.base import Cost, evaluate, in_dtype_of
+from ce_torch.costs.call import called_as
 from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
@@ -67,6 +62,7 @@ weighted_costs = hand_written(
 )
 
 
+@called_as(binary_cross_entropy_with_logits)
 def cross_entropy(
     z: Tensor,
     y: Tensor,
@@ -76,15 +72,19 @@ def cross_entropy(
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The cross-entropy cost of sigmoid neurons, with δ = a − y written by hand.
+    """The cross-entropy cost of sigmoid neurons: N · `F.binary_cross_entropy_with_logits(z, y)` for N neurons.
 
-        C = −Σⱼ wⱼ [pⱼ yⱼ ln aⱼ + (1 − yⱼ) ln(1 − aⱼ)],    a = σ(z)
+    It is not `F.cross_entropy`, which is of a softmax layer: that is `log_likelihood`. Research code may call this one
+    `sigmoid_cross_entropy`, the same function.
+
+        C = −Σⱼ wⱼ [pⱼ yⱼ ln aⱼ + (1 − yⱼ) ln(1 − aⱼ)],    a = σ(z),    δ = a − y, written by hand
 
     It is exact for every finite z, where the formula in a gives nan or inf. For y between 0 and 1 its minimum is the
     binary entropy of y, equation (64).
 
     Args:
-        z: weighted inputs of the output layer, floating point, shape (..., C).
+        z: weighted inputs of the output layer, floating point, shape (..., C). One dimension is one example: n examples
+            of one neuron have shape (n, 1).
         y: desired outputs in [0, 1], floating point, shape (..., C); or class indices, int64, shape (...), which
             stand for one-hot vectors.
         weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's.
@@ -107,22 +107,10 @@ def cross_entropy(
 
     Source: Nielsen, section 3.1, equations (57)-(67).
     """
-    check_arguments(z, y, reduction)
-    check_neuron_weight("weight", weight, z)
-    check_neuron_weight("pos_weight", pos_weight, z)
+    y = check_arguments(z, y)
+    check_weight_of_neurons("weight", weight, z)
+    check_weight_of_neurons("pos_weight", pos_weight, z)
     return in_dtype_of(z, evaluate(weighted_costs, reduction, z, y, weight, pos_weight), out_dtype)
-
-
-def check_neuron_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
-    """Raise unless `weight` is None or broadcasts to z, and z need not broadcast to it."""
-    check_weight(name, weight, z)
-    if weight is None:
-        return
-    sizes = zip(reversed(weight.shape), reversed(z.shape), strict=False)
-    if weight.ndim > z.ndim or any(size not in (1, of_z) for size, of_z in sizes):
-        raise ValueError(
-            f"{name} must have a shape that broadcasts to z's, {tuple(z.shape)}, got {tuple(weight.shape)}"
-        )
 
 
 class CrossEntropyCost(Cost):
@@ -136,10 +124,23 @@ class CrossEntropyCost(Cost):
 
     function = staticmethod(cross_entropy)
 
+    def __init__(
+        self,
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        reduction: str = "mean",
+        out_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight, self.pos_weight, self.reduction, self.out_dtype = weight, pos_weight, reduction, out_dtype
+
     def activation(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z)
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        check_arguments(z, y)
+        y = check_arguments(z, y)
         check_classes(y, z.shape[-1])
+        check_weight_of_neurons("weight", self.weight, z)
+        check_weight_of_neurons("pos_weight", self.pos_weight, z)
         return delta(*widen((z, y, self.weight, self.pos_weight))).to(z.dtype)

@@ -10,26 +10,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from ce_torch.costs.base import Cost, check_desired, check_device, check_reduction, in_dtype_of
+from ce_torch.costs.arguments import (
+    check_desired,
+    check_device,
+    check_floating,
+    check_ignored,
+    check_weight_of_classes,
+)
+from ce_torch.costs.base import Cost, in_dtype_of
+from ce_torch.costs.call import called_as
 from ce_torch.costs.layer import at_once, formulas
 from ce_torch.costs.layer.autograd import Costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
 from ce_torch.costs.layer.classes import counted_rows, desired_classes, desired_outputs
 from ce_torch.costs.layer.compiled import costs_of_layer
 from ce_torch.costs.layer.shards import Shard, of_dtensors, of_this_process
-from ce_torch.costs.log_likelihood import LogLikelihoodCost, check_options, check_weight_of_classes
+from ce_torch.costs.log_likelihood import LogLikelihoodCost, divided, log_likelihood
 from ce_torch.costs.precision import is_autocast
 from ce_torch.costs.reduction import quotient, reduce
 
 
+@called_as()
 def linear_log_likelihood(
     x: Tensor,
     weight: Tensor,
     y: Tensor,
     bias: Tensor | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     class_weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
@@ -38,7 +48,10 @@ def linear_log_likelihood(
     block_rows: int | None = None,
     group: Any = None,
 ) -> Tensor:
-    """The log-likelihood cost of a softmax layer with inputs x, without its weighted inputs z ever being whole.
+    """The output layer and its log-likelihood: `F.cross_entropy(F.linear(x, weight, bias), y)`, z never being whole.
+
+    PyTorch's own is `F.linear_cross_entropy`. It is not of sigmoid neurons, as the chapter's `cross_entropy` is.
+    Research code may call this one `linear_softmax_cross_entropy`, the same function.
 
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    z = x weightᵀ + bias
 
@@ -85,13 +98,30 @@ def linear_log_likelihood(
     """
     x, weight, bias, y = of_dtensors(x, weight, bias, y, group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
-    check_desired(y, (*x.shape[:-1], len(weight)), x, "x")
-    check_reduction(reduction)
-    check_block_rows(block_rows)
-    check_options(y, temperature, ignore_index, label_smoothing)
-    check_weight_of_classes("class_weight", class_weight, len(weight), x, "x")
-    shard, c = of_this_process(weight, group), 1 / temperature
+    shape = *x.shape[:-1], weight.shape[0]
+    y = check_desired(y, shape, x, "x")
+    check_weight_of_classes("class_weight", class_weight, shape, x, "x")
+    check_ignored(ignore_index, y)
+    if torch.jit.is_tracing() and group is None:
+        # Functions of Python, such as work z out block by block, are no part of a trace.
+        return log_likelihood(
+            linear(x, weight, bias),
+            y,
+            temperature=temperature,
+            weight=class_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+        )
+    shard = of_this_process(weight, group)
     x, weight, bias = as_autocast_has_them(x, weight, bias)
+    if isinstance(temperature, Tensor):
+        if group is not None:
+            raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
+        x = divided(x, temperature).to(x.dtype)
+        bias = None if bias is None else divided(bias, temperature).to(bias.dtype)
+        temperature = 1.0
+    c = 1 / temperature
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
         rows = counted_rows(rows, y.reshape(len(rows), -1))
@@ -138,12 +168,9 @@ def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bo
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
         if tensor is None and name == "bias":
             continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+        check_floating(name, tensor)
         if tensor.dtype != x.dtype and not is_autocast(x.device):
-            raise TypeError(f"{name} must be of x's dtype, {x.dtype}, got {tensor.dtype}; convert one of them")
+            raise TypeError(f"{name} must be of x's dtype, {x.dtype}, got {tensor.dtype}; pass {name}.to(x.dtype)")
         check_device(name, tensor, x, "x")
     if x.ndim == 0:
         raise ValueError("x must have shape (..., D), the inputs of an example last, got a scalar")
@@ -156,11 +183,6 @@ def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bo
         raise ValueError(f"bias must have shape {tuple(weight.shape[:1])}, one for each class, got {tuple(bias.shape)}")
 
 
-def check_block_rows(block_rows: int | None) -> None:
-    if block_rows is not None and not (isinstance(block_rows, int) and block_rows > 0):
-        raise ValueError(f"block_rows must be a number of examples, at least 1, or None, got {block_rows!r}")
-
-
 class LinearLogLikelihoodCost(Cost):
     """The output layer and its log-likelihood cost as a module that owns the layer.
 
@@ -169,7 +191,7 @@ class LinearLogLikelihoodCost(Cost):
         classes: C, its neurons.
         bias: whether the layer has biases.
         device, dtype: of its parameters.
-        options: see `ce_torch.functional.linear_log_likelihood`.
+        The rest is as in `ce_torch.functional.linear_log_likelihood`.
 
     `cost.layer` is an `nn.Linear`: z = cost.layer(x). Its weight may be another module's too, such as an embedding's:
     `cost.layer.weight = embedding.weight`.
@@ -191,9 +213,22 @@ class LinearLogLikelihoodCost(Cost):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
+        temperature: float | Tensor = 1.0,
+        class_weight: Tensor | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        block_rows: int | None = None,
+        group: Any = None,
     ) -> None:
-        super().__init__(**options)
+        super().__init__()
+        self.temperature, self.class_weight, self.ignore_index = temperature, class_weight, ignore_index
+        self.label_smoothing, self.reduction, self.block_rows, self.group = (
+            label_smoothing,
+            reduction,
+            block_rows,
+            group,
+        )
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -202,13 +237,14 @@ class LinearLogLikelihoodCost(Cost):
 
     def activation(self, x: Tensor) -> Tensor:
         """Return a (..., C), the outputs of the layer for its inputs x (..., D); here z is whole."""
-        return torch.softmax(self.layer(x) / self.options["temperature"], -1)
+        return torch.softmax(self.layer(x) / self.temperature, -1)
 
     def delta(self, x: Tensor, y: Tensor) -> Tensor:
         """Return δ = ∂Cₓ/∂z of each example x, (..., C), whatever the reduction; here z is whole."""
-        options = self.options
         cost = LogLikelihoodCost(
+            temperature=self.temperature,
             weight=self.class_weight,
-            **{name: options[name] for name in ("temperature", "ignore_index", "label_smoothing")},
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
         )
         return cost.delta(self.layer(x), y)

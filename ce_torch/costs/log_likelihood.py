@@ -6,16 +6,17 @@ For a class y, t is 1 at j = y and 0 elsewhere: C = −ln a_y and δ = c (a − 
 other choices of t.
 """
 
-import math
-
 import torch
 from torch import Tensor, softmax
+from torch.nn.functional import cross_entropy
 
+from ce_torch.costs.arguments import check_arguments, check_classes, check_ignored, check_weight_of_classes
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_classes, check_weight, evaluate, in_dtype_of
+from ce_torch.costs.base import Cost, evaluate, in_dtype_of
+from ce_torch.costs.call import called_as
 from ce_torch.costs.desired import one_hot
 from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import widen
+from ce_torch.costs.precision import wide, widen
 from ce_torch.costs.product import product
 from ce_torch.costs.reduction import quotient
 from ce_torch.costs.softmax import exponentials
@@ -61,29 +62,32 @@ def counts(
 costs_of_softmax = hand_written(cost, delta, by_y, by_weight, counts=counts, fast=(cpu.of_softmax, gpu.of_softmax))
 
 
+@called_as(cross_entropy)
 def log_likelihood(
     z: Tensor,
     y: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The log-likelihood cost of a softmax layer, with δ = a − y written by hand.
+    """The log-likelihood cost of a softmax layer: `F.cross_entropy(z, y)`, options included, for z of shape (N, C).
 
-        C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature)
+    It is not the chapter's `cross_entropy`, which is of sigmoid neurons. Research code may call this one
+    `softmax_cross_entropy`, the same function. Unlike in PyTorch, classes are always the last dimension of z, and y is
+    told apart by its dtype.
 
-    For z of shape (N, C) it equals `F.cross_entropy` with the same options. Unlike there, classes are always the last
-    dimension of z, and y is told apart by its dtype.
+        C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    δ = a − y, by hand
 
     Args:
         z: weighted inputs of the output layer, floating point, shape (..., C). -inf rules a class out; an example of
             which +inf or nan is part costs nan.
-        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C).
-        temperature: at least 1e-38; 1 / temperature is equation (83)'s c.
+        y: class indices, int64 or uint8, shape (...); or desired outputs in [0, 1], floating point, shape (..., C).
+        temperature: at least 1e-38; 1 / temperature is equation (83)'s c. A tensor, floating point, shape (), gets its
+            gradient too.
         weight: a factor for the cost of each class, floating point, shape (C,).
         ignore_index: examples whose class index this is cost nothing and do not count in the mean. Class indices only.
         label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
@@ -107,9 +111,19 @@ def log_likelihood(
     Source: Nielsen, section 3.1, equations (78)-(84); label smoothing: Szegedy et al., "Rethinking the Inception
     Architecture for Computer Vision", 2016.
     """
-    check_arguments(z, y, reduction)
-    check_options(y, temperature, ignore_index, label_smoothing)
-    check_weight_of_classes("weight", weight, z.shape[-1], z, "z")
+    y = check_arguments(z, y)
+    check_weight_of_classes("weight", weight, z.shape, z, "z")
+    check_ignored(ignore_index, y)
+    if isinstance(temperature, Tensor):
+        C = log_likelihood(
+            divided(z, temperature),
+            y,
+            weight=weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+        )
+        return in_dtype_of(z, C, out_dtype)
     options = weight, 1 / temperature, ignore_index, label_smoothing
     if reduction != "mean" or weight is None or y.is_floating_point():
         return in_dtype_of(
@@ -119,30 +133,20 @@ def log_likelihood(
     return in_dtype_of(z, quotient(C, total_weight(y, weight.to(C.dtype), ignore_index)), out_dtype)
 
 
+def divided(tensor: Tensor, temperature: Tensor) -> Tensor:
+    """Return the tensor, at least in float32, divided by a temperature whose gradient is autograd's.
+
+    What is infinite stays so, and adds nothing to that gradient.
+    """
+    tensor = tensor.to(wide(tensor))
+    finite = tensor.isfinite()
+    return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature.to(tensor.dtype), tensor)
+
+
 def total_weight(y: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
     """Return the sum of the weights of the classes y that are not ignored."""
     ignored = y == ignore_index
     return weight[y.masked_fill(ignored, 0)].masked_fill(ignored, 0).sum()
-
-
-def check_options(y: Tensor, temperature: float, ignore_index: int, label_smoothing: float) -> None:
-    """Raise `ValueError` unless the options are such as `log_likelihood` takes."""
-    # c = 1 / temperature is infinite in float32 for less, and c z is nan.
-    if not (isinstance(temperature, (int, float)) and 1e-38 <= temperature < math.inf):
-        raise ValueError(f"temperature must be a finite number of at least 1e-38, got {temperature!r}")
-    if not (isinstance(label_smoothing, (int, float)) and 0 <= label_smoothing <= 1):
-        raise ValueError(f"label_smoothing must be a number from 0 to 1, got {label_smoothing!r}")
-    if y.is_floating_point() and ignore_index >= 0:
-        raise ValueError(
-            f"ignore_index={ignore_index} goes with class indices, but y holds desired outputs ({y.dtype})"
-        )
-
-
-def check_weight_of_classes(name: str, weight: Tensor | None, classes: int, z: Tensor, of: str) -> None:
-    """Raise `TypeError` or `ValueError` unless the argument called `name` has a factor for each class, or is None."""
-    check_weight(name, weight, z, of)
-    if weight is not None and weight.shape != (classes,):
-        raise ValueError(f"{name} must have shape {(classes,)}, one factor a class, got {tuple(weight.shape)}")
 
 
 class LogLikelihoodCost(Cost):
@@ -156,12 +160,26 @@ class LogLikelihoodCost(Cost):
 
     function = staticmethod(log_likelihood)
 
+    def __init__(
+        self,
+        *,
+        temperature: float | Tensor = 1.0,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+        out_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.temperature, self.weight, self.ignore_index = temperature, weight, ignore_index
+        self.label_smoothing, self.reduction, self.out_dtype = label_smoothing, reduction, out_dtype
+
     def activation(self, z: Tensor) -> Tensor:
-        return softmax(z / self.options["temperature"], -1)
+        return softmax(z / self.temperature, -1)
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        check_arguments(z, y)
-        options = self.options
-        check_classes(y, z.shape[-1], options["ignore_index"])
-        formula = self.weight, 1 / options["temperature"], options["ignore_index"], options["label_smoothing"]
-        return delta(*widen((z, y, *formula))).to(z.dtype)
+        y = check_arguments(z, y)
+        check_classes(y, z.shape[-1], self.ignore_index)
+        check_weight_of_classes("weight", self.weight, z.shape, z, "z")
+        c = 1 / self.temperature
+        return delta(*widen((z, y, self.weight, c, self.ignore_index, self.label_smoothing))).to(z.dtype)

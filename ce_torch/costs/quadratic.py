@@ -5,11 +5,16 @@
 σ′(z) is nearly 0 where a neuron is saturated, right or wrong: the learning slowdown.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
+from ce_torch.costs.arguments import check_arguments, check_classes, check_option
 from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, check_arguments, check_classes, evaluate, in_dtype_of
+from ce_torch.costs.base import Cost, evaluate, in_dtype_of
+from ce_torch.costs.call import called_as
 from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.costs.precision import widen
@@ -60,12 +65,13 @@ of_linear = hand_written(
 )
 
 
+@called_as(mse_loss)
 def quadratic(
     z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean", out_dtype: torch.dtype | None = None
 ) -> Tensor:
-    """The quadratic cost, with δ = (a − y) σ′(z), or δ = a − y, written by hand.
+    """The quadratic cost: N / 2 · `F.mse_loss(torch.sigmoid(z), y)`, or `F.mse_loss(z, y)`, for N neurons.
 
-        C = ½ Σⱼ (aⱼ − yⱼ)²,    a = σ(z) or a = z
+        C = ½ Σⱼ (aⱼ − yⱼ)²,    a = σ(z) or a = z,    δ = (a − y) σ′(z) or δ = a − y, written by hand
 
     Args:
         z: weighted inputs of the output layer, floating point, shape (..., C).
@@ -89,9 +95,7 @@ def quadratic(
 
     Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
     """
-    check_arguments(z, y, reduction)
-    if activation not in ("sigmoid", "linear"):
-        raise ValueError(f'activation must be "sigmoid" or "linear", got {activation!r}')
+    y = check_arguments(z, y)
     costs = of_sigmoid if activation == "sigmoid" else of_linear
     return in_dtype_of(z, evaluate(costs, reduction, z, y), out_dtype)
 
@@ -107,11 +111,22 @@ class QuadraticCost(Cost):
 
     function = staticmethod(quadratic)
 
+    def __init__(
+        self, *, activation: str = "sigmoid", reduction: str = "mean", out_dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self._activation, self.reduction, self.out_dtype = check_option("activation", activation), reduction, out_dtype
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # The name of this option is also that of the method.
+        return {"activation": self._activation, "reduction": self.reduction, "out_dtype": self.out_dtype}
+
     def activation(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z) if self.options["activation"] == "sigmoid" else z
+        return torch.sigmoid(z) if self._activation == "sigmoid" else z
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        check_arguments(z, y)
+        y = check_arguments(z, y)
         check_classes(y, z.shape[-1])
-        delta = delta_of_sigmoid if self.options["activation"] == "sigmoid" else error_of_linear
+        delta = delta_of_sigmoid if self._activation == "sigmoid" else error_of_linear
         return delta(*widen((z, y))).to(z.dtype)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ce_torch.costs.base import check_classes, values_can_be_read
+from ce_torch.costs.arguments import check_classes, values_can_be_read
 from ce_torch.costs.layer.shards import Shard
 from ce_torch.costs.precision import wide
 
