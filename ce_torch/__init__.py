@@ -4,6 +4,29 @@ from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.linear_log_likelihood import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost
+from ce_torch.functional import (
+    cross_entropy,
+    linear_log_likelihood,
+    linear_softmax_cross_entropy,
+    log_likelihood,
+    quadratic,
+    sigmoid_cross_entropy,
+    softmax_cross_entropy,
+)
 from ce_torch.network import MLP, MLPs
 
-__all__ = ["MLP", "CrossEntropyCost", "LinearLogLikelihoodCost", "LogLikelihoodCost", "MLPs", "QuadraticCost"]
+__all__ = [
+    "MLP",
+    "CrossEntropyCost",
+    "LinearLogLikelihoodCost",
+    "LogLikelihoodCost",
+    "MLPs",
+    "QuadraticCost",
+    "cross_entropy",
+    "linear_log_likelihood",
+    "linear_softmax_cross_entropy",
+    "log_likelihood",
+    "quadratic",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+]

@@ -159,6 +159,9 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
     def apply(*inputs: Any) -> Tensor:
         if torch.compiler.is_compiling():
             return Compiled.apply(*inputs)
+        if torch._C._get_tracing_state() is not None:
+            # A trace holds operations, not functions of Python; autograd differentiates them.
+            return function.forward(*inputs)
         if torch._C._are_functorch_transforms_active():
             return function.apply(*inputs)
         return Eager.apply(*inputs)

@@ -1,10 +1,14 @@
 """The costs inside PyTorch's other tools: compiled, exported, on tensors without data, and in several processes."""
 
 import dataclasses
+import io
+import pickle
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,8 +17,10 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from ce_torch import LinearLogLikelihoodCost, LogLikelihoodCost, functional
 from ce_torch.costs.fast import blocks, cpu
 
 Spread = Callable[[nn.Module], nn.Module]
@@ -49,6 +55,67 @@ def test_an_exported_network_that_ends_in_a_cost_takes_any_batch_size(case) -> N
     _, y = case.examples(9, 3, dtype=torch.float32)
     x = torch.randn(9, 4)
     torch.testing.assert_close(program.module()(x, y), network(x, y))
+
+
+def traced_by_jit(network: nn.Module, *inputs: Tensor) -> nn.Module:
+    """Return what is loaded of a saved trace."""
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(network, inputs), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def traced_by_fx(network: nn.Module, *inputs: Tensor) -> nn.Module:
+    """Return a pickled copy of the module that holds the graph."""
+    return pickle.loads(pickle.dumps(torch.fx.symbolic_trace(network)))
+
+
+OF_JIT = pytest.mark.filterwarnings("ignore:.torch.jit")
+
+
+@OF_JIT
+@pytest.mark.parametrize("traced", [traced_by_jit, traced_by_fx])
+def test_a_trace_of_a_network_that_ends_in_a_cost_is_right_for_other_inputs(case, traced: Callable) -> None:
+    network = EndsInACost(case).to(case.dtype)
+    _, y = case.examples(6, 3)
+    trace = traced(network, torch.randn(6, 4, dtype=case.dtype), y)
+    x, (_, y) = torch.randn(6, 4, dtype=case.dtype), case.examples(6, 3, seed=1)
+    C, expected = trace(x, y), case.by_textbook(network.layer(x), y)
+    torch.testing.assert_close(C, expected)
+    ours = torch.autograd.grad(C, [*trace.layer.parameters()])
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, [*network.layer.parameters()]))
+
+
+@OF_JIT
+@pytest.mark.parametrize("traced", [traced_by_jit, traced_by_fx])
+@pytest.mark.parametrize("cost", [LogLikelihoodCost, partial(LinearLogLikelihoodCost, 4, 4)])
+def test_a_trace_ignores_what_is_to_be_ignored_of_other_inputs(cost: Callable, traced: Callable) -> None:
+    cost = cost(ignore_index=1, label_smoothing=0.1)
+    z, y = torch.randn(2, 6, 4), torch.tensor([[0, 1, 2, 0, 1, 2], [2, 3, 1, 1, 1, 0]])
+    trace = traced(cost, z[0], y[0])
+    scores = cost.layer(z[1]) if hasattr(cost, "layer") else z[1]
+    expected = F.cross_entropy(scores, y[1], ignore_index=1, label_smoothing=0.1)
+    torch.testing.assert_close(trace(z[1], y[1]), expected)
+
+
+class Labelled(Tensor):
+    """A tensor that asks to be told of every function that is called with it."""
+
+    called: ClassVar[list[Callable]] = []
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), keywords=None):
+        cls.called.append(function)
+        return super().__torch_function__(function, types, arguments, keywords)
+
+
+def test_a_tensor_with_torch_function_is_told_of_a_cost_as_a_whole(case) -> None:
+    z, y = case.examples(6, 3, dtype=torch.float32)
+    Labelled.called.clear()
+    C = case(z.as_subclass(Labelled), y)
+    assert type(C) is Labelled
+    assert {getattr(functional, name) for name in functional.__all__} & {*Labelled.called}
+    torch.testing.assert_close(C.as_subclass(Tensor), case.by_textbook(z, y))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
