@@ -69,7 +69,8 @@ def linear_log_likelihood(
         weight, bias: its parameters, of x's dtype, shapes (C, D) and (C,).
         y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C), which
             already take as much memory as z, with label smoothing or class weights twice as much.
-        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`.
+        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`. The temperature is a number
+            where classes are shared out among processes.
         class_weight: a factor for the cost of each class, floating point, shape (C,); in `log_likelihood`, and in
             `F.linear_cross_entropy`, it is `weight`. There x, weight, y and bias are input, linear_weight, target and
             linear_bias.
@@ -102,6 +103,8 @@ def linear_log_likelihood(
     y = check_desired(y, shape, x, "x")
     check_weight_of_classes("class_weight", class_weight, shape, x, "x")
     check_ignored(ignore_index, y)
+    if isinstance(temperature, Tensor) and group is not None:
+        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
     if torch.jit.is_tracing() and group is None:
         # Functions of Python, such as work z out block by block, are no part of a trace.
         return log_likelihood(
@@ -116,8 +119,6 @@ def linear_log_likelihood(
     shard = of_this_process(weight, group)
     x, weight, bias = as_autocast_has_them(x, weight, bias)
     if isinstance(temperature, Tensor):
-        if group is not None:
-            raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
         x = divided(x, temperature).to(x.dtype)
         bias = None if bias is None else divided(bias, temperature).to(bias.dtype)
         temperature = 1.0

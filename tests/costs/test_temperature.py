@@ -130,3 +130,8 @@ def test_a_temperature_that_was_learned_away_is_refused():
         cost.temperature.sub_(2)
     with pytest.raises(ValueError, match=r"temperature must be a finite number of at least 1e-38, got -1.0"):
         cost(X.float() @ W.T.float(), CLASSES)
+
+
+def test_where_classes_are_shared_out_a_temperature_is_a_number():
+    with pytest.raises(ValueError, match="temperature must be a number where classes are shared out among processes"):
+        linear_log_likelihood(X, W, CLASSES, temperature=T, group=object())
