@@ -74,11 +74,7 @@ def check_desired(y: Tensor, shape: Sequence[int], z: Tensor, of: str) -> Tensor
             f"{advice(y, tuple(shape), of)}"
         )
     check_device("y", y, z, of)
-    if not holds_classes:
-        return y
-    if shape[-1] == 0 and y.numel() > 0:
-        raise ValueError(f"z must have classes, since y holds class indices, got z of shape {tuple(shape)}")
-    return y if y.dtype == torch.int64 else y.long()
+    return y.long() if y.dtype == torch.uint8 else y
 
 
 def advice(y: Tensor, outputs: tuple[int, ...], of: str) -> str:
@@ -255,6 +251,8 @@ def check_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> N
     """Raise `ValueError` if one of the class indices y names no class, as far as their values are free to read."""
     if y.is_floating_point() or not values_can_be_read(y) or y.numel() == 0:
         return
+    if classes == 0:
+        raise ValueError("y must hold desired outputs, got class indices: z has no classes, its last dimension is 0")
     wrong = (y < 0) | (y >= classes)
     allowed = f"0 to {classes - 1}"
     if ignore_index is not None:

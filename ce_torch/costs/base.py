@@ -60,8 +60,8 @@ class Cost(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments for `function`."""
-        return {name: getattr(self, name) for name in self.option_names}
+        """The keyword arguments for `function`, those that are None excepted."""
+        return {name: value for name in self.option_names if (value := getattr(self, name)) is not None}
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Return C for the weighted inputs z (..., C) and y, desired outputs (..., C) or class indices (...)."""
@@ -76,4 +76,4 @@ class Cost(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

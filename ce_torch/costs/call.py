@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ce_torch.costs.arguments import check_option
+from ce_torch.costs.arguments import OPTIONS
 
 Arguments = ParamSpec("Arguments")
 
@@ -43,7 +43,8 @@ def called_as(
             if has_torch_function(arguments):
                 return handle_torch_function(call, arguments, *positional, **named)
             for name, value in named.items():
-                named[name] = check_option(name, value)
+                if name in OPTIONS:
+                    named[name] = OPTIONS[name](value)
             if torch._C._get_tracing_state() is None:
                 return cost(*positional, **named)
             with warnings.catch_warnings():

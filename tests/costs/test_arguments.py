@@ -104,7 +104,7 @@ def test_z_of_another_shape_than_y_is_refused(cost):
 
 @pytest.mark.parametrize("cost", COSTS, ids=str)
 def test_class_indices_need_classes(cost):
-    with pytest.raises(ValueError, match=r"z must have classes, since y holds class indices, got z of shape \(4, 0\)"):
+    with pytest.raises(ValueError, match="got class indices: z has no classes, its last dimension is 0"):
         cost(torch.zeros(4, 0), indices)
 
 
