@@ -1,4 +1,4 @@
-"""What every cost shares: its desired outputs, the dtype of its result, its module."""
+"""What every cost shares: the error of a class that there is not, the dtype of its result, its module."""
 
 import inspect
 from collections.abc import Callable

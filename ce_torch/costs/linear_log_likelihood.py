@@ -115,6 +115,7 @@ def linear_log_likelihood(
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
             reduction=reduction,
+            out_dtype=out_dtype,
         )
     shard = of_this_process(weight, group)
     x, weight, bias = as_autocast_has_them(x, weight, bias)
@@ -221,15 +222,12 @@ class LinearLogLikelihoodCost(Cost):
         reduction: str = "mean",
         block_rows: int | None = None,
         group: Any = None,
+        out_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.temperature, self.class_weight, self.ignore_index = temperature, class_weight, ignore_index
-        self.label_smoothing, self.reduction, self.block_rows, self.group = (
-            label_smoothing,
-            reduction,
-            block_rows,
-            group,
-        )
+        self.label_smoothing, self.reduction, self.out_dtype = label_smoothing, reduction, out_dtype
+        self.block_rows, self.group = block_rows, group
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
