@@ -126,7 +126,7 @@ def linear_log_likelihood(
     c = 1 / temperature
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
-        rows = counted_rows(rows, y.reshape(len(rows), -1))
+        rows = counted_rows(rows, y.reshape(rows.shape[0], weight.shape[0]))
         t = desired_outputs(y, x, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
         C = cost_of_examples(Layer(rows, weight, bias, t), c, block_rows, shard)
         return in_dtype_of(x, reduce(reduction, C.view(x.shape[:-1])), out_dtype)
