@@ -1,8 +1,12 @@
 """The costs as the tests see them: each with the textbook's formula, which autograd differentiates."""
 
+import ctypes
 import os
+import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ce_torch import CrossEntropyCost, LinearLogLikelihoodCost, LogLikelihoodCost, QuadraticCost
-from ce_torch.costs.fast import blocks, cpu
+from ce_torch.costs.fast import blocks, compiler, cpu
 from ce_torch.costs.layer import blocks as layer_blocks
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
@@ -147,6 +151,47 @@ CASES = [
         indices=True,
     ),
 ]
+
+
+@pytest.fixture
+def needs_a_compiler() -> None:
+    name, *_ = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    if shutil.which(name) is None:
+        pytest.skip("there is no C++ compiler")
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user's cache in which nothing is kept yet; the user's own kernels come back after the test.
+
+    The kernels of these tests are one small function, which compiles in no time.
+    """
+    small = tmp_path / "small.cpp"
+    small.write_text('extern "C" int small() { return 0; }')
+    monkeypatch.setattr(compiler, "SOURCES", (small,))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))
+    return tmp_path / "ce_torch"
+
+
+@pytest.fixture
+def has_kernels(cache: Path) -> Callable[[], bool]:
+    """Return whether a run that starts now has kernels."""
+
+    def has_kernels() -> bool:
+        compiler.library.cache_clear()
+        return isinstance(compiler.library(), ctypes.CDLL)
+
+    return has_kernels
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that compile, one after the other."""
+    commands: list[list[str]] = []
+    run = compiler.run
+    monkeypatch.setattr(compiler, "run", lambda command, folder: commands.append(command) or run(command, folder))
+    return commands
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)

@@ -1,9 +1,7 @@
-"""The kernels for the CPU: how they are compiled, kept and done without, and what they alone promise."""
+"""What the kernels for the CPU promise, and formulas do not."""
 
-import logging
 import os
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ce_torch.costs.fast import compiler, cpu
+from ce_torch.costs.fast import cpu
 from ce_torch.functional import cross_entropy, log_likelihood
 
 CXX = shutil.which(os.environ.get("CXX", "c++"))
@@ -22,100 +20,6 @@ needs_a_compiler = pytest.mark.skipif(CXX is None, reason="there is no C++ compi
 @pytest.fixture(autouse=True)
 def way() -> None:
     """The kernels serve, as they do for a user."""
-
-
-@pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A user's cache in which nothing is kept yet; the user's own library comes back after the test."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))
-    return tmp_path / "ce_torch"
-
-
-@needs_a_compiler
-def test_a_second_run_takes_what_the_first_has_compiled(fresh, monkeypatch):
-    assert compiler.library() is not None
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert compiler.library.__wrapped__() is not None
-
-
-@needs_a_compiler
-def test_what_is_kept_is_the_users_alone(fresh):
-    assert compiler.library() is not None
-    assert {stat.S_IMODE(path.stat().st_mode) for path in (fresh, *fresh.iterdir())} == {0o700}
-
-
-@needs_a_compiler
-def test_what_others_could_have_written_is_not_loaded(fresh):
-    assert compiler.library() is not None
-    fresh.chmod(0o777)
-    (kept,) = fresh.iterdir()
-    kept.unlink()
-    kept.write_bytes(b"no library")
-    assert compiler.library.__wrapped__() is not None
-
-
-@pytest.mark.parametrize("fact", ["SOURCES", "FLAGS", "instructions"])
-def test_another_source_or_processor_has_kernels_of_its_own(fact, monkeypatch, tmp_path):
-    before = compiler.file_name(["c++"])
-    other_source = tmp_path / "other.cpp"
-    other_source.write_text("")
-    other = {"SOURCES": (other_source,), "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
-    monkeypatch.setattr(compiler, fact, other[fact])
-    assert compiler.file_name(["c++"]) != before
-
-
-@needs_a_compiler
-def test_the_compiler_may_be_named_with_its_options(fresh, monkeypatch):
-    monkeypatch.setenv("CXX", f"{CXX} -g")
-    assert compiler.library() is not None
-
-
-def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(fresh, monkeypatch, caplog):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with caplog.at_level(logging.WARNING):
-        C = log_likelihood(torch.zeros(2, 4), torch.tensor([0, 1]))
-        log_likelihood(torch.zeros(2, 4), torch.tensor([0, 1]))
-    torch.testing.assert_close(C, torch.tensor(4.0).log())
-    (line,) = caplog.messages
-    assert "there is no C++ compiler" in line
-
-
-@needs_a_compiler
-def test_a_source_that_does_not_compile_is_done_without(fresh, monkeypatch, tmp_path, caplog):
-    wrong = tmp_path / "wrong.cpp"
-    wrong.write_text("int main( {")
-    monkeypatch.setattr(compiler, "SOURCES", (wrong,))
-    assert compiler.library() is None
-    assert str(wrong) in caplog.text
-    assert not fresh.exists()
-
-
-@needs_a_compiler
-def test_a_cache_that_cannot_be_written_to_is_done_without(fresh):
-    fresh.write_text("a file where the folder should be")
-    assert compiler.library() is not None
-    assert fresh.is_file()
-
-
-@needs_a_compiler
-def test_whatever_keeps_the_kernels_away_costs_work_without_them(fresh, monkeypatch, caplog):
-    def homeless(path):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "expanduser", homeless)
-    assert compiler.library() is None
-    assert "home directory" in caplog.text
-
-
-@needs_a_compiler
-def test_what_a_compiler_says_may_be_in_any_encoding(fresh, monkeypatch, tmp_path, caplog):
-    failing = tmp_path / "failing"
-    failing.write_text("#!/bin/sh\nprintf 'caf\\351' >&2\nexit 1\n")
-    failing.chmod(0o700)
-    monkeypatch.setenv("CXX", str(failing))
-    assert compiler.library() is None
-    assert "caf" in caplog.text
 
 
 @needs_a_compiler

@@ -1,10 +1,15 @@
 """Faster ways than the formulas: by blocks that stay in the caches, by kernels for the CPU, by kernels for a GPU."""
 
+import logging
+import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+OFF = "CE_TORCH_KERNELS=0 turns them off"
 
 
 class Fast(NamedTuple):
@@ -17,6 +22,17 @@ class Fast(NamedTuple):
     takes: Callable[..., bool]
     cost: Callable[..., tuple[Tensor, Any]]
     delta: Callable[..., Tensor]
+
+
+@cache
+def kernels_are_on() -> bool:
+    """Return whether the environment variable CE_TORCH_KERNELS lets kernels serve: 1, the default, or 0."""
+    value = os.environ.get("CE_TORCH_KERNELS") or "1"
+    if value not in ("0", "1"):
+        logging.getLogger("ce_torch").warning(
+            "CE_TORCH_KERNELS must be 0, for no kernels, or 1, the default, got %r; the kernels serve.", value
+        )
+    return value != "0"
 
 
 def memory_is_all() -> bool:

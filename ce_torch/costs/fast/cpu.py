@@ -68,7 +68,7 @@ def has_kernels_for(z: Tensor, y: Tensor, *_: Any) -> bool:
 
 
 def has_kernels() -> bool:
-    return compiler.library() is not None
+    return isinstance(compiler.library(), ctypes.CDLL)
 
 
 def has_kernels_for_weights(z: Tensor, y: Tensor, *weights: Tensor | None) -> bool:

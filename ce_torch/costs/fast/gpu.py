@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.desired import desired_outputs
-from ce_torch.costs.fast import Fast, is_plain, memory_is_all
+from ce_torch.costs.fast import Fast, is_plain, kernels_are_on, memory_is_all
 from ce_torch.costs.precision import wide
 from ce_torch.costs.reduction import reduce, unreduce
 
@@ -29,6 +29,7 @@ def has_kernels_for(*inputs: Any) -> bool:
         and wide(z) == torch.float32
         and memory_is_all()
         and has_triton()
+        and kernels_are_on()
     )
 
 

@@ -1,0 +1,93 @@
+"""A folder of the user's in which files are kept for later runs: what is read is what was written, or nothing.
+
+A file starts with the digest of what follows. One that is empty, cut short or damaged counts as missing, and so does
+one that somebody else can have written. A file is replaced as a whole, since other processes read and write it too.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+UNFINISHED = ".kernels-"
+
+
+def folder() -> Path | None:
+    """Return the folder, which may not exist yet; None for a user who has no place for one."""
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # there is no home
+        return None
+    return caches / "ce_torch" if caches.is_absolute() else None
+
+
+def read(path: Path) -> bytes | None:
+    """Return the data of a file; None if they are not what `write` wrote."""
+    try:
+        if not (is_ours(path.parent) and is_ours(path) and path.is_file()):
+            return None
+        content = path.read_bytes()
+    except OSError:
+        return None
+    size = hashlib.sha256().digest_size
+    digest, data = content[:size], content[size:]
+    return data if hashlib.sha256(data).digest() == digest else None
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all; raise `OSError` if that fails."""
+    with scratch(path.parent) as made:
+        if not is_ours(path.parent):
+            raise PermissionError(f"others can write to {path.parent}")
+        unfinished = made / path.name
+        with unfinished.open("xb") as file:
+            file.write(hashlib.sha256(data).digest() + data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.chmod(0o600)
+        unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path | None) -> Iterator[Path]:
+    """Make a folder for a while, in `parent` or, for None, where the system has its temporary files."""
+    if parent is not None:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with TemporaryDirectory(
+        dir=parent, prefix=UNFINISHED, suffix=f".{os.getpid()}", ignore_cleanup_errors=True
+    ) as made:
+        yield Path(made)
+
+
+def clear(parent: Path) -> None:
+    """Remove what processes that were killed left unfinished."""
+    for path in parent.glob(UNFINISHED + "*"):
+        process = path.suffix[1:]
+        if process.isdecimal() and not is_running(int(process)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def is_running(process: int) -> bool:
+    """Return whether this machine has the process; one of another machine that shares the home can compile again."""
+    if os.name != "posix":  # elsewhere signal 0 ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether nobody but this user, or the machine's administrator, can have written what is there."""
+    status = path.stat()
+    return not hasattr(os, "getuid") or (status.st_uid in (0, os.getuid()) and not status.st_mode & 0o022)
