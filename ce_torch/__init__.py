@@ -1,5 +1,6 @@
 """Cost functions whose backward pass is written by hand, δ = a − y, and that keep every promise of autograd."""
 
+from ce_torch.costs.backend import explain
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.linear_log_likelihood import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
@@ -23,6 +24,7 @@ __all__ = [
     "MLPs",
     "QuadraticCost",
     "cross_entropy",
+    "explain",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "log_likelihood",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ce_torch.costs.backend import choose, tell
 from ce_torch.costs.fast import Fast, is_plain, memory_is_all
 from ce_torch.costs.fast.blocks import by_blocks
 from ce_torch.costs.precision import widen
@@ -136,7 +137,7 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Tensor:
             function.setup_context(ctx, inputs, None)
-            ctx.way = way = None if any(ctx.needs_input_grad[2:]) else faster(fast, inputs[1:])
+            ctx.way = way = choose(fast, inputs[1:], any(ctx.needs_input_grad[2:]))
             if way is None:
                 return function.forward(*inputs)
             C, ctx.sums = way.cost(*inputs)
@@ -150,7 +151,7 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
                 return function.backward(ctx, grad)
             inputs = *ctx.saved_tensors, *ctx.constants
             if ctx.hooked:
-                if not ctx.way.takes(*inputs):
+                if ctx.way.refusal(*inputs) is not None:
                     return function.backward(ctx, grad)
                 _, ctx.sums = ctx.way.cost("none", *inputs)
             delta = ctx.way.delta(grad, ctx.sums, ctx.reduction, *inputs)
@@ -163,18 +164,11 @@ def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast])
             # A trace holds operations, not functions of Python; autograd differentiates them.
             return function.forward(*inputs)
         if torch._C._are_functorch_transforms_active():
+            tell("formulas", "torch.func transforms the cost")
             return function.apply(*inputs)
         return Eager.apply(*inputs)
 
     return apply
-
-
-def faster(ways: Sequence[Fast], inputs: Sequence[Any]) -> Fast | None:
-    """Return the first of the ways that takes the inputs."""
-    for way in ways:
-        if way.takes(*inputs):
-            return way
-    return None
 
 
 def batched(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:

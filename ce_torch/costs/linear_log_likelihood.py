@@ -19,6 +19,7 @@ from ce_torch.costs.arguments import (
     check_ignored,
     check_weight_of_classes,
 )
+from ce_torch.costs.backend import tell
 from ce_torch.costs.base import Cost, in_dtype_of
 from ce_torch.costs.call import called_as
 from ce_torch.costs.layer import at_once, formulas
@@ -128,24 +129,26 @@ def linear_log_likelihood(
     if y.is_floating_point():
         rows = counted_rows(rows, y.reshape(rows.shape[0], weight.shape[0]))
         t = desired_outputs(y, x, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
-        C = cost_of_examples(Layer(rows, weight, bias, t), c, block_rows, shard)
+        layer = Layer(rows, weight, bias, t)
+        C = cost_of_examples(layer, c, block_rows, shard, at_once.refusal(layer, reduction, shard))
         return in_dtype_of(x, reduce(reduction, C.view(x.shape[:-1])), out_dtype)
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
     layer = Layer(target.counted(rows), weight, bias, target.y, target.peak, target.base)
-    if reduction != "none" and shard.group is None and at_once.is_for(layer):
+    not_at_once = at_once.refusal(layer, reduction, shard)
+    if not_at_once is None:
         setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows), shard)
         C = at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting)
         # The mean over no examples is nan.
         C = C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C)
         return in_dtype_of(x, C, out_dtype)
-    C = target.masked(cost_of_examples(layer, c, block_rows, shard))
+    C = target.masked(cost_of_examples(layer, c, block_rows, shard, not_at_once))
     if reduction == "mean":
         return in_dtype_of(x, quotient(C.sum(), target.share.sum()), out_dtype)
     return in_dtype_of(x, reduce(reduction, C.view(y.shape)), out_dtype)
 
 
-def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard) -> Tensor:
-    """Return C of each example, in the form that suits the caller."""
+def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard, not_at_once: str) -> Tensor:
+    """Return C of each example, in the form that suits the caller; `not_at_once` is why gradients come later."""
     if torch.compiler.is_compiling():
         if shard.group is not None:
             raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
@@ -153,6 +156,7 @@ def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shar
             # The compiler differentiates the formula itself, in a single block.
             return formulas.costs(layer, Setting(c, 12 * layer.x.shape[0] * layer.weight.shape[0], shard))[0]
         return costs_of_layer(*layer, c, block_rows)[0]
+    tell("blocks", f"the gradients are not worked out with the cost: {not_at_once}")
     return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
 
 

@@ -156,7 +156,7 @@ def test_kernels_can_be_turned_off(has_kernels, switch, caplog, monkeypatch):
     assert not caplog.messages
     monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
     monkeypatch.setattr(gpu, "has_triton", lambda: True)
-    assert not gpu.has_kernels_for(z, y)
+    assert gpu.refusal(z, y) == "CE_TORCH_KERNELS=0 turns them off"
 
 
 @pytest.mark.usefixtures("needs_a_compiler")

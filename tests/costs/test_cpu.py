@@ -88,7 +88,7 @@ def test_threads_are_those_of_pytorch():
 @needs_a_compiler
 def test_a_class_that_is_none_is_refused_before_memory_is_read():
     with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):
-        cpu.of_class.cost("mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), 1.0)
+        cpu.of_softmax.cost("mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), None, 1.0, -100, 0.0)
 
 
 @needs_a_compiler

@@ -12,6 +12,7 @@ from heads import layer
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from ce_torch import explain
 from ce_torch.costs.fast import cpu, gpu
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
@@ -258,6 +259,11 @@ def test_forward_and_backward_are_a_kernel_each(cost, examples, launches):
     assert len(launches) == 2
 
 
+def test_explain_names_the_kernels_that_run(way, cost, examples, launches):
+    assert explain(cost, *examples(cost, 5, 3)).name == {"cpu": "cpp", "gpu": "triton"}[way]
+    assert len(launches) == 1
+
+
 def test_a_parameter_takes_the_kernels_too(cost, examples, launches):
     z, y = examples(cost, 5, 3)
     cost(torch.nn.Parameter(z), y).backward()
@@ -297,6 +303,7 @@ def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(way, launches, bias
     inputs = [tensor.detach().to(GPU).requires_grad_() for tensor in inputs]
     C = linear_log_likelihood(inputs[0], inputs[1], y.to(GPU), *inputs[2:], block_rows=16, ignore_index=3)
     assert launches == ["log_likelihood", "log_likelihood_delta"] * 3
+    assert explain(linear_log_likelihood, inputs[0], inputs[1], y.to(GPU), *inputs[2:]).name == "triton"
     right = F.cross_entropy(F.linear(*inputs), y.to(GPU), ignore_index=3)
     torch.testing.assert_close(C, right)
     torch.testing.assert_close(torch.autograd.grad(C, inputs), torch.autograd.grad(right, inputs))

@@ -9,17 +9,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+# Why a way does not take inputs.
+NOT_PLAIN = "an input is no plain tensor, but sparse, of a subclass, or a view that negates"
+WATCHED = "a dispatch mode is active, such as a tracer, which sees no kernels"
 OFF = "CE_TORCH_KERNELS=0 turns them off"
 
 
 class Fast(NamedTuple):
     """A way for a cost and its δ that are only worked out, and not differentiated again.
 
-    C, sums = cost(reduction, z, ...) and ∂C/∂z = delta(grad, sums, reduction, z, ...), with what reached C in `grad`,
-    where `takes(z, ...)`.
+    `refusal(z, ...)` is why the way does not take these inputs, None where it does. Then
+    C, sums = cost(reduction, z, ...) and ∂C/∂z = delta(grad, sums, reduction, z, ...), with what reached C in `grad`.
     """
 
-    takes: Callable[..., bool]
+    name: str
+    refusal: Callable[..., str | None]
     cost: Callable[..., tuple[Tensor, Any]]
     delta: Callable[..., Tensor]
 

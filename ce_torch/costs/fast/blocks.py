@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs.fast import Fast, is_plain
+from ce_torch.costs.fast import NOT_PLAIN, Fast, is_plain
 from ce_torch.costs.precision import wide, widen
 from ce_torch.costs.product import product
 from ce_torch.costs.reduction import reduce, unreduce
@@ -24,9 +24,17 @@ ELEMENTS = 32768
 Part = tuple[tuple[int, int, int], ...]
 
 
-def are_for(z: Tensor, *_: Any) -> bool:
-    """Whether z is a plain tensor of rows on the CPU, so large that the passes over it are what takes the time."""
-    return z.is_cpu and is_plain(z) and z.ndim > 1 and z.numel() > ELEMENTS
+def refusal(z: Tensor, *_: Any) -> str | None:
+    """Return why blocks are not for z: they are where z's passes over memory are what takes the time."""
+    if not z.is_cpu:
+        return "z is not on the CPU"
+    if not is_plain(z):
+        return NOT_PLAIN
+    if z.ndim == 1:
+        return "z is a single example"
+    if z.numel() <= ELEMENTS:
+        return "z is no larger than a block"
+    return None
 
 
 def parts(shape: Sequence[int]) -> Iterator[Part]:
@@ -81,4 +89,4 @@ def by_blocks(cost: Callable[..., Tensor], delta: Callable[..., Tensor], counts:
             out_part.copy_(product(of_part, delta(*widen(inputs_part))))
         return out
 
-    return Fast(are_for, cost_by_blocks, delta_by_blocks)
+    return Fast("blocks", refusal, cost_by_blocks, delta_by_blocks)

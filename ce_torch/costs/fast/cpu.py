@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ce_torch.costs.fast import Fast, compiler, is_plain, memory_is_all
+from ce_torch.costs.fast import NOT_PLAIN, WATCHED, Fast, compiler, is_plain, memory_is_all
 from ce_torch.costs.precision import wide
 
 DTYPES = {
@@ -50,31 +50,35 @@ class Options(NamedTuple):
     label_smoothing: float = 0.0
 
 
-def has_kernels_for(z: Tensor, y: Tensor, *_: Any) -> bool:
-    return (
-        z.is_cpu
-        and z.dtype in DTYPES
-        and (y.shape == z.shape if y.is_floating_point() else y.shape == z.shape[:-1])
-        and is_plain(z)
-        and is_plain(y)
-        and z.is_contiguous()
-        and y.is_contiguous()
-        and z.numel() > 0
-        and z.data_ptr() != 0  # as that of memory which was given back
-        and y.data_ptr() != 0
-        and memory_is_all()
-        and has_kernels()
-    )
+def refusal(z: Tensor, y: Tensor, *weights: Tensor | None) -> str | None:
+    """Return why the kernels do not take these inputs, None where they do."""
+    if not z.is_cpu:
+        return "z is not on the CPU"
+    if z.dtype not in DTYPES:
+        return "z is of a dtype that they do not take"
+    if y.shape != (z.shape if y.is_floating_point() else z.shape[:-1]):
+        return "y broadcasts to z"
+    if not (is_plain(z) and is_plain(y)):
+        return NOT_PLAIN
+    if not (z.is_contiguous() and y.is_contiguous()):
+        return "the numbers of z or y do not follow one another in memory; .contiguous() makes them"
+    # As of memory which was given back.
+    if z.numel() == 0 or z.data_ptr() == 0 or y.data_ptr() == 0:
+        return "z or y has no memory"
+    for weight in weights:
+        if weight is not None and not is_plain(weight):
+            return NOT_PLAIN
+        if weight is not None and strides(weight, z.shape) is None:
+            return "a weight is neither the same for all examples nor given for each of them"
+    if not memory_is_all():
+        return WATCHED
+    if not has_kernels():
+        return str(compiler.library())
+    return None
 
 
 def has_kernels() -> bool:
     return isinstance(compiler.library(), ctypes.CDLL)
-
-
-def has_kernels_for_weights(z: Tensor, y: Tensor, *weights: Tensor | None) -> bool:
-    return has_kernels_for(z, y) and all(
-        weight is None or (is_plain(weight) and strides(weight, z.shape) is not None) for weight in weights
-    )
 
 
 def strides(weight: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
@@ -121,7 +125,7 @@ def kernel(name: str, dtype: torch.dtype) -> Callable[[bytes], bool]:
     return function
 
 
-def fast(name: str, takes: Callable[..., bool], options: Callable[..., Options]) -> Fast:
+def fast(name: str, refusal: Callable[..., str | None], options: Callable[..., Options]) -> Fast:
     """Return the cost that `cpu_kernels.cpp` has by this name, and its δ; `options(*inputs)` are its options."""
 
     def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -137,16 +141,22 @@ def fast(name: str, takes: Callable[..., bool], options: Callable[..., Options])
         run(name + "_delta", reduction, z, y, options(*inputs), of_rows, 0, grad.data_ptr(), delta.data_ptr())
         return delta
 
-    return Fast(takes, cost, delta)
+    return Fast("cpp", refusal, cost, delta)
+
+
+def refusal_of_softmax(z: Tensor, y: Tensor, weight: Tensor | None, *_: Any) -> str | None:
+    if weight is not None and weight.ndim != 1:
+        return "the weights of the classes vary from example to example"
+    return refusal(z, y, weight)
 
 
 of_softmax = fast(
     "log_likelihood",
-    lambda z, y, weight, *_: has_kernels_for_weights(z, y, weight) and (weight is None or weight.ndim == 1),
+    refusal_of_softmax,
     lambda weight, c, ignore_index, label_smoothing: Options(weight, None, c, ignore_index, label_smoothing),
 )
 
 
 def of_neurons(name: str) -> Fast:
     """Return the cost that `cpu_kernels.cpp` has by this name, a sum over neurons, and its δ."""
-    return fast(name, has_kernels_for_weights, lambda *weights: Options(*weights))
+    return fast(name, refusal, lambda *weights: Options(*weights))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.desired import desired_outputs
-from ce_torch.costs.fast import Fast, is_plain, kernels_are_on, memory_is_all
+from ce_torch.costs.fast import NOT_PLAIN, OFF, WATCHED, Fast, is_plain, kernels_are_on, memory_is_all
 from ce_torch.costs.precision import wide
 from ce_torch.costs.reduction import reduce, unreduce
 
@@ -19,18 +19,24 @@ from ce_torch.costs.reduction import reduce, unreduce
 LARGEST_BLOCK = 4096
 
 
-def has_kernels_for(*inputs: Any) -> bool:
-    """Whether z, the first, is a plain tensor on a GPU, and not of float64."""
+def refusal(*inputs: Any) -> str | None:
+    """Return why the kernels do not take z, the first of the inputs, and the others; None where they do."""
     z = inputs[0]
-    return (
-        is_on_gpu(z)
-        and all(is_plain(input) for input in inputs if isinstance(input, Tensor))
-        and z.numel() > 0
-        and wide(z) == torch.float32
-        and memory_is_all()
-        and has_triton()
-        and kernels_are_on()
-    )
+    if not is_on_gpu(z):
+        return "z is not on a GPU"
+    if not all(is_plain(input) for input in inputs if isinstance(input, Tensor)):
+        return NOT_PLAIN
+    if z.numel() == 0:
+        return "z is empty"
+    if wide(z) != torch.float32:
+        return "z is float64"
+    if not memory_is_all():
+        return WATCHED
+    if not has_triton():
+        return "Triton is not installed"
+    if not kernels_are_on():
+        return OFF
+    return None
 
 
 def is_on_gpu(z: Tensor) -> bool:
@@ -42,10 +48,12 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def has_kernels_for_classes(
+def refusal_of_softmax(
     z: Tensor, y: Tensor, weight: Tensor | None, c: float, ignore_index: int, label_smoothing: float
-) -> bool:
-    return weight is None and label_smoothing == 0 and not y.is_floating_point() and has_kernels_for(z, y)
+) -> str | None:
+    if weight is not None or label_smoothing != 0 or y.is_floating_point():
+        return refusal(z) or "they take neither weights, nor label smoothing, nor desired outputs"
+    return refusal(z, y)
 
 
 def cost_of_classes(
@@ -79,7 +87,7 @@ def delta_of_classes(
     return delta
 
 
-of_softmax = Fast(has_kernels_for_classes, cost_of_classes, delta_of_classes)
+of_softmax = Fast("triton", refusal_of_softmax, cost_of_classes, delta_of_classes)
 
 
 def normal(c: float) -> float:
@@ -90,8 +98,10 @@ def normal(c: float) -> float:
 def of_neurons(formula: str) -> Fast:
     """Return the cost that `gpu_kernels.py` has by this name, a sum over neurons, and its δ; there are no weights."""
 
-    def takes(z: Tensor, y: Tensor, *weights: Tensor | None) -> bool:
-        return all(weight is None for weight in weights) and has_kernels_for(z, y)
+    def refusal_of_neurons(z: Tensor, y: Tensor, *weights: Tensor | None) -> str | None:
+        if any(weight is not None for weight in weights):
+            return refusal(z) or "they take no weights"
+        return refusal(z, y)
 
     def cost(reduction: str, z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, None]:
         rows, y, C = rows_of(z), rows_of(desired_outputs(y, z).expand(z.shape)), new_cost(z)
@@ -105,7 +115,7 @@ def of_neurons(formula: str) -> Fast:
         launch("neurons_delta", rows, blocks_of(rows), delta, *inputs, formula=formula + "_delta")
         return delta
 
-    return Fast(takes, cost, delta)
+    return Fast("triton", refusal_of_neurons, cost, delta)
 
 
 def product_in_float32(left: Tensor, right: Tensor) -> Tensor:

@@ -12,13 +12,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ce_torch.costs.autograd import may_be_differentiated
-from ce_torch.costs.fast import gpu, is_plain, memory_is_all
+from ce_torch.costs.backend import tell
+from ce_torch.costs.fast import NOT_PLAIN, WATCHED, gpu, is_plain, memory_is_all
 from ce_torch.costs.fast.products import add_product, exponentials_, weighted_inputs
 from ce_torch.costs.layer.autograd import gradients_of_costs, in_their_places, those_of
 from ce_torch.costs.layer.blocks import Layer, Setting, Wanted, column, parts
 from ce_torch.costs.layer.formulas import costs, in_own_precision
+from ce_torch.costs.layer.shards import Shard
 from ce_torch.costs.product import product
 from ce_torch.costs.softmax import exponents
+
+AT_ONCE = "the gradients are worked out with the cost"
 
 
 class AtOnce(torch.autograd.Function):
@@ -57,26 +61,38 @@ class AtOnce(torch.autograd.Function):
         return *in_their_places(gradients, ctx.wanted), None, None, None, None
 
 
-def is_for(layer: Layer) -> bool:
-    """Whether gradients will be asked for, of nothing but the numbers, and by the inputs and parameters only."""
+def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
+    """Return why the gradients are not worked out with the cost, None where they are.
+
+    They are where they will be asked for, of nothing but the numbers, and by the inputs and parameters only.
+    """
     if torch.compiler.is_compiling():
-        return False
+        return "torch.compile sees an operator"
     *of_layer, y, peak, base = layer
-    tensors = [tensor for tensor in layer if tensor is not None]
-    return (
-        torch.is_grad_enabled()
-        and any(tensor is not None and tensor.requires_grad for tensor in of_layer)
-        and not y.is_floating_point()
-        and base is None
-        and not peak.requires_grad
-        and layer.dtype == layer.x.dtype
-        and all(is_plain(tensor) for tensor in tensors)
-        and memory_is_all()
-        and forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
+    if reduction == "none":
+        return 'reduction is "none"'
+    if shard.group is not None:
+        return "the classes are shared out among processes"
+    if not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in of_layer)):
+        return "no gradient is asked for"
+    if y.is_floating_point():
+        return "y holds desired outputs"
+    if base is not None:
+        return "label_smoothing is not 0"
+    if peak.requires_grad:
+        return "class_weight requires grad"
+    if layer.dtype != layer.x.dtype:
+        return "x has half precision"
+    if not all(is_plain(tensor) for tensor in layer if tensor is not None):
+        return NOT_PLAIN
+    if not memory_is_all():
+        return WATCHED
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return "forward mode or torch.func differentiates the cost"
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         # What hooks do with the inputs, they do for memory: nothing else is to be kept.
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-    )
+        return "hooks for saved tensors are set"
+    return None
 
 
 @in_own_precision
@@ -94,7 +110,9 @@ def cost_and_slopes(
     }
     count = examples_of_block(layer, setting)
     space = x.new_empty(len(weight) * count)
-    work_out = by_gpu_kernels if gpu.has_kernels_for(space) else transposed
+    refused = gpu.refusal(space)
+    work_out = by_gpu_kernels if refused is None else transposed
+    tell("blocks" if refused else "triton", f"triton: {refused}; {AT_ONCE}" if refused else AT_ONCE)
     for block in parts(len(x), count):
         of_block = Layer(x[block], weight, bias, y[block], peak[block])
         of_cost = setting.c * of_block.peak * factor[block]
