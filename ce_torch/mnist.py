@@ -1,8 +1,13 @@
-"""MNIST as tensors, split as the chapter splits it; torchvision reads the files, or downloads them."""
+"""MNIST as tensors, split as the chapter splits it; torchvision downloads it where it is missing."""
 
 import contextlib
+import errno
+import gzip
+import hashlib
+import math
 import os
-from collections.abc import Callable
+import struct
+import zlib
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +19,11 @@ from torch import Tensor
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 TRAINING, VALIDATION, TEST = 50_000, 10_000, 10_000
+EXAMPLES_AT_ONCE = 1_000
+RAW = Path("MNIST", "raw")
+SHIPPED = Path(__file__).resolve().parent.parent / "data"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+DIGEST = "c97a2c607853b499a01d274c02fa5de533f80f6f09404e77aa0e02ec99b4c1f5"  # of `identify`
 
 
 class DataError(Exception):
@@ -35,18 +45,20 @@ class MNIST(NamedTuple):
     test: Examples
 
 
-def load(data_dir: str | Path = "data", device: torch.device | str = "cpu") -> MNIST:
+def load(data_dir: str | Path | None = None, device: torch.device | str = "cpu") -> MNIST:
     """Return MNIST from `data_dir`/MNIST/raw, packed (.gz) or unpacked, in the order of the files.
 
     The folder is only read, unless it has none of the four files: then torchvision downloads them into it. Any other
-    data of MNIST's format under the same file names, such as Fashion-MNIST, is taken as it is.
+    data of MNIST's format under the same file names, such as Fashion-MNIST, is taken as it is: `identify` tells it
+    from MNIST.
 
     Args:
-        data_dir: the folder that torchvision calls root.
+        data_dir: the folder that torchvision calls root. None stands for the one that comes with the project, wherever
+            Python was started; without the project's files, for "data" in the current folder.
         device: where the tensors go.
 
     Raises:
-        DataError: a file is missing, damaged or of another shape, or the download failed.
+        DataError: a file is missing, damaged, of another shape or cannot be read, or the download failed.
 
     Example:
         >>> from ce_torch import mnist
@@ -54,22 +66,70 @@ def load(data_dir: str | Path = "data", device: torch.device | str = "cpu") -> M
         >>> training.x.shape, test.y[0]
         (torch.Size([50000, 784]), tensor(7))
     """
-    torchvision_mnist = import_torchvision_mnist()
-    raw = Path(data_dir) / "MNIST" / "raw"
-    missing = [name for name in FILES if not packed_or_unpacked(raw / name).exists()]
+    if data_dir is None:
+        data_dir = SHIPPED if (SHIPPED / RAW).is_dir() else "data"
+    raw = Path(data_dir) / RAW
+    if Path(data_dir).is_file():
+        raise DataError(f"{data_dir} is a file; name the folder that MNIST/raw is in, with --data-dir")
+    try:
+        missing = [name for name in FILES if not packed_or_unpacked(raw / name).exists()]
+    except OSError as error:
+        raise DataError(f"{raw} cannot be read ({reason(error)}); name another folder with --data-dir") from error
     if len(missing) == len(FILES):
-        download(Path(data_dir), torchvision_mnist)
+        download(Path(data_dir))
     elif missing:
         raise DataError(
             f"{raw / missing[0]} is missing, also as .gz; put it back, or remove the other files of MNIST from {raw} "
             f"to have all four downloaded"
         )
-    first, test = (
-        read_examples(raw, prefix, n, torchvision_mnist) for prefix, n in (("train", 60_000), ("t10k", TEST))
-    )
+    first, test = (read_examples(raw, prefix, n) for prefix, n in (("train", TRAINING + VALIDATION), ("t10k", TEST)))
     training = Examples(*(tensor[:TRAINING] for tensor in first))
     validation = Examples(*(tensor[TRAINING:] for tensor in first))
     return MNIST(*(Examples(*(tensor.to(device) for tensor in part)) for part in (training, validation, test)))
+
+
+def identify(data: MNIST) -> str:
+    """Return "MNIST"; or a name for other data, that changes with any label and any level of grey (of 256).
+
+    Example:
+        >>> identify(load())
+        'MNIST'
+    """
+    digest = hashlib.sha256()
+    for part in data:
+        for x in part.x.split(EXAMPLES_AT_ONCE):
+            digest.update((x * 255).round_().byte().cpu().numpy())
+        digest.update(part.y.byte().cpu().numpy())
+    found = digest.hexdigest()
+    return "MNIST" if found == DIGEST else f"data {found[:16]}, not MNIST"
+
+
+def packed_or_unpacked(path: Path) -> Path:
+    return path if path.exists() else path.with_name(f"{path.name}.gz")
+
+
+def download(data_dir: Path) -> None:
+    """Download into a folder beside, and move all at once, so that an interrupted download leaves nothing behind."""
+    torchvision_mnist = import_torchvision_mnist()
+    raw = data_dir / RAW
+    new = not data_dir.exists()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=data_dir) as scratch:
+            torchvision_mnist.MNIST(scratch, download=True)
+            raw.parent.mkdir(exist_ok=True)
+            os.replace(Path(scratch) / RAW, raw)
+    except (OSError, RuntimeError, HTTPException) as error:
+        is_full = getattr(error, "errno", None) in FULL
+        remedy = "make room" if is_full else f"put {', '.join(FILES)} there, each may be packed as .gz"
+        raise DataError(
+            f"{raw} has no MNIST, and it cannot be downloaded there ({reason(error)}); {remedy}, "
+            f"or name another folder with --data-dir"
+        ) from error
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it is not empty: there is MNIST in it now
+                data_dir.rmdir()
 
 
 def import_torchvision_mnist() -> ModuleType:
@@ -84,63 +144,50 @@ def import_torchvision_mnist() -> ModuleType:
     return mnist
 
 
-def packed_or_unpacked(path: Path) -> Path:
-    return path if path.exists() else path.with_name(f"{path.name}.gz")
+def reason(error: Exception) -> str:
+    """Return what the system says of an error, or else the last line of it: the first of a download is no reason."""
+    return getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
-def download(data_dir: Path, torchvision_mnist: ModuleType) -> None:
-    """Download into a folder beside, and move all at once, so that an interrupted download leaves nothing behind."""
-    new = not data_dir.exists()
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=data_dir) as scratch:
-            torchvision_mnist.MNIST(scratch, download=True)
-            (data_dir / "MNIST").mkdir(exist_ok=True)
-            os.replace(Path(scratch) / "MNIST" / "raw", data_dir / "MNIST" / "raw")
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise DataError(
-            f"{data_dir / 'MNIST' / 'raw'} has no MNIST, and it cannot be downloaded there ({first_line(error)}); "
-            f"put {', '.join(FILES)} there, each may be packed as .gz, or name another folder with --data-dir"
-        ) from error
-    finally:
-        if new:
-            with contextlib.suppress(OSError):  # it is not empty: there is MNIST in it now
-                data_dir.rmdir()
-
-
-def read_examples(raw: Path, prefix: str, n: int, torchvision_mnist: ModuleType) -> Examples:
+def read_examples(raw: Path, prefix: str, n: int) -> Examples:
     """Return all examples of the training files ("train") or of the test files ("t10k")."""
     images_path, labels_path = (packed_or_unpacked(raw / name) for name in FILES if name.startswith(prefix))
-    images = read(images_path, torchvision_mnist.read_image_file)
-    labels = read(labels_path, torchvision_mnist.read_label_file)
-    for path, tensor, shape in ((images_path, images, (n, 28, 28)), (labels_path, labels, (n,))):
-        if tensor.shape != shape:
-            raise DataError(
-                f"{path} must hold {shape} values, got {tuple(tensor.shape)}; replace it by MNIST's own file"
-            )
+    images, labels = read(images_path, (n, 28, 28)), read(labels_path, (n,))
     if labels.max() > 9:
         raise DataError(
             f"{labels_path} must hold classes from 0 to 9, got {labels.max()}; replace it by MNIST's own file"
         )
     # In place: images / 255 would need the memory of a second copy.
-    return Examples(images.flatten(1).float().div_(255), labels)
+    return Examples(images.flatten(1).float().div_(255), labels.long())
 
 
-def read(path: Path, reader: Callable[[str], Tensor]) -> Tensor:
-    """Return what `reader` of torchvision reads from a file, which is first unpacked elsewhere if it is packed."""
-    from torchvision.datasets.utils import extract_archive
+def read(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Return the bytes in a file of the IDX format, packed or not: a header with their shape, and they.
 
+    Source: "The MNIST database of handwritten digits", LeCun and Cortes.
+    """
+    header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
+    size = len(header) + math.prod(shape)
+    if path.exists() and not path.is_file():  # a device may have no end
+        raise DataError(f"{path} is a folder or a device; replace it by MNIST's own file")
     try:
-        if path.suffix != ".gz":
-            return reader(str(path))
-        with TemporaryDirectory() as scratch:
-            extract_archive(str(path), scratch)
-            return reader(str(Path(scratch) / path.stem))
-    except Exception as error:  # a damaged file can fail in any way that torchvision, gzip and zlib know
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = bytearray(file.read(size + 1))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} is damaged or cannot be read ({first_line(error)}); replace it, or remove the four files of MNIST "
-            f"from {path.parent} to have them downloaded"
+            f"{path} is damaged ({reason(error)}); replace it, or remove the four files of MNIST from {path.parent} to "
+            f"have them downloaded"
         ) from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({reason(error)}); see to that, or name another folder with --data-dir"
+        ) from error
+    if len(content) != size or not content.startswith(header):
+        raise DataError(
+            f"{path} must hold {shape} values and a header that says so; replace it by MNIST's own file, or remove the "
+            f"four files from {path.parent} to have them downloaded"
+        )
+    return torch.frombuffer(content, dtype=torch.uint8, offset=len(header)).view(shape)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,11 +1,14 @@
 """MNIST as tensors: what is in them, and what is said where the files are not as they must be."""
 
+import errno
 import gzip
+import hashlib
 import os
 import re
 import shutil
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,23 @@ def test_unpacked_files_are_read_like_packed_ones(real_mnist, unpacked):
     assert_same(mnist.load(unpacked), real_mnist)
 
 
+def test_it_is_found_from_any_folder(real_mnist, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_same(mnist.load(), real_mnist)
+
+
+def test_where_the_projects_files_are_not_it_is_looked_for_in_the_current_folder(blank, monkeypatch):
+    monkeypatch.setattr(mnist, "SHIPPED", blank / "nowhere")
+    (blank / "data").symlink_to(blank)
+    monkeypatch.chdir(blank)
+    assert mnist.load().training.x.max() == 0
+
+
+def test_no_temporary_file_is_needed(real_mnist, packed, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert_same(mnist.load(packed.parents[1]), real_mnist)
+
+
 def test_a_read_only_folder_is_enough(packed, tmp_path):
     shutil.copytree(packed, tmp_path / RAW)
     folders = [tmp_path, tmp_path / "MNIST", tmp_path / RAW]
@@ -119,6 +139,28 @@ def test_other_images_under_mnists_names_are_taken_as_they_are(real_mnist, blank
     for part, other in zip(mnist.load(blank), real_mnist, strict=True):
         torch.testing.assert_close(part.x, 1 - other.x)
         assert torch.equal(part.y, other.y)
+
+
+def test_mnist_is_known(real_mnist):
+    assert mnist.identify(real_mnist) == "MNIST"
+
+
+def test_other_data_is_named_by_the_sha256_of_its_parts(blank):
+    digest = hashlib.sha256()
+    for n in (50_000, 10_000, 10_000):
+        digest.update(bytes(n * 784))  # the images of a part, then its labels
+        digest.update(bytes(n))
+    assert mnist.identify(mnist.load(blank)) == f"data {digest.hexdigest()[:16]}, not MNIST"
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("change", ["x", "y"])
+def test_a_grey_or_a_label_that_differs_makes_other_data(real_mnist, part, change):
+    examples = getattr(real_mnist, part)
+    tensor = getattr(examples, change).clone()
+    tensor.view(-1)[-1] += 1 / 255 if change == "x" else 1
+    data = real_mnist._replace(**{part: examples._replace(**{change: tensor})})
+    assert re.fullmatch("data [0-9a-f]{16}, not MNIST", mnist.identify(data))
 
 
 def pack_damaged(path, packed, damage):
@@ -163,8 +205,34 @@ def empty(path, packed):
     return path
 
 
+def lengthen(path, packed):
+    os.truncate(path, path.stat().st_size + 1)
+    return path
+
+
+def link_to_zeros(path, packed):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    return path
+
+
+def put_a_pipe(path, packed):
+    path.unlink()
+    os.mkfifo(path)
+    return path
+
+
+def put_a_folder(path, packed):
+    path.unlink()
+    path.mkdir()
+    return path
+
+
+DAMAGES = [cut_packed, flip_packed, cut, lack_an_example, empty, lengthen, link_to_zeros, put_a_pipe, put_a_folder]
+
+
 @pytest.mark.parametrize("name", mnist.FILES)
-@pytest.mark.parametrize("damage", [remove, cut_packed, flip_packed, cut, lack_an_example, empty])
+@pytest.mark.parametrize("damage", [remove, *DAMAGES])
 def test_a_file_that_is_missing_or_damaged_is_named(blank, packed, damage, name):
     path = damage(blank / RAW / name, packed)
     with pytest.raises(mnist.DataError, match=re.escape(str(path))):
@@ -178,6 +246,39 @@ def test_a_missing_file_is_not_called_damaged(blank):
         mnist.load(blank)
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOSPC])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_an_error_of_the_system_is_told_as_what_it_is(blank, packed, monkeypatch, code, ending):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    if ending:
+        shutil.copytree(packed, blank / RAW, dirs_exist_ok=True)
+        for name in mnist.FILES:
+            (blank / RAW / name).unlink()
+    monkeypatch.setattr(gzip, "open", refuse)
+    monkeypatch.setattr(mnist, "open", refuse, raising=False)
+    path = blank / RAW / f"{mnist.FILES[0]}{ending}"
+    with pytest.raises(mnist.DataError, match=rf"{path} cannot be read \({os.strerror(code)}\)") as told:
+        mnist.load(blank)
+    assert not re.search("damaged|remove|replace", str(told.value))
+
+
+def test_a_folder_that_may_not_be_read_is_told_so(blank, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(mnist.DataError, match=rf"{blank / RAW} cannot be read \(Permission denied\)"):
+        mnist.load(blank)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "data").write_text("no folder\n")
+    with pytest.raises(mnist.DataError, match=rf"{tmp_path / 'data'} is a file; name the folder"):
+        mnist.load(tmp_path / "data")
+
+
 @pytest.mark.parametrize("name", [name for name in mnist.FILES if "labels" in name])
 def test_a_label_that_is_no_digit_is_named(blank, name):
     path = blank / RAW / name
@@ -186,8 +287,13 @@ def test_a_label_that_is_no_digit_is_named(blank, name):
         mnist.load(blank)
 
 
+def test_files_that_are_there_are_read_without_torchvision(real_mnist, packed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert_same(mnist.load(packed.parents[1]), real_mnist)
+
+
 @pytest.mark.parametrize("error", [ImportError("no torchvision"), RuntimeError("operator torchvision::nms")])
-def test_a_torchvision_that_cannot_be_imported_says_what_to_install(error, root, monkeypatch):
+def test_a_torchvision_that_cannot_be_imported_says_what_to_install(error, tmp_path, monkeypatch):
     class Finder:
         def find_spec(self, name, path=None, target=None):
             if name.startswith("torchvision"):
@@ -197,4 +303,4 @@ def test_a_torchvision_that_cannot_be_imported_says_what_to_install(error, root,
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     with pytest.raises(mnist.DataError, match=rf"{error}.*pip install -r requirements.txt"):
-        mnist.load(root / "data")
+        mnist.load(tmp_path)

@@ -1,8 +1,10 @@
 """Where there is no MNIST: torchvision downloads it, and a download that fails leaves nothing behind."""
 
+import errno
 import functools
 import hashlib
 import http.server
+import os
 import re
 import shutil
 import threading
@@ -102,6 +104,24 @@ def test_a_failed_download_leaves_nothing_behind(tmp_path):
 def test_a_mirror_that_does_not_speak_http_is_a_failed_download(tmp_path, monkeypatch):
     monkeypatch.setattr(Mirror, "speaks_http", False)
     with pytest.raises(mnist.DataError, match=re.escape(str(tmp_path / RAW))):
+        mnist.load(tmp_path)
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_failed_download_says_what_the_mirror_said(tmp_path):
+    with pytest.raises(mnist.DataError, match=r"cannot be downloaded there \(HTTP Error 404: File not found\)"):
+        mnist.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "put train-images")]
+)
+def test_an_error_of_the_system_is_told_with_what_helps(tmp_path, monkeypatch, code, remedy):
+    def download(self):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    with pytest.raises(mnist.DataError, match=rf"there \({os.strerror(code)}\); {remedy}"):
         mnist.load(tmp_path)
 
 
