@@ -12,19 +12,20 @@ A checkpoint is written after every epoch, named after the run, and beside it th
 """
 
 import argparse
-import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ce_torch import checkpoint, distributed, mnist, report, settings
+from ce_torch import distributed, files, mnist, report, run_files, settings
 from ce_torch.runs import new_training
-from ce_torch.settings import COSTS, Settings, UsageError
+from ce_torch.settings import Settings, UsageError
 from ce_torch.training import Record, Training
+
+NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def main() -> int:
     try:
         with distributed.job():
             return show(flags) if flags.evaluate else train(flags)
-    except (UsageError, mnist.DataError, checkpoint.CheckpointError, OSError) as error:
+    except (UsageError, mnist.DataError, files.FileError, OSError) as error:
         if distributed.local_rank() == 0:
             print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -42,51 +43,68 @@ def main() -> int:
 
 def train(flags: argparse.Namespace) -> int:
     """Train the network of a new run, or of the one to resume, and print its test accuracy."""
-    if flags.resume:
-        run, state = load(flags, flags.resume)
-    else:
-        run, state = settings.of_new_run(flags), None
-    path = flags.checkpoint or flags.resume or Path("checkpoints") / f"{settings.run_name(run)}.pt"
-    if (before := distributed.from_first(lambda: read(path)[0] if path.exists() else None)) is not None:
-        settings.check_same_run(run, before, path)
-    training = prepare(run, flags)
-    if state is not None:
-        restore(training, state, flags.resume)
-    if len(training.history) > run["epochs"]:
-        raise UsageError(f"--epochs {run['epochs']} is fewer than the {len(training.history)} done in {flags.resume}")
+    path = run_files.place(flags)
+    with run_files.claim(path, flags):
+        if flags.resume:
+            run, state = run_files.load(flags, flags.resume)
+        else:
+            run, state = settings.of_new_run(flags), None
+        run, training = prepare(run, flags, flags.resume)
+        if state is not None:
+            run_files.restore(training, state, flags.resume)
+        if len(training.history) > run["epochs"]:
+            raise UsageError(
+                f"--epochs {run['epochs']} is fewer than the {len(training.history)} done in {flags.resume}"
+            )
 
-    try:
-        save(path, run, training)
-        for _ in show_progress(training, run, flags.quiet):
-            save(path, run, training)
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if isinstance(error, RuntimeError):
-            if distributed.processes() == 1:
-                raise
-            # What is told of another process that is lost.
-            print(f"train.py: {mnist.first_line(error)}", file=sys.stderr)
-        if distributed.rank() == 0:
-            print(f"stopped after an epoch was saved; to go on: python train.py --resume {path}", file=sys.stderr)
-        return 130
+        before = run_files.stamp(path)
+        try:
+            run_files.save(path, run, training)
+            for _ in show_progress(training, run, flags.quiet):
+                run_files.save(path, run, training)
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if isinstance(error, RuntimeError):
+                if distributed.processes() == 1:
+                    raise
+                # What is told of another process that is lost.
+                print(f"train.py: {mnist.first_line(error)}", file=sys.stderr)
+            if distributed.rank() == 0:
+                is_saved = run_files.goes_on(path, flags) or run_files.stamp(path) != before
+                print(farewell(path, flags) if is_saved else NOTHING_SAVED, file=sys.stderr)
+            return 130
 
-    if flags.plot and distributed.rank() == 0:
-        plot(training, run, path)
+        if flags.plot and distributed.rank() == 0:
+            plot(training, run, path)
     conclude(training.history[-1], training.history, run, flags.quiet)
     return 0
 
 
 def show(flags: argparse.Namespace) -> int:
     """Print what training printed at its end."""
-    run, state = load(flags, flags.evaluate)
-    training = prepare(run, flags)
-    restore(training, state, flags.evaluate)
+    run, state = run_files.load(flags, flags.evaluate)
+    run, training = prepare(run, flags, flags.evaluate)
+    run_files.restore(training, state, flags.evaluate)
     conclude(training.scores(), training.history, run, flags.quiet)
     return 0
 
 
-def prepare(run: Settings, flags: argparse.Namespace) -> Training:
-    device = choose_device(flags.device)
-    return new_training(run, mnist.load(flags.data_dir, device))
+def farewell(path: Path, flags: argparse.Namespace) -> str:
+    """Tell how to go on with a run that was stopped."""
+    words = ["python", sys.argv[0], "--resume", str(path)]
+    words += ["--data-dir", str(flags.data_dir)] if flags.data_dir else []
+    words += ["--device", flags.device] if flags.device != "auto" else []
+    words += ["--plot"] if flags.plot else []
+    return f"stopped after an epoch was saved; to go on: {shlex.join(words)}"
+
+
+def prepare(run: Settings, flags: argparse.Namespace, path: Path | None) -> tuple[Settings, Training]:
+    """Return the settings of a run, its data among them, and its training; `path` is where it was saved before."""
+    data = mnist.load(flags.data_dir, choose_device(flags.device))
+    name = mnist.identify(data)
+    if run.get("data", name) != name:
+        raise UsageError(f"{path} was trained on {run['data']}, got {name}; name the folder of its data by --data-dir")
+    run = {**run, "data": name}
+    return run, new_training(run, data)
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,48 +117,6 @@ def choose_device(name: str) -> torch.device:
             f"--device {name} cannot be used here ({mnist.first_line(error)}); try --device cpu"
         ) from error
     return torch.device(name)
-
-
-def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings of the run in a checkpoint, as the flags may change them, and the state of its training."""
-    saved, state = distributed.from_first(lambda: read(path))
-    return settings.of_saved_run(flags, saved, path), state
-
-
-def read(path: Path) -> tuple[Settings, dict[str, Any]]:
-    saved, state = checkpoint.load(path)
-    saved.setdefault("runs", 1)  # which a run of before there were many does not say
-    if settings.DEFAULTS.keys() - saved.keys() or saved["cost"] not in COSTS or not is_history(state.get("history")):
-        raise checkpoint.CheckpointError(f"{path} is damaged: its run is not complete; name another checkpoint")
-    return saved, state
-
-
-def is_history(history: Any) -> bool:
-    return isinstance(history, list) and all(isinstance(record, dict) and "test" in record for record in history)
-
-
-def beside(path: Path, ending: str) -> Path:
-    """Return where to write what belongs to the checkpoint at `path`."""
-    return path.with_name(path.name.removesuffix(".pt") + ending)
-
-
-def restore(training: Training, state: dict[str, Any], path: Path) -> None:
-    try:
-        training.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise checkpoint.CheckpointError(f"{path} is damaged: it does not hold the network of its settings") from error
-
-
-def save(path: Path, run: Settings, training: Training) -> None:
-    """Write the checkpoint, and the history beside it; of many processes the first does."""
-    state = training.state_dict()
-    if distributed.rank() > 0:
-        return
-    checkpoint.save(path, run, state)
-    # JSON has no nan: where a run diverged, the cost is null.
-    history = json.loads(json.dumps(training.history), parse_constant=lambda _: None)
-    text = json.dumps({"settings": run, "history": history}, indent=1)
-    checkpoint.write_atomically(beside(path, ".history.json"), text.encode())
 
 
 def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Record]:
@@ -162,7 +138,8 @@ def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool) 
     """Print what the trained networks are worth: the table of a grid, and the test accuracy."""
     for row in [] if quiet else report.table(scores, run):
         print(row)
-    print(report.summary(scores, run, history))
+    data = "" if run["data"] == "MNIST" else f"; {run['data']}"
+    print(report.summary(scores, run, history) + data)
 
 
 def plot(training: Training, run: Settings, path: Path) -> None:
@@ -173,9 +150,9 @@ def plot(training: Training, run: Settings, path: Path) -> None:
         raise UsageError(f"--plot needs matplotlib ({error}): pip install -r requirements.txt") from error
     last = training.history[-1]
     history = [report.of_point(record, run, report.chosen(last, run)) for record in training.history]
-    checkpoint.write_atomically(beside(path, ".curves.png"), curves.draw(history))
+    files.write_atomically(run_files.beside(path, ".curves.png"), curves.draw(history))
     if len(settings.grid(run)) > 1:
-        checkpoint.write_atomically(beside(path, ".grid.png"), curves.draw_grid(last, run))
+        files.write_atomically(run_files.beside(path, ".grid.png"), curves.draw_grid(last, run))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The flags of train.py, and the settings of a run that they and its checkpoint make."""
 
 import argparse
+import hashlib
 import itertools
 import math
 from collections.abc import Callable
@@ -30,6 +31,7 @@ IDENTITY: Settings = {
 }
 MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
 DEFAULTS = IDENTITY | MAY_CHANGE
+LONGEST_NAME = 100  # of a run; file systems take 255 bytes at most, with the endings
 
 
 class UsageError(Exception):
@@ -67,21 +69,36 @@ def of_saved_run(flags: argparse.Namespace, saved: Settings, path: Path) -> Sett
     return saved | given(flags)
 
 
-def check_same_run(settings: Settings, saved: Settings, path: Path) -> None:
-    """Raise `UsageError` unless the run saved at `path` is the one of `settings`."""
-    for name in IDENTITY:
-        if settings[name] != saved[name]:
-            raise UsageError(f"{path} holds another run, with {as_typed(name, saved[name])}; name another --checkpoint")
+def check_saved(saved: Settings) -> None:
+    """Raise `UsageError` unless the settings of a saved run are such as flags make."""
+    if missing := DEFAULTS.keys() - saved.keys():
+        raise UsageError(f"its run has no {min(missing)}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_run_flags(parser.add_argument_group())
+    try:
+        flags, _ = parser.parse_known_args([word for name in DEFAULTS for word in as_words(name, saved[name])])
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    for name, value in of_new_run(flags).items():
+        if value != saved[name]:
+            raise UsageError(f"{name} cannot be {saved[name]!r}")
 
 
 def run_name(settings: Settings) -> str:
-    """Name a run by its cost, its hidden neurons, what is not as by default, and its seed."""
+    """Name a run by its cost, its hidden neurons, what is not as by default, and its seed.
+
+    A name too long for a file ends early, with a digest of the whole.
+    """
     _, lr = COSTS[settings["cost"]]
     default = IDENTITY | {"lr": lr}
     unusual = (name for name in ("batch_size", "lr", "lmbda", "init", "runs") if settings[name] != default[name])
     hidden = "-".join(map(str, settings["hidden"]))
     values = (name + "-".join(map(str, as_list(settings[name]))) for name in unusual)
-    return "-".join([settings["cost"], hidden, *values, f"seed{settings['seed']}"])
+    name = "-".join([settings["cost"], hidden, *values, f"seed{settings['seed']}"])
+    if len(name) <= LONGEST_NAME:
+        return name
+    beginning, _, _ = name[:LONGEST_NAME].rpartition("-")
+    return f"{beginning}-etc-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def given(flags: argparse.Namespace) -> Settings:
@@ -93,7 +110,15 @@ def as_list(value: Any) -> list[Any]:
 
 
 def as_typed(name: str, value: Any) -> str:
-    return " ".join([f"--{name.replace('_', '-')}", *map(str, as_list(value))])
+    return " ".join(as_words(name, value))
+
+
+def as_words(name: str, value: Any) -> list[str]:
+    """Return the words of the command line that make a setting what it is."""
+    if value is None or value is False:
+        return []
+    values = [] if value is True else as_list(value)
+    return [f"--{name.replace('_', '-')}", *map(str, values)]
 
 
 def parse_flags(description: str) -> argparse.Namespace:
@@ -162,15 +187,18 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--data-dir",
         type=Path,
-        default="data",
         metavar="DIR",
-        help="the folder with MNIST/raw; MNIST is downloaded into it if it has none (default data)",
+        help="the folder with MNIST/raw; MNIST is downloaded into it if it has none (default: the project's own)",
     )
     add(
         "--checkpoint",
         type=Path,
         metavar="PATH",
-        help="where to write the run after every epoch (default checkpoints/, named after the run)",
+        help="where to write the run after every epoch (default: named after the run, in checkpoints/ of the current "
+        "folder); nothing that is there is replaced",
+    )
+    add(
+        "--overwrite", action="store_true", help="replace the run at --checkpoint, once an epoch of the new one is done"
     )
     add(
         "--device",

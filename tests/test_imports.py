@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ce_torch"
 COSTS = sorted((PACKAGE / "costs").rglob("*.py"))
 FOR_THE_PROGRAM = ["torchvision", "matplotlib", "tqdm", "PIL", "numpy", "scipy", "marimo", "anywidget"]
 FOR_A_GPU = ["triton"]
-PARTS = ["network", "mnist", "checkpoint"]
+PARTS = ["network", "mnist", "files"]
 
 
 def imports(path):

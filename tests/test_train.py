@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import time
 import pytest
 import torch
 
-from ce_torch import checkpoint
+from ce_torch import checkpoint, mnist
 from ce_torch.training import Training
 
 # Real MNIST, in epochs long enough to be killed in and short enough for a test.
@@ -123,15 +125,15 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(unbroken):
     assert_same_weights(*unbroken)
 
 
-@pytest.mark.parametrize("epochs", [0, 1], ids=["before-the-first-epoch-is-done", "in-a-later-epoch"])
-def test_a_killed_run_goes_on_to_the_weights_and_history_of_one_that_was_not(epochs, start, unbroken, tmp_path):
+def test_a_killed_run_goes_on_to_the_weights_and_history_of_one_that_was_not(start, unbroken, tmp_path):
     path = tmp_path / "run.pt"
     process = start(*RUN, "--checkpoint", path)
-    wait_for_epoch_after(epochs, path, process)
+    wait_for_epoch_after(1, path, process)
     process.kill()
     process.wait()
-    assert epochs <= epochs_done(path) < 3
+    assert 1 <= epochs_done(path) < 3
     finish(start("--resume", path))
+    assert sorted(path.parent.iterdir()) == sorted([path, history_file(path)])
     assert_same_weights(path, unbroken[0])
     assert history_file(path).read_text() == history_file(unbroken[0]).read_text()
 
@@ -148,13 +150,190 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_a_checkpoint_that_loads(start, tmp_
     assert 1 <= epochs_done(path) < 3
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_a_checkpoint_too(train, monkeypatch, tmp_path):
-    def interrupted(training):
-        raise KeyboardInterrupt
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Have training stopped by Ctrl-C once so many epochs are done."""
+    train_one_epoch = Training.train_one_epoch
 
-    monkeypatch.setattr(Training, "train_one_epoch", interrupted)
-    assert train("--checkpoint", "run.pt").code == 130
-    assert epochs_done(tmp_path / "run.pt") == 0
+    def stop_after(epochs):
+        def train_or_stop(training):
+            if len(training.history) == epochs:
+                raise KeyboardInterrupt
+            train_one_epoch(training)
+
+        monkeypatch.setattr(Training, "train_one_epoch", train_or_stop)
+
+    return stop_after
+
+
+NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_nothing_and_says_so(train, stop_after, tmp_path):
+    stop_after(0)
+    assert train() == (130, [], [NOTHING_SAVED])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_names_a_command_that_works(train, stop_after):
+    path = "my runs/it's $HOME.pt"
+    stop_after(1)
+    (line,) = train("--epochs", 2, "--checkpoint", path, "--plot").err
+    python, *flags = shlex.split(line.removeprefix("stopped after an epoch was saved; to go on: "))
+    assert (python, flags) == ("python", ["train.py", "--resume", path, "--plot"])
+    stop_after(2)
+    assert train(*flags[1:]).code == 0
+
+
+def test_ctrl_c_repeats_the_place_of_the_data_and_the_device(train, stop_after, other_data):
+    folder, _ = other_data
+    stop_after(1)
+    (line,) = train("--data-dir", folder, "--device", "cpu", "--epochs", 2, "--checkpoint", "run.pt").err
+    flags = shlex.split(line)[-6:]
+    assert flags == ["--resume", "run.pt", "--data-dir", str(folder), "--device", "cpu"]
+    stop_after(2)
+    assert train(*flags).code == 0
+
+
+def test_ctrl_c_before_the_first_epoch_of_a_resumed_run_says_how_to_go_on(train, stop_after):
+    train("--epochs", 1, "--checkpoint", "run.pt")
+    stop_after(1)
+    (line,) = train("--resume", "run.pt", "--epochs", 2).err
+    assert line == "stopped after an epoch was saved; to go on: python train.py --resume run.pt"
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_is_there_is_replaced_by_nothing_less(train, tmp_path, epochs):
+    train("--epochs", epochs, "--checkpoint", "run.pt")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    outcome = train("--epochs", 2, "--checkpoint", "run.pt")
+    assert outcome == (
+        2,
+        [],
+        [
+            "train.py: run.pt exists: to go on with it, --resume run.pt; to keep it, name another --checkpoint; to "
+            "replace it, --overwrite"
+        ],
+    )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["run.history.json", "run.curves.png", "run.grid.png"])
+def test_what_stands_beside_a_checkpoint_is_not_replaced_either(train, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    (line,) = train("--epochs", 1, "--checkpoint", "run.pt", "--plot").err
+    assert line == f"train.py: {name} exists: to keep it, name another --checkpoint; to replace it, --overwrite"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_overwrite_replaces_a_run_by_another(train, tmp_path):
+    train("--epochs", 2, "--checkpoint", "run.pt")
+    assert train("--cost", "ll", "--epochs", 1, "--checkpoint", "run.pt", "--overwrite").code == 0
+    run, state = checkpoint.load(tmp_path / "run.pt")
+    assert (run["cost"], len(state["history"])) == ("ll", 1)
+    assert json.loads((tmp_path / "run.history.json").read_text())["settings"] == run
+
+
+def test_overwrite_leaves_the_old_run_until_an_epoch_of_the_new_one_is_saved(train, stop_after, tmp_path):
+    train("--epochs", 2, "--checkpoint", "run.pt")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    stop_after(0)
+    assert train("--checkpoint", "run.pt", "--overwrite").err == [NOTHING_SAVED]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_ctrl_c_after_an_epoch_that_overwrote_says_how_to_go_on(train, stop_after, tmp_path):
+    train("--epochs", 2, "--checkpoint", "run.pt")
+    stop_after(1)
+    (line,) = train("--checkpoint", "run.pt", "--overwrite").err
+    assert line == "stopped after an epoch was saved; to go on: python train.py --resume run.pt"
+    assert epochs_done(tmp_path / "run.pt") == 1
+
+
+@pytest.mark.parametrize(
+    "flags", [("--checkpoint", "run.pt", "--overwrite"), ("--resume", "run.pt"), ("--resume", "link.pt")]
+)
+def test_a_second_run_at_one_place_is_refused(train, start, tmp_path, flags):
+    path = tmp_path / "run.pt"
+    (tmp_path / "link.pt").symlink_to(path)
+    process = start(*RUN, "--epochs", 1_000, "--checkpoint", path)
+    wait_for_epoch_after(1, path, process)
+    (line,) = train(*flags).err
+    assert "is being written by another run" in line
+    assert train("--evaluate", path).code == 0
+    process.kill()
+    process.wait()
+    assert train("--resume", path, "--epochs", epochs_done(path)).code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.pt", "run.history.json", "run.pt"]
+
+
+def test_a_checkpoint_that_is_a_link_stays_one_and_keeps_its_permissions(train, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "run.pt", tmp_path / "run.pt"
+    train("--epochs", 1, "--checkpoint", target)
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert train("--resume", link, "--epochs", 2).code == 0
+    assert link.is_symlink()
+    assert (epochs_done(target), target.stat().st_mode & 0o777) == (2, 0o640)
+
+
+@pytest.fixture(scope="module")
+def other_data(real_mnist, tmp_path_factory):
+    """A folder with data that is not MNIST, inverted images of it, and the name of that data."""
+    folder = tmp_path_factory.mktemp("other")
+    raw = folder / mnist.RAW
+    raw.mkdir(parents=True)
+    for name, n in zip(mnist.FILES[::2], (60_000, 10_000), strict=True):
+        images = (255 * (1 - real_mnist.test.x[:1_000])).round().byte().repeat(n // 1_000, 1)
+        (raw / name).write_bytes(struct.pack(">4I", 0x803, n, 28, 28) + images.numpy().tobytes())
+    for name, n in zip(mnist.FILES[1::2], (60_000, 10_000), strict=True):
+        labels = real_mnist.test.y[:1_000].byte().repeat(n // 1_000)
+        (raw / name).write_bytes(struct.pack(">2I", 0x801, n) + labels.numpy().tobytes())
+    return folder, mnist.identify(mnist.load(folder))
+
+
+def test_data_that_is_not_mnist_is_named_in_the_last_line_and_in_the_files(train, other_data, tmp_path):
+    folder, name = other_data
+    flags = ("--data-dir", folder, "--batch-size", 1_000)
+    trained = train(*flags, "--epochs", 1, "--checkpoint", "run.pt", "--quiet")
+    assert trained.out[-1].endswith(f"; {name}")
+    assert re.search(r"; data [0-9a-f]{16}, not MNIST$", trained.out[-1])
+    assert train("--evaluate", "run.pt", "--data-dir", folder).out == trained.out
+    assert checkpoint.load(tmp_path / "run.pt")[0]["data"] == name
+    assert json.loads((tmp_path / "run.history.json").read_text())["settings"]["data"] == name
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_a_run_goes_with_its_own_data_alone(train, other_data, tmp_path, flag):
+    folder, name = other_data
+    train("--epochs", 1, "--checkpoint", "mnist.pt")
+    train("--data-dir", folder, "--batch-size", 1_000, "--epochs", 1, "--checkpoint", "other.pt")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    advice = "name the folder of its data by --data-dir"
+    assert train(flag, "mnist.pt", "--data-dir", folder) == (
+        2,
+        [],
+        [f"train.py: mnist.pt was trained on MNIST, got {name}; {advice}"],
+    )
+    assert train(flag, "other.pt") == (2, [], [f"train.py: other.pt was trained on {name}, got MNIST; {advice}"])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_it_finds_mnist_from_any_folder_and_writes_to_the_current_one(root, tmp_path):
+    command = [sys.executable, root / "train.py", "--epochs", "1", "--batch-size", "1000", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(LAST_LINE, done.stdout.strip())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    assert (tmp_path / "checkpoints" / "ce-30-batch_size1000-seed0.pt").exists()
+
+
+def test_a_data_dir_is_looked_for_in_the_current_folder(train, other_data, tmp_path):
+    folder, name = other_data
+    (tmp_path / "mine").symlink_to(folder)
+    outcome = train("--data-dir", "mine", "--batch-size", 1_000, "--epochs", 1, "--checkpoint", "run.pt")
+    assert outcome.out[-1].endswith(name)
 
 
 def test_another_seed_gives_other_weights(train, tmp_path):
@@ -232,6 +411,19 @@ def test_a_run_is_named_after_its_settings(train, tmp_path):
     assert (tmp_path / "checkpoints" / "ll-20-10-lmbda5.0-seed7.pt").exists()
 
 
+def test_a_name_too_long_for_a_file_is_cut_and_still_its_own(train, tmp_path):
+    rates = [0.01 * k for k in range(1, 61)]
+    for last in (1, 2):
+        assert train("--hidden", 1, "--lr", *rates, last, "--epochs", 1, "--batch-size", 1_000).code == 0
+    names = [path.name for path in (tmp_path / "checkpoints").glob("*.pt")]
+    assert len(names) == 2
+    assert all(re.fullmatch(r"ce-1-batch_size1000-lr0\.01-0\.02-.*\d-etc-[0-9a-f]{8}\.pt", name) for name in names)
+
+
+def test_a_network_of_many_layers_has_a_name_too(train):
+    assert train("--hidden", *[5] * 200, "--epochs", 1, "--batch-size", 1_000).code == 0
+
+
 def test_a_finished_run_goes_on_for_more_epochs(train, tmp_path):
     train("--epochs", 3, "--checkpoint", "long.pt")
     train("--epochs", 1, "--checkpoint", "short.pt")
@@ -266,10 +458,24 @@ def test_runs_whose_names_hold_dots_keep_their_histories_apart(train, tmp_path):
 
 def test_a_checkpoint_of_before_there_were_many_runs_is_one_run(train, tmp_path):
     train("--epochs", 1, "--checkpoint", "run.pt")
-    saved = torch.load(tmp_path / "run.pt", weights_only=True)
-    del saved["settings"]["runs"]
-    torch.save(saved, tmp_path / "run.pt")
+    run, state = checkpoint.load(tmp_path / "run.pt")
+    del run["runs"]
+    checkpoint.save(tmp_path / "run.pt", run, state)
     assert train("--resume", "run.pt", "--epochs", 2).code == 0
+
+
+def test_a_checkpoint_of_before_there_were_digests_loads_with_a_word_and_gets_one(train, tmp_path):
+    train("--epochs", 1, "--checkpoint", "run.pt")
+    content = torch.load(tmp_path / "run.pt", weights_only=True)
+    content["version"] = 1
+    del content["settings"]["data"]
+    torch.save(content, tmp_path / "run.pt")
+    word = "run.pt is of an older format: damage in it cannot be seen, nor which data it was trained on; "
+    word += "--resume writes it anew, with both"
+    assert train("--evaluate", "run.pt").err == [word]
+    outcome = train("--resume", "run.pt", "--epochs", 2)
+    assert (outcome.code, outcome.err) == (0, [word])
+    assert train("--evaluate", "run.pt") == (0, outcome.out[-1:], [])
 
 
 def test_help_lists_the_flags(train, capsys):

@@ -6,11 +6,13 @@ import pickle
 import resource
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
-from ce_torch import checkpoint, mnist
+from ce_torch import checkpoint, files, mnist
+from ce_torch.training import Training
 
 
 @pytest.fixture
@@ -51,10 +53,10 @@ def files_under(folder):
 
 
 def changed(path, change):
-    """Save the checkpoint at `path` again, its content changed."""
+    """Write the checkpoint at `path` again, its content changed and its digest right."""
     content = torch.load(path, weights_only=True)
     change(content)
-    torch.save(content, path)
+    path.write_bytes(checkpoint.sealed(content))
 
 
 NO_CHECKPOINTS = {
@@ -76,6 +78,10 @@ DAMAGES = {
     "empty-training": lambda content: content["training"].clear(),
     "no-generator": lambda content: content["training"].pop("generator"),
     "history-of-no-records": lambda content: content["training"].update(history=[1, 2]),
+    "history-of-other-records": lambda content: content["training"]["history"][0].update(test=5),
+    "history-of-no-numbers": lambda content: content["training"]["history"][1]["test"].update(accuracy="high"),
+    "history-of-many-networks": lambda content: content["training"]["history"][0]["test"].update(correct=[1, 2]),
+    "history-without-an-epoch": lambda content: content["training"]["history"].pop(0),
 }
 
 
@@ -95,10 +101,78 @@ def test_what_is_no_checkpoint_is_named(fails, no_checkpoint, flag):
     assert str(no_checkpoint) in fails(flag, no_checkpoint)
 
 
-@pytest.mark.parametrize("flag", ["--resume", "--checkpoint"])
-def test_what_is_no_checkpoint_stays_byte_for_byte(fails, no_checkpoint, flag, tmp_path):
+@pytest.mark.parametrize("flags", [("--resume",), ("--checkpoint",), ("--overwrite", "--checkpoint")])
+def test_what_is_no_checkpoint_stays_byte_for_byte(fails, no_checkpoint, flags, tmp_path):
     before = files_under(tmp_path)
-    fails(flag, no_checkpoint)
+    assert str(no_checkpoint) in fails(*flags, no_checkpoint)
+    assert files_under(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags", [("--resume",), ("--evaluate",), ("--checkpoint",), ("--overwrite", "--checkpoint")])
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/zero", "/dev/null", "pipe", "."])
+def test_a_device_a_pipe_or_a_folder_is_told_at_once(fails, flags, path, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    beside = set(Path(path).absolute().parent.iterdir())
+    assert f"{path} is a folder or a device" in fails(*flags, path)
+    assert set(Path(path).absolute().parent.iterdir()) == beside
+
+
+def test_a_run_that_is_refused_leaves_no_folder(fails, tmp_path):
+    fails("--data-dir", tmp_path / "train.py", "--checkpoint", tmp_path / "a" / "b" / "run.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [("--resume",), ("--checkpoint", "b.pt", "--resume")])
+def test_a_run_that_is_not_there_leaves_no_folder(fails, flags, tmp_path):
+    assert "nowhere/run.pt cannot be read (No such file or directory)" in fails(*flags, "nowhere/run.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Of every type and range that a flag refuses, and of types that no flag gives.
+EDITS = [
+    ("cost", "hinge"),
+    ("cost", 3),
+    ("cost", "--lr"),
+    ("hidden", "x"),
+    ("hidden", 30),
+    ("hidden", []),
+    ("hidden", [0]),
+    ("hidden", [30.0]),
+    ("hidden", [[30]]),
+    ("hidden", "30 --epochs 3"),
+    ("batch_size", 0),
+    ("batch_size", True),
+    ("lr", -1),
+    ("lr", float("nan")),
+    ("lr", float("inf")),
+    ("lr", "fast"),
+    ("lr", None),
+    ("lr", []),
+    ("lr", [0.5, 0.5]),
+    ("lr", torch.tensor(0.5)),
+    ("lmbda", {"a": 1}),
+    ("init", "small"),
+    ("seed", -1),
+    ("seed", 0.5),
+    ("runs", 0),
+    ("runs", None),
+    ("epochs", "many"),
+    ("epochs", None),
+    ("early_stopping", 0),
+    ("compile", "yes"),
+    ("data", 5),
+    ("data", "Fashion-MNIST"),
+]
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+@pytest.mark.parametrize(("name", "value"), EDITS)
+def test_a_setting_that_no_run_has_is_named(fails, saved, name, value, flag, tmp_path):
+    changed(saved, lambda content: content["settings"].update({name: value}))
+    before = files_under(tmp_path)
+    line = fails(flag, saved)
+    assert str(saved) in line
+    assert name.replace("_", "-") in line.replace("_", "-")
     assert files_under(tmp_path) == before
 
 
@@ -150,7 +224,7 @@ def test_fewer_epochs_than_done_are_refused(fails, saved):
     assert "--epochs 1 is fewer than the 2" in fails("--resume", saved, "--epochs", 1)
 
 
-@pytest.mark.parametrize("flags", ["--cost ll", "--hidden 20 10", "--resume other.pt"])
+@pytest.mark.parametrize("flags", ["", "--cost ll", "--hidden 20 10", "--resume other.pt"])
 def test_another_run_is_not_overwritten(train, fails, saved, flags, tmp_path):
     train("--seed", 1, "--epochs", 1, "--checkpoint", "other.pt")
     before = files_under(tmp_path)
@@ -190,15 +264,22 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_scratch(fails, saved,
     assert files_under(tmp_path) == before
 
 
+def test_a_full_disk_is_told_before_the_first_epoch(fails, tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "train_one_epoch", pytest.fail)
+    with room_for(10_000):
+        assert "run.pt cannot be written" in fails("--checkpoint", tmp_path / "run.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_fills_up_while_training_leaves_the_last_epoch_saved(train, fails, tmp_path, monkeypatch):
-    path, write, writes = tmp_path / "run.pt", checkpoint.write_atomically, []
+    path, write, writes = tmp_path / "run.pt", files.write_atomically, []
 
     def fill_up(place, content):
         writes.append(place)
-        with room_for(10_000) if writes.count(path) == 3 else contextlib.nullcontext():
+        with room_for(10_000) if writes.count(path) == 2 else contextlib.nullcontext():
             write(place, content)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", fill_up)
+    monkeypatch.setattr(files, "write_atomically", fill_up)
     fails("--epochs", 9, "--checkpoint", path)
     assert len(checkpoint.load(path)[1]["history"]) == 1
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ce_torch import checkpoint, mnist, settings
+from ce_torch import checkpoint, files, mnist, settings
 from ce_torch.chapter import comparison_pictures, comparison_report
 from ce_torch.report import chosen, finite, of_point
 from ce_torch.runs import new_training
@@ -56,6 +56,7 @@ class Comparison:
 
     def __init__(self, plan: Plan, data: mnist.MNIST, folder: Path) -> None:
         self.plan, self.data, self.folder = plan, data, folder
+        self.name_of_data = mnist.identify(data)
         of_accuracy = sum(plan.hidden) * (len(plan.rates) * plan.choices + plan.runs)
         of_speed = plan.hidden[0] * (len(plan.same_rates) + 1) * plan.runs
         self.bar = tqdm(
@@ -79,8 +80,8 @@ class Comparison:
                 for rate in dict.fromkeys((*plan.same_rates, rates[smallest, cost]))
             ]
             self.bar.total = self.bar.n  # less than was reckoned, where a chosen rate is one that all costs have
-        trained = {"examples": len(self.data.training.x), "choices": choices, "finals": finals, "speeds": speeds}
-        return {"plan": asdict(plan), **trained}
+        of_data = {"data": self.name_of_data, "examples": len(self.data.training.x)}
+        return {"plan": asdict(plan), **of_data, "choices": choices, "finals": finals, "speeds": speeds}
 
     def choose(self, cost: str, hidden: int) -> dict[str, Any]:
         """Train at every rate; return the one to choose, and the accuracies on validation data."""
@@ -111,7 +112,8 @@ class Comparison:
     def run(self, cost: str, hidden: int, rate: float | list[float], runs: int, seed: int) -> Settings:
         """Return the settings of a training, those that train.py would have, and the number of examples."""
         settings_of_run = {"cost": cost, "hidden": [hidden], "lr": rate, "runs": runs, "seed": seed}
-        return settings.DEFAULTS | settings_of_run | {"epochs": self.plan.epochs, "examples": len(self.data.training.x)}
+        of_data = {"data": self.name_of_data, "examples": len(self.data.training.x)}
+        return settings.DEFAULTS | settings_of_run | {"epochs": self.plan.epochs} | of_data
 
     def trained(self, run: Settings, monitored: str) -> Training:
         path = self.folder / f"{settings.run_name(run)}.pt"
@@ -146,6 +148,12 @@ class Comparison:
         if not path.exists():
             return None
         saved, state = checkpoint.load(path)
+        saved = {"data": run["data"]} | saved  # what was kept before checkpoints named their data
+        if saved["data"] != run["data"]:
+            raise checkpoint.CheckpointError(
+                f"{path} was trained on {saved['data']}, got {run['data']}; name the folder of its data by --data-dir, "
+                f"or move {self.folder} away"
+            )
         return state if saved == run else None
 
     def progress(self, run: Settings, epochs: int = 1) -> None:
@@ -164,28 +172,28 @@ def work_of_an_epoch(run: Settings) -> int:
 
 def write(results: dict[str, Any], folder: Path) -> None:
     """Write the figures, the report in words, and its pictures."""
-    files: Sequence[tuple[str, bytes]] = (
+    contents: Sequence[tuple[str, bytes]] = (
         ("results.json", json.dumps(results).encode()),
         ("README.md", comparison_report.markdown(results).encode()),
         *((name, picture) for name, picture in comparison_pictures.draw(results).items()),
     )
-    for name, content in files:
-        checkpoint.write_atomically(folder / name, content)
+    for name, content in contents:
+        files.write_atomically(folder / name, content)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="train little, to see it work")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="as for train.py")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for train.py")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write the report")
     flags = parser.parse_args()
     plan, name = (QUICK, "comparison-quick") if flags.quick else (Plan(), "comparison")
     kept = Path("checkpoints") / name
     try:
-        results = Comparison(plan, mnist.load(flags.data_dir), kept).results()
         folder = flags.write or (kept if flags.quick else Path("docs") / name)
-        write(results, folder)
-    except (mnist.DataError, checkpoint.CheckpointError) as error:
+        with files.claimed(kept / "results.json"):
+            write(Comparison(plan, mnist.load(flags.data_dir), kept).results(), folder)
+    except (mnist.DataError, files.FileError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

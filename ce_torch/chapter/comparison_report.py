@@ -22,7 +22,7 @@ REPORT = """\
 
 Nielsen's section 3.1 compares its costs by a run of each, and warns that this is not convincing. Here are {runs} runs
 of each, with error bars: of the chapter's networks, 784 inputs, {sizes} hidden neurons, 10 outputs, weights and biases
-from N(0, 1), trained for {epochs} epochs on the {examples:,} training examples of MNIST in mini-batches of 10.
+from N(0, 1), trained for {epochs} epochs on the {examples:,} training examples of {data} in mini-batches of 10.
 
 Written by `python -m ce_torch.chapter.compare`; every figure is in [results.json](results.json).
 
@@ -100,6 +100,7 @@ def markdown(results: Results) -> str:
     return REPORT.format(
         **{name: plan[name] for name in ("runs", "epochs", "goal", "choices", "looks")},
         examples=results["examples"],
+        data=results.get("data", "MNIST"),  # which results of before other data were told apart do not say
         sizes=" or ".join(map(str, plan["hidden"])),
         smallest=plan["hidden"][0],
         accuracies=table_of_accuracies(results),

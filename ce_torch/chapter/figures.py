@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ce_torch import CrossEntropyCost, LogLikelihoodCost, checkpoint, mnist
+from ce_torch import CrossEntropyCost, LogLikelihoodCost, files, mnist
 from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
@@ -238,11 +238,11 @@ def main() -> int:
     folder = parser.parse_args().write
     try:
         for name, drawing in DRAWINGS.items():
-            checkpoint.write_atomically(folder / f"{name}.png", png(drawing.draw()))
+            files.write_atomically(folder / f"{name}.png", png(drawing.draw()))
         moving = animate(OF_SIGMOID, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
-        checkpoint.write_atomically(folder / "neuron.gif", moving)
-        checkpoint.write_atomically(folder / "README.md", page().encode())
-    except (mnist.DataError, checkpoint.CheckpointError) as error:
+        files.write_atomically(folder / "neuron.gif", moving)
+        files.write_atomically(folder / "README.md", page().encode())
+    except (mnist.DataError, files.FileError) as error:
         print(f"figures: {error}", file=sys.stderr)
         return 2
     return 0

@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from ce_torch import checkpoint, mnist, settings
+from ce_torch import checkpoint, files, mnist, settings
 from ce_torch.chapter import compare
 from ce_torch.chapter.compare import Comparison, Plan
+from ce_torch.checkpoint import CheckpointError
 from ce_torch.training import Training
 
 # A goal that some networks reach in the first epoch and others not at all.
@@ -103,6 +104,22 @@ def test_trainings_of_another_plan_are_done_again(results, data, folder, tmp_pat
     assert Comparison(PLAN, data, tmp_path).results() == results
 
 
+def test_trainings_of_other_data_are_refused_and_stay(results, data, folder):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    inverted = mnist.MNIST(*(part._replace(x=1 - part.x) for part in data))
+    with pytest.raises(CheckpointError, match=r"\.pt was trained on data .*, not MNIST, got data .*, not MNIST; name"):
+        Comparison(PLAN, inverted, folder).results()
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_trainings_of_before_they_named_their_data_are_not_done_again(results, data, folder, tmp_path, monkeypatch):
+    for name, (run, state) in kept(folder).items():
+        del run["data"]
+        checkpoint.save(tmp_path / name, run, state)
+    monkeypatch.setattr(Training, "descend", None)
+    assert Comparison(PLAN, data, tmp_path).results() == results
+
+
 def test_a_training_is_the_one_that_train_py_would_make(results, train, small_mnist, data, tmp_path, monkeypatch):
     final = results["finals"][1]
     flags = "--cost", final["cost"], "--hidden", 4, "--lr", final["rate"], "--runs", 3, "--epochs", 2
@@ -135,6 +152,13 @@ def test_the_program_writes_the_report_its_pictures_and_figures(run_compare, dat
     for name in ("accuracies.png", "rates.png", "speed.png"):
         assert f"]({name})" in report
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_comparison_in_the_same_folder_is_refused(run_compare, tmp_path):
+    with files.claimed(tmp_path / "checkpoints" / "comparison-quick" / "results.json"):
+        code, _, err = run_compare("--quick")
+    assert code == 2
+    assert "is being written by another run" in err
 
 
 def test_a_folder_without_mnist_is_named(run_compare, tmp_path):
