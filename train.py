@@ -9,6 +9,8 @@
     python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
 
 A checkpoint is written after every epoch, named after the run, and beside it the history of costs and accuracies.
+Started from any folder, it finds its own MNIST, and writes to checkpoints/ in that folder. Where a run is already it
+trains nothing, unless it is told to --resume that one, to write to another --checkpoint, or to --overwrite.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The networks of the chapter, trained on MNIST by train.py: what their runs recorded, and the digits they get wrong.
 
-    python train.py --cost ce --checkpoint checkpoints/chapter-ce.pt
+    python train.py --cost ce --checkpoint checkpoints/chapter-ce.pt --overwrite
 
-and so for quadratic and ll: these checkpoints come with the project.
+makes one anew, and so for quadratic and ll: these checkpoints come with the project.
 """
 
 from functools import cache
