@@ -103,9 +103,10 @@ def prepare(run: Settings, flags: argparse.Namespace, path: Path | None) -> tupl
     """Return the settings of a run, its data among them, and its training; `path` is where it was saved before."""
     data = mnist.load(flags.data_dir, choose_device(flags.device))
     name = mnist.identify(data)
-    if run.get("data", name) != name:
-        raise UsageError(f"{path} was trained on {run['data']}, got {name}; name the folder of its data by --data-dir")
-    run = {**run, "data": name}
+    run = {"data": distributed.from_first(lambda: name)} | run
+    if run["data"] != name:
+        owner = f"{path} was trained" if path else "the first process trains"
+        raise UsageError(f"{owner} on {run['data']}, got {name}; name the folder of its data by --data-dir")
     return run, new_training(run, data)
 
 

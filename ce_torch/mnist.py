@@ -92,7 +92,8 @@ def identify(data: MNIST) -> str:
     """Return "MNIST"; or a name for other data, that changes with any label and any level of grey (of 256).
 
     Example:
-        >>> identify(load())
+        >>> from ce_torch import mnist
+        >>> mnist.identify(mnist.load())
         'MNIST'
     """
     digest = hashlib.sha256()

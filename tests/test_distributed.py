@@ -138,6 +138,18 @@ def test_more_processes_than_networks_are_refused(train, monkeypatch):
     assert outcome.err == ["train.py: 2 networks cannot be shared out over 3 processes; start 2 at most"]
 
 
+def test_processes_with_other_data_than_the_first_are_refused(train, monkeypatch):
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "from_first", lambda find: "data 0123456789abcdef, not MNIST")
+    outcome = train("--checkpoint", "run.pt")
+    assert outcome.code == 2
+    assert outcome.err == [
+        "train.py: the first process trains on data 0123456789abcdef, not MNIST, got MNIST; name the folder of its "
+        "data by --data-dir"
+    ]
+
+
 def test_what_gloo_says_of_a_lost_process_is_told_with_how_to_go_on(train, monkeypatch, tmp_path):
     def lose_a_process(training):
         if training.history:

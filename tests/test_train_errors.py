@@ -118,8 +118,9 @@ def test_a_device_a_pipe_or_a_folder_is_told_at_once(fails, flags, path, tmp_pat
 
 
 def test_a_run_that_is_refused_leaves_no_folder(fails, tmp_path):
-    fails("--data-dir", tmp_path / "train.py", "--checkpoint", tmp_path / "a" / "b" / "run.pt")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("no folder with MNIST\n")
+    fails("--data-dir", "file", "--checkpoint", tmp_path / "a" / "b" / "run.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("flags", [("--resume",), ("--checkpoint", "b.pt", "--resume")])
