@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -71,18 +71,40 @@ def test_delta_is_of_the_z_that_hooks_unpack(cost, unpack):
     torch.testing.assert_close(torch.autograd.grad(C, z)[0], expected.to(z.dtype))
 
 
+def costs_of_many(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    z, y = (torch.rand(300, 2000, generator=generator) for _ in range(2))
+    z.requires_grad_()
+    C = cross_entropy(z, y, reduction="none")
+    return torch.cat([C.detach(), torch.autograd.grad(C.sum(), z)[0].sum(1)])
+
+
 @needs_a_compiler
-@pytest.mark.skipif(
-    not Path("/proc/self/maps").exists(), reason="only Linux lists the libraries of a process in a file"
-)
-def test_threads_are_those_of_pytorch():
-    """One pool of threads: with two, the threads of one would spin on the cores that the other needs."""
-    script = (
-        "from pathlib import Path; from ce_torch.costs.fast import compiler; compiler.library();"
-        "print(len({line.split()[-1] for line in Path('/proc/self/maps').open() if 'gomp' in line}))"
-    )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(run.stdout) <= 1
+def test_threads_of_python_may_run_kernels_at_once():
+    alone = [costs_of_many(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        torch.testing.assert_close(list(pool.map(costs_of_many, range(8))), alone, rtol=0, atol=0)
+
+
+FORKED = """
+import os, torch
+from ce_torch.functional import log_likelihood
+torch.set_num_threads(3)
+z, y = torch.randn(300, 2000), torch.randint(2000, (300,))
+C = log_likelihood(z, y)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(log_likelihood(z, y), C) else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert torch.equal(log_likelihood(z, y), C)
+"""
+
+
+@needs_a_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_that_is_forked_runs_kernels_too():
+    run = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
 
 
 @needs_a_compiler

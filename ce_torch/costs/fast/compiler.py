@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from ce_torch.costs.fast import OFF, kernels_are_on, store
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_kernels.cpp", "products.cpp"))
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_kernels.cpp", "products.cpp", "threads.cpp"))
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 
 # A compiler takes a second or two. After `PATIENCE` seconds the log says what is waited for, after `LIMIT` it is ended.
 PATIENCE = 5.0
@@ -89,10 +89,7 @@ def compile(compiler: list[str], folder: Path) -> bytes:
     output = folder / "kernels.so"
     command = [*compiler, *FLAGS, *map(str, SOURCES), "-o", str(output)]
     log.info("Compiling the kernels for costs on the CPU: %s", shlex.join(command))
-    try:
-        run([*command, "-fopenmp"], folder)
-    except subprocess.CalledProcessError:  # a compiler without OpenMP, such as Apple's, makes kernels of one thread
-        run(command, folder)
+    run(command, folder)
     if not output.is_file():
         raise subprocess.CalledProcessError(0, command, stderr="it has made no file")
     return output.read_bytes()

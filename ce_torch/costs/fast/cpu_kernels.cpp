@@ -16,10 +16,17 @@
 #include <sys/mman.h>
 #endif
 
+// Of threads.cpp.
+void share_out(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
+
 // What is called for each vector: not inlined, it would take its count of numbers for a variable.
 #define inlined __attribute__((always_inline))
 
 namespace {
+
+template <class Function> void share_out(int64_t parts, int threads, Function f) {
+  ::share_out(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
+}
 
 template <class Number, int lanes> using Vector __attribute__((vector_size(lanes * sizeof(Number)))) = Number;
 
@@ -45,8 +52,8 @@ template <class Real> using Reals = Vector<Real, Wide<Real>::lanes>;
 
 // What is read of a row at once: little enough to stay in the nearest cache, where it is read a second time.
 constexpr int64_t chunk = 4096;
-// A thread with fewer elements takes more time than it saves.
-constexpr int64_t elements_of_a_thread = 32768;
+// What a thread takes at once: enough to be worth it, little enough that none has to wait long for another.
+constexpr int64_t elements_of_part = 32768;
 
 // What tensors are made of.
 struct Bfloat16 {
@@ -194,7 +201,6 @@ struct Task {
   int32_t threads;
 
   int64_t elements() const { return rows * columns; }
-  int threads_at_work() const { return int(std::min<int64_t>(threads, 1 + elements() / elements_of_a_thread)); }
   bool is_ignored(int64_t row) const { return target == classes && ((const int64_t*)y)[row] == ignore_index; }
   double& counted() const { return *(double*)((char*)of_rows); }
 };
@@ -241,6 +247,27 @@ template <class Number> struct Typed : Task {
   }
   inlined Vec pos_weights(int64_t row, int64_t column, int64_t count) const {
     return factors(pos_weight, pos_weight_row, pos_weight_column, row, column, count);
+  }
+
+  // Calls f(row) for every row, in several threads.
+  template <class Function> void each_row(Function f) const {
+    int64_t together = std::max<int64_t>(elements_of_part / columns, 1);
+    share_out((rows + together - 1) / together, threads, [&](int64_t part) {
+      for (int64_t row = part * together; row < std::min((part + 1) * together, rows); row++) f(row);
+    });
+  }
+
+  // Calls f(row, start, end) for every row, in parts of its columns, in several threads.
+  template <class Function> void each_part_of_rows(Function f) const {
+    int64_t parts_of_row = (columns + elements_of_part - 1) / elements_of_part;
+    if (parts_of_row == 1) {
+      each_row([&](int64_t row) { f(row, 0, columns); });
+      return;
+    }
+    share_out(rows * parts_of_row, threads, [&](int64_t part) {
+      int64_t start = part % parts_of_row * elements_of_part;
+      f(part / parts_of_row, start, std::min(start + elements_of_part, columns));
+    });
   }
 
   void reduce() const {
@@ -362,38 +389,36 @@ template <class Number> struct Softmax : Typed<Number> {
   // Returns false, and does no more, where some y is no class.
   bool cost() const {
     if (is_class && !this->all_are_classes()) return false;
+    this->each_row([&](int64_t row) { cost(row); });
     int64_t counted = 0;
-#pragma omp parallel for num_threads(this->threads_at_work()) reduction(+ : counted)
-    for (int64_t row = 0; row < this->rows; row++) {
-      if (this->is_ignored(row)) {
-        this->C_of_rows()[row] = 0;
-        continue;
-      }
-      counted++;
-      const Number* z = this->z_of(row);
-      Sums sums;
-      for (int64_t start = 0; start < this->columns; start += chunk)
-        add(sums, z, row, start, std::min(start + chunk, this->columns));
-      Real r = sums.others + (sums.ones - 1), C = -sums.tx;
-      if (is_class) {
-        sums.T = peak(row) + spread * sum_of_weights;
-        C -= product(peak(row), x(load(z + class_of(row), 1)[0], sums.m));
-      }
-      this->m()[row] = sums.m;
-      this->r()[row] = r;
-      this->T()[row] = sums.T;
-      this->C_of_rows()[row] = C + product(sums.T, std::log1p(r));
-    }
+    for (int64_t row = 0; row < this->rows; row++) counted += !this->is_ignored(row);
     this->counted() = double(counted);
     this->reduce();
     return true;
   }
 
+  void cost(int64_t row) const {
+    if (this->is_ignored(row)) {
+      this->C_of_rows()[row] = 0;
+      return;
+    }
+    const Number* z = this->z_of(row);
+    Sums sums;
+    for (int64_t start = 0; start < this->columns; start += chunk)
+      add(sums, z, row, start, std::min(start + chunk, this->columns));
+    Real r = sums.others + (sums.ones - 1), C = -sums.tx;
+    if (is_class) {
+      sums.T = peak(row) + spread * sum_of_weights;
+      C -= product(peak(row), x(load(z + class_of(row), 1)[0], sums.m));
+    }
+    this->m()[row] = sums.m;
+    this->r()[row] = r;
+    this->T()[row] = sums.T;
+    this->C_of_rows()[row] = C + product(sums.T, std::log1p(r));
+  }
+
   void delta() const {
-#pragma omp parallel for collapse(2) num_threads(this->threads_at_work())
-    for (int64_t row = 0; row < this->rows; row++)
-      for (int64_t start = 0; start < this->columns; start += chunk)
-        delta(row, start, std::min(start + chunk, this->columns));
+    this->each_part_of_rows([&](int64_t row, int64_t start, int64_t end) { delta(row, start, end); });
   }
 
   void delta(int64_t row, int64_t start, int64_t end) const {
@@ -511,8 +536,7 @@ template <class Formula, class Number> struct Neurons : Typed<Number> {
   // C of each row, the sum over its neurons.
   bool cost() const {
     if (this->target == classes && !this->all_are_classes()) return false;
-#pragma omp parallel for num_threads(this->threads_at_work())
-    for (int64_t row = 0; row < this->rows; row++) {
+    this->each_row([&](int64_t row) {
       double total = 0;
       for (int64_t start = 0; start < end_of(row); start += chunk) {
         Vec sums = {};
@@ -523,24 +547,21 @@ template <class Formula, class Number> struct Neurons : Typed<Number> {
         total += sum<Real>(sums);
       }
       this->C_of_rows()[row] = Real(total);
-    }
+    });
     this->reduce();
     return true;
   }
 
   // δ of each neuron, times the gradient of the row's cost.
   void delta() const {
-#pragma omp parallel for collapse(2) num_threads(this->threads_at_work())
-    for (int64_t row = 0; row < this->rows; row++) {
-      for (int64_t start = 0; start < this->columns; start += chunk) {
-        Real g = this->grad_of(row);
-        Number* out = this->delta_of(row);
-        each_vector<lanes>(start, std::min(start + chunk, end_of(row)), [&](int64_t column, int64_t count) inlined {
-          Vec delta = weighted<Formula::template delta<Real>>(row, column, count);
-          store(product<Vec>(Vec{} + g, delta), out + column, count);
-        });
-      }
-    }
+    this->each_part_of_rows([&](int64_t row, int64_t start, int64_t end) {
+      Real g = this->grad_of(row);
+      Number* out = this->delta_of(row);
+      each_vector<lanes>(start, std::min(end, end_of(row)), [&](int64_t column, int64_t count) inlined {
+        Vec delta = weighted<Formula::template delta<Real>>(row, column, count);
+        store(product<Vec>(Vec{} + g, delta), out + column, count);
+      });
+    });
   }
 };
 
@@ -576,10 +597,8 @@ extern "C" void exponentials(float* z, const float* m, float c, float* sums, int
   constexpr int64_t lanes = Wide<float>::lanes;
   c = std::max(c, std::numeric_limits<float>::min());
   int64_t parts = (rows + rows_of_sum - 1) / rows_of_sum;
-  std::vector<double> totals(columns * threads);
-#pragma omp parallel for num_threads(threads) schedule(static, (parts + threads - 1) / threads)
-  for (int64_t part = 0; part < parts; part++) {
-    double* total = &totals[part / ((parts + threads - 1) / threads) * columns];
+  std::vector<float> of_parts(parts * columns);
+  share_out(parts, threads, [&](int64_t part) {
     for (int64_t column = 0; column < columns; column += lanes) {
       Floats most = load(m + column, lanes), sum = {};
       for (int64_t row = part * rows_of_sum; row < std::min((part + 1) * rows_of_sum, rows); row++) {
@@ -589,12 +608,12 @@ extern "C" void exponentials(float* z, const float* m, float c, float* sums, int
         store(e, here, lanes);
         sum += e;
       }
-      for (int lane = 0; lane < lanes; lane++) total[column + lane] += sum[lane];
+      store(sum, &of_parts[part * columns + column], lanes);
     }
-  }
+  });
   for (int64_t column = 0; column < columns; column++) {
     double total = 0;
-    for (int thread = 0; thread < threads; thread++) total += totals[thread * columns + column];
+    for (int64_t part = 0; part < parts; part++) total += of_parts[part * columns + column];
     sums[column] = float(total);
   }
 }

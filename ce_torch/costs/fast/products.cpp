@@ -12,7 +12,15 @@
 #include <limits>
 #include <vector>
 
+// Of threads.cpp.
+void share_out(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
+
 namespace {
+
+template <class Function> void share_out(int64_t parts, int threads, Function f) {
+  ::share_out(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
+}
+
 
 constexpr int64_t lanes = 16;
 using Floats __attribute__((vector_size(lanes * sizeof(float)))) = float;
@@ -20,6 +28,8 @@ using Floats __attribute__((vector_size(lanes * sizeof(float)))) = float;
 constexpr int tile_rows = 8;
 // Sums over more than this many numbers are made apart, and rounded less.
 constexpr int64_t inner_of_sum = 512;
+// What a thread takes at once: little, so that one which has to wait for its core holds up the others little.
+constexpr int64_t rows_of_part = 128;
 // How far ahead a is asked for where its rows are side by side, and the next number is far away in memory.
 constexpr int64_t ahead = 48;
 
@@ -94,34 +104,35 @@ void store(Floats x, float* to) { std::memcpy(to, &x, sizeof x); }
 
 extern "C" void product(const Matrix& a, const Matrix& b, const Matrix& out, int64_t rows, int64_t columns,
                         int64_t inner, bool add, int threads) {
-#pragma omp parallel for num_threads(threads)
-  for (int64_t start = 0; start < rows; start += tile_rows)
-    product_of_rows(a, b, out, start, rows, columns, inner, add);
+  share_out((rows + rows_of_part - 1) / rows_of_part, threads, [&](int64_t part) {
+    for (int64_t start = part * rows_of_part; start < std::min((part + 1) * rows_of_part, rows); start += tile_rows)
+      product_of_rows(a, b, out, start, rows, columns, inner, add);
+  });
 }
 
 // z = weight x + bias, a row for each class, and the largest of each column.
 extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const float* bias, const Matrix& z, float* m,
                                 int64_t rows, int64_t columns, int64_t inner, int threads) {
-  std::fill(m, m + columns, -std::numeric_limits<float>::infinity());
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<float> own(m, m + columns);
-#pragma omp for
-    for (int64_t start = 0; start < rows; start += tile_rows) {
+  int64_t parts = (rows + rows_of_part - 1) / rows_of_part;
+  std::vector<float> of_parts(parts * columns, -std::numeric_limits<float>::infinity());
+  share_out(parts, threads, [&](int64_t part) {
+    float* largest = &of_parts[part * columns];
+    for (int64_t start = part * rows_of_part; start < std::min((part + 1) * rows_of_part, rows); start += tile_rows) {
       product_of_rows(weight, x, z, start, rows, columns, inner, false);
       for (int64_t row = start; row < std::min(start + tile_rows, rows); row++) {
         float* of_row = z.from(row, 0).at;
         for (int64_t column = 0; column < columns; column += lanes) {
-          Floats here = load(of_row + column) + (bias ? bias[row] : 0), most = load(&own[column]);
+          Floats here = load(of_row + column) + (bias ? bias[row] : 0), most = load(largest + column);
           store(here, of_row + column);
           // Also where one is nan.
-          store(here > most || here != here ? here : most, &own[column]);
+          store(here > most || here != here ? here : most, largest + column);
         }
       }
     }
-#pragma omp critical
-    for (int64_t column = 0; column < columns; column++)
-      if (own[column] > m[column] || own[column] != own[column]) m[column] = own[column];
+  });
+  std::copy(of_parts.begin(), of_parts.begin() + columns, m);
+  for (int64_t i = columns; i < parts * columns; i++) {
+    float* most = m + i % columns;
+    if (of_parts[i] > *most || of_parts[i] != of_parts[i]) *most = of_parts[i];
   }
 }
-

@@ -10,7 +10,6 @@ from torch import Tensor
 from ce_torch.costs.fast import compiler, cpu
 
 INNER_OF_SUM = 1024
-ELEMENTS_OF_THREAD = 32768
 
 # The fields of the kernel's Matrix.
 MATRIX = struct.Struct("Pqq").pack
@@ -24,7 +23,9 @@ def weighted_inputs(weight: Tensor, x: Tensor, bias: Tensor | None, z: Tensor) -
         weight_matrix, x_matrix, z_matrix = matrices
         address = None if bias is None else bias.data_ptr()
         sizes = *z.shape, weight.shape[1]
-        kernel("weighted_inputs")(weight_matrix, x_matrix, address, z_matrix, m.data_ptr(), *sizes, threads(z))
+        kernel("weighted_inputs")(
+            weight_matrix, x_matrix, address, z_matrix, m.data_ptr(), *sizes, torch.get_num_threads()
+        )
         return m
     torch.mm(weight, x, out=z)
     if bias is not None:
@@ -36,18 +37,20 @@ def exponentials_(z: Tensor, m: Tensor, c: float) -> Tensor:
     """Write exp(c (z − m)) to z, whose columns have each an m, and return the sum of each column."""
     if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and z.is_contiguous() and cpu.has_kernels():
         sums, m = torch.empty_like(m), m.contiguous()
-        kernel("exponentials")(z.data_ptr(), m.data_ptr(), c, sums.data_ptr(), *z.shape, threads(z))
+        kernel("exponentials")(z.data_ptr(), m.data_ptr(), c, sums.data_ptr(), *z.shape, torch.get_num_threads())
         return sums
     x = z.sub_(m).clamp_(max=0)
     return (x if c == 1 else x.mul_(max(c, torch.finfo(z.dtype).tiny))).exp_().sum(0)
 
 
-def add_product(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Add the product of a and b to `out`."""
+def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
+    """Add the product of a and b to `out`, or for beta = 0 make it `out`."""
     if has_kernel_for(a, b, out):
         matrices = (MATRIX(tensor.data_ptr(), *tensor.stride()) for tensor in (a, b, out))
-        kernel("product")(*matrices, *out.shape, a.shape[1], True, threads(b))
+        kernel("product")(*matrices, *out.shape, a.shape[1], beta == 1, torch.get_num_threads())
     else:
+        if beta == 0:
+            out.zero_()
         # A library may add one number after the other to a sum, and round every time.
         for left, right in zip(a.split(INNER_OF_SUM, 1), b.split(INNER_OF_SUM), strict=True):
             out += left @ right
@@ -63,11 +66,6 @@ def has_kernel_for(a: Tensor, b: Tensor, out: Tensor) -> bool:
         and b.stride(1) == out.stride(1) == 1
         and cpu.has_kernels()
     )
-
-
-def threads(matrix: Tensor) -> int:
-    """Return how many threads are worth their start for a pass over a matrix."""
-    return min(torch.get_num_threads(), 1 + matrix.numel() // ELEMENTS_OF_THREAD)
 
 
 # The arguments of the kernels.

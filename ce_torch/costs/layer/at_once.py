@@ -184,6 +184,6 @@ def add_slopes(gradients: dict[str, Tensor], block: slice, layer: Layer, of_cost
     # What was there before the first block is not read.
     beta = min(block.start, 1)
     if "weight" in gradients:
-        gradients["weight"].addmm_(z, layer.x * column(of_cost), beta=beta)
+        add_product(z, layer.x * column(of_cost), gradients["weight"], beta)
     if "bias" in gradients:
         gradients["bias"].addmv_(z, of_cost, beta=beta)
