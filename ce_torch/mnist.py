@@ -1,4 +1,4 @@
-"""MNIST as tensors, split as the chapter splits it; torchvision downloads it where it is missing."""
+"""MNIST as tensors, split as the chapter splits it; torchvision reads the files, or downloads them."""
 
 import contextlib
 import errno
@@ -6,11 +6,11 @@ import gzip
 import hashlib
 import math
 import os
-import struct
+import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ EXAMPLES_AT_ONCE = 1_000
 RAW = Path("MNIST", "raw")
 SHIPPED = Path(__file__).resolve().parent.parent / "data"
 FULL = {errno.ENOSPC, errno.EDQUOT}
+IN_MEMORY = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()  # Linux has files in memory
 DIGEST = "c97a2c607853b499a01d274c02fa5de533f80f6f09404e77aa0e02ec99b4c1f5"  # of `identify`
 
 
@@ -58,7 +59,8 @@ def load(data_dir: str | Path | None = None, device: torch.device | str = "cpu")
         device: where the tensors go.
 
     Raises:
-        DataError: a file is missing, damaged, of another shape or cannot be read, or the download failed.
+        DataError: a file is missing, damaged, of another shape or cannot be read, the download failed, or
+            torchvision cannot be imported.
 
     Example:
         >>> from ce_torch import mnist
@@ -116,7 +118,7 @@ def download(data_dir: Path) -> None:
     new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=data_dir) as scratch:
+        with tempfile.TemporaryDirectory(dir=data_dir) as scratch:
             torchvision_mnist.MNIST(scratch, download=True)
             raw.parent.mkdir(exist_ok=True)
             os.replace(Path(scratch) / RAW, raw)
@@ -159,21 +161,22 @@ def read_examples(raw: Path, prefix: str, n: int) -> Examples:
             f"{labels_path} must hold classes from 0 to 9, got {labels.max()}; replace it by MNIST's own file"
         )
     # In place: images / 255 would need the memory of a second copy.
-    return Examples(images.flatten(1).float().div_(255), labels.long())
+    return Examples(images.flatten(1).float().div_(255), labels)
 
 
 def read(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Return the bytes in a file of the IDX format, packed or not: a header with their shape, and they.
-
-    Source: "The MNIST database of handwritten digits", LeCun and Cortes.
-    """
-    header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-    size = len(header) + math.prod(shape)
+    """Return what torchvision reads from a file of images (n, 28, 28) or of labels (n,), packed or not."""
+    torchvision_mnist = import_torchvision_mnist()
+    reader = torchvision_mnist.read_label_file if len(shape) == 1 else torchvision_mnist.read_image_file
+    size = 4 + 4 * len(shape) + math.prod(shape)  # the header: what the file is, and the shape
+    not_mnist = DataError(
+        f"{path} must hold {shape} values and a header that says so; replace it by MNIST's own file, or remove the "
+        f"four files from {path.parent} to have them downloaded"
+    )
     if path.exists() and not path.is_file():  # a device may have no end
         raise DataError(f"{path} is a folder or a device; replace it by MNIST's own file")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = bytearray(file.read(size + 1))
+        values = (read_packed if path.suffix == ".gz" else read_unpacked)(path, size, reader)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} is damaged ({reason(error)}); replace it, or remove the four files of MNIST from {path.parent} to "
@@ -183,12 +186,49 @@ def read(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise DataError(
             f"{path} cannot be read ({reason(error)}); see to that, or name another folder with --data-dir"
         ) from error
-    if len(content) != size or not content.startswith(header):
+    except (AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:  # torchvision's, of a header
+        raise not_mnist from error
+    if values.shape != shape:
+        raise not_mnist
+    return values
+
+
+def read_unpacked(path: Path, size: int, reader: Callable[[str], Tensor]) -> Tensor:
+    if path.stat().st_size != size:  # torchvision would read all of it
+        raise ValueError(f"the file must have {size} bytes, got {path.stat().st_size}")
+    return reader(str(path))
+
+
+def read_packed(path: Path, size: int, reader: Callable[[str], Tensor]) -> Tensor:
+    """Unpack into a temporary file: torchvision's readers open a path."""
+    with gzip.open(path) as packed:
+        content = packed.read(size + 1)
+    try:
+        with temporary_path() as unpacked:
+            unpacked.write_bytes(content)
+            return read_unpacked(unpacked, size, reader)
+    except OSError as error:
+        if IN_MEMORY:
+            remedy = "see to that"
+        elif error.errno in FULL:
+            remedy = f"make room in {tempfile.gettempdir()}, or name another folder in TMPDIR"
+        else:
+            remedy = "name another folder in TMPDIR"
+        place = "in memory" if IN_MEMORY else "in the temporary folder"
         raise DataError(
-            f"{path} must hold {shape} values and a header that says so; replace it by MNIST's own file, or remove the "
-            f"four files from {path.parent} to have them downloaded"
-        )
-    return torch.frombuffer(content, dtype=torch.uint8, offset=len(header)).view(shape)
+            f"{path} cannot be unpacked {place} ({reason(error)}); {remedy}, or unpack it where it is, with gunzip"
+        ) from error
+
+
+@contextlib.contextmanager
+def temporary_path() -> Iterator[Path]:
+    """Yield a path to write to and to read: in memory where the system can, so that a full disk does no harm."""
+    if IN_MEMORY:
+        with open(os.memfd_create("mnist"), "wb") as file:
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "mnist"
 
 
 def first_line(error: BaseException) -> str:

@@ -110,7 +110,8 @@ def test_where_the_projects_files_are_not_it_is_looked_for_in_the_current_folder
     assert mnist.load().training.x.max() == 0
 
 
-def test_no_temporary_file_is_needed(real_mnist, packed, monkeypatch):
+@pytest.mark.skipif(not mnist.IN_MEMORY, reason="only Linux has files in memory")
+def test_no_temporary_folder_is_needed(real_mnist, packed, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert_same(mnist.load(packed.parents[1]), real_mnist)
 
@@ -205,6 +206,55 @@ def empty(path, packed):
     return path
 
 
+def pack_too_much(path, packed):
+    content = path.read_bytes()
+    path.unlink()
+    path = path.with_name(f"{path.name}.gz")
+    path.write_bytes(gzip.compress(content + bytes(100_000_000)))
+    return path
+
+
+def change_header(path, place, byte):
+    content = bytearray(path.read_bytes())
+    content[place] = byte
+    path.write_bytes(content)
+    return path
+
+
+def say_what_it_is_not(path, packed):
+    return change_header(path, 0, 1)
+
+
+def say_another_type(path, packed):
+    return change_header(path, 2, 9)
+
+
+def say_no_type(path, packed):
+    return change_header(path, 2, 10)
+
+
+def say_floats(path, packed):
+    return change_header(path, 2, 13)
+
+
+def say_other_dimensions(path, packed):
+    return change_header(path, 3, 2)
+
+
+def say_more_examples(path, packed):
+    return change_header(path, 4, 255)
+
+
+def say_another_shape_of_as_many(path, packed):
+    """Keep the number of values, where there are several dimensions."""
+    content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack(">I", SHAPES[path.name][0] // 2)
+    if len(SHAPES[path.name]) > 1:
+        content[8:12] = struct.pack(">I", 56)
+    path.write_bytes(content)
+    return path
+
+
 def lengthen(path, packed):
     os.truncate(path, path.stat().st_size + 1)
     return path
@@ -228,7 +278,28 @@ def put_a_folder(path, packed):
     return path
 
 
-DAMAGES = [cut_packed, flip_packed, cut, lack_an_example, empty, lengthen, link_to_zeros, put_a_pipe, put_a_folder]
+HEADERS = [
+    say_what_it_is_not,
+    say_another_type,
+    say_no_type,
+    say_floats,
+    say_other_dimensions,
+    say_more_examples,
+    say_another_shape_of_as_many,
+]
+DAMAGES = [
+    cut_packed,
+    flip_packed,
+    pack_too_much,
+    cut,
+    lack_an_example,
+    empty,
+    lengthen,
+    link_to_zeros,
+    put_a_pipe,
+    put_a_folder,
+    *HEADERS,
+]
 
 
 @pytest.mark.parametrize("name", mnist.FILES)
@@ -236,6 +307,22 @@ DAMAGES = [cut_packed, flip_packed, cut, lack_an_example, empty, lengthen, link_
 def test_a_file_that_is_missing_or_damaged_is_named(blank, packed, damage, name):
     path = damage(blank / RAW / name, packed)
     with pytest.raises(mnist.DataError, match=re.escape(str(path))):
+        mnist.load(blank)
+
+
+def test_of_a_packed_file_no_more_is_unpacked_than_shows_that_it_is_too_long(blank, packed, monkeypatch):
+    pack_too_much(blank / RAW / mnist.FILES[0], packed)
+    written = []
+    monkeypatch.setattr(Path, "write_bytes", lambda _, content: written.append(len(content)))
+    with pytest.raises(mnist.DataError):
+        mnist.load(blank)
+    assert written == [16 + 60_000 * 784 + 1]
+
+
+def test_an_unpacked_file_that_is_too_long_is_not_read(blank, monkeypatch):
+    lengthen(blank / RAW / mnist.FILES[0], None)
+    monkeypatch.setattr(torchvision.datasets.mnist, "read_image_file", lambda _: pytest.fail("it was read"))
+    with pytest.raises(mnist.DataError, match="must hold"):
         mnist.load(blank)
 
 
@@ -257,11 +344,77 @@ def test_an_error_of_the_system_is_told_as_what_it_is(blank, packed, monkeypatch
         for name in mnist.FILES:
             (blank / RAW / name).unlink()
     monkeypatch.setattr(gzip, "open", refuse)
-    monkeypatch.setattr(mnist, "open", refuse, raising=False)
+    monkeypatch.setattr(torchvision.datasets.mnist, "open", refuse, raising=False)
     path = blank / RAW / f"{mnist.FILES[0]}{ending}"
     with pytest.raises(mnist.DataError, match=rf"{path} cannot be read \({os.strerror(code)}\)") as told:
         mnist.load(blank)
     assert not re.search("damaged|remove|replace", str(told.value))
+
+
+@pytest.fixture
+def on_disk(monkeypatch, tmp_path):
+    """The temporary folder, where files cannot be in memory."""
+    monkeypatch.setattr(mnist, "IN_MEMORY", False)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def refuse_to_write(monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+
+
+def test_where_files_cannot_be_in_memory_the_temporary_folder_is_used_and_left_empty(real_mnist, packed, on_disk):
+    assert_same(mnist.load(packed.parents[1]), real_mnist)
+    assert not any(on_disk.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_temporary_folder_is_named_and_what_to_do(packed, on_disk, monkeypatch, code):
+    refuse_to_write(monkeypatch, code)
+    path = packed / f"{mnist.FILES[0]}.gz"
+    told = (
+        rf"{path} cannot be unpacked in the temporary folder \({os.strerror(code)}\); make room in {on_disk}, or name "
+    )
+    with pytest.raises(mnist.DataError, match=f"{told}another folder in TMPDIR") as error:
+        mnist.load(packed.parents[1])
+    assert not re.search("damaged|remove|replace", str(error.value))
+    assert not any(on_disk.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EFBIG])
+def test_another_error_of_the_temporary_folder_is_not_called_full(packed, on_disk, monkeypatch, code):
+    refuse_to_write(monkeypatch, code)
+    with pytest.raises(mnist.DataError, match=rf"\({os.strerror(code)}\); name another folder in TMPDIR") as error:
+        mnist.load(packed.parents[1])
+    assert not re.search("damaged|remove|replace|room", str(error.value))
+
+
+def test_a_temporary_folder_that_is_not_there_is_named(packed, on_disk, monkeypatch):
+    on_disk.rmdir()
+    with pytest.raises(mnist.DataError, match=r"\(No such file or directory\); name another folder in TMPDIR"):
+        mnist.load(packed.parents[1])
+
+
+def test_where_no_temporary_folder_can_be_had_those_tried_are_named(packed, on_disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(packed / "nowhere")])
+    with pytest.raises(mnist.DataError, match=rf"{packed / 'nowhere'}.*; name another folder in TMPDIR"):
+        mnist.load(packed.parents[1])
+
+
+@pytest.mark.skipif(not mnist.IN_MEMORY, reason="only Linux has files in memory")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_memory_that_cannot_be_had_is_not_called_a_full_folder(packed, monkeypatch, code):
+    refuse_to_write(monkeypatch, code)
+    told = rf"cannot be unpacked in memory \({os.strerror(code)}\); see to that, or unpack it where it is"
+    with pytest.raises(mnist.DataError, match=told) as error:
+        mnist.load(packed.parents[1])
+    assert not re.search("damaged|remove|replace|room|TMPDIR", str(error.value))
 
 
 def test_a_folder_that_may_not_be_read_is_told_so(blank, monkeypatch):
@@ -287,13 +440,9 @@ def test_a_label_that_is_no_digit_is_named(blank, name):
         mnist.load(blank)
 
 
-def test_files_that_are_there_are_read_without_torchvision(real_mnist, packed, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert_same(mnist.load(packed.parents[1]), real_mnist)
-
-
+@pytest.mark.parametrize("there", [True, False], ids=["to-read", "to-download"])
 @pytest.mark.parametrize("error", [ImportError("no torchvision"), RuntimeError("operator torchvision::nms")])
-def test_a_torchvision_that_cannot_be_imported_says_what_to_install(error, tmp_path, monkeypatch):
+def test_a_torchvision_that_cannot_be_imported_says_what_to_install(error, there, packed, tmp_path, monkeypatch):
     class Finder:
         def find_spec(self, name, path=None, target=None):
             if name.startswith("torchvision"):
@@ -303,4 +452,4 @@ def test_a_torchvision_that_cannot_be_imported_says_what_to_install(error, tmp_p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     with pytest.raises(mnist.DataError, match=rf"{error}.*pip install -r requirements.txt"):
-        mnist.load(tmp_path)
+        mnist.load(packed.parents[1] if there else tmp_path)
