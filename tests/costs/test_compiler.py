@@ -54,6 +54,12 @@ def test_the_compiler_may_be_named_with_its_options_or_not_at_all(has_kernels, n
     assert has_kernels()
 
 
+def test_a_name_that_is_no_command_is_said(has_kernels, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "'g++")
+    assert not has_kernels()
+    assert "CXX must be a command such as 'ccache g++', got \"'g++\"" in caplog.text
+
+
 def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(cache, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level(logging.WARNING):

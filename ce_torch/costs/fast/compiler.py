@@ -37,7 +37,7 @@ def library() -> ctypes.CDLL | str:
     if not kernels_are_on():
         return OFF
     try:
-        return kept_or_compiled(shlex.split(os.environ.get("CXX", "")) or ["c++"])
+        return kept_or_compiled(named_compiler())
     except subprocess.CalledProcessError as error:
         reason = f"{shlex.join(error.cmd)} failed: {error.stderr.strip()}"
     except subprocess.TimeoutExpired as error:
@@ -46,6 +46,15 @@ def library() -> ctypes.CDLL | str:
         reason = f"{error} ({type(error).__name__})"
     log.warning("Costs on the CPU take longer than they could: %s.", reason)
     return reason
+
+
+def named_compiler() -> list[str]:
+    """Return the command that the environment variable CXX names, or c++."""
+    named = os.environ.get("CXX", "")
+    try:
+        return shlex.split(named) or ["c++"]
+    except ValueError as error:
+        raise ValueError(f"CXX must be a command such as 'ccache g++', got {named!r}: {error}") from error
 
 
 def kept_or_compiled(compiler: list[str]) -> ctypes.CDLL:

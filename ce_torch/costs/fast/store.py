@@ -64,14 +64,12 @@ def scratch(parent: Path | None) -> Iterator[Path]:
 
 def clear(parent: Path) -> None:
     """Remove what processes that were killed left unfinished."""
-    for path in parent.glob(UNFINISHED + "*"):
-        process = path.suffix[1:]
-        if process.isdecimal() and not is_running(int(process)):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    with contextlib.suppress(OSError):
+        for path in parent.glob(UNFINISHED + "*"):
+            process = path.suffix[1:]
+            if process.isdecimal() and not is_running(int(process)):
+                remove = shutil.rmtree if path.is_dir() else os.unlink
+                remove(path)
 
 
 def is_running(process: int) -> bool:
