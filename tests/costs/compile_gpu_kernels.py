@@ -6,14 +6,14 @@ from triton.compiler import ASTSource
 
 from ce_torch.costs.fast import gpu_kernels as kernels
 
-POINTERS = {"C": "*fp32", "m": "*fp32", "s": "*fp32"}
+POINTERS = {"C": "*fp32", "m": "*fp32", "r": "*fp32"}
 CONSTANTS = {"z_column": 1, "y_column": 1, "of_row": 0, "block": 4096}
 
 
 def compiled(kernel, dtype: str, **constants) -> str:
     """Compile `kernel` for rows of memory that begin at multiples of 16 elements, as those of most z do."""
     constants |= {name: value for name, value in CONSTANTS.items() if name in kernel.arg_names}
-    types = dict.fromkeys(("z_row", "y_row", "columns"), "i32") | {"c": "fp32"} | POINTERS
+    types = dict.fromkeys(("z_row", "y_row", "columns"), "i32") | {"c": "fp32", "ignore_index": "i32"} | POINTERS
     if kernel in (kernels.log_likelihood, kernels.log_likelihood_delta):
         types["y"] = "*i64"
     signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in kernel.arg_names}

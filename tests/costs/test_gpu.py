@@ -26,7 +26,8 @@ def way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_class_that_is_none_costs_nan():
-    C, _ = gpu.cost_of_class("none", torch.zeros(3, 4, device=DEVICE), torch.tensor([-1, 4, 3], device=DEVICE), 1.0)
+    z, y = torch.zeros(3, 4, device=DEVICE), torch.tensor([-1, 4, 3], device=DEVICE)
+    C, _ = gpu.cost_of_classes("none", z, y, weight=None, c=1.0, ignore_index=-100, label_smoothing=0.0)
     assert C.isnan().tolist() == [True, True, False]
 
 

@@ -19,7 +19,7 @@ def test_it_is_half_of_mse_loss_and_its_mean_is_over_examples_not_neurons(reduct
 def test_class_indices_stand_for_one_hot_vectors(activation):
     z, y = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
     by_index, by_vector = (quadratic(z, target, activation=activation) for target in (y, one_hot(y, 5).float()))
-    torch.testing.assert_close(by_index, by_vector, rtol=0, atol=0)
+    torch.testing.assert_close(by_index, by_vector)
 
 
 def test_a_saturated_neuron_keeps_the_digits_of_its_slope():
