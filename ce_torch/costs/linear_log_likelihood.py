@@ -137,7 +137,7 @@ def linear_log_likelihood(
     not_at_once = at_once.refusal(layer, reduction, shard)
     if not_at_once is None:
         setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows), shard)
-        C = at_once.AtOnce.apply(*layer[:-1], target.factor(reduction), setting)
+        C = at_once.AtOnce.apply(*layer, target.factor(reduction), setting)
         # The mean over no examples is nan.
         C = C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C)
         return in_dtype_of(x, C, out_dtype)

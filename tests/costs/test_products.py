@@ -58,9 +58,14 @@ def test_exponentials_and_their_sums_are_those_in_float64(rows, columns, c):
     z = matrix(rows, columns)
     m = z.amax(0)
     right = (c * (z.double() - m)).exp()
-    sums = products.exponentials_(z, m, c)
-    torch.testing.assert_close(z, right.float(), rtol=1e-6, atol=1e-37)
-    torch.testing.assert_close(sums, right.sum(0).float(), rtol=1e-6, atol=0)
+    base = torch.linspace(0, 1, rows)
+    right_base_x = base.double() @ (c * (z.double() - m))
+    y = torch.arange(columns) % rows
+    sums, base_x = products.exponentials_(z, m, y, c, base)
+    others = torch.arange(rows).unsqueeze(-1) != y
+    torch.testing.assert_close(z[others], right[others].float(), rtol=1e-6, atol=1e-37)
+    torch.testing.assert_close(sums, (right * others).sum(0).float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(base_x, right_base_x.float(), rtol=1e-5, atol=1e-30)
 
 
 def test_without_kernels_the_library_serves(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.fast import compiler, cpu
+from ce_torch.costs.product import product
 
 INNER_OF_SUM = 1024
 
@@ -33,14 +34,28 @@ def weighted_inputs(weight: Tensor, x: Tensor, bias: Tensor | None, z: Tensor) -
     return z.amax(0)
 
 
-def exponentials_(z: Tensor, m: Tensor, c: float) -> Tensor:
-    """Write exp(c (z − m)) to z, whose columns have each an m, and return the sum of each column."""
-    if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and z.is_contiguous() and cpu.has_kernels():
+def exponentials_(
+    z: Tensor, m: Tensor, y: Tensor, c: float, base: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Write exp x, x = c (z − m), to z, whose columns have each an m, not −∞, and a row y.
+
+    Return the sum of each column without its row y and, for base with a number for each row, Σ base x, to which −∞ adds
+    nothing for 0.
+    """
+    plain = z.is_contiguous() and y.is_contiguous() and (base is None or base.is_contiguous())
+    if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and plain and cpu.has_kernels():
         sums, m = torch.empty_like(m), m.contiguous()
-        kernel("exponentials")(z.data_ptr(), m.data_ptr(), c, sums.data_ptr(), *z.shape, torch.get_num_threads())
-        return sums
-    x = z.sub_(m).clamp_(max=0)
-    return (x if c == 1 else x.mul_(max(c, torch.finfo(z.dtype).tiny))).exp_().sum(0)
+        base_x = None if base is None else torch.empty_like(sums)
+        addresses = (None if tensor is None else tensor.data_ptr() for tensor in (base, sums, base_x))
+        places = z.data_ptr(), m.data_ptr(), y.data_ptr()
+        kernel("exponentials")(*places, c, *addresses, *z.shape, torch.get_num_threads())
+        return sums, base_x
+    is_infinite = z == torch.inf
+    x = z.sub_(m).masked_fill_(is_infinite, 0)
+    if c != 1:
+        x.mul_(max(c, torch.finfo(z.dtype).tiny))
+    base_x = None if base is None else product(base.unsqueeze(-1), x).sum(0)
+    return x.scatter_(0, y.unsqueeze(0), -torch.inf).exp_().sum(0), base_x
 
 
 def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
@@ -74,7 +89,9 @@ ARGUMENTS = {
     "product": (*MATRICES, *SIZES, ctypes.c_bool, ctypes.c_int),
     "weighted_inputs": (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
     "exponentials": (
-        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float, ctypes.c_void_p),
+        *(ctypes.c_void_p,) * 3,
+        ctypes.c_float,
+        *(ctypes.c_void_p,) * 3,
         *(ctypes.c_int64, ctypes.c_int64, ctypes.c_int),
     ),
 }

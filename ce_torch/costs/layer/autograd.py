@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.autograd import may_be_differentiated, nested
+from ce_torch.costs.layer import by_examples
 from ce_torch.costs.layer.blocks import Layer, Setting, Wanted
 from ce_torch.costs.layer.formulas import (
     Sums,
@@ -41,7 +42,7 @@ class Costs(torch.autograd.Function):
         base: Tensor | None,
         setting: Setting,
     ) -> tuple[Tensor, Tensor]:
-        C, sums = costs(Layer(x, weight, bias, y, peak, base), setting)
+        C, sums = costs_of_examples(Layer(x, weight, bias, y, peak, base), setting)
         return C, torch.stack(sums)
 
     @staticmethod
@@ -125,11 +126,20 @@ class Slopes(torch.autograd.Function):
         return curvature(g, g_change, layer, change, ctx.setting, sums, moved, ctx.wanted)
 
 
+def costs_of_examples(layer: Layer, setting: Setting) -> tuple[Tensor, Sums]:
+    """Return C of each example, and its sums, where only their numbers count if nothing else can be asked for."""
+    formula = costs if by_examples.refusal(layer, setting.shard) else by_examples.costs
+    return formula(layer, setting)
+
+
 def gradients_of_costs(
     g: Tensor, layer: Layer, setting: Setting, sums: Tensor, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g C by the fields of a Layer that need one."""
     wanted, wants_target = those_of(needed)
+    if not wants_target and not may_be_differentiated(g) and by_examples.refusal(layer, setting.shard) is None:
+        _, gradients = by_examples.cost_and_slopes(layer, g, setting, wanted)
+        return *in_their_places(gradients, wanted), None, None, None
     if torch.is_grad_enabled() and (wants_target or torch._C._functorch.is_legacy_batchedtensor(g)):
         # Once for both formulas: of their gradients in half precision the sum is what is rounded.
         layer = layer.to(layer.dtype)

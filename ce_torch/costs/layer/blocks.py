@@ -51,6 +51,10 @@ class Layer(NamedTuple):
         """Return the same layer with its floating tensors in another dtype."""
         return Layer(*(t.to(dtype) if t is not None and t.is_floating_point() else t for t in self))
 
+    def examples(self, block: slice) -> Self:
+        """Return the layer for some of the examples."""
+        return self._replace(x=self.x[block], y=self.y[block], peak=self.peak[block])
+
     def of_examples(self, value: float) -> Tensor:
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)
 

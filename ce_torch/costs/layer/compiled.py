@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs.layer import formulas
-from ce_torch.costs.layer.autograd import INPUTS, gradients_of_costs
+from ce_torch.costs.layer.autograd import INPUTS, costs_of_examples, gradients_of_costs
 from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
 from ce_torch.costs.layer.shards import ALL_CLASSES
 
@@ -26,7 +25,7 @@ def costs_of_layer(
     block_rows: int | None,
 ) -> tuple[Tensor, Tensor]:
     layer = Layer(x, weight, bias, y, peak, base)
-    C, sums = formulas.costs(layer, Setting(c, elements_of_block(len(x), len(weight), block_rows), ALL_CLASSES))
+    C, sums = costs_of_examples(layer, Setting(c, elements_of_block(len(x), len(weight), block_rows), ALL_CLASSES))
     return C, torch.stack(sums)
 
 
