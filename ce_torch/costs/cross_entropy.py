@@ -79,7 +79,7 @@ def cross_entropy(
 
         C = −Σⱼ wⱼ [pⱼ yⱼ ln aⱼ + (1 − yⱼ) ln(1 − aⱼ)],    a = σ(z),    δ = a − y, written by hand
 
-    It is exact for every finite z, where the formula in a gives nan or inf. For y between 0 and 1 its minimum is the
+    It is exact for every z, where the formula in a gives nan or inf; for z = ±inf it is the limit. For y between 0 and 1 its minimum is the
     binary entropy of y, equation (64).
 
     Args:
@@ -87,14 +87,16 @@ def cross_entropy(
             of one neuron have shape (n, 1).
         y: desired outputs in [0, 1], floating point, shape (..., C); or class indices, int64, shape (...), which
             stand for one-hot vectors.
-        weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's.
+        weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's. For 0 the neuron
+            costs nothing, whatever its z and y.
         pos_weight: p, a factor for the part of the cost that belongs to y, as `weight`.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x
             (`F.binary_cross_entropy_with_logits` also divides by the number of neurons), "sum" for Σₓ Cₓ, "none" for
             every Cₓ, shape (...).
+        out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast). The mean over no examples is nan, their sum 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples is nan, their sum 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.

@@ -61,8 +61,8 @@ def linear_log_likelihood(
     What holds z: third derivatives, what `vmap` takes of many costs at once, and `torch.func.grad` when compiled.
 
     For classes y, and the mean or the sum, gradients are worked out together with the cost, and are there from then on;
-    z is worked out once. Otherwise it is worked out again for the gradients: for desired outputs, label smoothing,
-    reduction "none", half precision, shards; under `torch.func`, `torch.compile` and hooks for saved tensors, as
+    z is worked out once. Otherwise it is worked out again for the gradients: for desired outputs, reduction
+    "none", half precision, shards; under `torch.func`, `torch.compile` and hooks for saved tensors, as
     activation checkpointing sets; and for a second backward pass over a retained graph.
 
     Args:
@@ -75,16 +75,17 @@ def linear_log_likelihood(
         class_weight: a factor for the cost of each class, floating point, shape (C,); in `log_likelihood`, and in
             `F.linear_cross_entropy`, it is `weight`. There x, weight, y and bias are input, linear_weight, target and
             linear_bias.
+        out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z the memory is for; None for a twentieth of them, but at least 16 and 4 MB in
             float32. More are faster. No block is smaller than an example, or than 32 classes of all examples.
         group: processes (`torch.distributed`) that share the classes out among them. Each has weight and bias for its
             own, in the order of their ranks, and desired outputs and class weights too; x and class indices are the
-            same in all. Of each example four numbers cross between them, and the gradient of x; no process sees the
+            same in all. Of each example five numbers cross between them, and the gradient of x; no process sees the
             whole. The cost and the gradient of x are the same in all. A weight that is a `DTensor` with `Shard(0)`
             needs the group of its mesh here; without a group a DTensor is refused.
 
     Returns:
-        The cost, of x's dtype (float32 under autocast); shape () or, for reduction "none", (...).
+        The cost, of x's dtype (float32 under autocast) or `out_dtype`; shape () or, for reduction "none", (...).
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.

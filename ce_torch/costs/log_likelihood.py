@@ -83,20 +83,22 @@ def log_likelihood(
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    δ = a − y, by hand
 
     Args:
-        z: weighted inputs of the output layer, floating point, shape (..., C). -inf rules a class out; an example of
-            which +inf or nan is part costs nan.
+        z: weighted inputs of the output layer, floating point, shape (..., C). -inf rules a class out, and inf takes
+            all: the cost is the limit. With nan, or all classes ruled out, it is nan.
         y: class indices, int64 or uint8, shape (...); or desired outputs in [0, 1], floating point, shape (..., C).
         temperature: at least 1e-38; 1 / temperature is equation (83)'s c. A tensor, floating point, shape (), gets its
             gradient too.
         weight: a factor for the cost of each class, floating point, shape (C,).
-        ignore_index: examples whose class index this is cost nothing and do not count in the mean. Class indices only.
+        ignore_index: examples whose class index this is cost nothing, whatever their z, and do not count in the mean.
+            Class indices only.
         label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, "sum" for Σₓ Cₓ, "none" for every Cₓ,
             shape (...). For class indices the mean is weighted: n is the sum of the weights of the classes y.
+        out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast). The mean over no examples, or none that is not ignored, is
-        nan; their sum is 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples, or none that is not
+        ignored, is nan; their sum is 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.

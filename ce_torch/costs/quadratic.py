@@ -80,9 +80,10 @@ def quadratic(
         activation: "sigmoid" for a = σ(z), "linear" for a = z.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (`F.mse_loss` also divides by the number
             of neurons, and has no ½), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
+        out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast). The mean over no examples is nan, their sum 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples is nan, their sum 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
