@@ -79,8 +79,8 @@ def cross_entropy(
 
         C = −Σⱼ wⱼ [pⱼ yⱼ ln aⱼ + (1 − yⱼ) ln(1 − aⱼ)],    a = σ(z),    δ = a − y, written by hand
 
-    It is exact for every z, where the formula in a gives nan or inf; for z = ±inf it is the limit. For y between 0 and 1
-    its minimum is the binary entropy of y, equation (64).
+    It is exact for every z, where the formula in a gives nan or inf; for z = ±inf it is the limit. For y between 0 and
+    1 its minimum is the binary entropy of y, equation (64).
 
     Args:
         z: weighted inputs of the output layer, floating point, shape (..., C). One dimension is one example: n examples
