@@ -28,18 +28,6 @@ CLASSES, OF_Z, OF_WORK = range(3)  # what y is: classes, or outputs of the dtype
 REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
 
 
-class Weight(NamedTuple):
-    """A weight: its address, and from one row and one column of z to the next; the tensor keeps the memory."""
-
-    address: int
-    row: int
-    column: int
-    tensor: Tensor
-
-
-ONE = Weight(0, 0, 0, torch.empty(0))
-
-
 class Options(NamedTuple):
     """What a kernel takes besides z and y."""
 
@@ -90,31 +78,25 @@ def strides(weight: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
     return (columns, column) if weight.shape[:-1] == shape[:-1] else None
 
 
-def laid_out(weight: Tensor | None, z: Tensor) -> Weight:
-    """Return a weight as the kernels read it."""
-    if weight is None:
-        return ONE
-    weight = weight.to(wide(z)).contiguous()
-    return Weight(weight.data_ptr(), *strides(weight, z.shape), weight)
-
-
 def run(name: str, reduction: str, z: Tensor, y: Tensor, options: Options, of_rows: Tensor, *outputs: int) -> bool:
     """Run a kernel on a Task with these addresses of C, grad and delta; return whether y was such as it takes."""
     target = CLASSES
     if y.is_floating_point():
         target = OF_Z if y.dtype == z.dtype else OF_WORK
         y = y if target == OF_Z else y.to(of_rows.dtype)
-    weight, pos_weight = laid_out(options.weight, z), laid_out(options.pos_weight, z)
+    weight, pos_weight, c, ignore_index, label_smoothing = options
+    weight_address, pos_weight_address, *steps = 0, 0, 0, 0, 0, 0
+    if weight is not None:
+        weight = weight.to(of_rows.dtype).contiguous()
+        weight_address, steps[:2] = weight.data_ptr(), strides(weight, z.shape)
+    if pos_weight is not None:
+        pos_weight = pos_weight.to(of_rows.dtype).contiguous()
+        pos_weight_address, steps[2:] = pos_weight.data_ptr(), strides(pos_weight, z.shape)
     columns = z.shape[-1]
-    addresses = z.data_ptr(), y.data_ptr(), weight.address, pos_weight.address, of_rows.data_ptr(), *outputs
-    steps = weight.row, weight.column, pos_weight.row, pos_weight.column
-    task = TASK(
-        *addresses,
-        *(z.numel() // columns, columns, *steps, options.ignore_index),
-        *(options.c, options.label_smoothing),
-        *(target, REDUCTIONS[reduction], torch.get_num_threads()),
-    )
-    return kernel(name, z.dtype)(task)
+    addresses = z.data_ptr(), y.data_ptr(), weight_address, pos_weight_address, of_rows.data_ptr()
+    sizes = z.numel() // columns, columns
+    last = c, label_smoothing, target, REDUCTIONS[reduction], torch.get_num_threads()
+    return kernel(name, z.dtype)(TASK(*addresses, *outputs, *sizes, *steps, ignore_index, *last))
 
 
 @cache
