@@ -15,7 +15,6 @@ from ce_torch.costs.base import Cost, evaluate, in_dtype_of
 from ce_torch.costs.call import called_as
 from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import widen
 from ce_torch.costs.product import product
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z), 1 − a is σ(−z):
@@ -145,4 +144,4 @@ class CrossEntropyCost(Cost):
         check_classes(y, z.shape[-1])
         check_weight_of_neurons("weight", self.weight, z)
         check_weight_of_neurons("pos_weight", self.pos_weight, z)
-        return delta(*widen((z, y, self.weight, self.pos_weight))).to(z.dtype)
+        return weighted_costs.delta(z, y, self.weight, self.pos_weight)

@@ -16,7 +16,7 @@ from ce_torch.costs.base import Cost, evaluate, in_dtype_of
 from ce_torch.costs.call import called_as
 from ce_torch.costs.desired import one_hot
 from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import wide, widen
+from ce_torch.costs.precision import wide
 from ce_torch.costs.product import product
 from ce_torch.costs.reduction import quotient
 from ce_torch.costs.softmax import exponentials
@@ -183,5 +183,5 @@ class LogLikelihoodCost(Cost):
         y = check_arguments(z, y)
         check_classes(y, z.shape[-1], self.ignore_index)
         check_weight_of_classes("weight", self.weight, z.shape, z, "z")
-        c = 1 / self.temperature
-        return delta(*widen((z, y, self.weight, c, self.ignore_index, self.label_smoothing))).to(z.dtype)
+        options = self.weight, 1 / self.temperature, self.ignore_index, self.label_smoothing
+        return costs_of_softmax.delta(z, y, *options)

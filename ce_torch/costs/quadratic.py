@@ -17,7 +17,6 @@ from ce_torch.costs.base import Cost, evaluate, in_dtype_of
 from ce_torch.costs.call import called_as
 from ce_torch.costs.desired import desired_outputs
 from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import widen
 
 
 def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:
@@ -129,5 +128,5 @@ class QuadraticCost(Cost):
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
         y = check_arguments(z, y)
         check_classes(y, z.shape[-1])
-        delta = delta_of_sigmoid if self._activation == "sigmoid" else error_of_linear
-        return delta(*widen((z, y))).to(z.dtype)
+        costs = of_sigmoid if self._activation == "sigmoid" else of_linear
+        return costs.delta(z, y)

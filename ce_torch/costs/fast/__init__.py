@@ -19,7 +19,8 @@ class Fast(NamedTuple):
     """A way for a cost and its δ that are only worked out, and not differentiated again.
 
     `refusal(z, ...)` is why the way does not take these inputs, None where it does. Then
-    C, sums = cost(reduction, z, ...) and ∂C/∂z = delta(grad, sums, reduction, z, ...), with what reached C in `grad`.
+    C, sums = cost(reduction, z, ...) and ∂C/∂z = delta(grad, sums, reduction, z, ...), with what reached C in `grad`;
+    sums are None where the cost was not worked out.
     """
 
     name: str

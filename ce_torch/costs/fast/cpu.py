@@ -107,8 +107,11 @@ def kernel(name: str, dtype: torch.dtype) -> Callable[[bytes], bool]:
     return function
 
 
-def fast(name: str, refusal: Callable[..., str | None], options: Callable[..., Options]) -> Fast:
-    """Return the cost that `cpu_kernels.cpp` has by this name, and its δ; `options(*inputs)` are its options."""
+def fast(name: str, refusal: Callable[..., str | None], options: Callable[..., Options], has_sums: bool) -> Fast:
+    """Return the cost that `cpu_kernels.cpp` has by this name, and its δ; `options(*inputs)` are its options.
+
+    `has_sums` says whether δ needs what the cost has found of each row.
+    """
 
     def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
         of_rows = torch.empty(2 + 4 * (z.numel() // z.shape[-1]), dtype=wide(z), device=z.device)
@@ -118,7 +121,9 @@ def fast(name: str, refusal: Callable[..., str | None], options: Callable[..., O
             raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
         return C, of_rows
 
-    def delta(grad: Tensor, of_rows: Tensor, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> Tensor:
+    def delta(grad: Tensor, of_rows: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> Tensor:
+        if of_rows is None:
+            of_rows = cost("none", z, y, *inputs)[1] if has_sums else torch.empty(2, dtype=wide(z), device=z.device)
         delta, grad = torch.empty_like(z), grad.to(of_rows.dtype).contiguous()
         run(name + "_delta", reduction, z, y, options(*inputs), of_rows, 0, grad.data_ptr(), delta.data_ptr())
         return delta
@@ -136,9 +141,10 @@ of_softmax = fast(
     "log_likelihood",
     refusal_of_softmax,
     lambda weight, c, ignore_index, label_smoothing: Options(weight, None, c, ignore_index, label_smoothing),
+    has_sums=True,
 )
 
 
 def of_neurons(name: str) -> Fast:
     """Return the cost that `cpu_kernels.cpp` has by this name, a sum over neurons, and its δ."""
-    return fast(name, refusal, lambda *weights: Options(*weights))
+    return fast(name, refusal, lambda *weights: Options(*weights), has_sums=False)

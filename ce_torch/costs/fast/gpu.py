@@ -69,7 +69,7 @@ def cost_of_classes(
 
 def delta_of_classes(
     grad: Tensor,
-    sums: Tensor,
+    sums: Tensor | None,
     reduction: str,
     z: Tensor,
     y: Tensor,
@@ -80,6 +80,8 @@ def delta_of_classes(
     in_place: bool = False,
 ) -> Tensor:
     """Return δ times what reached C, shaped like z and of its dtype."""
+    if sums is None:
+        _, sums = cost_of_classes("none", z, y, weight, c, ignore_index, label_smoothing)
     delta = z if in_place else new_delta(z)
     rows, classes, of_row = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z, y != ignore_index)
     output, inputs = (delta, of_row, *of_row.stride()), (*sums, rows, classes, normal(c), ignore_index)
