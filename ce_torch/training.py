@@ -45,6 +45,8 @@ class Training:
         history: a record for each epoch done: {"epoch": 1, "test": {"cost": 0.9, "accuracy": 0.91, "correct": 9100,
             "examples": 10000}}, a key for each name in `monitor`. Costs are without the L2 term. For many networks
             cost, accuracy and correct are lists.
+        watch: what `run` calls within an epoch, time and again, with the part of it that is done, from 0 to 1; nothing
+            unless it is set.
 
     Example:
         >>> from ce_torch import mnist
@@ -83,6 +85,7 @@ class Training:
         self.batches_at_once = next(fit, 1)
         self.monitor = dict(monitor or {})
         self.history: list[Record] = []
+        self.watch: Callable[[float], object] = lambda part: None
         self.parameters = list(network.parameters())
         self.weights = [parameter for name, parameter in network.named_parameters() if not name.endswith("bias")]
         self.lr, self.lmbda = self.of_each(lr), self.of_each(lmbda)
@@ -121,8 +124,9 @@ class Training:
         return torch.tensor(value, dtype=self.x.dtype, device=self.x.device).expand(len(self.generators)).view(-1, 1, 1)
 
     def train_one_epoch(self) -> None:
-        for _ in self.steps_of_an_epoch():
-            pass
+        steps_of_all = -(-len(self.x) // self.batch_size)
+        for steps in self.steps_of_an_epoch():
+            self.watch(steps / steps_of_all)
 
     def steps_of_an_epoch(self) -> Iterator[int]:
         """Train for an epoch, and yield after the mini-batches that are drawn at once how many there were so far."""
