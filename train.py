@@ -11,34 +11,48 @@
 A checkpoint is written after every epoch, named after the run, and beside it the history of costs and accuracies.
 Started from any folder, it finds its own MNIST, and writes to checkpoints/ in that folder. Where a run is already it
 trains nothing, unless it is told to --resume that one, to write to another --checkpoint, or to --overwrite.
+The exit code is 0, or 1 where the run diverged, 2 where it cannot go on, 130 where it was stopped.
 """
 
 import argparse
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+
+if __name__ == "__main__":
+    # Read when torch is imported: threads that spin while they wait take the cores from those they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # The imports take seconds, in which Ctrl-C would end in a traceback.
+    at_interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if sys.stderr and sys.stderr.isatty():
+        print("loading PyTorch ...", end="\r", file=sys.stderr, flush=True)
 
 import torch
-from tqdm import tqdm
 
 from ce_torch import distributed, files, mnist, report, run_files, settings
-from ce_torch.runs import new_training
+from ce_torch.progress import Progress, show_status, status
+from ce_torch.runs import check_compiler, choose_threads, new_training, within_memory
 from ce_torch.settings import Settings, UsageError
+from ce_torch.streams import with_patient_streams
 from ce_torch.training import Record, Training
 
 NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
 
 
 def main() -> int:
-    flags = settings.parse_flags(__doc__)
+    show_status("")  # the imports are done
     try:
-        with distributed.job():
-            return show(flags) if flags.evaluate else train(flags)
-    except (UsageError, mnist.DataError, files.FileError, OSError) as error:
-        if distributed.local_rank() == 0:
-            print(f"train.py: {error}", file=sys.stderr)
-        return 2
+        try:
+            flags = settings.parse_flags(__doc__)
+            with distributed.job(), within_memory():
+                flags.quiet |= distributed.rank() > 0
+                return show(flags) if flags.evaluate else train(flags)
+        except (UsageError, mnist.DataError, files.FileError, OSError) as error:
+            distributed.tell(str(error))
+            return 2
     except KeyboardInterrupt:
         return 130
 
@@ -62,32 +76,36 @@ def train(flags: argparse.Namespace) -> int:
         before = run_files.stamp(path)
         try:
             run_files.save(path, run, training)
-            for _ in show_progress(training, run, flags.quiet):
-                run_files.save(path, run, training)
-        except (KeyboardInterrupt, RuntimeError) as error:
-            if isinstance(error, RuntimeError):
-                if distributed.processes() == 1:
-                    raise
-                # What is told of another process that is lost.
-                print(f"train.py: {mnist.first_line(error)}", file=sys.stderr)
+            with Progress(training.history, run, flags.quiet) as progress:
+                training.watch = progress.watch
+                for record in training.run(run["epochs"], run["early_stopping"]):
+                    run_files.save(path, run, training)
+                    progress.show(record)
+                    if report.has_diverged(record, run):
+                        break  # weights that are no numbers never are again
+        except KeyboardInterrupt:
             if distributed.rank() == 0:
                 is_saved = run_files.goes_on(path, flags) or run_files.stamp(path) != before
                 print(farewell(path, flags) if is_saved else NOTHING_SAVED, file=sys.stderr)
-            return 130
+            raise
 
-        if flags.plot and distributed.rank() == 0:
-            plot(training, run, path)
-    conclude(training.history[-1], training.history, run, flags.quiet)
-    return 0
+        history = training.history
+        if len(history) < run["epochs"] and not flags.quiet:
+            print(report.early_end(history, run))
+        pictures = plot(history, run, path) if flags.plot else []
+    written = [path, run_files.beside(path, ".history.json"), *pictures]
+    return conclude(history[-1], history, run, flags.quiet, written)
 
 
 def show(flags: argparse.Namespace) -> int:
-    """Print what training printed at its end."""
+    """Print what training printed at its end, and draw what it drew."""
     run, state = run_files.load(flags, flags.evaluate)
     run, training = prepare(run, flags, flags.evaluate)
     run_files.restore(training, state, flags.evaluate)
-    conclude(training.scores(), training.history, run, flags.quiet)
-    return 0
+    if flags.plot and not training.history:
+        raise UsageError(f"--plot draws epochs, and there are none in {flags.evaluate}; train it first, with --resume")
+    pictures = plot(training.history, run, flags.evaluate) if flags.plot else []
+    return conclude(training.scores(), training.history, run, flags.quiet, pictures)
 
 
 def farewell(path: Path, flags: argparse.Namespace) -> str:
@@ -101,7 +119,15 @@ def farewell(path: Path, flags: argparse.Namespace) -> str:
 
 def prepare(run: Settings, flags: argparse.Namespace, path: Path | None) -> tuple[Settings, Training]:
     """Return the settings of a run, its data among them, and its training; `path` is where it was saved before."""
-    data = mnist.load(flags.data_dir, choose_device(flags.device))
+    device = choose_device(flags.device)
+    choose_threads(run)
+    if flags.plot:
+        import_curves()
+    if run["compile"] and not flags.evaluate:
+        with status("trying the compiler ...", flags.quiet):
+            check_compiler(device)
+    with status("reading MNIST ...", flags.quiet):
+        data = mnist.load(flags.data_dir, device)
     name = mnist.identify(data)
     run = {"data": distributed.from_first(lambda: name)} | run
     if run["data"] != name:
@@ -122,41 +148,39 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def show_progress(training: Training, run: Settings, quiet: bool) -> Iterator[Record]:
-    """Train, and show each epoch once it is saved: on a bar, or as a line where the output is no terminal."""
-    quiet |= distributed.rank() > 0
-    on_terminal = sys.stderr.isatty()
-    records = training.run(run["epochs"], run["early_stopping"])
-    bar = tqdm(initial=len(training.history), total=run["epochs"], unit="epoch", disable=quiet or not on_terminal)
-    with bar:
-        for record in records:
-            yield record
-            bar.set_postfix_str(report.short_line(record, run))
-            bar.update()
-            if not quiet and not on_terminal:
-                print(report.line(record, run), flush=True)
-
-
-def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool) -> None:
-    """Print what the trained networks are worth: the table of a grid, and the test accuracy."""
+def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool, written: list[Path]) -> int:
+    """Print what the trained networks are worth: the table of a grid, and the test accuracy. Return the exit code."""
     for row in [] if quiet else report.table(scores, run):
         print(row)
+    if written and not quiet:
+        print("written:", ", ".join(map(str, written)))
     data = "" if run["data"] == "MNIST" else f"; {run['data']}"
     print(report.summary(scores, run, history) + data)
+    return 1 if report.has_diverged(scores, run) else 0
 
 
-def plot(training: Training, run: Settings, path: Path) -> None:
+def plot(history: list[Record], run: Settings, path: Path) -> list[Path]:
     """Draw the curves of a run beside its checkpoint at `path`; of a grid, those of the chosen point, and the grid."""
+    if distributed.rank() > 0:
+        return []
+    curves, last = import_curves(), history[-1]
+    of_chosen = [report.of_point(record, run, report.chosen(last, run)) for record in history]
+    pictures = {run_files.beside(path, ".curves.png"): curves.draw(of_chosen)}
+    if len(settings.grid(run)) > 1:
+        pictures[run_files.beside(path, ".grid.png")] = curves.draw_grid(last, run)
+    for place, picture in pictures.items():
+        files.write_atomically(place, picture)
+    return list(pictures)
+
+
+def import_curves() -> ModuleType:
     try:
         from ce_torch.chapter import curves
     except ImportError as error:
         raise UsageError(f"--plot needs matplotlib ({error}): pip install -r requirements.txt") from error
-    last = training.history[-1]
-    history = [report.of_point(record, run, report.chosen(last, run)) for record in training.history]
-    files.write_atomically(run_files.beside(path, ".curves.png"), curves.draw(history))
-    if len(settings.grid(run)) > 1:
-        files.write_atomically(run_files.beside(path, ".grid.png"), curves.draw_grid(last, run))
+    return curves
 
 
 if __name__ == "__main__":
-    distributed.leave(main())
+    signal.signal(signal.SIGINT, at_interrupt)
+    distributed.leave(with_patient_streams(main))

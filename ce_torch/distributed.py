@@ -11,15 +11,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cached_property
+from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from ce_torch.mnist import first_line
 from ce_torch.training import Record, Training
 
 T = TypeVar("T")
+
+# torchrun ends what is left of a job by SIGTERM when a process is lost, and passes Ctrl-C on to all.
+ENDINGS = signal.SIGINT, signal.SIGTERM
 
 
 @contextmanager
@@ -30,17 +36,58 @@ def job() -> Iterator[None]:
         return
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(local_rank())
-    # torchrun ends what is left of a job by SIGTERM, when a process is lost: as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in ENDINGS:
+        signal.signal(ending, stop)
     distributed.init_process_group()
+    with redirect_stdout(sys.stdout if rank() == 0 else io.StringIO()):
+        yield
+        # None leaves while another still listens to it, unless one is lost.
+        with suppress(RuntimeError):
+            distributed.barrier()
+    # Only after a success: an error is told first, and then the others find that this process is lost.
+    distributed.destroy_process_group()
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop as Ctrl-C does, but once: a second signal must not stop what the first has this process say."""
+    ignore_endings()
+    raise KeyboardInterrupt
+
+
+def ignore_endings() -> None:
+    for ending in ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+
+
+def tell(reason: str) -> None:
+    """Tell on standard error why the program ends.
+
+    Of the processes of a job on this machine the first to fail tells it, alone: the others fail of the same, or of the
+    loss of this one. torchrun ends them as soon as one has left, so that each must be safe from that until it has told.
+    """
+    if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        ignore_endings()
+        if not is_first_to_fail(Path(error_file).parent.parent):
+            return
+    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr, flush=True)
+
+
+def is_first_to_fail(folder_of_all: Path) -> bool:
     try:
-        with redirect_stdout(sys.stdout if rank() == 0 else io.StringIO()):
-            yield
-            # None leaves while another still listens to it, unless one is lost.
-            with suppress(RuntimeError):
-                distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
+        (folder_of_all / "told").touch(exist_ok=False)
+    except OSError as error:
+        return not isinstance(error, FileExistsError)  # of a full disk: better told twice than never
+    return True
+
+
+@contextmanager
+def exchange() -> Iterator[None]:
+    """Stop, as Ctrl-C does, if another process is lost while this one waits for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        tell(f"another process is lost ({first_line(error)})")
+        raise KeyboardInterrupt from error
 
 
 def leave(code: int) -> NoReturn:
@@ -74,12 +121,22 @@ def share(n: int) -> slice:
 
 
 def from_first(find: Callable[[], T]) -> T:
-    """Return in every process what `find` finds in the first, which alone need have the file."""
+    """Return, or raise, in every process what `find` does in the first, which alone need have the file."""
     if processes() == 1:
         return find()
-    found = [find() if rank() == 0 else None]
-    distributed.broadcast_object_list(found)
+    found: list[Any] = [attempt(find) if rank() == 0 else None]
+    with exchange():
+        distributed.broadcast_object_list(found)
+    if isinstance(found[0], Exception):
+        raise found[0]
     return found[0]
+
+
+def attempt(find: Callable[[], T]) -> T | Exception:
+    try:
+        return find()
+    except Exception as error:
+        return error
 
 
 class SharedOut(Training):
@@ -91,7 +148,9 @@ class SharedOut(Training):
 
     def scores(self) -> Record:
         of_shares: list[Record] = [{}] * processes()
-        distributed.all_gather_object(of_shares, super().scores())
+        scores = super().scores()
+        with exchange():
+            distributed.all_gather_object(of_shares, scores)
         return {name: joined([scores[name] for scores in of_shares]) for name in of_shares[0]}
 
     def set_pace(self, stalled: Sequence[bool]) -> None:
@@ -101,7 +160,8 @@ class SharedOut(Training):
         """Return the state of all networks in the first process; in the others there is no use for it."""
         state = super().state_dict()
         of_shares = [{}] * processes() if rank() == 0 else None
-        distributed.gather_object(state, of_shares)
+        with exchange():
+            distributed.gather_object(state, of_shares)
         if of_shares is None:
             return state
         network = {name: torch.cat([other["network"][name] for other in of_shares]) for name in state["network"]}
@@ -123,9 +183,6 @@ def joined(of_shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class SplitBatches(Training):
     """The training of one network, of whose mini-batches each process takes a part."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-
     @cached_property
     def replica(self) -> DistributedDataParallel:
         return DistributedDataParallel(self.network)
@@ -133,9 +190,10 @@ class SplitBatches(Training):
     def moves(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
         m, n = len(x), processes()
         x, y = (tensor.tensor_split(n)[rank()] for tensor in (x, y))
-        z = self.replica(x)
-        # The gradients come out as the mean over the processes, each of which has a part of the sum.
-        z.backward(self.cost.delta(z.detach(), y) * (self.eta * n / m))
+        with exchange():
+            z = self.replica(x)
+            # The gradients come out as the mean over the processes, each of which has a part of the sum.
+            z.backward(self.cost.delta(z.detach(), y) * (self.eta * n / m))
         moves = [parameter.grad for parameter in self.parameters]
         self.network.zero_grad()
         return moves

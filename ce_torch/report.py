@@ -59,10 +59,14 @@ def line(record: Record, run: Settings) -> str:
     return f"epoch {record['epoch']}/{run['epochs']}: cost {cost:.4f}, accuracy {accuracies}{lead}"
 
 
-def short_line(record: Record, run: Settings) -> str:
-    leading = of_point(record, run, chosen(record, run))
+def short_line(history: Sequence[Record], run: Settings) -> str:
+    """Tell of the epochs that are done how many they are, and what matters most of the last."""
+    done = f"epoch {len(history)}/{run['epochs']}"
+    if not history:
+        return done
+    leading = of_point(history[-1], run, chosen(history[-1], run))
     cost, accuracy = mean(leading["training"]["cost"]), mean(leading["validation"]["accuracy"])
-    return f"cost {cost:.4f}, validation accuracy {accuracy:.2%}"
+    return f"{done}: validation accuracy {accuracy:.2%}, cost {cost:.4f}"
 
 
 def mean(values: float | list[float]) -> float:
@@ -98,12 +102,29 @@ def summary(scores: Record, run: Settings, history: Sequence[Record]) -> str:
     chose = f", with {choice(run, point)} chosen on validation data" if len(grid(run)) > 1 else ""
     if run["runs"] == 1:
         text = f"test accuracy {accuracies[0]:.2%} ({mean(test['correct']):.0f}/{test['examples']}){chose}"
-        return text if chose or not history else f"{text}, {best_of_run(history)}"
+        return text if chose or not history else f"{text} after epoch {len(history)}; {best_epoch(history)}"
     note = f", {diverged} more diverged" if diverged else ""
-    runs = f"(95% confidence, {len(accuracies)} runs{note})"
-    return f"test accuracy {with_margin(accuracies)} {runs}, best run {max(accuracies):.2%}{chose}"
+    runs = f"95% confidence, {len(accuracies)} runs from {min(accuracies):.2%} to {max(accuracies):.2%}{note}"
+    return f"test accuracy {with_margin(accuracies)} ({runs}){chose}"
 
 
-def best_of_run(history: Sequence[Record]) -> str:
-    record = best(history, "test")
-    return f"best {record['test']['accuracy']:.2%} after epoch {record['epoch']}"
+def best_epoch(history: Sequence[Record]) -> str:
+    """Tell the epoch to choose, by validation data, and what it is worth on test data."""
+    epoch, validation, test = (best(history, "validation")[name] for name in ("epoch", "validation", "test"))
+    return (
+        f"best validation accuracy {validation['accuracy']:.2%} after epoch {epoch}, "
+        f"where test is {test['accuracy']:.2%}"
+    )
+
+
+def has_diverged(record: Record, run: Settings) -> bool:
+    """Return whether no network has weights that are numbers still."""
+    accuracies, _ = finite(of_point(record, run, chosen(record, run))["training"])
+    return not accuracies
+
+
+def early_end(history: Sequence[Record], run: Settings) -> str:
+    """Tell why a run ended before its last epoch."""
+    not_risen = f"validation accuracy has not risen for {run['early_stopping']} epochs"
+    why = "no weights are numbers any more" if has_diverged(history[-1], run) else not_risen
+    return f"stopped after epoch {len(history)} of {run['epochs']}: {why}"

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
@@ -32,6 +32,8 @@ IDENTITY: Settings = {
 MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
 DEFAULTS = IDENTITY | MAY_CHANGE
 LONGEST_NAME = 100  # of a run; file systems take 255 bytes at most, with the endings
+
+HIGHEST = 2**32 - 1  # of whole numbers
 
 
 class UsageError(Exception):
@@ -123,13 +125,13 @@ def as_words(name: str, value: Any) -> list[str]:
 
 def parse_flags(description: str) -> argparse.Namespace:
     """Parse the command line. Flags that make settings are None where they are not given."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_flags(parser.add_argument_group("the run"))
     add_place_flags(parser.add_argument_group("files and machine"))
     saved = parser.add_argument_group("a run that is saved").add_mutually_exclusive_group()
     saved.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run in a checkpoint")
     saved.add_argument(
-        "--evaluate", type=Path, metavar="PATH", help="print a checkpoint's test accuracy, train nothing"
+        "--evaluate", type=Path, metavar="PATH", help="print a checkpoint's test accuracy, or --plot it, train nothing"
     )
     return parser.parse_args()
 
@@ -209,6 +211,13 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
     add("--quiet", action="store_true", help="print nothing but the last line")
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises `UsageError` where others print how they are used, and end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; python {self.prog} --help lists the flags")
+
+
 class OneOrMore(argparse.Action):
     """Store one value as it is, several as a list, none of them twice."""
 
@@ -221,11 +230,11 @@ class OneOrMore(argparse.Action):
 
 
 def whole(lowest: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `lowest` on."""
+    """Return a parser of whole numbers from `lowest` to `HIGHEST`."""
 
     def parse(text: str) -> int:
-        if not (text.isdecimal() and lowest <= int(text) < 2**32):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} on, got {text!r}")
+        if not (text.isdecimal() and lowest <= int(text) <= HIGHEST):
+            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} to {HIGHEST}, got {text!r}")
         return int(text)
 
     return parse

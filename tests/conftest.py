@@ -85,7 +85,10 @@ def program(root):
 @pytest.fixture
 def train(program, small_mnist, monkeypatch, capsys, tmp_path):
     """train.py as a function of its flags, in a folder of its own, on a slice of MNIST."""
+    import torch
+
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
 
     def train(*flags):
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
@@ -93,4 +96,5 @@ def train(program, small_mnist, monkeypatch, capsys, tmp_path):
         out, err = capsys.readouterr()
         return Outcome(code, out.splitlines(), err.splitlines())
 
-    return train
+    yield train
+    torch.set_num_threads(threads)

@@ -1,9 +1,12 @@
 """train.py in several processes, as torchrun starts them: networks shared out, or the mini-batches of one split."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,9 +49,8 @@ def jobs(request, start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs")
     flags = *request.param, "--epochs", 2, "--checkpoint"
     paths = folder / "two.pt", folder / "one.pt"
-    return paths, [
-        finish(start(*flags, path, in_two=in_two)) for path, in_two in zip(paths, (True, False), strict=True)
-    ]
+    printed = [finish(start(*flags, path, in_two=in_two)) for path, in_two in zip(paths, (True, False), strict=True)]
+    return paths, [[line for line in lines if not line.startswith("written: ")] for lines in printed]
 
 
 def weights(path):
@@ -92,8 +94,7 @@ def test_a_process_that_dies_ends_the_job_and_leaves_the_last_checkpoint_good(st
     while not path.exists() or not checkpoint.load(path)[1]["history"]:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    subprocess.run(["kill", "-KILL", children.split()[-1]], check=True)
+    os.kill(process_of_rank(1, process), signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert f"stopped after an epoch was saved; to go on: python train.py --resume {path}" in err.splitlines()
@@ -102,21 +103,93 @@ def test_a_process_that_dies_ends_the_job_and_leaves_the_last_checkpoint_good(st
     assert all(len(tensor) == run["runs"] for tensor in state["network"].values())
 
 
+def process_of_rank(rank, torchrun):
+    children = subprocess.run(["pgrep", "-P", str(torchrun.pid)], capture_output=True, text=True, check=True).stdout
+    environments = {int(child): Path(f"/proc/{child}/environ").read_text().split("\0") for child in children.split()}
+    (found,) = [child for child, environment in environments.items() if f"RANK={rank}" in environment]
+    return found
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--compile",), "--compile goes with one process for one network, got 2; leave it out"),
         (("--resume", "nowhere.pt"), "nowhere.pt cannot be read"),
+        (("--lr", "x"), "argument --lr: must be a number"),
+        (("--checkpoint", "README.md/run.pt"), "README.md/run.pt cannot be written"),
     ],
+    ids=["settings", "file-that-the-first-reads", "flag", "file-that-the-first-writes"],
 )
-def test_an_error_is_told_once(start, tmp_path, flags, message):
-    process = start(*flags, "--checkpoint", tmp_path / "run.pt")
+def test_an_error_is_told_once_and_first(start, tmp_path, flags, message):
+    process = start("--checkpoint", tmp_path / "run.pt", *flags)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")
-    told = [line for line in err.splitlines() if line.startswith("train.py: ")]
-    assert len(told) == 1
-    assert message in told[0]
-    assert not (tmp_path / "run.pt").exists()
+    assert err.count(message) == 1
+    ours = err.partition("torch/distributed/elastic")[0]  # where torchrun's own report begins
+    assert [line.partition(message)[0] for line in ours.splitlines() if message in line] == ["train.py: "]
+    assert "Traceback" not in ours
+    assert list(tmp_path.iterdir()) == []
+
+
+TELL_BESIDE_TORCHRUN = """
+import os, signal, sys
+from ce_torch import distributed
+
+class EndedWhileItSpeaks:
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sys.__stderr__.write(text)
+
+    def flush(self):
+        sys.__stderr__.flush()
+
+sys.stderr = EndedWhileItSpeaks()
+distributed.tell("the reason")
+"""
+
+
+def test_a_process_that_torchrun_ends_tells_its_error_first(root, tmp_path):
+    (tmp_path / "0").mkdir()
+    environment = os.environ | {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "0" / "error.json")}
+    command = [sys.executable, "-c", TELL_BESIDE_TORCHRUN]
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert run.stderr == "-c: the reason\n"
+
+
+def test_of_the_processes_of_a_job_the_first_to_fail_tells_why(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(distributed, "ignore_endings", lambda: None)
+    for process in ("1", "0"):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / process / "error.json"))
+        distributed.tell(f"what process {process} has to say")
+    assert capsys.readouterr().err.endswith(": what process 1 has to say\n")
+
+
+def test_an_error_is_told_where_nobody_can_note_that_it_was(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(distributed, "ignore_endings", lambda: None)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "0" / "error.json"))
+    distributed.tell("the reason")
+    assert capsys.readouterr().err.endswith(": the reason\n")
+
+
+@pytest.fixture
+def job_of_two(monkeypatch):
+    """This process as the first of a job, of which the other is silent."""
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    monkeypatch.setattr(distributed.distributed, "broadcast_object_list", lambda found: None)
+
+
+def test_what_the_first_process_cannot_find_is_an_error_in_all(job_of_two, monkeypatch):
+    def nothing():
+        raise FileNotFoundError("nowhere.pt")
+
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
+        distributed.from_first(nothing)
+    # The others find what the first has sent them.
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    sent = FileNotFoundError("nowhere.pt")
+    monkeypatch.setattr(distributed.distributed, "broadcast_object_list", lambda found: found.insert(0, sent))
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
+        distributed.from_first(nothing)
 
 
 @pytest.mark.parametrize(("n", "processes"), [(1, 1), (5, 2), (20, 3), (64, 64), (1000, 7)])
@@ -153,7 +226,8 @@ def test_processes_with_other_data_than_the_first_are_refused(train, monkeypatch
 def test_what_gloo_says_of_a_lost_process_is_told_with_how_to_go_on(train, monkeypatch, tmp_path):
     def lose_a_process(training):
         if training.history:
-            raise RuntimeError("Connection closed by peer\nand much more")
+            with distributed.exchange():
+                raise RuntimeError("Connection closed by peer\nand much more")
 
     monkeypatch.setattr(distributed, "processes", lambda: 2)
     monkeypatch.setattr(distributed, "from_first", lambda find: find())
@@ -161,7 +235,7 @@ def test_what_gloo_says_of_a_lost_process_is_told_with_how_to_go_on(train, monke
     outcome = train("--checkpoint", "run.pt")
     assert outcome.code == 130
     assert outcome.err == [
-        "train.py: Connection closed by peer",
+        "train.py: another process is lost (Connection closed by peer)",
         "stopped after an epoch was saved; to go on: python train.py --resume run.pt",
     ]
     assert len(checkpoint.load(tmp_path / "run.pt")[1]["history"]) == 1

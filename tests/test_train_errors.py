@@ -3,8 +3,11 @@
 import contextlib
 import os
 import pickle
+import re
 import resource
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -331,10 +334,77 @@ def test_the_largest_number_that_a_flag_takes_can_be_used(train, flag):
         "--unknown",
     ],
 )
-def test_a_flag_that_cannot_be_understood_is_named(train, capsys, tmp_path, flags):
-    with pytest.raises(SystemExit, match=r"^2$"):
-        train(*flags.split())
-    last_line = capsys.readouterr().err.splitlines()[-1]
-    assert last_line.startswith("train.py: error: ")
-    assert flags.split()[0] in last_line
+def test_a_flag_that_cannot_be_understood_is_named(fails, tmp_path, flags):
+    line = fails(*flags.split())
+    assert flags.split()[0] in line
+    assert "train.py --help" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags", ["--hidden 4294967295", "--hidden 4294967295 4294967295", f"--runs {2**32 - 1}", "--hidden 10000000000"]
+)
+def test_a_network_that_no_memory_holds_is_named(fails, tmp_path, flags):
+    assert flags.split()[0] in fails(*flags.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+NO_MEMORY = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["python", "cpu", "accelerator"])
+def test_memory_that_runs_out_is_told_as_that(fails, monkeypatch, error):
+    def run_out(training):
+        raise error
+
+    monkeypatch.setattr(Training, "train_one_epoch", run_out)
+    assert "not enough memory" in fails("--checkpoint", "run.pt")
+
+
+def test_other_errors_are_not_told_as_missing_memory(train, monkeypatch):
+    def fail(training):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Training, "train_one_epoch", fail)
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
+        train("--checkpoint", "run.pt")
+
+
+@pytest.mark.parametrize("compiler", ["nowhere/g++", "false"])
+def test_a_compiler_that_does_not_work_is_found_before_anything_is_written(root, tmp_path, compiler):
+    run = subprocess.run(
+        [sys.executable, "train.py", "--compile", "--checkpoint", tmp_path / "run.pt"],
+        cwd=root,
+        env=os.environ | {"CXX": compiler},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.splitlines()
+    assert re.match(r"train.py: --compile .* g\+\+, .* CXX", line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plot_without_matplotlib_is_refused_before_anything_is_written(fails, monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.startswith("ce_torch.chapter")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "--plot needs matplotlib" in fails("--plot", "--checkpoint", "run.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_nothing_to_draw_of_a_run_without_an_epoch(fails, saved):
+    changed(saved, lambda content: content["training"].update(history=[]))
+    assert "none in saved.pt" in fails("--evaluate", saved.name, "--plot")
+
+
+def test_ctrl_c_in_any_import_leaves_no_traceback(train, monkeypatch):
+    def interrupted(data_dir, device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mnist, "load", interrupted)
+    assert train("--checkpoint", "run.pt") == (130, [], [])

@@ -21,15 +21,16 @@ def last_record(path):
     return json.loads(path.with_suffix(".history.json").read_text())["history"][-1]
 
 
-def test_many_runs_report_their_mean_its_margin_and_the_best(train, tmp_path):
+def test_many_runs_report_their_mean_its_margin_and_their_range(train, tmp_path):
     outcome = train("--runs", 3, "--epochs", 2, "--checkpoint", "run.pt")
     accuracies = last_record(tmp_path / "run.pt")["test"]["accuracy"]
-    mean, margin, best = re.fullmatch(
-        r"test accuracy (\S+)% ± (\S+) \(95% confidence, 3 runs\), best run (\S+)%", outcome.out[-1]
+    mean, margin, lowest, highest = re.fullmatch(
+        r"test accuracy (\S+)% ± (\S+) \(95% confidence, 3 runs from (\S+)% to (\S+)%\)", outcome.out[-1]
     ).groups()
     assert float(mean) == pytest.approx(100 * sum(accuracies) / 3, abs=0.01)
     assert 0 < float(margin) < 20
-    assert float(best) == pytest.approx(100 * max(accuracies), abs=0.01)
+    assert float(lowest) == pytest.approx(100 * min(accuracies), abs=0.01)
+    assert float(highest) == pytest.approx(100 * max(accuracies), abs=0.01)
 
 
 def test_each_of_many_runs_is_the_one_of_its_seed(train, tmp_path):
@@ -79,7 +80,7 @@ def test_a_grid_reports_the_test_accuracy_of_the_point_that_is_best_on_validatio
 
 
 def test_a_grid_is_shown_as_a_table(train, tmp_path):
-    *_, head, first, second, third, fourth, _ = train(*GRID, "--checkpoint", "grid.pt").out
+    *_, head, first, second, third, fourth, _, _ = train(*GRID, "--checkpoint", "grid.pt").out
     assert head.split() == ["lr", "lmbda", "validation", "accuracy"]
     assert [row.split()[:2] for row in (first, second, third, fourth)] == [
         [f"{lr:g}", f"{lmbda:g}"] for lr, lmbda in POINTS
@@ -99,8 +100,10 @@ def test_a_grid_of_one_run_each_reports_the_chosen_run(train):
 def test_a_grid_is_resumed_and_evaluated(train, tmp_path):
     whole = train(*GRID, "--checkpoint", "whole.pt")
     train(*GRID[:-1], 1, "--checkpoint", "part.pt")
-    assert train("--resume", "part.pt", "--epochs", 2).out[-6:] == whole.out[-6:]
-    assert train("--evaluate", "part.pt").out == whole.out[-6:]
+    *table, _, last = whole.out[-7:]
+    resumed = train("--resume", "part.pt", "--epochs", 2).out
+    assert [*resumed[-7:-2], resumed[-1]] == [*table, last]
+    assert train("--evaluate", "part.pt").out == [*table, last]
     assert_same(weights(tmp_path / "part.pt"), weights(tmp_path / "whole.pt"))
 
 
@@ -114,7 +117,7 @@ def test_a_rate_at_which_networks_diverge_is_shown_so_and_not_chosen(train):
     flags = "--cost", "ll", "--lmbda", 1e4, "--runs", 2, "--epochs", 1
     alone = train(*flags, "--lr", 0.1, "--checkpoint", "alone.pt")
     outcome = train(*flags, "--lr", 0.1, 1e9, "--checkpoint", "grid.pt")
-    assert outcome.out[-2].split() == ["1e+09", "10000", "2", "diverged"]
+    assert outcome.out[-3].split() == ["1e+09", "10000", "2", "diverged"]
     assert outcome.out[-1] == f"{alone.out[-1]}, with --lr 0.1 chosen on validation data"
 
 
