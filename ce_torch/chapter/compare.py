@@ -1,6 +1,6 @@
 """The section's comparison of costs as it should be run: many networks, rates chosen on validation data, error bars.
 
-    python -m ce_torch.chapter.compare             an hour on two cores; writes docs/comparison/
+    python -m ce_torch.chapter.compare             an hour and a half; writes docs/comparison/
     python -m ce_torch.chapter.compare --quick     a small version in a minute; writes checkpoints/comparison-quick/
 
 For each cost and size of network a learning rate is chosen from a grid: the one of the highest mean accuracy on
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ce_torch import checkpoint, files, mnist, settings
 from ce_torch.chapter import comparison_pictures, comparison_report
 from ce_torch.report import chosen, finite, of_point
-from ce_torch.runs import new_training
+from ce_torch.runs import choose_threads, new_training
 from ce_torch.settings import Settings, grid
 from ce_torch.training import Training, evaluate
 
@@ -117,6 +117,7 @@ class Comparison:
 
     def trained(self, run: Settings, monitored: str) -> Training:
         path = self.folder / f"{settings.run_name(run)}.pt"
+        choose_threads(run)
         training = new_training(run, self.data, (monitored,))
         if (state := self.saved(path, run)) is not None:
             training.load_state_dict(state)
@@ -127,6 +128,7 @@ class Comparison:
         return training
 
     def accuracies_until_the_goal(self, run: Settings) -> Iterator[list[float]]:
+        choose_threads(run)
         training = new_training(run, self.data, ("validation",))
         steps_to_a_look = len(training.x) // run["batch_size"] // run["looks"]
         reached = torch.zeros(run["runs"], dtype=torch.bool)
