@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -31,11 +32,16 @@ struct Work {
   }
 };
 
+// For how long a thread that has had work looks for more before it sleeps: to be woken takes about as long, and a
+// backward pass often comes so soon.
+constexpr std::chrono::microseconds patience{100};
+
 // Threads that sleep until there is work. They are never joined: the process may end, or fork, at any time.
 struct Pool {
   std::mutex mutex;
   std::condition_variable has_work, is_left;
   Work* work = nullptr;
+  std::atomic<int> works{0};  // that there have been
   int size = 0;
 
   void grow(int threads) {
@@ -49,6 +55,11 @@ struct Pool {
   void help() {
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
+      lock.unlock();
+      int seen = works;
+      auto until = std::chrono::steady_clock::now() + patience;
+      while (works == seen && std::chrono::steady_clock::now() < until) continue;
+      lock.lock();
       has_work.wait(lock, [this] { return work && work->helpers > 0; });
       Work* mine = work;
       mine->helpers--, mine->at_it++;
@@ -86,6 +97,7 @@ void share_out(int64_t parts, int threads, void (*f)(void*, int64_t), void* cont
     std::lock_guard<std::mutex> lock(pool->mutex);
     pool->grow(work.helpers);
     pool->work = &work;
+    pool->works++;
   }
   pool->has_work.notify_all();
   work.take_parts();
