@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from heads import layer
+from torch.autograd import forward_ad
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
@@ -229,6 +230,21 @@ def test_per_example_gradients_are_those_of_the_formulas(cost, examples):
     delta = vmap(grad(cost))(z, y)
     with formulas_alone():
         torch.testing.assert_close(delta, vmap(grad(cost))(z, y))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_forward_mode_goes_through_the_kernels(cost, examples, launches, reduction):
+    z, y = examples(cost, 5, 3)
+
+    def tangent():
+        with forward_ad.dual_level():
+            C = cost(forward_ad.make_dual(z, torch.ones_like(z) + z), y, reduction=reduction)
+            return forward_ad.unpack_dual(C).tangent
+
+    through_kernels = tangent()
+    assert launches
+    with formulas_alone():
+        torch.testing.assert_close(through_kernels, tangent())
 
 
 def test_second_derivatives_are_those_of_the_formulas(cost, examples):
