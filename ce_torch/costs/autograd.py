@@ -129,13 +129,13 @@ def primal(tensor: Tensor) -> Tensor:
 def delta_of_examples(formula: Formula, fast: Sequence[Fast], *inputs: Any) -> Tensor:
     """Return δ of each example, shaped like z and of its dtype: by a faster way, where only its numbers count."""
     z = inputs[0]
-    way = choose(fast, inputs, more_gradients=False) if only_numbers(inputs) else None
+    way = choose(fast, inputs, more_gradients=False) if numbers_suffice(inputs) else None
     if way is None:
         return formula(*widen(inputs)).to(z.dtype)
     return way.delta(torch.ones(z.shape[:-1], dtype=wide(z), device=z.device), None, "none", *inputs)
 
 
-def only_numbers(inputs: Sequence[Any]) -> bool:
+def numbers_suffice(inputs: Sequence[Any]) -> bool:
     """Whether of what follows from the inputs only the numbers can be asked for."""
     tensors = (input for input in inputs if isinstance(input, Tensor))
     return not (

@@ -1,4 +1,4 @@
-"""Products of a matrix with one of few columns, by the kernel in `products.cpp` where it can do them."""
+"""Products of a matrix with one of few columns, and the exponentials of one, by kernels where they can do them."""
 
 import ctypes
 import struct
