@@ -32,12 +32,12 @@ if __name__ == "__main__":
 
 import torch
 
-from ce_torch import distributed, files, mnist, report, run_files, settings
-from ce_torch.progress import Progress, show_status, status
-from ce_torch.runs import check_compiler, choose_threads, new_training, within_memory
-from ce_torch.settings import Settings, UsageError
-from ce_torch.streams import with_patient_streams
-from ce_torch.training import Record, Training
+from ce_torch.training import distributed, files, mnist, report, run_files, settings
+from ce_torch.training.loop import Record, Training
+from ce_torch.training.progress import Progress, show_status, status
+from ce_torch.training.runs import check_compiler, choose_threads, new_training, within_memory
+from ce_torch.training.settings import Settings, UsageError
+from ce_torch.training.streams import with_patient_streams
 
 NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
 

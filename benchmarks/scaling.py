@@ -20,9 +20,10 @@ from pathlib import Path
 
 import torch
 
-from ce_torch import MLPs, checkpoint, distributed, mnist
-from ce_torch.runs import new_training
-from ce_torch.settings import DEFAULTS
+from ce_torch.training import checkpoint, distributed, mnist
+from ce_torch.training.network import MLPs
+from ce_torch.training.runs import new_training
+from ce_torch.training.settings import DEFAULTS
 
 PROJECT = Path(__file__).resolve().parent.parent
 MANY = 1000

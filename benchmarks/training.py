@@ -24,10 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 from torchvision.datasets.utils import extract_archive
 
-from ce_torch import MLP, CrossEntropyCost, mnist
-from ce_torch.runs import new_training
-from ce_torch.settings import DEFAULTS
-from ce_torch.training import Training
+from ce_torch import CrossEntropyCost
+from ce_torch.training import mnist
+from ce_torch.training.loop import Training
+from ce_torch.training.network import MLP
+from ce_torch.training.runs import new_training
+from ce_torch.training.settings import DEFAULTS
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH_SIZE, LR = 10, 0.5

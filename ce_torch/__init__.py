@@ -1,6 +1,6 @@
 """Cost functions whose backward pass is written by hand, δ = a − y, and that keep every promise of autograd."""
 
-from ce_torch.costs.backend import explain
+from ce_torch.costs._backend import explain
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.linear_log_likelihood import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
@@ -14,14 +14,11 @@ from ce_torch.functional import (
     sigmoid_cross_entropy,
     softmax_cross_entropy,
 )
-from ce_torch.network import MLP, MLPs
 
 __all__ = [
-    "MLP",
     "CrossEntropyCost",
     "LinearLogLikelihoodCost",
     "LogLikelihoodCost",
-    "MLPs",
     "QuadraticCost",
     "cross_entropy",
     "explain",

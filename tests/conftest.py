@@ -49,7 +49,7 @@ def packed(root):
 
 @pytest.fixture(scope="session")
 def real_mnist(root):
-    from ce_torch import mnist
+    from ce_torch.training import mnist
 
     return mnist.load(root / "data")
 
@@ -57,7 +57,7 @@ def real_mnist(root):
 @pytest.fixture
 def small_mnist(real_mnist, monkeypatch):
     """A slice of MNIST, on which an epoch takes a tenth of a second, in the place of MNIST where no --data-dir is."""
-    from ce_torch import mnist
+    from ce_torch.training import mnist
 
     load_files, identify_whole = mnist.load, mnist.identify
 

@@ -30,7 +30,9 @@ def is_in(name, package):
     return f"{name}.".startswith(f"{package}.")
 
 
-@pytest.mark.parametrize("module", ["ce_torch", "ce_torch.functional", "ce_torch.training", "ce_torch.mnist"])
+@pytest.mark.parametrize(
+    "module", ["ce_torch", "ce_torch.functional", "ce_torch.training.loop", "ce_torch.training.mnist"]
+)
 def test_the_library_can_be_imported_where_only_torch_is_installed(root, module):
     # None makes an import of that name fail, as where it is not installed.
     code = f"import sys; sys.modules.update(dict.fromkeys({FOR_THE_PROGRAM + FOR_A_GPU})); import {module}"
@@ -58,4 +60,4 @@ def test_a_cost_imports_nothing_foreign_but_torch(path):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_of_the_program_imports_nothing_of_the_package(part):
-    assert [name for name in imports(PACKAGE / f"{part}.py") if is_in(name, "ce_torch")] == []
+    assert [name for name in imports(PACKAGE / "training" / f"{part}.py") if is_in(name, "ce_torch")] == []

@@ -8,7 +8,7 @@ from PIL import Image
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.drawing import draw_lessons, name_below
 from ce_torch.chapter.neuron import COURSES, learn
-from ce_torch.costs.base import Cost
+from ce_torch.costs._module import Cost
 
 EPOCHS_A_FRAME = 6
 MILLISECONDS_A_FRAME = 80

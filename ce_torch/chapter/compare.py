@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ce_torch import checkpoint, files, mnist, settings
 from ce_torch.chapter import comparison_pictures, comparison_report
-from ce_torch.report import chosen, finite, of_point
-from ce_torch.runs import choose_threads, new_training
-from ce_torch.settings import Settings, grid
-from ce_torch.training import Training, evaluate
+from ce_torch.training import checkpoint, files, mnist, settings
+from ce_torch.training.loop import Training, evaluate
+from ce_torch.training.report import chosen, finite, of_point
+from ce_torch.training.runs import choose_threads, new_training
+from ce_torch.training.settings import Settings, grid
 
 COSTS = ("quadratic", "ce", "ll")
 # Of the networks by which rates are chosen; those that are compared have the seeds from 0 on.

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ce_torch.chapter.comparison_report import CHAPTER, NAMES, SHOWN, epochs_to_goal
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.drawing import COLORS, count_epochs, mark_diverged, mark_values, name_below
-from ce_torch.confidence import mean_and_margin
+from ce_torch.training.confidence import mean_and_margin
 
 Results = dict[str, Any]
 

@@ -6,7 +6,7 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from ce_torch.confidence import Difference, mean_and_margin, median_and_interval, paired_difference
+from ce_torch.training.confidence import Difference, mean_and_margin, median_and_interval, paired_difference
 
 NAMES = {"quadratic": "quadratic", "ce": "cross-entropy", "ll": "log-likelihood"}
 # Accuracies in percent, by hidden neurons and cost: Nielsen, section 3.1, and chapter 1 for the quadratic cost.

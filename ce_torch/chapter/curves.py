@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ce_torch.chapter.drawing import count_epochs, mark_diverged, mark_values, name_below
-from ce_torch.confidence import mean_and_margin
-from ce_torch.report import chosen, finite, of_point
-from ce_torch.settings import Settings, as_list, grid
-from ce_torch.training import Record
+from ce_torch.training.confidence import mean_and_margin
+from ce_torch.training.loop import Record
+from ce_torch.training.report import chosen, finite, of_point
+from ce_torch.training.settings import Settings, as_list, grid
 
 
 def draw(history: list[Record]) -> bytes:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ce_torch.costs.base import Cost
+from ce_torch.costs._module import Cost
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost

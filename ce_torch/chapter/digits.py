@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ce_torch import checkpoint, mnist
-from ce_torch.costs.base import Cost
-from ce_torch.network import MLP
-from ce_torch.settings import COSTS
-from ce_torch.training import Record
+from ce_torch.costs._module import Cost
+from ce_torch.training import checkpoint, mnist
+from ce_torch.training.loop import Record
+from ce_torch.training.network import MLP
+from ce_torch.training.settings import COSTS
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "checkpoints"

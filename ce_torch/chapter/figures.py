@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ce_torch import CrossEntropyCost, LogLikelihoodCost, files, mnist
+from ce_torch import CrossEntropyCost, LogLikelihoodCost
 from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import most_wrong, trained
 from ce_torch.chapter.drawing import COLORS, count_epochs, draw_digit, draw_outputs, name_below
 from ce_torch.chapter.neuron import OF_SIGMOID, epochs_until, learn, slopes
+from ce_torch.training import files, mnist
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
 # Where a neuron is saturated: σ′ < 0.02.

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from ce_torch.costs.arguments import check_arguments, check_classes, check_weight_of_neurons
-from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, evaluate, in_dtype_of
-from ce_torch.costs.call import called_as
-from ce_torch.costs.desired import desired_outputs
-from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.product import product
+from ce_torch.costs._arguments import check_arguments, check_classes, check_weight_of_neurons
+from ce_torch.costs._call import called_as
+from ce_torch.costs._desired import desired_outputs
+from ce_torch.costs._function import hand_written
+from ce_torch.costs._module import Cost, evaluate, in_dtype_of
+from ce_torch.costs._product import product
+from ce_torch.costs.kernels import cpu, gpu
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z), 1 − a is σ(−z):
 # they keep their digits where a is near 0 or 1.

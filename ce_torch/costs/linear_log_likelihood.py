@@ -2,7 +2,7 @@
 
     z = x Wᵀ + b        C = −ln a_y,  a = softmax(c z)        ∂C/∂W = δᵀ x,  δ = c (a − y)
 
-by equations (80) to (84), block by block: see `ce_torch.costs.layer`.
+by equations (80) to (84), block by block: see `ce_torch.costs.linear`.
 """
 
 import math
@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ce_torch.costs.arguments import (
+from ce_torch.costs._arguments import (
     check_desired,
     check_device,
     check_floating,
     check_ignored,
     check_weight_of_classes,
 )
-from ce_torch.costs.backend import tell
-from ce_torch.costs.base import Cost, in_dtype_of
-from ce_torch.costs.call import called_as
-from ce_torch.costs.layer import at_once, formulas
-from ce_torch.costs.layer.autograd import Costs
-from ce_torch.costs.layer.blocks import Layer, Setting, elements_of_block
-from ce_torch.costs.layer.classes import counted_rows, desired_classes, desired_outputs
-from ce_torch.costs.layer.compiled import costs_of_layer
-from ce_torch.costs.layer.shards import Shard, of_dtensors, of_this_process
+from ce_torch.costs._backend import tell
+from ce_torch.costs._call import called_as
+from ce_torch.costs._module import Cost, in_dtype_of
+from ce_torch.costs._precision import is_autocast
+from ce_torch.costs._reduction import quotient, reduce
+from ce_torch.costs.linear import at_once, formulas
+from ce_torch.costs.linear.autograd import Costs
+from ce_torch.costs.linear.blocks import Layer, Setting, elements_of_block
+from ce_torch.costs.linear.classes import counted_rows, desired_classes, desired_outputs
+from ce_torch.costs.linear.compiled import costs_of_layer
+from ce_torch.costs.linear.shards import Shard, of_dtensors, of_this_process
 from ce_torch.costs.log_likelihood import LogLikelihoodCost, divided, log_likelihood
-from ce_torch.costs.precision import is_autocast
-from ce_torch.costs.reduction import quotient, reduce
 
 
 @called_as()

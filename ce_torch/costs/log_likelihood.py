@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, softmax
 from torch.nn.functional import cross_entropy
 
-from ce_torch.costs.arguments import check_arguments, check_classes, check_ignored, check_weight_of_classes
-from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, evaluate, in_dtype_of
-from ce_torch.costs.call import called_as
-from ce_torch.costs.desired import one_hot
-from ce_torch.costs.fast import cpu, gpu
-from ce_torch.costs.precision import wide
-from ce_torch.costs.product import product
-from ce_torch.costs.reduction import quotient
-from ce_torch.costs.softmax import exponentials
+from ce_torch.costs._arguments import check_arguments, check_classes, check_ignored, check_weight_of_classes
+from ce_torch.costs._call import called_as
+from ce_torch.costs._desired import one_hot
+from ce_torch.costs._function import hand_written
+from ce_torch.costs._module import Cost, evaluate, in_dtype_of
+from ce_torch.costs._precision import wide
+from ce_torch.costs._product import product
+from ce_torch.costs._reduction import quotient
+from ce_torch.costs._softmax import exponentials
+from ce_torch.costs.kernels import cpu, gpu
 
 # The formulas take z, y, the weights of the classes w (None for 1), c, ignore_index and label_smoothing.
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ce_torch.costs.arguments import check_arguments, check_classes, check_option
-from ce_torch.costs.autograd import hand_written
-from ce_torch.costs.base import Cost, evaluate, in_dtype_of
-from ce_torch.costs.call import called_as
-from ce_torch.costs.desired import desired_outputs
-from ce_torch.costs.fast import cpu, gpu
+from ce_torch.costs._arguments import check_arguments, check_classes, check_option
+from ce_torch.costs._call import called_as
+from ce_torch.costs._desired import desired_outputs
+from ce_torch.costs._function import hand_written
+from ce_torch.costs._module import Cost, evaluate, in_dtype_of
+from ce_torch.costs.kernels import cpu, gpu
 
 
 def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from ce_torch import checkpoint, files, mnist, settings
 from ce_torch.chapter import compare
 from ce_torch.chapter.compare import Comparison, Plan
-from ce_torch.checkpoint import CheckpointError
-from ce_torch.training import Training
+from ce_torch.training import checkpoint, files, mnist, settings
+from ce_torch.training.checkpoint import CheckpointError
+from ce_torch.training.loop import Training
 
 # A goal that some networks reach in the first epoch and others not at all.
 PLAN = Plan(hidden=(4, 5), rates=(0.1, 3.0), choices=2, runs=3, epochs=2, same_rates=(0.5, 3.0), goal=0.4, looks=5)

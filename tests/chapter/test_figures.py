@@ -6,12 +6,12 @@ import sys
 import pytest
 from PIL import Image
 
-from ce_torch import checkpoint
 from ce_torch.chapter import figures
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import load_test_images, most_wrong, trained
 from ce_torch.chapter.figures import DRAWINGS
-from ce_torch.training import evaluate
+from ce_torch.training import checkpoint
+from ce_torch.training.loop import evaluate
 
 NETWORKS = ["quadratic", "ce", "ll"]
 

@@ -4,7 +4,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ce_torch.costs.fast import gpu_kernels as kernels
+from ce_torch.costs.kernels import gpu_kernels as kernels
 
 POINTERS = {"C": "*fp32", "m": "*fp32", "r": "*fp32"}
 CONSTANTS = {"z_column": 1, "y_column": 1, "of_row": 0, "block": 4096}

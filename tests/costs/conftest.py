@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ce_torch import CrossEntropyCost, LinearLogLikelihoodCost, LogLikelihoodCost, QuadraticCost
-from ce_torch.costs.fast import blocks, compiler, cpu
-from ce_torch.costs.layer import blocks as layer_blocks
+from ce_torch.costs.kernels import blocks, compiler, cpu
+from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 # Without a GPU Triton's interpreter runs the kernels. Read when Triton is loaded.

@@ -5,7 +5,7 @@ import torch
 from heads import layer
 
 from ce_torch import LogLikelihoodCost, explain
-from ce_torch.costs.fast import blocks, cpu
+from ce_torch.costs.kernels import blocks, cpu
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 Z, Y, T = torch.linspace(-2, 2, 12).view(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((4, 3), 0.5)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ce_torch.costs.fast import blocks, cpu
+from ce_torch.costs.kernels import blocks, cpu
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood": log_likelihood}

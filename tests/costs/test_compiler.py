@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ce_torch.costs.fast import compiler, gpu, kernels_are_on
+from ce_torch.costs.kernels import compiler, gpu, kernels_are_on
 from ce_torch.functional import log_likelihood
 
 
@@ -185,7 +185,7 @@ WORKERS = """
 import multiprocessing, sys
 import torch
 from torch.utils.data import DataLoader
-from ce_torch.costs.fast import cpu
+from ce_torch.costs.kernels import cpu
 from ce_torch.functional import log_likelihood
 
 z = torch.stack([torch.zeros(1000), torch.arange(1000.0)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ce_torch.costs.fast import cpu
+from ce_torch.costs.kernels import cpu
 from ce_torch.functional import cross_entropy, log_likelihood
 
 CXX = shutil.which(os.environ.get("CXX", "c++"))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ce_torch import LinearLogLikelihoodCost, LogLikelihoodCost, functional
-from ce_torch.costs.fast import blocks, cpu
+from ce_torch.costs.kernels import blocks, cpu
 
 Spread = Callable[[nn.Module], nn.Module]
 

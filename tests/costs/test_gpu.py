@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ce_torch.costs.fast import cpu, gpu
+from ce_torch.costs.kernels import cpu, gpu
 from ce_torch.functional import log_likelihood
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")

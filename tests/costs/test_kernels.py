@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from ce_torch import explain
-from ce_torch.costs.fast import cpu, gpu
+from ce_torch.costs.kernels import cpu, gpu
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 COSTS = {

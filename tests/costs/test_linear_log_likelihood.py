@@ -14,7 +14,7 @@ from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
 from ce_torch import LinearLogLikelihoodCost
-from ce_torch.costs.layer import blocks, compiled
+from ce_torch.costs.linear import blocks, compiled
 from ce_torch.functional import log_likelihood
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])

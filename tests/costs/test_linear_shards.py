@@ -11,7 +11,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from ce_torch.costs.layer import blocks
+from ce_torch.costs.linear import blocks
 from ce_torch.functional import linear_log_likelihood
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 8])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ce_torch import CrossEntropyCost, LinearLogLikelihoodCost, LogLikelihoodCost, QuadraticCost
-from ce_torch.costs.arguments import OPTIONS
+from ce_torch.costs._arguments import OPTIONS
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 MODULES = {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ce_torch.costs.fast import compiler, store
+from ce_torch.costs.kernels import compiler, store
 
 pytestmark = pytest.mark.usefixtures("needs_a_compiler")
 
@@ -117,7 +117,7 @@ def test_a_folder_in_the_place_of_the_kept_file_is_left_alone(cache, has_kernels
 
 def test_a_run_that_has_loaded_the_kernels_does_not_see_what_becomes_of_the_kept_file(cache):
     script = (
-        "import os, sys, torch; from pathlib import Path; from ce_torch.costs.fast import compiler;"
+        "import os, sys, torch; from pathlib import Path; from ce_torch.costs.kernels import compiler;"
         "from ce_torch.functional import log_likelihood; arguments = torch.zeros(2, 4), torch.tensor([0, 1]);"
         "compiler.library(); compiler.library.cache_clear(); log_likelihood(*arguments);"
         "[os.truncate(file, 0) for file in Path(sys.argv[1]).iterdir()]; print(log_likelihood(*arguments).item())"
@@ -231,7 +231,7 @@ def test_a_folder_that_is_relative_is_no_place_for_the_cache(has_kernels, monkey
 
 def test_what_a_process_that_was_killed_left_unfinished_is_cleared(cache, has_kernels):
     script = (
-        "import os, signal; from ce_torch.costs.fast import compiler;"
+        "import os, signal; from ce_torch.costs.kernels import compiler;"
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL); compiler.library()"
     )
     killed = subprocess.run([sys.executable, "-c", script])
@@ -258,7 +258,7 @@ def test_threads_that_compile_at_the_same_time_all_have_kernels(cache):
 
 def test_processes_that_compile_at_the_same_time_all_have_kernels(cache, has_kernels, compilations):
     script = (
-        "import sys; from pathlib import Path; from ce_torch.costs.fast import compiler, cpu;"
+        "import sys; from pathlib import Path; from ce_torch.costs.kernels import compiler, cpu;"
         "compiler.SOURCES = (Path(sys.argv[1]),);"
         "print('ready', flush=True); sys.stdin.read(); print(cpu.has_kernels())"
     )

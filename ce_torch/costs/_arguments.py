@@ -1,0 +1,263 @@
+"""The checks of all arguments. An error names the argument, what it was, what is expected and what to do.
+
+A check that returns something returns the argument as the costs use it: NumPy's numbers as Python's, and class indices
+as int64.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ce_torch.costs.kernels import memory_is_all
+
+FLOATING = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
+CLASSES = frozenset({torch.int64, torch.uint8})  # as F.cross_entropy
+
+
+def check_arguments(z: Tensor, y: Tensor) -> Tensor:
+    """Return y; raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
+    check_floating("z", z)
+    if z.ndim == 0:
+        raise ValueError("z must have shape (..., C), the classes last, got a scalar; pass z.unsqueeze(-1)")
+    return check_desired(y, z.shape, z, "z")
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise `TypeError` unless the argument called `name` is a tensor that holds all of its elements."""
+    if not isinstance(tensor, Tensor):
+        expression = f"torch.as_tensor({name})"
+        if isinstance(tensor, (int, float)):
+            expression = f"torch.tensor({tensor if name == 'y' else float(tensor)})"
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}; pass {expression}")
+    if tensor.is_nested:
+        raise TypeError(f"{name} must not be a nested tensor; pass its rows, torch.cat({name}.unbind())")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; pass {name}.to_dense()")
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Raise `TypeError` unless the argument called `name` is a dense tensor of real numbers."""
+    check_dense(name, tensor)
+    if tensor.dtype in FLOATING:
+        return
+    raise TypeError(
+        f"{name} must be floating point (float64, float32, bfloat16 or float16), got {tensor.dtype}; "
+        f"pass {name}{conversion(tensor, '.float()')}"
+    )
+
+
+def conversion(tensor: Tensor, of_numbers: str) -> str:
+    """Return the method that makes the tensor one of real numbers, `of_numbers` where it has such already."""
+    if tensor.is_complex():
+        return ".real"
+    return ".dequantize()" if tensor.is_quantized else of_numbers
+
+
+def check_desired(y: Tensor, shape: Sequence[int], z: Tensor, of: str) -> Tensor:
+    """Return y; raise unless y are desired outputs of this shape, or class indices, for the argument called `of`."""
+    check_dense("y", y)
+    holds_classes = y.dtype not in FLOATING
+    if holds_classes and y.dtype not in CLASSES:
+        raise TypeError(
+            f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}"
+            f"{advice(y, tuple(shape), of)}"
+        )
+    if y.shape != (shape[:-1] if holds_classes else shape):
+        raise ValueError(
+            f"y must have shape {tuple(shape)} (desired outputs, floating point) or {tuple(shape[:-1])} "
+            f"(class indices, int64) for {of} of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
+            f"{advice(y, tuple(shape), of)}"
+        )
+    check_device("y", y, z, of)
+    return y.long() if y.dtype == torch.uint8 else y
+
+
+def advice(y: Tensor, outputs: tuple[int, ...], of: str) -> str:
+    """Return what to do about y, of a wrong dtype or shape where desired outputs would be of shape `outputs`."""
+    classes, shape = outputs[:-1], tuple(y.shape)
+    is_floating = y.dtype in FLOATING
+    as_numbers = "" if is_floating else conversion(y, ".float()")
+    as_classes = "" if y.dtype in CLASSES else conversion(y, ".long()")
+    if of == "z" and not classes and shape in (outputs, (*outputs, 1)):
+        n, column = outputs[0], "y.unsqueeze(-1)" if shape == outputs else "y"
+        return (
+            f"; z of one dimension is one example of {n} neurons; for {n} examples of one neuron pass z.unsqueeze(-1) "
+            f"and {column}{as_numbers}"
+        )
+    if shape == outputs:
+        return f"; if these are desired outputs, such as one-hot vectors, pass y{as_numbers}"
+    if shape == classes and is_floating and outputs[-1] == 1:
+        return "; pass y.unsqueeze(-1)"
+    if shape == classes:
+        return f"; if these are class indices, pass y{as_classes}"
+    if shape == (*classes, 1):
+        return f"; if these are class indices, pass y.squeeze(-1){as_classes}"
+    if of == "z" and not is_floating and len(outputs) > 2 and shape == (outputs[0], *outputs[2:]):
+        return "; if the classes come second in z, as in F.cross_entropy, pass z.movedim(1, -1)"
+    return ""
+
+
+def check_device(name: str, tensor: Tensor, z: Tensor, of: str = "z") -> None:
+    """Raise `ValueError` unless the argument called `name` is on the device of z, or of the argument called `of`."""
+    if tensor.device != z.device:
+        raise ValueError(
+            f"{name} must be on {of}'s device, {z.device}, got {tensor.device}; pass {name}.to({of}.device)"
+        )
+
+
+def check_weight_of_neurons(name: str, weight: Tensor | None, z: Tensor) -> None:
+    """Raise unless the argument called `name` is None or broadcasts to z, and z need not broadcast to it."""
+    if weight is None:
+        return
+    check_device(name, weight, z)
+    sizes = zip(reversed(weight.shape), reversed(z.shape), strict=False)
+    if weight.ndim > z.ndim or any(size not in (1, of_z) for size, of_z in sizes):
+        of_examples = f"; for a factor of each example pass {name}.unsqueeze(-1)"
+        raise ValueError(
+            f"{name} must have a shape that broadcasts to z's, {tuple(z.shape)}, got {tuple(weight.shape)}"
+            f"{of_examples if weight.shape == z.shape[:-1] else ''}"
+        )
+
+
+def check_weight_of_classes(name: str, weight: Tensor | None, shape: Sequence[int], z: Tensor, of: str) -> None:
+    """Raise unless the argument called `name` is None or has a factor for each class of outputs of this shape."""
+    if weight is None:
+        return
+    check_device(name, weight, z, of)
+    if weight.shape != shape[-1:]:
+        of_examples = f'; for a factor of each example multiply the costs of reduction="none" by {name}'
+        raise ValueError(
+            f"{name} must have shape {tuple(shape[-1:])}, one factor a class, got {tuple(weight.shape)}"
+            f"{of_examples if weight.shape == shape[:-1] else ''}"
+        )
+
+
+def check_ignored(ignore_index: int, y: Tensor) -> None:
+    if ignore_index >= 0 and y.dtype in FLOATING:
+        raise ValueError(
+            f"ignore_index={ignore_index} goes with class indices, but y holds desired outputs; leave it out"
+        )
+
+
+def check_option(name: str, value: Any) -> Any:
+    """Return the option as the costs use it; raise `TypeError` or `ValueError` unless they take such a value."""
+    check = OPTIONS.get(name)
+    return value if check is None else check(value)
+
+
+def check_weight(name: str, weight: Tensor | None) -> Tensor | None:
+    if weight is not None:
+        check_floating(name, weight)
+    return weight
+
+
+def check_out_dtype(out_dtype: torch.dtype | None) -> torch.dtype | None:
+    if out_dtype is not None and out_dtype not in FLOATING:
+        raise TypeError(
+            f"out_dtype must be torch.float64, float32, bfloat16 or float16, or None for that of z, got {out_dtype!r}"
+        )
+    return out_dtype
+
+
+def check_choice(name: str, choices: tuple[str, ...], value: str) -> str:
+    if not isinstance(value, str) or value not in choices:
+        *others, last = (f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {shown(value)}")
+    return value
+
+
+def check_number(name: str, kinds: tuple[type, ...], lowest: float, highest: float, expected: str, value: Any) -> Any:
+    if type(value) in kinds and lowest <= value <= highest:
+        return value
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, kinds):
+        advice = f"; pass {name}.item()" if isinstance(value, Tensor) else ""
+        raise TypeError(f"{name} must be {expected}, got {shown(value)}{advice}")
+    if not lowest <= number <= highest:
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+    return number
+
+
+def check_temperature(temperature: float | Tensor) -> float | Tensor:
+    # c = 1 / temperature is infinite in float32 for less, and c z is nan.
+    expected = "a finite number of at least 1e-38"
+    if not isinstance(temperature, Tensor):
+        return check_number("temperature", (float, int), 1e-38, sys.float_info.max, expected, temperature)
+    check_floating("temperature", temperature)
+    if temperature.ndim != 0:
+        raise ValueError(
+            f"temperature must be a number or a tensor of shape (), got one of shape {tuple(temperature.shape)}"
+        )
+    if values_can_be_read(temperature) and not 1e-38 <= temperature.item() < math.inf:
+        raise ValueError(f"temperature must be {expected}, got {temperature.item()}")
+    return temperature
+
+
+def check_ignore_index(ignore_index: int) -> int:
+    if ignore_index is None:
+        raise TypeError("ignore_index must be an integer, got None; leave it out: its default, -100, is no class")
+    return check_number("ignore_index", (int,), -math.inf, math.inf, "an integer", ignore_index)
+
+
+def check_block_rows(block_rows: int | None) -> int | None:
+    expected = "a number of examples, at least 1, or None"
+    return None if block_rows is None else check_number("block_rows", (int,), 1, math.inf, expected, block_rows)
+
+
+# What can be said of an option before there are z and y: when a module is built, and first thing in a call.
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "activation": partial(check_choice, "activation", ("sigmoid", "linear")),
+    "block_rows": check_block_rows,
+    "class_weight": partial(check_weight, "class_weight"),
+    "ignore_index": check_ignore_index,
+    "label_smoothing": partial(check_number, "label_smoothing", (float, int), 0, 1, "a number from 0 to 1"),
+    "out_dtype": check_out_dtype,
+    "pos_weight": partial(check_weight, "pos_weight"),
+    "reduction": partial(check_choice, "reduction", ("mean", "sum", "none")),
+    "temperature": check_temperature,
+    "weight": partial(check_weight, "weight"),
+}
+
+
+def plain(value: Any) -> Any:
+    """Return the Python number in a number, or an array of no dimension, of NumPy's; any other value as it is."""
+    if type(value) in (bool, int, float) or isinstance(value, Tensor) or getattr(value, "ndim", None) != 0:
+        return value
+    return value.item()
+
+
+def shown(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def values_can_be_read(tensor: Tensor) -> bool:
+    """Whether a look at the values is free: not on another device, not in a trace, not under `torch.func`."""
+    return (
+        tensor.is_cpu
+        and type(tensor) in (Tensor, nn.Parameter)
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_compiling()
+        and memory_is_all()
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def check_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> None:
+    """Raise `ValueError` if one of the class indices y names no class, as far as their values are free to read."""
+    if y.is_floating_point() or not values_can_be_read(y) or y.numel() == 0:
+        return
+    if classes == 0:
+        raise ValueError("y must hold desired outputs, got class indices: z has no classes, its last dimension is 0")
+    wrong = (y < 0) | (y >= classes)
+    allowed = f"0 to {classes - 1}"
+    if ignore_index is not None:
+        wrong &= y != ignore_index
+        allowed += f", or ignore_index={ignore_index}"
+    if wrong.any():
+        neuron = "; if these are desired outputs of one neuron, pass y.unsqueeze(-1).float()" if classes == 1 else ""
+        raise ValueError(f"y must hold class indices from {allowed}, got {y[wrong][0].item()}{neuron}")

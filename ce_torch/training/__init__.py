@@ -1,0 +1,1 @@
+"""The chapter's program: the network, MNIST, its training and what is kept of it."""

@@ -1,0 +1,93 @@
+"""What several runs say together: their mean, and how far from it the mean of all possible runs may be."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the mean of the values, and the margin around it that covers the true mean with this confidence.
+
+        mean ± t s / √n
+
+    with s the standard deviation of the n values, and t the quantile of Student's distribution of n − 1 degrees of
+    freedom. The values must be independent, such as the accuracies of runs with different seeds.
+
+    Args:
+        values: one or more numbers. Of one alone nothing is known of the others: its margin is nan.
+        confidence: above 0 and below 1.
+
+    Example:
+        >>> from ce_torch.training.confidence import mean_and_margin
+        >>> mean, margin = mean_and_margin([0.94, 0.95, 0.96])
+        >>> print(f"{mean:.2%} ± {margin:.2%}")
+        95.00% ± 2.48%
+
+    Source: Student, "The probable error of a mean", Biometrika, 1908.
+    """
+    if len(values) == 1:
+        return values[0], math.nan
+    # Here, since the import takes as long as an epoch of a small network.
+    from scipy.stats import t
+
+    quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
+    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+class Difference(NamedTuple):
+    """A mean difference, its margin, and the p-values of "there is none" by Student's and by Wilcoxon's test."""
+
+    mean: float
+    margin: float
+    p_student: float
+    p_wilcoxon: float
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Difference:
+    """Return the mean of firstₖ − secondₖ, for pairs k that have all but what is compared in common, such as a seed.
+
+    Args:
+        first, second: two or more numbers each, of the same pairs.
+        confidence: of the margin, above 0 and below 1.
+
+    Example:
+        >>> from ce_torch.training.confidence import paired_difference
+        >>> found = paired_difference([0.96, 0.95, 0.97], [0.95, 0.95, 0.95])
+        >>> print(f"{found.mean:.2%} ± {found.margin:.2%}, p = {found.p_student:.2f}")
+        1.00% ± 2.48%, p = 0.23
+
+    Source: Student, as for `mean_and_margin`; Wilcoxon, "Individual comparisons by ranking methods", 1945.
+    """
+    from scipy.stats import ttest_rel, wilcoxon
+
+    if list(first) == list(second):
+        return Difference(0.0, 0.0, 1.0, 1.0)  # of which scipy says nan
+    mean, margin = mean_and_margin([a - b for a, b in zip(first, second, strict=True)], confidence)
+    return Difference(mean, margin, float(ttest_rel(first, second).pvalue), float(wilcoxon(first, second).pvalue))
+
+
+def median_and_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the median, and an interval that covers the true one with at least this confidence, whatever the law.
+
+    Its ends are the k-th value from below and from above: the true median lies outside with a chance of at most
+    2 P(B < k), for B of the binomial distribution of n and ½. inf, a value that is only known to be large, is welcome.
+
+    Args:
+        values: one or more numbers, independent. For fewer than 6 the interval is from −inf to inf.
+        confidence: above 0 and below 1.
+
+    Example:
+        >>> import math
+        >>> from ce_torch.training.confidence import median_and_interval
+        >>> median_and_interval([1.0, 2.0, 3.0, 4.0, 5.0, math.inf])
+        (3.5, 1.0, inf)
+
+    Source: Thompson, "On confidence ranges for the median", Annals of Mathematical Statistics, 1936.
+    """
+    from scipy.stats import binom
+
+    values = sorted(values)
+    k = int(binom.ppf((1 - confidence) / 2, len(values), 0.5))
+    low, high = (values[k - 1], values[-k]) if k else (-math.inf, math.inf)
+    return statistics.median(values), low, high

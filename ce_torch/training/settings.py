@@ -1,0 +1,251 @@
+"""The flags of train.py, and the settings of a run that they and its checkpoint make."""
+
+import argparse
+import hashlib
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.log_likelihood import LogLikelihoodCost
+from ce_torch.costs.quadratic import QuadraticCost
+from ce_torch.training.network import INITIALISERS
+
+# Each cost with the learning rate that suits it in the chapter.
+COSTS = {"quadratic": (QuadraticCost, 3.0), "ce": (CrossEntropyCost, 0.5), "ll": (LogLikelihoodCost, 0.5)}
+
+Settings = dict[str, Any]
+
+# What makes a run the run it is, and what may be different when it goes on.
+IDENTITY: Settings = {
+    "cost": "ce",
+    "hidden": [30],
+    "batch_size": 10,
+    "lr": None,
+    "lmbda": 0.0,
+    "init": "large",
+    "seed": 0,
+    "runs": 1,
+}
+MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
+DEFAULTS = IDENTITY | MAY_CHANGE
+LONGEST_NAME = 100  # of a run; file systems take 255 bytes at most, with the endings
+
+HIGHEST = 2**32 - 1  # of whole numbers
+
+
+class UsageError(Exception):
+    """The flags do not go with one another, with a file or with the machine; the message says what to do."""
+
+
+class Point(NamedTuple):
+    """What the networks of one point of a grid are trained with."""
+
+    lr: float
+    lmbda: float
+
+
+def grid(settings: Settings) -> list[Point]:
+    """Return the points of the grid that several --lr and --lmbda make; one point, where there is no choice."""
+    return [Point(*values) for values in itertools.product(as_list(settings["lr"]), as_list(settings["lmbda"]))]
+
+
+def of_new_run(flags: argparse.Namespace) -> Settings:
+    """Return the settings of a run that starts now."""
+    settings = DEFAULTS | given(flags)
+    if settings["lr"] is None:
+        _, settings["lr"] = COSTS[settings["cost"]]
+    return settings
+
+
+def of_saved_run(flags: argparse.Namespace, saved: Settings, path: Path) -> Settings:
+    """Return the settings of the run in the checkpoint at `path`. Raises `UsageError` if a flag contradicts them."""
+    for name, value in given(flags).items():
+        if name in IDENTITY and value != saved[name]:
+            raise UsageError(
+                f"{as_typed(name, value)} contradicts {path}, a run with {as_typed(name, saved[name])}; "
+                f"leave the flag out, or start a new run"
+            )
+    return saved | given(flags)
+
+
+def check_saved(saved: Settings) -> None:
+    """Raise `UsageError` unless the settings of a saved run are such as flags make."""
+    if missing := DEFAULTS.keys() - saved.keys():
+        raise UsageError(f"its run has no {min(missing)}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_run_flags(parser.add_argument_group())
+    try:
+        flags, _ = parser.parse_known_args([word for name in DEFAULTS for word in as_words(name, saved[name])])
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    for name, value in of_new_run(flags).items():
+        if value != saved[name]:
+            raise UsageError(f"{name} cannot be {saved[name]!r}")
+
+
+def run_name(settings: Settings) -> str:
+    """Name a run by its cost, its hidden neurons, what is not as by default, and its seed.
+
+    A name too long for a file ends early, with a digest of the whole.
+    """
+    _, lr = COSTS[settings["cost"]]
+    default = IDENTITY | {"lr": lr}
+    unusual = (name for name in ("batch_size", "lr", "lmbda", "init", "runs") if settings[name] != default[name])
+    hidden = "-".join(map(str, settings["hidden"]))
+    values = (name + "-".join(map(str, as_list(settings[name]))) for name in unusual)
+    name = "-".join([settings["cost"], hidden, *values, f"seed{settings['seed']}"])
+    if len(name) <= LONGEST_NAME:
+        return name
+    beginning, _, _ = name[:LONGEST_NAME].rpartition("-")
+    return f"{beginning}-etc-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def given(flags: argparse.Namespace) -> Settings:
+    return {name: value for name in DEFAULTS if (value := getattr(flags, name)) is not None}
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def as_typed(name: str, value: Any) -> str:
+    return " ".join(as_words(name, value))
+
+
+def as_words(name: str, value: Any) -> list[str]:
+    """Return the words of the command line that make a setting what it is."""
+    if value is None or value is False:
+        return []
+    values = [] if value is True else as_list(value)
+    return [f"--{name.replace('_', '-')}", *map(str, values)]
+
+
+def parse_flags(description: str) -> argparse.Namespace:
+    """Parse the command line. Flags that make settings are None where they are not given."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_run_flags(parser.add_argument_group("the run"))
+    add_place_flags(parser.add_argument_group("files and machine"))
+    saved = parser.add_argument_group("a run that is saved").add_mutually_exclusive_group()
+    saved.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run in a checkpoint")
+    saved.add_argument(
+        "--evaluate", type=Path, metavar="PATH", help="print a checkpoint's test accuracy, or --plot it, train nothing"
+    )
+    return parser.parse_args()
+
+
+def add_run_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--cost",
+        choices=COSTS,
+        help="quadratic, or ce: cross-entropy, of sigmoid neurons; ll: log-likelihood of a softmax layer (default ce)",
+    )
+    add("--hidden", type=whole(1), nargs="+", metavar="N", help="neurons in each hidden layer (default 30)")
+    add("--epochs", type=whole(1), metavar="N", help="passes over the 50,000 training examples (default 30)")
+    add("--batch-size", type=whole(1), metavar="N", help="examples in a mini-batch (default 10)")
+    add(
+        "--lr",
+        type=number,
+        nargs="+",
+        action=OneOrMore,
+        metavar="ETA",
+        help="learning rate η (default 3.0 for quadratic, 0.5 for ce and ll); several are trained at once, and the one "
+        "that is best on validation data is chosen",
+    )
+    add(
+        "--lmbda",
+        type=number,
+        nargs="+",
+        action=OneOrMore,
+        metavar="LAMBDA",
+        help="λ, the strength of the L2 regularization (default 0); several as for --lr",
+    )
+    add(
+        "--init",
+        choices=INITIALISERS,
+        help="weights from N(0, 1), or scaled: from N(0, 1/n) for neurons of n inputs (default large, the chapter's)",
+    )
+    add("--seed", type=whole(0), metavar="N", help="of the first weights and the shuffles (default 0)")
+    add(
+        "--runs",
+        type=whole(1),
+        metavar="N",
+        help="train N networks at once, with the seeds from --seed on, and report their mean (default 1)",
+    )
+    add(
+        "--early-stopping",
+        type=whole(1),
+        metavar="N",
+        help="stop once the accuracy on validation data has not risen for N epochs (default: never)",
+    )
+    add("--compile", action="store_const", const=True, help="compile the training step: starts late, runs fast")
+
+
+def add_place_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="the folder with MNIST/raw; MNIST is downloaded into it if it has none (default: the project's own)",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="where to write the run after every epoch (default: named after the run, in checkpoints/ of the current "
+        "folder); nothing that is there is replaced",
+    )
+    add(
+        "--overwrite", action="store_true", help="replace the run at --checkpoint, once an epoch of the new one is done"
+    )
+    add(
+        "--device",
+        default="auto",
+        help="cpu, cuda, mps, any device of torch (default auto: an accelerator, or else cpu)",
+    )
+    add("--plot", action="store_true", help="draw the costs and accuracies beside the checkpoint (.curves.png)")
+    add("--quiet", action="store_true", help="print nothing but the last line")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `UsageError` where others print how they are used, and end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; python {self.prog} --help lists the flags")
+
+
+class OneOrMore(argparse.Action):
+    """Store one value as it is, several as a list, none of them twice."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentError(self, f"must be different numbers, got {' '.join(map(str, values))}")
+        setattr(namespace, self.dest, values if len(values) > 1 else values[0])
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `lowest` to `HIGHEST`."""
+
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and lowest <= int(text) <= HIGHEST):
+            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} to {HIGHEST}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def number(text: str) -> float:
+    """Parse a finite number, 0 or above."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number, 0 or above, got {text!r}")
+    return value

@@ -1,0 +1,355 @@
+"""The equations (54)-(84), the exercises and the examples of Nielsen's section 3.1, each tested on the library."""
+
+from functools import partial, partialmethod
+
+import pytest
+import torch
+from torch.autograd import grad
+from torch.autograd.functional import jacobian
+from torch.func import functional_call
+from torch.nn.functional import one_hot
+from torch.testing import assert_close
+
+from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+from ce_torch.training.network import MLP
+
+quadratic_of_linear = partial(quadratic, activation="linear")
+sigmoid_layer, softmax_layer = CrossEntropyCost().activation, LogLikelihoodCost().activation
+
+
+class Examples:
+    """A network of random weights with six random examples: x, and desired outputs y or classes."""
+
+    def __init__(self, sizes, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.network = MLP(sizes, init="large", generator=generator).double()
+        self.x = torch.randn(6, sizes[0], generator=generator, dtype=torch.float64)
+        self.y = torch.rand(6, sizes[-1], generator=generator, dtype=torch.float64)
+        self.classes = torch.randint(sizes[-1], (6,), generator=generator)
+        self.one_hot = one_hot(self.classes, sizes[-1]).double()
+        self.z = self.network(self.x).detach()
+        self.a = sigma(self.z)
+        self.sigma_prime = torch.exp(-self.z) / (1 + torch.exp(-self.z)) ** 2
+        self.softmax = torch.exp(self.z) / torch.exp(self.z).sum(-1, keepdim=True)
+        self.a_before = self.network[:-1](self.x).detach()
+
+    def gradient(self, parameter, cost, reduction="mean", y=None):
+        """Return ∂C/∂w or ∂C/∂b of the output layer; for each example on its own if reduction is "none"."""
+        name = f"{len(self.network) - 1}.{parameter}"
+        z = partial(functional_call, self.network, args=(self.x,))
+        y = self.y if y is None else y
+        return jacobian(lambda p: cost(z({name: p}), y, reduction=reduction), self.network.get_parameter(name))
+
+    by_w = partialmethod(gradient, "weight")
+    by_b = partialmethod(gradient, "bias")
+
+
+@pytest.fixture(params=range(3))
+def neuron(request):
+    return Examples([4, 1], request.param)
+
+
+@pytest.fixture(params=range(3))
+def network(request):
+    return Examples([5, 4, 3], request.param)
+
+
+def sigma(z):
+    return 1 / (1 + torch.exp(-z))
+
+
+def entropy(y, a):
+    return -(y * torch.log(a) + (1 - y) * torch.log(1 - a))
+
+
+def outer(error, a):
+    """Return error_j a_k for each example, shape (n, j, k) as w has it."""
+    return error[:, :, None] * a[:, None, :]
+
+
+def cross_entropy_of_output(a, y):
+    return cross_entropy(torch.logit(a), y, reduction="none").unsqueeze(-1)
+
+
+def integral_of_eq_75(z, y):
+    """Return ∫ (a − y) / (a (1 − a)) da from a = σ(0) to σ(z)."""
+    a = sigma(z * torch.linspace(0, 1, 100_001, dtype=torch.float64).view(-1, 1, 1))
+    return torch.trapezoid((a - y) / (a * (1 - a)), a, dim=0).squeeze(-1)
+
+
+def outputs_while_learning(w, b):
+    """Return the output before and after each of 300 epochs in which a neuron learns to take 1 to 0."""
+    cost, eta = QuadraticCost(), 0.15
+    x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    w, b = (torch.full((1, 1), start, dtype=torch.float64, requires_grad=True) for start in (w, b))
+    outputs = []
+    for _ in range(301):
+        z = x @ w.T + b
+        outputs.append(cost.activation(z).item())
+        for parameter, gradient in zip((w, b), grad(cost(z, y), (w, b)), strict=True):
+            parameter.data -= eta * gradient
+    return outputs
+
+
+@pytest.mark.parametrize(("w", "b", "first", "last"), [(0.6, 0.9, 0.82, 0.09), (2.0, 2.0, 0.98, 0.20)])
+def test_the_single_neuron_learns_from_its_first_output_to_its_last(w, b, first, last):
+    a = outputs_while_learning(w, b)
+    assert (round(a[0], 2), round(a[-1], 2)) == (first, last)
+
+
+def test_the_single_neuron_that_is_badly_wrong_hardly_learns_for_150_epochs():
+    a = outputs_while_learning(2.0, 2.0)
+    assert a[0] - a[150] < 0.1 * (a[150] - a[300])
+
+
+def test_eq_54_quadratic_cost(neuron):
+    assert_close(quadratic(neuron.z, neuron.y, reduction="none"), ((neuron.y - neuron.a) ** 2 / 2).squeeze(-1))
+
+
+def test_eq_55_quadratic_cost_by_w(neuron):
+    assert_close(neuron.by_w(quadratic, "none"), outer((neuron.a - neuron.y) * neuron.sigma_prime, neuron.x))
+
+
+def test_eq_56_quadratic_cost_by_b_where_y_is_0(neuron):
+    assert_close(neuron.by_b(quadratic, "none", 0 * neuron.y), neuron.a * neuron.sigma_prime)
+
+
+def test_eq_57_cross_entropy(neuron):
+    assert_close(cross_entropy(neuron.z, neuron.y), entropy(neuron.y, neuron.a).sum() / 6)
+
+
+def test_eq_58_cross_entropy_by_w_from_sigma_by_w(neuron):
+    w, b = neuron.network[0].weight, neuron.network[0].bias
+    a_by_w = jacobian(lambda w: sigma(neuron.x @ w.T + b), w).squeeze(1)
+    terms = (neuron.y / neuron.a - (1 - neuron.y) / (1 - neuron.a))[:, :, None] * a_by_w
+    assert_close(neuron.by_w(cross_entropy), -terms.mean(0))
+
+
+def test_eq_59_cross_entropy_by_w_from_sigma_prime(neuron):
+    factor = neuron.y / neuron.a - (1 - neuron.y) / (1 - neuron.a)
+    assert_close(neuron.by_w(cross_entropy), -outer(factor * neuron.sigma_prime, neuron.x).mean(0))
+
+
+def test_eq_60_cross_entropy_by_w_over_a_common_denominator(neuron):
+    factor = neuron.sigma_prime / (neuron.a * (1 - neuron.a))
+    assert_close(neuron.by_w(cross_entropy), outer(factor * (neuron.a - neuron.y), neuron.x).mean(0))
+
+
+def test_eq_61_cross_entropy_by_w_without_sigma_prime(neuron):
+    assert_close(neuron.by_w(cross_entropy), outer(neuron.a - neuron.y, neuron.x).mean(0))
+
+
+def test_eq_62_cross_entropy_by_b_without_sigma_prime(neuron):
+    assert_close(neuron.by_b(cross_entropy), (neuron.a - neuron.y).mean(0))
+
+
+def test_exercise_sigma_prime(network):
+    y_one_below_a = network.a - 1
+    assert_close(QuadraticCost().delta(network.z, y_one_below_a), network.a * (1 - network.a))
+
+
+def test_the_cross_entropy_learns_faster_the_more_wrong_it_is_and_the_quadratic_cost_does_not():
+    z = torch.linspace(-4, 12, 100, dtype=torch.float64).unsqueeze(-1)
+    assert (CrossEntropyCost().delta(z, 0 * z).diff(dim=0) > 0).all()
+    assert QuadraticCost().delta(z, 0 * z)[-1] < QuadraticCost().delta(z, 0 * z)[0]
+
+
+def test_eq_63_cross_entropy_of_many_neurons(network):
+    assert_close(cross_entropy(network.z, network.y), entropy(network.y, network.a).sum() / 6)
+
+
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_exercise_roles_of_y_and_a(y, neuron):
+    a, y = neuron.a, torch.full_like(neuron.a, y)
+    assert entropy(a, y).isinf().all()
+    assert_close(cross_entropy_of_output(a, y), -torch.log(1 - (a - y).abs()))
+
+
+@pytest.mark.parametrize("step", [-1, -0.01, 0.01, 1])
+def test_exercise_the_cross_entropy_is_still_minimised_where_a_is_y(step, neuron):
+    z, y = torch.logit(neuron.y), neuron.y
+    assert (cross_entropy(z + step, y, reduction="none") > cross_entropy(z, y, reduction="none")).all()
+
+
+def test_eq_64_cross_entropy_where_a_is_y(neuron):
+    assert_close(cross_entropy(torch.logit(neuron.y), neuron.y), entropy(neuron.y, neuron.y).sum() / 6)
+
+
+def test_eq_65_quadratic_cost_by_w_in_a_network(network):
+    error = (network.a - network.y) * network.sigma_prime
+    assert_close(network.by_w(quadratic), outer(error, network.a_before).mean(0))
+
+
+def test_eq_66_cross_entropy_error(network):
+    assert_close(CrossEntropyCost().delta(network.z, network.y), network.a - network.y)
+
+
+def test_eq_67_cross_entropy_by_w_in_a_network(network):
+    assert_close(network.by_w(cross_entropy), outer(network.a - network.y, network.a_before).mean(0))
+
+
+def test_exercise_cross_entropy_by_b_in_a_network(network):
+    assert_close(network.by_b(cross_entropy), (network.a - network.y).mean(0))
+
+
+def test_eq_68_quadratic_error_of_linear_neurons(network):
+    cost = QuadraticCost(activation="linear")
+    assert_close(cost.delta(network.z, network.y), cost.activation(network.z) - network.y)
+
+
+def test_eq_69_quadratic_cost_of_linear_neurons_by_w(network):
+    assert_close(network.by_w(quadratic_of_linear), outer(network.z - network.y, network.a_before).mean(0))
+
+
+def test_eq_70_quadratic_cost_of_linear_neurons_by_b(network):
+    assert_close(network.by_b(quadratic_of_linear), (network.z - network.y).mean(0))
+
+
+def test_the_quadratic_cost_learns_six_times_slower_on_average():
+    a = torch.linspace(0, 1, 10_001, dtype=torch.float64)[1:-1].unsqueeze(-1)
+    z = torch.logit(a)
+    slowdown = QuadraticCost().delta(z, 0 * z) / CrossEntropyCost().delta(z, 0 * z)
+    assert torch.trapezoid(slowdown, a, dim=0).item() == pytest.approx(1 / 6)
+
+
+def test_eq_71_cross_entropy_of_one_example_by_w(neuron):
+    assert_close(neuron.by_w(cross_entropy, "none"), outer(neuron.a - neuron.y, neuron.x))
+
+
+def test_eq_72_cross_entropy_of_one_example_by_b(neuron):
+    assert_close(neuron.by_b(cross_entropy, "none"), neuron.a - neuron.y)
+
+
+@pytest.mark.parametrize(("cost", "of_a"), [(quadratic, lambda y, a: (a - y) ** 2 / 2), (cross_entropy, entropy)])
+def test_eq_73_cost_by_b_is_cost_by_a_times_sigma_prime(cost, of_a, neuron):
+    a = neuron.a.requires_grad_()
+    (C_by_a,) = grad(of_a(neuron.y, a).sum(), a)
+    assert_close(neuron.by_b(cost, "none"), C_by_a * neuron.sigma_prime)
+
+
+def test_eq_74_cross_entropy_by_b_is_its_slope_in_a_times_a_and_1_minus_a(neuron):
+    y, a, h = neuron.y, neuron.a, 1e-5 * neuron.a * (1 - neuron.a)
+    slope = (cross_entropy_of_output(a + h, y) - cross_entropy_of_output(a - h, y)) / (2 * h)
+    assert_close(neuron.by_b(cross_entropy, "none"), slope * a * (1 - a), rtol=1e-6, atol=1e-8)
+
+
+def test_eq_75_cross_entropy_by_a(neuron):
+    y, a = neuron.y, neuron.a.requires_grad_()
+    assert_close(grad(cross_entropy_of_output(a, y).sum(), a)[0], ((a - y) / (a * (1 - a))).detach())
+
+
+def test_eq_76_the_integral_of_eq_75_is_the_cross_entropy_of_one_example(neuron):
+    C, C_of_start = (cross_entropy(z, neuron.y, reduction="none") for z in (neuron.z, 0 * neuron.z))
+    assert_close(C - C_of_start, integral_of_eq_75(neuron.z, neuron.y))
+
+
+def test_eq_77_the_mean_integral_of_eq_75_is_the_cross_entropy(neuron):
+    C, C_of_start = (cross_entropy(z, neuron.y) for z in (neuron.z, 0 * neuron.z))
+    assert_close(C - C_of_start, integral_of_eq_75(neuron.z, neuron.y).mean())
+
+
+@pytest.mark.parametrize("cost", [quadratic, quadratic_of_linear, cross_entropy])
+def test_exercise_the_x_j_term_cannot_be_removed(cost, neuron):
+    neuron.x[:, 0] = 0
+    assert_close(neuron.by_w(cost, "none"), outer(neuron.by_b(cost, "none"), neuron.x))
+
+
+def test_eq_78_softmax(network):
+    assert_close(softmax_layer(network.z), torch.exp(network.z) / torch.exp(network.z).sum(-1, keepdim=True))
+
+
+def test_eq_79_softmax_outputs_are_positive_and_sum_to_1(network):
+    a = softmax_layer(10 * network.z)
+    assert (a > 0).all()
+    assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
+
+
+def test_exercise_sigmoid_outputs_need_not_sum_to_1(network):
+    layer = network.network[-1]
+    layer.weight.data.zero_()
+    layer.bias.data = torch.tensor([9.0, 4.0, 1.0], dtype=torch.float64).log()
+    a = sigmoid_layer(network.network(network.x)).detach()
+    assert_close(a, torch.tensor([0.9, 0.8, 0.5], dtype=torch.float64).expand(6, 3))
+
+
+def test_exercise_monotonicity_of_softmax(network):
+    for z in network.z:
+        assert_close(jacobian(softmax_layer, z).sign(), 2 * torch.eye(3, dtype=torch.float64) - 1)
+
+
+def test_exercise_non_locality_of_softmax(network):
+    moved = network.z + torch.tensor([0, 0, 1])
+    assert (softmax_layer(moved) != softmax_layer(network.z)).all()
+    assert ((sigmoid_layer(moved) != sigmoid_layer(network.z)) == torch.tensor([False, False, True])).all()
+
+
+def test_exercise_inverting_the_softmax_layer(network):
+    constant = network.z - softmax_layer(network.z).log()
+    assert_close(constant, constant[:, :1].expand(6, 3))
+
+
+def test_eq_80_log_likelihood(network):
+    a_y = network.softmax[torch.arange(6), network.classes]
+    assert_close(log_likelihood(network.z, network.classes, reduction="none"), -torch.log(a_y))
+
+
+@pytest.mark.parametrize("y", ["classes", "one_hot"])
+def test_eq_81_log_likelihood_by_b(y, network):
+    error = network.softmax - network.one_hot
+    assert_close(network.by_b(log_likelihood, "none", getattr(network, y)), error)
+
+
+@pytest.mark.parametrize("y", ["classes", "one_hot"])
+def test_eq_82_log_likelihood_by_w(y, network):
+    error = network.softmax - network.one_hot
+    assert_close(network.by_w(log_likelihood, "none", getattr(network, y)), outer(error, network.a_before))
+
+
+def test_exercise_deriving_equations_81_and_82(network):
+    a = network.softmax
+    C_by_a, a_by_z = -network.one_hot / a, torch.diag_embed(a) - outer(a, a)
+    assert_close(network.by_b(log_likelihood, "none", network.classes), torch.einsum("xk,xkj->xj", C_by_a, a_by_z))
+
+
+@pytest.mark.parametrize("c", [0.2, 1, 3])
+def test_eq_83_softmax_with_a_constant_c(c, network):
+    a = LogLikelihoodCost(temperature=1 / c).activation(network.z)
+    assert_close(a, torch.exp(c * network.z) / torch.exp(c * network.z).sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("c", [1e-3, 0.2, 1, 3, 20])
+def test_exercise_the_outputs_of_softmax_with_a_constant_c_form_a_distribution(c, network):
+    a = LogLikelihoodCost(temperature=1 / c).activation(network.z)
+    assert (a > 0).all()
+    assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("z", "limit"),
+    [((1, 3, 2), (0, 1, 0)), ((3, 3, 2), (1 / 2, 1 / 2, 0)), ((2, 2, 2), (1 / 3, 1 / 3, 1 / 3))],
+    ids=["one greatest z", "two", "three"],
+)
+def test_exercise_where_the_name_softmax_comes_from(z, limit):
+    z, limit = (torch.tensor(of, dtype=torch.float64) for of in (z, limit))
+    distances = [(LogLikelihoodCost(temperature=1 / c).activation(z) - limit).abs().max() for c in (1, 10, 1e6)]
+    assert distances[0] >= distances[1] >= distances[2]
+    assert distances[2] < 1e-15
+
+
+def test_exercise_all_outputs_of_softmax_are_equal_as_c_vanishes(network):
+    distances = [(LogLikelihoodCost(temperature=1 / c).activation(network.z) - 1 / 3).abs() for c in (1, 1e-3, 1e-9)]
+    assert (distances[0] > distances[1]).all()
+    assert (distances[1] > distances[2]).all()
+    assert distances[2].max() < 1e-8
+
+
+def test_eq_84_log_likelihood_error(network):
+    assert_close(LogLikelihoodCost().delta(network.z, network.classes), network.softmax - network.one_hot)
+
+
+def test_exercise_backpropagation_with_softmax_and_log_likelihood(network):
+    hidden, _, output = network.network
+    log_likelihood(network.network(network.x), network.classes).backward()
+    delta = (network.softmax - network.one_hot) @ output.weight * network.a_before * (1 - network.a_before)
+    assert_close(hidden.weight.grad, outer(delta.detach(), network.x).mean(0))
