@@ -1,31 +1,38 @@
 """Cost functions whose backward pass is written by hand, δ = a − y, and that keep every promise of autograd."""
 
-from ce_torch.costs._backend import explain
+from ce_torch.costs._backend import explain, use_backend
 from ce_torch.costs.cross_entropy import CrossEntropyCost
+from ce_torch.costs.focal import FocalCost
 from ce_torch.costs.linear_log_likelihood import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost
 from ce_torch.functional import (
     cross_entropy,
+    focal,
     linear_log_likelihood,
     linear_softmax_cross_entropy,
     log_likelihood,
     quadratic,
     sigmoid_cross_entropy,
+    sigmoid_focal_loss,
     softmax_cross_entropy,
 )
 
 __all__ = [
     "CrossEntropyCost",
+    "FocalCost",
     "LinearLogLikelihoodCost",
     "LogLikelihoodCost",
     "QuadraticCost",
     "cross_entropy",
     "explain",
+    "focal",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "log_likelihood",
     "quadratic",
     "sigmoid_cross_entropy",
+    "sigmoid_focal_loss",
     "softmax_cross_entropy",
+    "use_backend",
 ]

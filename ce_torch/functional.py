@@ -1,10 +1,12 @@
 """The costs as functions of (z, y), weighted inputs and desired outputs, for research code.
 
 `cross_entropy` is the chapter's, of sigmoid neurons, and not `F.cross_entropy`: that is `log_likelihood`. The names
-`sigmoid_cross_entropy`, `softmax_cross_entropy` and `linear_softmax_cross_entropy` say of which output layer a cost is.
+`sigmoid_cross_entropy`, `softmax_cross_entropy`, `linear_softmax_cross_entropy` and `sigmoid_focal_loss` say of which
+output layer a cost is.
 """
 
 from ce_torch.costs.cross_entropy import cross_entropy
+from ce_torch.costs.focal import focal
 from ce_torch.costs.linear_log_likelihood import linear_log_likelihood
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
@@ -12,13 +14,16 @@ from ce_torch.costs.quadratic import quadratic
 sigmoid_cross_entropy = cross_entropy
 softmax_cross_entropy = log_likelihood
 linear_softmax_cross_entropy = linear_log_likelihood
+sigmoid_focal_loss = focal
 
 __all__ = [
     "cross_entropy",
+    "focal",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "log_likelihood",
     "quadratic",
     "sigmoid_cross_entropy",
+    "sigmoid_focal_loss",
     "softmax_cross_entropy",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ce_torch.costs.kernels import memory_is_all
+from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 CLASSES = frozenset({torch.int64, torch.uint8})  # as F.cross_entropy
@@ -23,7 +23,7 @@ def check_arguments(z: Tensor, y: Tensor) -> Tensor:
     """Return y; raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
     check_floating("z", z)
     if z.ndim == 0:
-        raise ValueError("z must have shape (..., C), the classes last, got a scalar; pass z.unsqueeze(-1)")
+        raise ValueError("z must have shape (..., K), the classes last, got a scalar; pass z.unsqueeze(-1)")
     return check_desired(y, z.shape, z, "z")
 
 
@@ -51,39 +51,39 @@ def check_floating(name: str, tensor: Tensor) -> None:
     )
 
 
-def conversion(tensor: Tensor, of_numbers: str) -> str:
-    """Return the method that makes the tensor one of real numbers, `of_numbers` where it has such already."""
+def conversion(tensor: Tensor, method: str) -> str:
+    """Return what makes the tensor one of real numbers: `method`, where it holds such already."""
     if tensor.is_complex():
         return ".real"
-    return ".dequantize()" if tensor.is_quantized else of_numbers
+    return ".dequantize()" if tensor.is_quantized else method
 
 
-def check_desired(y: Tensor, shape: Sequence[int], z: Tensor, of: str) -> Tensor:
-    """Return y; raise unless y are desired outputs of this shape, or class indices, for the argument called `of`."""
+def check_desired(y: Tensor, shape: Sequence[int], z: Tensor, z_name: str) -> Tensor:
+    """Return y; raise unless y are desired outputs of this shape, or class indices, for z, called `z_name`."""
     check_dense("y", y)
     holds_classes = y.dtype not in FLOATING
     if holds_classes and y.dtype not in CLASSES:
         raise TypeError(
             f"y must be floating point (desired outputs) or int64 (class indices), got {y.dtype}"
-            f"{advice(y, tuple(shape), of)}"
+            f"{advice(y, tuple(shape), z_name)}"
         )
     if y.shape != (shape[:-1] if holds_classes else shape):
         raise ValueError(
             f"y must have shape {tuple(shape)} (desired outputs, floating point) or {tuple(shape[:-1])} "
-            f"(class indices, int64) for {of} of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
-            f"{advice(y, tuple(shape), of)}"
+            f"(class indices, int64) for {z_name} of shape {tuple(z.shape)}, got {y.dtype} of shape {tuple(y.shape)}"
+            f"{advice(y, tuple(shape), z_name)}"
         )
-    check_device("y", y, z, of)
+    check_device("y", y, z, z_name)
     return y.long() if y.dtype == torch.uint8 else y
 
 
-def advice(y: Tensor, outputs: tuple[int, ...], of: str) -> str:
+def advice(y: Tensor, outputs: tuple[int, ...], z_name: str) -> str:
     """Return what to do about y, of a wrong dtype or shape where desired outputs would be of shape `outputs`."""
     classes, shape = outputs[:-1], tuple(y.shape)
     is_floating = y.dtype in FLOATING
     as_numbers = "" if is_floating else conversion(y, ".float()")
     as_classes = "" if y.dtype in CLASSES else conversion(y, ".long()")
-    if of == "z" and not classes and shape in (outputs, (*outputs, 1)):
+    if z_name == "z" and not classes and shape in (outputs, (*outputs, 1)):
         n, column = outputs[0], "y.unsqueeze(-1)" if shape == outputs else "y"
         return (
             f"; z of one dimension is one example of {n} neurons; for {n} examples of one neuron pass z.unsqueeze(-1) "
@@ -97,43 +97,43 @@ def advice(y: Tensor, outputs: tuple[int, ...], of: str) -> str:
         return f"; if these are class indices, pass y{as_classes}"
     if shape == (*classes, 1):
         return f"; if these are class indices, pass y.squeeze(-1){as_classes}"
-    if of == "z" and not is_floating and len(outputs) > 2 and shape == (outputs[0], *outputs[2:]):
+    if z_name == "z" and not is_floating and len(outputs) > 2 and shape == (outputs[0], *outputs[2:]):
         return "; if the classes come second in z, as in F.cross_entropy, pass z.movedim(1, -1)"
     return ""
 
 
-def check_device(name: str, tensor: Tensor, z: Tensor, of: str = "z") -> None:
-    """Raise `ValueError` unless the argument called `name` is on the device of z, or of the argument called `of`."""
+def check_device(name: str, tensor: Tensor, z: Tensor, z_name: str = "z") -> None:
+    """Raise `ValueError` unless the argument called `name` is on the device of z, called `z_name`."""
     if tensor.device != z.device:
         raise ValueError(
-            f"{name} must be on {of}'s device, {z.device}, got {tensor.device}; pass {name}.to({of}.device)"
+            f"{name} must be on {z_name}'s device, {z.device}, got {tensor.device}; pass {name}.to({z_name}.device)"
         )
 
 
-def check_weight_of_neurons(name: str, weight: Tensor | None, z: Tensor) -> None:
+def check_element_weight(name: str, weight: Tensor | None, z: Tensor) -> None:
     """Raise unless the argument called `name` is None or broadcasts to z, and z need not broadcast to it."""
     if weight is None:
         return
     check_device(name, weight, z)
     sizes = zip(reversed(weight.shape), reversed(z.shape), strict=False)
-    if weight.ndim > z.ndim or any(size not in (1, of_z) for size, of_z in sizes):
-        of_examples = f"; for a factor of each example pass {name}.unsqueeze(-1)"
+    if weight.ndim > z.ndim or any(size not in (1, z_size) for size, z_size in sizes):
+        hint = f"; for a factor of each example pass {name}.unsqueeze(-1)"
         raise ValueError(
             f"{name} must have a shape that broadcasts to z's, {tuple(z.shape)}, got {tuple(weight.shape)}"
-            f"{of_examples if weight.shape == z.shape[:-1] else ''}"
+            f"{hint if weight.shape == z.shape[:-1] else ''}"
         )
 
 
-def check_weight_of_classes(name: str, weight: Tensor | None, shape: Sequence[int], z: Tensor, of: str) -> None:
+def check_class_weight(name: str, weight: Tensor | None, shape: Sequence[int], z: Tensor, z_name: str = "z") -> None:
     """Raise unless the argument called `name` is None or has a factor for each class of outputs of this shape."""
     if weight is None:
         return
-    check_device(name, weight, z, of)
+    check_device(name, weight, z, z_name)
     if weight.shape != shape[-1:]:
-        of_examples = f'; for a factor of each example multiply the costs of reduction="none" by {name}'
+        hint = f'; for a factor of each example multiply the costs of reduction="none" by {name}'
         raise ValueError(
             f"{name} must have shape {tuple(shape[-1:])}, one factor a class, got {tuple(weight.shape)}"
-            f"{of_examples if weight.shape == shape[:-1] else ''}"
+            f"{hint if weight.shape == shape[:-1] else ''}"
         )
 
 
@@ -167,19 +167,19 @@ def check_out_dtype(out_dtype: torch.dtype | None) -> torch.dtype | None:
 def check_choice(name: str, choices: tuple[str, ...], value: str) -> str:
     if not isinstance(value, str) or value not in choices:
         *others, last = (f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {shown(value)}")
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {describe(value)}")
     return value
 
 
 def check_number(name: str, kinds: tuple[type, ...], lowest: float, highest: float, expected: str, value: Any) -> Any:
     if type(value) in kinds and lowest <= value <= highest:
         return value
-    number = plain(value)
+    number = python_number(value)
     if isinstance(number, bool) or not isinstance(number, kinds):
-        advice = f"; pass {name}.item()" if isinstance(value, Tensor) else ""
-        raise TypeError(f"{name} must be {expected}, got {shown(value)}{advice}")
+        hint = f"; pass {name}.item()" if isinstance(value, Tensor) else ""
+        raise TypeError(f"{name} must be {expected}, got {describe(value)}{hint}")
     if not lowest <= number <= highest:
-        raise ValueError(f"{name} must be {expected}, got {shown(value)}")
+        raise ValueError(f"{name} must be {expected}, got {describe(value)}")
     return number
 
 
@@ -209,7 +209,8 @@ def check_block_rows(block_rows: int | None) -> int | None:
     return None if block_rows is None else check_number("block_rows", (int,), 1, math.inf, expected, block_rows)
 
 
-# What can be said of an option before there are z and y: when a module is built, and first thing in a call.
+# What can be said of an option before there are z and y: when a module is built, and first thing in a call. A cost adds
+# those that it alone has.
 OPTIONS: dict[str, Callable[[Any], Any]] = {
     "activation": partial(check_choice, "activation", ("sigmoid", "linear")),
     "block_rows": check_block_rows,
@@ -224,31 +225,31 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def plain(value: Any) -> Any:
+def python_number(value: Any) -> Any:
     """Return the Python number in a number, or an array of no dimension, of NumPy's; any other value as it is."""
     if type(value) in (bool, int, float) or isinstance(value, Tensor) or getattr(value, "ndim", None) != 0:
         return value
     return value.item()
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def values_can_be_read(tensor: Tensor) -> bool:
-    """Whether a look at the values is free: not on another device, not in a trace, not under `torch.func`."""
+    """Return True if a look at the values is free: not on another device, not in a trace, not under `torch.func`."""
     return (
         tensor.is_cpu
         and type(tensor) in (Tensor, nn.Parameter)
-        and not torch._C._are_functorch_transforms_active()
+        and not is_transformed()
         and not torch.compiler.is_compiling()
-        and memory_is_all()
-        and torch._C._get_tracing_state() is None
+        and not count_dispatch_modes()
+        and not torch.jit.is_tracing()
     )
 
 
 def check_classes(y: Tensor, classes: int, ignore_index: int | None = None) -> None:
-    """Raise `ValueError` if one of the class indices y names no class, as far as their values are free to read."""
+    """Raise `ValueError` if one of the class indices y names no class, where their values are free to read."""
     if y.is_floating_point() or not values_can_be_read(y) or y.numel() == 0:
         return
     if classes == 0:

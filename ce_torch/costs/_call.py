@@ -15,13 +15,13 @@ from ce_torch.costs._arguments import OPTIONS
 Arguments = ParamSpec("Arguments")
 
 
-def called_as(
-    loss: Callable[..., Tensor] | None = None,
+def loss_function(
+    torch_loss: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[Arguments, Tensor]], Callable[Arguments, Tensor]]:
-    """Return a decorator for costs that are called as `loss`, one of PyTorch's, is.
+    """Return a decorator for costs that are called as a loss of PyTorch's is.
 
-    What stands for a tensor (a proxy of `torch.fx`, a subclass with `__torch_function__`) says what the call does.
-    Options come to the cost checked. One that is given by position, as `loss` takes it, is refused by its name.
+    A proxy of `torch.fx`, or a subclass of Tensor with `__torch_function__`, decides what the call does. Options are
+    checked before the cost sees them. One that is given by position, as that loss takes it, is refused by its name.
     """
 
     def decorate(cost: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
@@ -32,9 +32,11 @@ def called_as(
         @wraps(cost)
         def call(*positional: Arguments.args, **named: Arguments.kwargs) -> Tensor:
             if len(positional) > positions:
-                theirs = [*inspect.signature(loss).parameters][positions : len(positional)] if loss else options
+                positional_names = [*inspect.signature(torch_loss or cost).parameters]
+                if torch_loss:
+                    positional_names = positional_names[: len(positional)]
                 # PyTorch's older options, size_average and reduce, are what reduction is now.
-                names = dict.fromkeys(name if name in options else "reduction" for name in theirs)
+                names = dict.fromkeys(name if name in options else "reduction" for name in positional_names[positions:])
                 raise TypeError(
                     f"{cost.__name__} takes {positions} arguments by position, got {len(positional)}; its options are "
                     f"keywords: {', '.join(f'{name}=...' for name in names)}"
@@ -45,7 +47,7 @@ def called_as(
             for name, value in named.items():
                 if name in OPTIONS:
                     named[name] = OPTIONS[name](value)
-            if torch._C._get_tracing_state() is None:
+            if not torch.jit.is_tracing():
                 return cost(*positional, **named)
             with warnings.catch_warnings():
                 # The checks look at shapes, which are the same whenever the trace is run.

@@ -2,7 +2,11 @@
 
 What is saved for the backward pass is the weighted input, never an activation. Operations on saved *inputs* can be
 differentiated again and are right; an activation saved by the forward pass would count as a constant in the second
-derivative. σ and softmax are cheap to work out again, and nothing of z's size lives between forward and backward.
+derivative. σ and softmax are cheap to compute again, and nothing of z's size lives between forward and backward.
+
+The same `torch.autograd.Function` has three forms, since no one of them suits all callers: eager calls take a thin one
+over an implementation; `torch.compile` one over the operators, which must not define jvp; `torch.func` one over the
+formulas, with rules for jvp and vmap.
 """
 
 import inspect
@@ -12,96 +16,232 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import Function
 
-from ce_torch.costs._backend import choose, tell
-from ce_torch.costs._precision import wide, widen
+from ce_torch.costs._arguments import check_classes
+from ce_torch.costs._backend import Selection, choose, record
+from ce_torch.costs._operators import define
+from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
-from ce_torch.costs._reduction import reduce, unreduce
-from ce_torch.costs.kernels import Fast, is_plain, memory_is_all
-from ce_torch.costs.kernels.blocks import by_blocks
+from ce_torch.costs._reduction import example_grad, reduce
+from ce_torch.costs._spec import CostSpec
+from ce_torch.costs._torch_private import (
+    FakeTensor,
+    count_dispatch_modes,
+    enable_forward_mode,
+    has_saved_tensor_hooks,
+    is_forward_mode,
+    is_functionalized,
+    is_legacy_batched,
+    is_transformed,
+    primal,
+)
+from ce_torch.costs.kernels import is_plain
+from ce_torch.costs.kernels.blocks import blocks
+from ce_torch.costs.kernels.cpp import cpp
+from ce_torch.costs.kernels.formulas import formulas
+from ce_torch.costs.kernels.gpu import triton
 
-Formula = Callable[..., Tensor]
+Gradients = tuple[Tensor | None, ...]
 
 
-def all_count(*inputs: Any) -> None:
-    """Say that every example counts in the mean."""
+class CostFunction:
+    """A cost as a function of the reduction, z, y and what else its formula takes, and δ of each example."""
+
+    def __init__(self, spec: CostSpec) -> None:
+        self.spec = spec
+        on_cpu, on_gpu, in_blocks, in_formulas = cpp(spec), triton(spec), blocks(spec), formulas(spec)
+        self.implementations = on_cpu, on_gpu, in_blocks, in_formulas
+        self.operator = define(
+            spec,
+            {
+                "CPU": (on_cpu, in_blocks, in_formulas),
+                "CUDA": (on_gpu, in_formulas),
+                "CompositeExplicitAutograd": (in_formulas,),
+            },
+        )
+        self.transformed = transformed_form(spec, self)
+        self.traced = traced_form(self.transformed)
+        self.compiled = compiled_form(spec, self.operator)
+        self.eager = eager_form(spec, self)
+
+    def __call__(self, reduction: str, *inputs: Any) -> Tensor:
+        """Return C; where it fails for a class that there is not, say so."""
+        try:
+            return self.form()(reduction, *inputs)
+        except (IndexError, RuntimeError):
+            # To look at the classes before takes a tenth of the time of a small cost.
+            self.check_classes(*inputs)
+            raise
+
+    def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
+        """Raise `ValueError` if y names a class that there is not, where its values are free to read."""
+        check_classes(y, z.shape[-1], *(inputs[i] for i in self.spec.positions(int)))
+
+    def form(self) -> Callable[..., Tensor]:
+        """Return the function that suits the caller."""
+        if torch.compiler.is_compiling():
+            # The compiler differentiates formulas where torch.func asks; an exported program runs without ce_torch.
+            in_formulas = is_transformed() or torch.compiler.is_exporting() or Selection.backend == "formulas"
+            return self.traced.apply if in_formulas else self.compiled.apply
+        if torch.jit.is_tracing():
+            # A trace holds operations, not functions of Python; autograd differentiates them.
+            return self.transformed.forward
+        if is_transformed():
+            record("formulas", "torch.func transforms the cost")
+            return self.transformed.forward if is_functionalized() else self.transformed.apply
+        return self.eager.apply
+
+    def choose(self, inputs: Sequence[Any]) -> Any:
+        """Return the implementation for tensors whose derivatives nobody asks for."""
+        if count_dispatch_modes() and Selection.backend != "formulas" and all(map(is_visible, inputs)):
+            record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
+            return self.operator
+        return choose(self.implementations, inputs)
+
+    def delta(self, *inputs: Any) -> Tensor:
+        """Return δ of each example, shaped like z and of its dtype."""
+        z = inputs[0]
+        if not only_values_matter(inputs):
+            return self.spec.delta(*to_compute_dtype(inputs)).to(z.dtype)
+        ones = torch.ones(z.shape[:-1], dtype=compute_dtype(z), device=z.device)
+        return choose(self.implementations, inputs).delta(ones, None, "none", *inputs)
 
 
-def hand_written(
-    cost: Formula, *derivatives: Formula, counts: Callable[..., Tensor | None] = all_count, fast: Sequence[Fast] = ()
-) -> Callable[..., Tensor]:
-    """Return `cost` and its reduction, differentiated by `derivatives` and not by autograd.
+def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
+    """Return the form for eager calls; autograd shows it by the cost's name."""
 
-    `cost(*tensors, *constants)` is the cost of each example, shape (...), of z (..., K), of y, classes (...) or desired
-    outputs, and of tensors that broadcast to z, each of which may be None. There is one derivative for each of the
-    tensors, called with the same arguments; the first is δ = ∂C/∂z. It gives the terms, shape (..., K), by which the
-    tensor's elements change C. The formulas work in float64 where z has it, else in float32. Second derivatives are
-    autograd's, of the formulas. The function returned takes the reduction first, and returns what the formulas return,
-    reduced; its `delta` takes the inputs and returns δ of each example. `counts` says which examples count in the
-    mean: 1 or 0 for each, shape (...), or None for all.
+    class Eager(Function):
+        jvp = staticmethod(function.transformed.jvp)
 
-    Where C and δ are only worked out, and not differentiated again, the first way in `fast` that takes the inputs does
-    it, or else, for large z on the CPU, the formulas by blocks.
-    """
+        # With setup_context PyTorch binds forward's signature at every call, a third of a small batch's time.
+        @staticmethod
+        def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
+            save(ctx, spec, reduction, inputs)
+            ctx.save_for_forward(*inputs[: len(spec.derivatives)])
+            ctx.implementation = function.choose(inputs)
+            C, ctx.statistics = ctx.implementation.cost(reduction, *inputs)
+            ctx.hooked = has_saved_tensor_hooks()
+            return C
 
-    class HandWritten(torch.autograd.Function):
+        @staticmethod
+        def backward(ctx: Any, grad_output: Tensor | None) -> Gradients:
+            implementation, statistics = ctx.implementation, ctx.statistics
+            is_watched = count_dispatch_modes() and implementation is not function.operator
+            if grad_output is None or is_watched or may_be_differentiated(grad_output):
+                return gradients(ctx, spec, grad_output)
+            inputs = *ctx.saved_tensors, *ctx.constants
+            if ctx.hooked:
+                # Hooks may give back other tensors than were saved.
+                implementation, statistics = function.choose(inputs), None
+            return gradients(
+                ctx, spec, grad_output, partial(implementation.delta, grad_output, statistics, ctx.reduction, *inputs)
+            )
+
+    return type(spec.class_name, (Eager,), {})
+
+
+def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
+    """Return the form for `torch.compile`, which keeps the operators as they are."""
+
+    class Compiled(Function):
+        @staticmethod
+        def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
+            C, statistics = operator.cost(reduction, *inputs)
+            save(ctx, spec, reduction, inputs, statistics)
+            return C
+
+        @staticmethod
+        def backward(ctx: Any, grad_output: Tensor) -> Gradients:
+            *tensors, statistics = ctx.saved_tensors
+            inputs = *tensors, *ctx.constants
+            return gradients(
+                ctx, spec, grad_output, partial(operator.delta, grad_output, statistics, ctx.reduction, *inputs)
+            )
+
+    return type(spec.class_name, (Compiled,), {})
+
+
+def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
+    """Return the form for `torch.func`, over the formulas."""
+
+    class Transformed(Function):
         @staticmethod
         def forward(reduction: str, *inputs: Any) -> Tensor:
-            return reduce(reduction, cost(*widen(inputs)), counts(*inputs))
+            return reduce(reduction, spec.cost(*to_compute_dtype(inputs)), spec.counted(*inputs))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            ctx.reduction, *inputs = inputs
-            tensors, ctx.constants = inputs[: len(derivatives)], inputs[len(derivatives) :]
-            ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors)
-            ctx.set_materialize_grads(False)
+            reduction, *inputs = inputs
+            save(ctx, spec, reduction, inputs)
+            ctx.save_for_forward(*inputs[: len(spec.derivatives)])
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-            gradients = [None] * len(ctx.needs_input_grad)
-            if grad is None:
-                return tuple(gradients)
-            tensors = ctx.saved_tensors
-            of_example = unreduce(grad, ctx.reduction, tensors[0], counts(*tensors, *ctx.constants))
-            # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
-            arguments = *widen(tensors), *ctx.constants
-            for i, (tensor, derivative) in enumerate(zip(tensors, derivatives, strict=True), start=1):
-                if ctx.needs_input_grad[i]:
-                    gradients[i] = summed_like(tensor, product(of_example, derivative(*arguments)))
-            return tuple(gradients)
+        def backward(ctx: Any, grad_output: Tensor | None) -> Gradients:
+            return gradients(ctx, spec, grad_output)
 
         @staticmethod
-        @nested
+        @carry_tangents
         def jvp(ctx: Any, tensors: list[Tensor | None], _: None, *tangents: Tensor | None) -> Tensor:
-            arguments = *widen(tensors), *ctx.constants
+            arguments = *to_compute_dtype(tensors), *ctx.constants
             changes = (
                 product(tangent, derivative(*arguments)).sum(-1)
-                for derivative, tangent in zip(derivatives, tangents, strict=False)
+                for derivative, tangent in zip(spec.derivatives, tangents, strict=False)
                 if tangent is not None
             )
-            return reduce(ctx.reduction, sum(changes), counts(*tensors, *ctx.constants))
+            return reduce(ctx.reduction, sum(changes), spec.counted(*tensors, *ctx.constants))
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], reduction: str, *inputs: Any) -> tuple[Tensor, int]:
-            # A batch of costs is one cost of more examples, which takes the same ways as any other.
+            # A batch of costs is one cost of more examples, which is computed as any other.
             z, z_dim = inputs[0], in_dims[1]
             shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
-            inputs = [batched(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
-            C, n = apply("none", *inputs), counts(*inputs)
-            return torch.vmap(partial(reduce, reduction), in_dims=(0, None if n is None else 0))(C, n), 0
+            inputs = [batch_first(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
+            C, counted = function("none", *inputs), spec.counted(*inputs)
+            return torch.vmap(partial(reduce, reduction), in_dims=(0, None if counted is None else 0))(C, counted), 0
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    HandWritten.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(cost).parameters.values()])
-    ways = *fast, by_blocks(cost, derivatives[0], counts)
-    apply = in_every_form(HandWritten, ways)
-    apply.delta = partial(delta_of_examples, derivatives[0], ways)
-    return apply
+    Transformed.forward.__signature__ = inspect.Signature(
+        [reduction, *inspect.signature(spec.cost).parameters.values()]
+    )
+    return type(spec.class_name, (Transformed,), {})
 
 
-def nested(jvp: Callable[..., Any]) -> Callable[..., Any]:
+def traced_form(transformed: type[Function]) -> type[Function]:
+    """Return the same form without jvp: torch.compile(fullgraph=True) refuses every Function that defines it."""
+    return type(transformed.__name__, (transformed,), {"jvp": staticmethod(Function.jvp)})
+
+
+def save(ctx: Any, spec: CostSpec, reduction: str, inputs: Sequence[Any], *more: Tensor) -> None:
+    """Save z, y and the weights, and more tensors, for the backward pass."""
+    count = len(spec.derivatives)
+    ctx.reduction, ctx.constants = reduction, inputs[count:]
+    ctx.save_for_backward(*inputs[:count], *more)
+    ctx.set_materialize_grads(False)
+
+
+def gradients(
+    ctx: Any, spec: CostSpec, grad_output: Tensor | None, z_gradient: Callable[[], Tensor] | None = None
+) -> Gradients:
+    """Return the gradients by the inputs that need one: by the formulas, or of z by `z_gradient` if there is such."""
+    result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+    if grad_output is None:
+        return tuple(result)
+    if z_gradient is not None and ctx.needs_input_grad[1]:
+        result[1] = z_gradient()
+    missing = [i for i, needed in enumerate(ctx.needs_input_grad) if needed and result[i] is None]
+    if missing:
+        tensors = ctx.saved_tensors[: len(spec.derivatives)]
+        g = example_grad(grad_output, ctx.reduction, tensors[0], spec.counted(*tensors, *ctx.constants))
+        # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
+        arguments = *to_compute_dtype(tensors), *ctx.constants
+        for i in missing:
+            result[i] = sum_to_shape(product(g, spec.derivatives[i - 1](*arguments)), tensors[i - 1])
+    return tuple(result)
+
+
+def carry_tangents(jvp: Callable[..., Any]) -> Callable[..., Any]:
     """Let jvp(ctx, saved tensors, *tangents) be differentiated in forward mode, as when jacfwd goes over jacfwd.
 
     PyTorch calls jvp with forward mode off, so that there, silently, its derivatives would be 0.
@@ -111,91 +251,43 @@ def nested(jvp: Callable[..., Any]) -> Callable[..., Any]:
     def differentiable(ctx: Any, *tangents: Any) -> Any:
         # The tangents of the mode that calls are not to count again.
         saved = [None if tensor is None else primal(tensor) for tensor in ctx.saved_tensors]
-        with forward_ad._set_fwd_grad_enabled(True):
+        with enable_forward_mode():
             return jvp(ctx, saved, *tangents)
 
     return differentiable
 
 
-def primal(tensor: Tensor) -> Tensor:
-    """Return the tensor without its tangent; `vmap` has no rule for that."""
-    functorch = torch._C._functorch
-    if functorch.is_batchedtensor(tensor):
-        dim, level = functorch.maybe_get_bdim(tensor), functorch.maybe_get_level(tensor)
-        return functorch._add_batch_dim(primal(functorch.get_unwrapped(tensor)), dim, level)
-    return forward_ad.unpack_dual(tensor).primal
-
-
-def delta_of_examples(formula: Formula, fast: Sequence[Fast], *inputs: Any) -> Tensor:
-    """Return δ of each example, shaped like z and of its dtype: by a faster way, where only its numbers count."""
-    z = inputs[0]
-    way = choose(fast, inputs, more_gradients=False) if numbers_suffice(inputs) else None
-    if way is None:
-        return formula(*widen(inputs)).to(z.dtype)
-    return way.delta(torch.ones(z.shape[:-1], dtype=wide(z), device=z.device), None, "none", *inputs)
-
-
-def numbers_suffice(inputs: Sequence[Any]) -> bool:
-    """Whether of what follows from the inputs only the numbers can be asked for."""
+def only_values_matter(inputs: Sequence[Any]) -> bool:
+    """Return True if no derivative, no trace and no transform of what follows from the inputs can be asked for."""
     tensors = (input for input in inputs if isinstance(input, Tensor))
     return not (
         torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+        or is_transformed()
+        or is_forward_mode()
+        or count_dispatch_modes()
         or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
 
 
-def in_every_form(function: type[torch.autograd.Function], fast: Sequence[Fast]) -> Callable[..., Tensor]:
-    """Return `function.apply` in the form that suits its caller; `function` has the form that `torch.func` takes."""
-
-    class Compiled(function):
-        # torch.compile(fullgraph=True) refuses every Function that defines jvp.
-        jvp = staticmethod(torch.autograd.Function.jvp)
-
-    class Eager(function):
-        # With setup_context PyTorch binds forward's signature at every call, a third of a small batch's time.
-        setup_context = staticmethod(torch.autograd.Function.setup_context)
-
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
-            function.setup_context(ctx, inputs, None)
-            ctx.way = way = choose(fast, inputs[1:], any(ctx.needs_input_grad[2:]))
-            if way is None:
-                return function.forward(*inputs)
-            C, ctx.sums = way.cost(*inputs)
-            # Hooks may give back other tensors than were saved.
-            ctx.hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-            return C
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-            if ctx.way is None or grad is None or may_be_differentiated(grad):
-                return function.backward(ctx, grad)
-            inputs = *ctx.saved_tensors, *ctx.constants
-            if ctx.hooked:
-                if ctx.way.refusal(*inputs) is not None:
-                    return function.backward(ctx, grad)
-                _, ctx.sums = ctx.way.cost("none", *inputs)
-            delta = ctx.way.delta(grad, ctx.sums, ctx.reduction, *inputs)
-            return None, delta, *(None,) * (len(inputs) - 1)
-
-    def apply(*inputs: Any) -> Tensor:
-        if torch.compiler.is_compiling():
-            return Compiled.apply(*inputs)
-        if torch._C._get_tracing_state() is not None:
-            # A trace holds operations, not functions of Python; autograd differentiates them.
-            return function.forward(*inputs)
-        if torch._C._are_functorch_transforms_active():
-            tell("formulas", "torch.func transforms the cost")
-            return function.apply(*inputs)
-        return Eager.apply(*inputs)
-
-    return apply
+def may_be_differentiated(grad_output: Tensor) -> bool:
+    """Return True if more than the numbers of the gradient that follows from `grad_output` is asked for."""
+    return (
+        torch.is_grad_enabled()
+        or is_forward_mode()
+        or not is_visible(grad_output)
+        or torch.compiler.is_compiling()  # compiled autograd traces a backward pass
+        or is_transformed()
+        or is_legacy_batched(grad_output)
+    )
 
 
-def batched(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:
+def is_visible(input: Any) -> bool:
+    """Return True for what operators support: plain tensors, fake ones, and what is no tensor."""
+    return not isinstance(input, Tensor) or is_plain(input) or isinstance(input, FakeTensor)
+
+
+def batch_first(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:
     """Return `input` with the batch, its dimension `dim`, first, such that it still broadcasts to z, now of `shape`."""
     if not isinstance(input, Tensor):
         return input
@@ -205,20 +297,7 @@ def batched(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:
     return input.reshape(shape[0], *(1,) * (len(shape) - input.ndim), *input.shape[1:])
 
 
-def may_be_differentiated(grad: Tensor) -> bool:
-    """Whether more than the numbers of the gradient that follows from `grad` is asked for."""
-    return (
-        torch.is_grad_enabled()
-        or forward_ad._current_level >= 0
-        or not is_plain(grad)
-        or not memory_is_all()
-        or torch.compiler.is_compiling()  # a backward pass that compiled autograd traces
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._functorch.is_legacy_batchedtensor(grad)  # torch.autograd.grad(is_grads_batched=True)
-    )
-
-
-def summed_like(tensor: Tensor, gradient: Tensor) -> Tensor:
+def sum_to_shape(gradient: Tensor, tensor: Tensor) -> Tensor:
     """Return `gradient` as the gradient of `tensor`: summed where it was broadcast, of its dtype."""
     if gradient.shape != tensor.shape:
         gradient = gradient.sum_to_size(tensor.shape)

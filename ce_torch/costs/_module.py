@@ -1,4 +1,4 @@
-"""What every cost shares: the error of a class that there is not, the dtype of its result, its module."""
+"""A cost as a module: its options are attributes, its δ a method."""
 
 import inspect
 from collections.abc import Callable
@@ -7,23 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ce_torch.costs._arguments import check_classes, check_option
+from ce_torch.costs._arguments import check_option
+from ce_torch.costs._function import CostFunction
 from ce_torch.costs._precision import is_autocast
 
 
-def evaluate(
-    costs: Callable[..., Tensor], reduction: str, z: Tensor, y: Tensor, *options: Any, **ignored: int
-) -> Tensor:
-    """Return costs(reduction, z, y, *options); where it fails for a class that there is not, say so."""
-    try:
-        return costs(reduction, z, y, *options)
-    except (IndexError, RuntimeError):
-        # To look at the classes before takes a tenth of the time of a small cost.
-        check_classes(y, z.shape[-1], **ignored)
-        raise
-
-
-def in_dtype_of(z: Tensor, C: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+def to_out_dtype(z: Tensor, C: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
     """Return C in `out_dtype`; for None in z's dtype, or float32 under autocast, as PyTorch's own losses."""
     if out_dtype is None:
         out_dtype = C.dtype if is_autocast(z.device) else z.dtype
@@ -35,19 +24,41 @@ class Cost(nn.Module):
 
     An option is an attribute, checked whenever it is set. Tensors are buffers, which `.to(device)` moves and
     `state_dict()` holds; an `nn.Parameter`, such as a temperature that is learned, is a parameter.
+
+    `prepare` checks z, y and the options of `function`, all but `reduction` and `out_dtype`, and returns which of
+    `cost_functions` they ask for, and what that takes. An option whose name is a method's can't be set later.
     """
 
     function: ClassVar[Callable[..., Tensor]]
-    option_names: ClassVar[tuple[str, ...]] = ()
+    prepare: ClassVar[Callable[..., tuple[CostFunction, tuple[Any, ...]]]]
+    cost_functions: ClassVar[tuple[CostFunction, ...]]
+    defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
-        parameters = inspect.signature(cls.function).parameters.values()
-        cls.option_names = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        options = [p for p in inspect.signature(cls.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        cls.defaults = {p.name: p.default for p in options}
+        if "__init__" not in vars(cls):
+            cls.__signature__ = inspect.Signature(options)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        unknown = options.keys() - self.defaults
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}; its options are "
+                f"{', '.join(self.defaults)}"
+            )
+        self.fixed = {}
+        for name, value in {**self.defaults, **options}.items():
+            if hasattr(type(self), name):
+                self.fixed[name] = check_option(name, value)
+            else:
+                setattr(self, name, value)
 
     # The types are those of nn.Module: so a type checker finds a misspelt option.
     def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
-        if name in self.option_names:
-            if callable(getattr(type(self), name, None)):
+        if name in self.defaults:
+            if hasattr(type(self), name):
                 kind = type(self).__name__
                 raise AttributeError(f"{name} is a method of {kind} too, and not set; build another {kind}({name}=...)")
             value = check_option(name, value)
@@ -60,20 +71,23 @@ class Cost(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments for `function`, those that are None excepted."""
-        return {name: value for name in self.option_names if (value := getattr(self, name)) is not None}
+        """The keyword arguments for `function`."""
+        return {name: self.fixed[name] if name in self.fixed else getattr(self, name) for name in self.defaults}
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return C for the weighted inputs z (..., C) and y, desired outputs (..., C) or class indices (...)."""
+        """Return C for the weighted inputs z (..., K) and y, desired outputs (..., K) or class indices (...)."""
         return type(self).function(z, y, **self.options)
 
     def activation(self, z: Tensor) -> Tensor:
-        """Return a, the outputs of the output layer, for its weighted inputs z (..., C)."""
+        """Return a, the outputs of the output layer, for its weighted inputs z (..., K)."""
         raise NotImplementedError
 
     def delta(self, z: Tensor, y: Tensor) -> Tensor:
         """Return δ = ∂Cₓ/∂z of each example x, shaped like z, whatever the reduction: where backpropagation starts."""
-        raise NotImplementedError
+        options = {name: value for name, value in self.options.items() if name not in ("reduction", "out_dtype")}
+        function, inputs = type(self).prepare(z, y, **options)
+        function.check_classes(*inputs)
+        return function.delta(*inputs)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)

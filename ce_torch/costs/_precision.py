@@ -1,4 +1,4 @@
-"""The precision to work in: float64 where z has it, else float32, whatever the precision of y and the weights."""
+"""The precision to compute in: float64 where z has it, else float32, whatever the precision of y and the weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 
 
-def widen(inputs: Sequence[Any]) -> Sequence[Any]:
+def compute_dtype(z: Tensor) -> torch.dtype:
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+def to_compute_dtype(inputs: Sequence[Any]) -> Sequence[Any]:
     """Return `inputs`, of which z is the first, with the floating tensors in the dtype to compute in."""
-    dtype = wide(inputs[0])
+    dtype = compute_dtype(inputs[0])
     return tuple(
         input.to(dtype) if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs
     )
 
 
-def wide(z: Tensor) -> torch.dtype:
-    """Return the dtype to compute in."""
-    return torch.float64 if z.dtype == torch.float64 else torch.float32
-
-
 def is_autocast(device: torch.device) -> bool:
-    """Whether autocast chooses the precision on such a device; of "meta", which has none, it can't be asked."""
+    """Return True if autocast chooses the precision on the device; "meta" has none, and can't be asked."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor
 
 
-def reduce(reduction: str, C: Tensor, counts: Tensor | None = None) -> Tensor:
+def reduce(reduction: str, C: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"; n is the number of examples that count."""
     if reduction == "none":
         return C
     if reduction == "sum":
         return C.sum()
-    return C.mean() if counts is None else C.sum() / counts.sum()
+    return C.mean() if counted is None else C.sum() / counted.sum()
 
 
-def unreduce(grad: Tensor, reduction: str, z: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Return the gradient that reaches the cost of each example of z, of a shape that broadcasts to z's."""
+def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return the gradient that reaches the cost of each example of z, in a shape that broadcasts to z's."""
     if reduction == "none":
-        return grad.unsqueeze(-1)
+        return grad_output.unsqueeze(-1)
     if reduction == "sum":
-        return grad
+        return grad_output
     # Where no example counts, none has a gradient.
-    return grad / (math.prod(z.shape[:-1]) if counts is None else counts.sum().clamp(min=1))
+    return grad_output / (math.prod(z.shape[:-1]) if counted is None else counted.sum().clamp(min=1))
 
 
 def quotient(C: Tensor, n: Tensor) -> Tensor:

@@ -5,50 +5,56 @@
 No factor σ′(z) is left in δ: the more wrong a neuron, the faster it learns.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from ce_torch.costs._arguments import check_arguments, check_classes, check_weight_of_neurons
-from ce_torch.costs._call import called_as
+from ce_torch.costs._arguments import check_arguments, check_element_weight
+from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._function import hand_written
-from ce_torch.costs._module import Cost, evaluate, in_dtype_of
+from ce_torch.costs._function import CostFunction
+from ce_torch.costs._module import Cost, to_out_dtype
 from ce_torch.costs._product import product
-from ce_torch.costs.kernels import cpu, gpu
+from ce_torch.costs._spec import CostSpec
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+    from ce_torch.costs.kernels.gpu_kernels import element_cross_entropy, sigmoid_error
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z), 1 − a is σ(−z):
 # they keep their digits where a is near 0 or 1.
 
 
-def costs_of_neurons(z: Tensor, y: Tensor, p: Tensor | None) -> Tensor:
-    """The cost of each neuron, before w."""
+def cost(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    z, y = mask(z, y, w)
+    return product(w, element_cost(z, y, p)).sum(-1)
+
+
+def element_cost(z: Tensor, y: Tensor, p: Tensor | None) -> Tensor:
     return -product(product(p, y), logsigmoid(z)) - product(1 - y, logsigmoid(-z))
 
 
-def cost(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = counted(z, y, w)
-    return product(w, costs_of_neurons(z, y, p)).sum(-1)
-
-
 def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = counted(z, y, w)
+    z, y = mask(z, y, w)
     return product(w, (1 - y) * torch.sigmoid(z) - product(p, y) * torch.sigmoid(-z))
 
 
-def by_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+def grad_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     return product(w, -z if p is None else logsigmoid(-z) - product(p, logsigmoid(z)))
 
 
-def by_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    return costs_of_neurons(z, desired_outputs(y, z), p)
+def grad_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    return element_cost(z, desired_outputs(y, z), p)
 
 
-def by_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+def grad_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     return -product(product(w, desired_outputs(y, z)), logsigmoid(z))
 
 
-def counted(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+def mask(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return z and the desired outputs, 0 for what is not a number where w is 0."""
     y = desired_outputs(y, z)
     if w is None:
@@ -56,12 +62,53 @@ def counted(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
     return z.masked_fill((w == 0) & z.isnan(), 0), y.masked_fill((w == 0) & ~y.isfinite(), 0)
 
 
-weighted_costs = hand_written(
-    cost, delta, by_y, by_weight, by_pos_weight, fast=(cpu.of_neurons("cross_entropy"), gpu.of_neurons("cross_entropy"))
+CPP = """
+template <class Real> struct CrossEntropy : Numbers<Real> {
+  using Vec = Reals<Real>;
+  inlined Vec cost(Vec z, Vec y, Vec p) const {
+    Vec log1p = log1p_of_fraction<Real>(exp_of_negative<Real>(-magnitude(z)));
+    return product<Vec>(1 - y, log1p + (z < 0 ? 0 : z)) + product<Vec>(p * y, log1p + (z < 0 ? -z : 0));
+  }
+  inlined Vec delta(Vec z, Vec y, Vec p) const {
+    Sigmoid<Real> sigmoid(z);
+    return (1 - y) * sigmoid.a - p * y * sigmoid.one_minus_a;
+  }
+};
+"""
+
+
+def triton_cost(z, y, first, second):
+    # A maximum may lose a nan.
+    return tl.where(z == z, element_cross_entropy(z, y), z)
+
+
+def triton_delta(z, y, first, second):
+    return sigmoid_error(z, y)
+
+
+CROSS_ENTROPY = CostFunction(
+    CostSpec(
+        name="cross_entropy",
+        cost=cost,
+        delta=delta,
+        other_derivatives={"y": grad_y, "weight": grad_weight, "pos_weight": grad_pos_weight},
+        cpp=CPP,
+        triton=(triton_cost, triton_delta),
+        examples=({}, {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}),
+    )
 )
 
 
-@called_as(binary_cross_entropy_with_logits)
+def prepare(
+    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None
+) -> tuple[CostFunction, tuple[Tensor | None, ...]]:
+    y = check_arguments(z, y)
+    check_element_weight("weight", weight, z)
+    check_element_weight("pos_weight", pos_weight, z)
+    return CROSS_ENTROPY, (z, y, weight, pos_weight)
+
+
+@loss_function(binary_cross_entropy_with_logits)
 def cross_entropy(
     z: Tensor,
     y: Tensor,
@@ -82,9 +129,9 @@ def cross_entropy(
     1 its minimum is the binary entropy of y, equation (64).
 
     Args:
-        z: weighted inputs of the output layer, floating point, shape (..., C). One dimension is one example: n examples
+        z: weighted inputs of the output layer, floating point, shape (..., K). One dimension is one example: n examples
             of one neuron have shape (n, 1).
-        y: desired outputs in [0, 1], floating point, shape (..., C); or class indices, int64, shape (...), which
+        y: desired outputs in [0, 1], floating point, shape (..., K); or class indices, int64, shape (...), which
             stand for one-hot vectors.
         weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's. For 0 the neuron
             costs nothing, whatever its z and y.
@@ -108,10 +155,8 @@ def cross_entropy(
 
     Source: Nielsen, section 3.1, equations (57)-(67).
     """
-    y = check_arguments(z, y)
-    check_weight_of_neurons("weight", weight, z)
-    check_weight_of_neurons("pos_weight", pos_weight, z)
-    return in_dtype_of(z, evaluate(weighted_costs, reduction, z, y, weight, pos_weight), out_dtype)
+    function, inputs = prepare(z, y, weight, pos_weight)
+    return to_out_dtype(z, function(reduction, *inputs), out_dtype)
 
 
 class CrossEntropyCost(Cost):
@@ -123,25 +168,8 @@ class CrossEntropyCost(Cost):
         tensor([[-0.5000,  0.5000]])
     """
 
-    function = staticmethod(cross_entropy)
-
-    def __init__(
-        self,
-        *,
-        weight: Tensor | None = None,
-        pos_weight: Tensor | None = None,
-        reduction: str = "mean",
-        out_dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight, self.pos_weight, self.reduction, self.out_dtype = weight, pos_weight, reduction, out_dtype
+    function, prepare = staticmethod(cross_entropy), staticmethod(prepare)
+    cost_functions = (CROSS_ENTROPY,)
 
     def activation(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z)
-
-    def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        y = check_arguments(z, y)
-        check_classes(y, z.shape[-1])
-        check_weight_of_neurons("weight", self.weight, z)
-        check_weight_of_neurons("pos_weight", self.pos_weight, z)
-        return weighted_costs.delta(z, y, self.weight, self.pos_weight)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ce_torch.costs._arguments import (
+    check_class_weight,
     check_desired,
     check_device,
     check_floating,
     check_ignored,
-    check_weight_of_classes,
 )
-from ce_torch.costs._backend import tell
-from ce_torch.costs._call import called_as
-from ce_torch.costs._module import Cost, in_dtype_of
+from ce_torch.costs._backend import record
+from ce_torch.costs._call import loss_function
+from ce_torch.costs._module import Cost, to_out_dtype
 from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._reduction import quotient, reduce
 from ce_torch.costs.linear import at_once, formulas
@@ -30,10 +30,10 @@ from ce_torch.costs.linear.blocks import Layer, Setting, elements_of_block
 from ce_torch.costs.linear.classes import counted_rows, desired_classes, desired_outputs
 from ce_torch.costs.linear.compiled import costs_of_layer
 from ce_torch.costs.linear.shards import Shard, of_dtensors, of_this_process
-from ce_torch.costs.log_likelihood import LogLikelihoodCost, divided, log_likelihood
+from ce_torch.costs.log_likelihood import LogLikelihoodCost, divide, log_likelihood
 
 
-@called_as()
+@loss_function()
 def linear_log_likelihood(
     x: Tensor,
     weight: Tensor,
@@ -103,7 +103,7 @@ def linear_log_likelihood(
     check_layer(x, weight, bias, may_be_empty=group is not None)
     shape = *x.shape[:-1], weight.shape[0]
     y = check_desired(y, shape, x, "x")
-    check_weight_of_classes("class_weight", class_weight, shape, x, "x")
+    check_class_weight("class_weight", class_weight, shape, x, "x")
     check_ignored(ignore_index, y)
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
@@ -122,8 +122,8 @@ def linear_log_likelihood(
     shard = of_this_process(weight, group)
     x, weight, bias = as_autocast_has_them(x, weight, bias)
     if isinstance(temperature, Tensor):
-        x = divided(x, temperature).to(x.dtype)
-        bias = None if bias is None else divided(bias, temperature).to(bias.dtype)
+        x = divide(x, temperature).to(x.dtype)
+        bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
         temperature = 1.0
     c = 1 / temperature
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
@@ -132,7 +132,7 @@ def linear_log_likelihood(
         t = desired_outputs(y, x, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
         layer = Layer(rows, weight, bias, t)
         C = cost_of_examples(layer, c, block_rows, shard, at_once.refusal(layer, reduction, shard))
-        return in_dtype_of(x, reduce(reduction, C.view(x.shape[:-1])), out_dtype)
+        return to_out_dtype(x, reduce(reduction, C.view(x.shape[:-1])), out_dtype)
     target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
     layer = Layer(target.counted(rows), weight, bias, target.y, target.peak, target.base)
     not_at_once = at_once.refusal(layer, reduction, shard)
@@ -141,11 +141,11 @@ def linear_log_likelihood(
         C = at_once.AtOnce.apply(*layer, target.factor(reduction), setting)
         # The mean over no examples is nan.
         C = C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C)
-        return in_dtype_of(x, C, out_dtype)
+        return to_out_dtype(x, C, out_dtype)
     C = target.masked(cost_of_examples(layer, c, block_rows, shard, not_at_once))
     if reduction == "mean":
-        return in_dtype_of(x, quotient(C.sum(), target.share.sum()), out_dtype)
-    return in_dtype_of(x, reduce(reduction, C.view(y.shape)), out_dtype)
+        return to_out_dtype(x, quotient(C.sum(), target.share.sum()), out_dtype)
+    return to_out_dtype(x, reduce(reduction, C.view(y.shape)), out_dtype)
 
 
 def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard, not_at_once: str) -> Tensor:
@@ -157,7 +157,7 @@ def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shar
             # The compiler differentiates the formula itself, in a single block.
             return formulas.costs(layer, Setting(c, 12 * layer.x.shape[0] * layer.weight.shape[0], shard))[0]
         return costs_of_layer(*layer, c, block_rows)[0]
-    tell("blocks", f"the gradients are not worked out with the cost: {not_at_once}")
+    record("blocks", f"the gradients are not worked out with the cost: {not_at_once}")
     return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
 
 

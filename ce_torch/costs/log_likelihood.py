@@ -6,20 +6,22 @@ For a class y, t is 1 at j = y and 0 elsewhere: C = −ln a_y and δ = c (a − 
 other choices of t.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, softmax
-from torch.nn.functional import cross_entropy
+from torch.nn import functional as F
 
-from ce_torch.costs._arguments import check_arguments, check_classes, check_ignored, check_weight_of_classes
-from ce_torch.costs._call import called_as
+from ce_torch.costs._arguments import check_arguments, check_class_weight, check_ignored
+from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import one_hot
-from ce_torch.costs._function import hand_written
-from ce_torch.costs._module import Cost, evaluate, in_dtype_of
-from ce_torch.costs._precision import wide
+from ce_torch.costs._function import CostFunction
+from ce_torch.costs._module import Cost, to_out_dtype
+from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import quotient
 from ce_torch.costs._softmax import exponentials
-from ce_torch.costs.kernels import cpu, gpu
+from ce_torch.costs._spec import CostSpec
 
 # The formulas take z, y, the weights of the classes w (None for 1), c, ignore_index and label_smoothing.
 
@@ -44,25 +46,49 @@ def delta(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, l
     return exponentials(z, c, t).delta(t, t.sum(-1, keepdim=True), c)
 
 
-def by_y(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
+def grad_y(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
     return -product(1 - label_smoothing, product(w, exponentials(z, c).ln_a))
 
 
-def by_weight(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
+def grad_weight(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
     t = target(z, y, None, ignore_index, label_smoothing)
     return -product(t, exponentials(z, c, t).ln_a)
 
 
-def counts(
+def counted(
     z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float
 ) -> Tensor | None:
     return None if y.is_floating_point() else y != ignore_index
 
 
-costs_of_softmax = hand_written(cost, delta, by_y, by_weight, counts=counts, fast=(cpu.of_softmax, gpu.of_softmax))
+LOG_LIKELIHOOD = CostFunction(
+    CostSpec(
+        name="log_likelihood",
+        cost=cost,
+        delta=delta,
+        other_derivatives={"y": grad_y, "weight": grad_weight},
+        counted=counted,
+        family="softmax",
+        examples=({}, {"temperature": 2.0, "label_smoothing": 0.1, "weight": torch.tensor([0.5, 1.0, 2.0])}),
+    )
+)
 
 
-@called_as(cross_entropy)
+def prepare(
+    z: Tensor,
+    y: Tensor,
+    temperature: float | Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[CostFunction, tuple[Any, ...]]:
+    y = check_arguments(z, y)
+    check_class_weight("weight", weight, z.shape, z)
+    check_ignored(ignore_index, y)
+    return LOG_LIKELIHOOD, (z, y, weight, 1 / temperature, ignore_index, label_smoothing)
+
+
+@loss_function(F.cross_entropy)
 def log_likelihood(
     z: Tensor,
     y: Tensor,
@@ -74,7 +100,7 @@ def log_likelihood(
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The log-likelihood cost of a softmax layer: `F.cross_entropy(z, y)`, options included, for z of shape (N, C).
+    """The log-likelihood cost of a softmax layer: `F.cross_entropy(z, y)`, options included, for z of shape (N, K).
 
     It is not the chapter's `cross_entropy`, which is of sigmoid neurons. Research code may call this one
     `softmax_cross_entropy`, the same function. Unlike in PyTorch, classes are always the last dimension of z, and y is
@@ -83,12 +109,12 @@ def log_likelihood(
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    δ = a − y, by hand
 
     Args:
-        z: weighted inputs of the output layer, floating point, shape (..., C). -inf rules a class out, and inf takes
+        z: weighted inputs of the output layer, floating point, shape (..., K). -inf rules a class out, and inf takes
             all: the cost is the limit. With nan, or all classes ruled out, it is nan.
-        y: class indices, int64 or uint8, shape (...); or desired outputs in [0, 1], floating point, shape (..., C).
+        y: class indices, int64 or uint8, shape (...); or desired outputs in [0, 1], floating point, shape (..., K).
         temperature: at least 1e-38; 1 / temperature is equation (83)'s c. A tensor, floating point, shape (), gets its
             gradient too.
-        weight: a factor for the cost of each class, floating point, shape (C,).
+        weight: a factor for the cost of each class, floating point, shape (K,).
         ignore_index: examples whose class index this is cost nothing, whatever their z, and do not count in the mean.
             Class indices only.
         label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
@@ -113,34 +139,23 @@ def log_likelihood(
     Source: Nielsen, section 3.1, equations (78)-(84); label smoothing: Szegedy et al., "Rethinking the Inception
     Architecture for Computer Vision", 2016.
     """
-    y = check_arguments(z, y)
-    check_weight_of_classes("weight", weight, z.shape, z, "z")
-    check_ignored(ignore_index, y)
+    scaled = z
     if isinstance(temperature, Tensor):
-        C = log_likelihood(
-            divided(z, temperature),
-            y,
-            weight=weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-        )
-        return in_dtype_of(z, C, out_dtype)
-    options = weight, 1 / temperature, ignore_index, label_smoothing
+        scaled, temperature = divide(z, temperature), 1.0
+    function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing)
+    _, y, *_ = inputs
     if reduction != "mean" or weight is None or y.is_floating_point():
-        return in_dtype_of(
-            z, evaluate(costs_of_softmax, reduction, z, y, *options, ignore_index=ignore_index), out_dtype
-        )
-    C = evaluate(costs_of_softmax, "sum", z, y, *options, ignore_index=ignore_index)
-    return in_dtype_of(z, quotient(C, total_weight(y, weight.to(C.dtype), ignore_index)), out_dtype)
+        return to_out_dtype(z, function(reduction, *inputs), out_dtype)
+    C = function("sum", *inputs)
+    return to_out_dtype(z, quotient(C, total_weight(y, weight.to(C.dtype), ignore_index)), out_dtype)
 
 
-def divided(tensor: Tensor, temperature: Tensor) -> Tensor:
+def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
     """Return the tensor, at least in float32, divided by a temperature whose gradient is autograd's.
 
     What is infinite stays so, and adds nothing to that gradient.
     """
-    tensor = tensor.to(wide(tensor))
+    tensor = tensor.to(compute_dtype(tensor))
     finite = tensor.isfinite()
     return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature.to(tensor.dtype), tensor)
 
@@ -160,28 +175,8 @@ class LogLikelihoodCost(Cost):
         tensor([0.5000, 0.5000])
     """
 
-    function = staticmethod(log_likelihood)
-
-    def __init__(
-        self,
-        *,
-        temperature: float | Tensor = 1.0,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        label_smoothing: float = 0.0,
-        reduction: str = "mean",
-        out_dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.temperature, self.weight, self.ignore_index = temperature, weight, ignore_index
-        self.label_smoothing, self.reduction, self.out_dtype = label_smoothing, reduction, out_dtype
+    function, prepare = staticmethod(log_likelihood), staticmethod(prepare)
+    cost_functions = (LOG_LIKELIHOOD,)
 
     def activation(self, z: Tensor) -> Tensor:
         return softmax(z / self.temperature, -1)
-
-    def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        y = check_arguments(z, y)
-        check_classes(y, z.shape[-1], self.ignore_index)
-        check_weight_of_classes("weight", self.weight, z.shape, z, "z")
-        options = self.weight, 1 / self.temperature, self.ignore_index, self.label_smoothing
-        return costs_of_softmax.delta(z, y, *options)

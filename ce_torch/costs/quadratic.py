@@ -5,66 +5,122 @@
 σ′(z) is nearly 0 where a neuron is saturated, right or wrong: the learning slowdown.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ce_torch.costs._arguments import check_arguments, check_classes, check_option
-from ce_torch.costs._call import called_as
+from ce_torch.costs._arguments import check_arguments
+from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._function import hand_written
-from ce_torch.costs._module import Cost, evaluate, in_dtype_of
-from ce_torch.costs.kernels import cpu, gpu
+from ce_torch.costs._function import CostFunction
+from ce_torch.costs._module import Cost, to_out_dtype
+from ce_torch.costs._spec import CostSpec
+
+if TYPE_CHECKING:
+    from ce_torch.costs.kernels.gpu_kernels import sigmoid, sigmoid_error
 
 
-def cost_of_linear(z: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * error_of_linear(z, y).square().sum(-1)
+def cost(z: Tensor, y: Tensor) -> Tensor:
+    return 0.5 * error(z, y).square().sum(-1)
 
 
-def error_of_linear(z: Tensor, y: Tensor) -> Tensor:
-    return z - desired_outputs(y, z)
-
-
-def by_y_of_linear(z: Tensor, y: Tensor) -> Tensor:
-    return -error_of_linear(z, y)
-
-
-def cost_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * error_of_sigmoid(z, y).square().sum(-1)
-
-
-def error_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
-    """Return a − y as (1 − y) σ(z) − y σ(−z), of which no digits are lost where y and a are near 1."""
+def error(z: Tensor, y: Tensor) -> Tensor:
+    """Return a − y as (1 − y) σ(z) − y σ(−z), which loses no digits where y and a are near 1."""
     y = desired_outputs(y, z)
     return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
 
-def delta_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
+def delta(z: Tensor, y: Tensor) -> Tensor:
     # σ′(z) as σ(z) σ(−z): 1 − σ(z) has lost its digits where a neuron is saturated.
-    return error_of_sigmoid(z, y) * torch.sigmoid(z) * torch.sigmoid(-z)
+    return error(z, y) * torch.sigmoid(z) * torch.sigmoid(-z)
 
 
-def by_y_of_sigmoid(z: Tensor, y: Tensor) -> Tensor:
-    return -error_of_sigmoid(z, y)
+def grad_y(z: Tensor, y: Tensor) -> Tensor:
+    return -error(z, y)
 
 
-of_sigmoid = hand_written(
-    cost_of_sigmoid,
-    delta_of_sigmoid,
-    by_y_of_sigmoid,
-    fast=(cpu.of_neurons("quadratic"), gpu.of_neurons("quadratic")),
+CPP = """
+template <class Real> struct Quadratic : Numbers<Real> {
+  using Vec = Reals<Real>;
+  inlined Vec cost(Vec z, Vec y, Vec) const {
+    Vec error = Sigmoid<Real>(z).error(y);
+    return Real(0.5) * error * error;
+  }
+  inlined Vec delta(Vec z, Vec y, Vec) const {
+    Sigmoid<Real> sigmoid(z);
+    return sigmoid.error(y) * sigmoid.a * sigmoid.one_minus_a;
+  }
+};
+"""
+
+
+def triton_cost(z, y, first, second):
+    return 0.5 * sigmoid_error(z, y) * sigmoid_error(z, y)
+
+
+def triton_delta(z, y, first, second):
+    return sigmoid_error(z, y) * sigmoid(z) * sigmoid(-z)
+
+
+def linear_cost(z: Tensor, y: Tensor) -> Tensor:
+    return 0.5 * linear_error(z, y).square().sum(-1)
+
+
+def linear_error(z: Tensor, y: Tensor) -> Tensor:
+    return z - desired_outputs(y, z)
+
+
+def linear_grad_y(z: Tensor, y: Tensor) -> Tensor:
+    return -linear_error(z, y)
+
+
+LINEAR_CPP = """
+template <class Real> struct LinearQuadratic : Numbers<Real> {
+  using Vec = Reals<Real>;
+  inlined Vec cost(Vec z, Vec y, Vec) const { return Real(0.5) * (z - y) * (z - y); }
+  inlined Vec delta(Vec z, Vec y, Vec) const { return z - y; }
+};
+"""
+
+
+def triton_linear_cost(z, y, first, second):
+    return 0.5 * (z - y) * (z - y)
+
+
+def triton_linear_delta(z, y, first, second):
+    return z - y
+
+
+SIGMOID = CostFunction(
+    CostSpec(
+        name="quadratic",
+        cost=cost,
+        delta=delta,
+        other_derivatives={"y": grad_y},
+        cpp=CPP,
+        triton=(triton_cost, triton_delta),
+    )
 )
-of_linear = hand_written(
-    cost_of_linear,
-    error_of_linear,
-    by_y_of_linear,
-    fast=(cpu.of_neurons("linear"), gpu.of_neurons("linear")),
+LINEAR = CostFunction(
+    CostSpec(
+        name="linear_quadratic",
+        cost=linear_cost,
+        delta=linear_error,
+        other_derivatives={"y": linear_grad_y},
+        cpp=LINEAR_CPP,
+        triton=(triton_linear_cost, triton_linear_delta),
+        examples=({"activation": "linear"},),
+    )
 )
 
 
-@called_as(mse_loss)
+def prepare(z: Tensor, y: Tensor, activation: str) -> tuple[CostFunction, tuple[Tensor, Tensor]]:
+    return (SIGMOID if activation == "sigmoid" else LINEAR), (z, check_arguments(z, y))
+
+
+@loss_function(mse_loss)
 def quadratic(
     z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean", out_dtype: torch.dtype | None = None
 ) -> Tensor:
@@ -73,8 +129,8 @@ def quadratic(
         C = ½ Σⱼ (aⱼ − yⱼ)²,    a = σ(z) or a = z,    δ = (a − y) σ′(z) or δ = a − y, written by hand
 
     Args:
-        z: weighted inputs of the output layer, floating point, shape (..., C).
-        y: desired outputs, floating point, shape (..., C); or class indices, int64, shape (...), which stand for
+        z: weighted inputs of the output layer, floating point, shape (..., K).
+        y: desired outputs, floating point, shape (..., K); or class indices, int64, shape (...), which stand for
             one-hot vectors.
         activation: "sigmoid" for a = σ(z), "linear" for a = z.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (`F.mse_loss` also divides by the number
@@ -95,9 +151,8 @@ def quadratic(
 
     Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
     """
-    y = check_arguments(z, y)
-    costs = of_sigmoid if activation == "sigmoid" else of_linear
-    return in_dtype_of(z, evaluate(costs, reduction, z, y), out_dtype)
+    function, inputs = prepare(z, y, activation)
+    return to_out_dtype(z, function(reduction, *inputs), out_dtype)
 
 
 class QuadraticCost(Cost):
@@ -109,24 +164,8 @@ class QuadraticCost(Cost):
         tensor(2.)
     """
 
-    function = staticmethod(quadratic)
-
-    def __init__(
-        self, *, activation: str = "sigmoid", reduction: str = "mean", out_dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__()
-        self._activation, self.reduction, self.out_dtype = check_option("activation", activation), reduction, out_dtype
-
-    @property
-    def options(self) -> dict[str, Any]:
-        # The name of this option is also that of the method.
-        return {"activation": self._activation, "reduction": self.reduction, "out_dtype": self.out_dtype}
+    function, prepare = staticmethod(quadratic), staticmethod(prepare)
+    cost_functions = SIGMOID, LINEAR
 
     def activation(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z) if self._activation == "sigmoid" else z
-
-    def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        y = check_arguments(z, y)
-        check_classes(y, z.shape[-1])
-        costs = of_sigmoid if self._activation == "sigmoid" else of_linear
-        return costs.delta(z, y)
+        return torch.sigmoid(z) if self.fixed["activation"] == "sigmoid" else z

@@ -4,16 +4,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ce_torch.costs._registry import SPECS
 from ce_torch.costs.kernels import gpu_kernels as kernels
+from ce_torch.costs.kernels.gpu import formulas
 
 POINTERS = {"C": "*fp32", "m": "*fp32", "r": "*fp32"}
-CONSTANTS = {"z_column": 1, "y_column": 1, "of_row": 0, "block": 4096}
+CONSTANTS = {"z_column": 1, "y_column": 1, "g_row": 0, "block": 4096}
 
 
 def compiled(kernel, dtype: str, **constants) -> str:
     """Compile `kernel` for rows of memory that begin at multiples of 16 elements, as those of most z do."""
     constants |= {name: value for name, value in CONSTANTS.items() if name in kernel.arg_names}
-    types = dict.fromkeys(("z_row", "y_row", "columns"), "i32") | {"c": "fp32", "ignore_index": "i32"} | POINTERS
+    integers, numbers = ("z_row", "y_row", "columns", "ignore_index"), ("c", "first", "second")
+    types = dict.fromkeys(integers, "i32") | dict.fromkeys(numbers, "fp32") | POINTERS
     if kernel in (kernels.log_likelihood, kernels.log_likelihood_delta):
         types["y"] = "*i64"
     signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in kernel.arg_names}
@@ -28,16 +31,16 @@ def is_in_128_bits(access: str, program: str) -> bool:
     return f"{access}.global.v4" in program
 
 
+def assert_moves_128_bits(cost, delta, dtype: str, name: str, formulas=(None, None)) -> None:
+    constants = [{} if formula is None else {"formula": formula} for formula in formulas]
+    cost, delta = compiled(cost, dtype, **constants[0]), compiled(delta, dtype, **constants[1])
+    assert is_in_128_bits("ld", cost), (dtype, name)
+    assert is_in_128_bits("ld", delta), (dtype, name)
+    assert is_in_128_bits("st", delta), (dtype, name)
+
+
 for dtype in ("fp32", "bf16", "fp16"):
-    for formula in (None, "cross_entropy", "quadratic", "linear"):
-        of_formula = {} if formula is None else {"formula": getattr(kernels, formula)}
-        of_delta = {} if formula is None else {"formula": getattr(kernels, formula + "_delta")}
-        cost, delta = (
-            (kernels.log_likelihood, kernels.log_likelihood_delta)
-            if formula is None
-            else (kernels.neurons, kernels.neurons_delta)
-        )
-        cost, delta = compiled(cost, dtype, **of_formula), compiled(delta, dtype, **of_delta)
-        assert is_in_128_bits("ld", cost), (dtype, formula)
-        assert is_in_128_bits("ld", delta), (dtype, formula)
-        assert is_in_128_bits("st", delta), (dtype, formula)
+    assert_moves_128_bits(kernels.log_likelihood, kernels.log_likelihood_delta, dtype, "log_likelihood")
+    for spec in SPECS:
+        if spec.triton:
+            assert_moves_128_bits(kernels.elements, kernels.elements_delta, dtype, spec.name, formulas(spec))

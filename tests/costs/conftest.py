@@ -4,7 +4,7 @@ import ctypes
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ce_torch import CrossEntropyCost, LinearLogLikelihoodCost, LogLikelihoodCost, QuadraticCost
-from ce_torch.costs.kernels import blocks, compiler, cpu
+from ce_torch import LinearLogLikelihoodCost
+from ce_torch.costs._module import Cost
+from ce_torch.costs._precision import to_compute_dtype
+from ce_torch.costs._registry import COSTS
+from ce_torch.costs.kernels import blocks, compiler, cpp
 from ce_torch.costs.linear import blocks as layer_blocks
-from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
+from ce_torch.functional import linear_log_likelihood
 
 # Without a GPU Triton's interpreter runs the kernels. Read when Triton is loaded.
 if not torch.cuda.is_available():
@@ -24,12 +27,12 @@ if not torch.cuda.is_available():
 
 
 @pytest.fixture(autouse=True, params=["formulas", "blocks", "kernels"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every promise is kept every way: by the formulas, by blocks, here of 8 elements, and by the CPU's kernels."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise is kept every backend: by the formulas, by blocks, here of 8 elements, and by the CPU's kernels."""
     if request.param == "kernels":
         monkeypatch.setattr(Case, "dtype", torch.float32)
     else:
-        monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+        monkeypatch.setattr(cpp, "has_kernels", lambda: False)
         elements = {"blocks": 8, "large blocks": blocks.ELEMENTS, "formulas": 1 << 40}
         monkeypatch.setattr(blocks, "ELEMENTS", elements[request.param])
     if request.param == "blocks":
@@ -38,7 +41,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 8)
 
 
-SIGMOID_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}
 CLASS_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0])}
 
 
@@ -118,28 +120,40 @@ def module_of_identity(*, weight: Tensor | None = None, **options: Any) -> Linea
     return cost
 
 
+# What is written here is the textbook; of a cost that is not here, autograd differentiates its own formula.
+TEXTBOOKS = {
+    "quadratic": textbook_quadratic,
+    "cross_entropy": textbook_cross_entropy,
+    "log_likelihood": textbook_log_likelihood,
+}
+
+
+def formula(cost: type[Cost]) -> Callable[..., Tensor]:
+    def formula(z: Tensor, y: Tensor, **options: Any) -> Tensor:
+        options = {**cost.defaults, **options}
+        for name in ("reduction", "out_dtype"):
+            options.pop(name)
+        function, inputs = cost.prepare(z, y, **options)
+        return function.spec.cost(*to_compute_dtype(inputs))
+
+    return formula
+
+
+def registered_cases() -> Iterator[Case]:
+    """Yield the examples of every cost, with desired outputs; those of a softmax layer with classes too."""
+    for name, cost in COSTS.items():
+        textbook = TEXTBOOKS.get(name) or formula(cost)
+        for function in cost.cost_functions:
+            for number, options in enumerate(function.spec.examples):
+                label = f"{function.spec.name}-{number}" if number else function.spec.name
+                yield Case(label, cost.function, cost, textbook, options)
+                if function.spec.family == "softmax":
+                    options = {key: value for key, value in options.items() if key != "weight"}
+                    yield Case(f"{label}-class", cost.function, cost, textbook, options, indices=True)
+
+
 CASES = [
-    Case("quadratic", quadratic, QuadraticCost, textbook_quadratic),
-    Case("quadratic-linear", quadratic, QuadraticCost, textbook_quadratic, {"activation": "linear"}),
-    Case("cross-entropy", cross_entropy, CrossEntropyCost, textbook_cross_entropy),
-    Case("cross-entropy-weights", cross_entropy, CrossEntropyCost, textbook_cross_entropy, SIGMOID_WEIGHTS),
-    Case("log-likelihood", log_likelihood, LogLikelihoodCost, textbook_log_likelihood),
-    Case(
-        "log-likelihood-options",
-        log_likelihood,
-        LogLikelihoodCost,
-        textbook_log_likelihood,
-        {"label_smoothing": 0.1, "temperature": 2.0, **CLASS_WEIGHTS},
-    ),
-    Case("log-likelihood-class", log_likelihood, LogLikelihoodCost, textbook_log_likelihood, indices=True),
-    Case(
-        "log-likelihood-class-smoothed",
-        log_likelihood,
-        LogLikelihoodCost,
-        textbook_log_likelihood,
-        {"label_smoothing": 0.1, "temperature": 2.0},
-        indices=True,
-    ),
+    *registered_cases(),
     Case("linear", of_identity, module_of_identity, textbook_log_likelihood, CLASS_WEIGHTS),
     Case("linear-class", of_identity, module_of_identity, textbook_log_likelihood, {"temperature": 0.5}, indices=True),
     Case(
@@ -160,15 +174,16 @@ def needs_a_compiler() -> None:
         pytest.skip("there is no C++ compiler")
 
 
+SMALL = f'extern "C" int ce_torch_abi_version() {{ return {compiler.ABI_VERSION}; }}'
+
+
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A user's cache in which nothing is kept yet; the user's own kernels come back after the test.
 
     The kernels of these tests are one small function, which compiles in no time.
     """
-    small = tmp_path / "small.cpp"
-    small.write_text('extern "C" int small() { return 0; }')
-    monkeypatch.setattr(compiler, "SOURCES", (small,))
+    monkeypatch.setattr(compiler, "read_sources", lambda: {"small.cpp": SMALL})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))
     return tmp_path / "ce_torch"
@@ -200,6 +215,6 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def case_dtype(way: None) -> torch.dtype:
-    """The precision of examples, such as the way takes."""
+def case_dtype(backend: None) -> torch.dtype:
+    """The precision of examples, such as the backend takes."""
     return Case.dtype

@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch.costs._registry import COSTS
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
-COSTS = [QuadraticCost(), CrossEntropyCost(), LogLikelihoodCost()]
+MODULES = [cost() for cost in COSTS.values()]
 
 z = torch.zeros(4, 3)
 indices = torch.zeros(4, dtype=torch.int64)
@@ -20,7 +21,7 @@ REFUSED = [
     (indices, indices, TypeError, r"z must be floating point \(.*\), got torch.int64; pass z.float\(\)"),
     (z.to(torch.complex64), indices, TypeError, r"z must be floating point .*, got torch.complex64; pass z.real"),
     (z.to(torch.float8_e5m2), indices, TypeError, r"z must be floating point .*, got torch.float8_e5m2; pass z.float"),
-    (torch.tensor(0.0), torch.tensor(0), ValueError, r"z must have shape \(..., C\), the classes last, got a scalar"),
+    (torch.tensor(0.0), torch.tensor(0), ValueError, r"z must have shape \(..., K\), the classes last, got a scalar"),
     ([[0.0, 1.0]], torch.tensor([0]), TypeError, r"z must be a tensor, got list; pass torch.as_tensor\(z\)"),
     (z.numpy(), indices, TypeError, r"z must be a tensor, got ndarray; pass torch.as_tensor\(z\)"),
     (z, [0, 1, 2, 0], TypeError, r"y must be a tensor, got list; pass torch.as_tensor\(y\)"),
@@ -75,7 +76,7 @@ def refusal(cost, call, z, y, error):
 
 @pytest.mark.parametrize(("z", "y", "error", "text"), REFUSED)
 @pytest.mark.parametrize("call", ["forward", "delta"])
-@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("cost", MODULES, ids=str)
 def test_z_and_y_are_refused_by_name(cost, call, z, y, error, text):
     assert re.search(text, refusal(cost, call, z, y, error))
 
@@ -90,26 +91,26 @@ def test_what_the_error_says_to_do_mends_z_and_y(z, y, error, text):
     assert CrossEntropyCost()(**arguments).isfinite()
 
 
-@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("cost", MODULES, ids=str)
 def test_y_on_another_device_is_refused(cost):
     with pytest.raises(ValueError, match=r"y must be on z's device, cpu, got meta; pass y.to\(z.device\)"):
         cost(z, indices.to("meta"))
 
 
-@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("cost", MODULES, ids=str)
 def test_z_of_another_shape_than_y_is_refused(cost):
     with pytest.raises(ValueError, match=r"y must have shape .* got torch.float32 of shape \(1, 3\)"):
         cost(z, torch.zeros(1, 3))
 
 
-@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("cost", MODULES, ids=str)
 def test_class_indices_need_classes(cost):
     with pytest.raises(ValueError, match="got class indices: z has no classes, its last dimension is 0"):
         cost(torch.zeros(4, 0), indices)
 
 
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
-@pytest.mark.parametrize("cost", COSTS, ids=str)
+@pytest.mark.parametrize("cost", MODULES, ids=str)
 def test_nested_tensors_are_refused(cost, layout):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's: its nested tensors may change

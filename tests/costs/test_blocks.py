@@ -3,31 +3,31 @@
 import pytest
 import torch
 
-from ce_torch.costs.kernels import blocks, cpu
+from ce_torch.costs.kernels import blocks, cpp
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood": log_likelihood}
 
 
 @pytest.fixture(autouse=True)
-def way(monkeypatch: pytest.MonkeyPatch) -> None:
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks serve, as where no compiler is."""
-    monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 2, 3), (2, 3, 4, 3), (3, 100), (1, 1)], ids=str)
 def test_the_parts_hold_every_element_once(shape, monkeypatch):
     monkeypatch.setattr(blocks, "ELEMENTS", 8)
     seen = torch.zeros(shape)
-    for part in blocks.parts(shape):
-        blocks.part_of(seen, part).add_(1)
+    for part in blocks.cut(shape):
+        blocks.narrow(seen, part).add_(1)
     assert seen.eq(1).all()
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 2, 3), (2, 3, 4, 3)], ids=str)
 def test_a_part_is_no_larger_than_a_block_where_a_row_is_not(shape, monkeypatch):
     monkeypatch.setattr(blocks, "ELEMENTS", 8)
-    assert max(blocks.part_of(torch.zeros(shape), part).numel() for part in blocks.parts(shape)) <= 8
+    assert max(blocks.narrow(torch.zeros(shape), part).numel() for part in blocks.cut(shape)) <= 8
 
 
 @pytest.fixture(params=COSTS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ce_torch.costs.kernels import cpu
+from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD
 from ce_torch.functional import cross_entropy, log_likelihood
 
 CXX = shutil.which(os.environ.get("CXX", "c++"))
@@ -18,7 +18,7 @@ needs_a_compiler = pytest.mark.skipif(CXX is None, reason="there is no C++ compi
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def backend() -> None:
     """The kernels serve, as they do for a user."""
 
 
@@ -110,7 +110,9 @@ def test_a_process_that_is_forked_runs_kernels_too():
 @needs_a_compiler
 def test_a_class_that_is_none_is_refused_before_memory_is_read():
     with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):
-        cpu.of_softmax.cost("mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), None, 1.0, -100, 0.0)
+        LOG_LIKELIHOOD.implementations[0].cost(
+            "mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), None, 1.0, -100, 0.0
+        )
 
 
 @needs_a_compiler

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ce_torch.costs.kernels import cpu, gpu
+from ce_torch.costs.kernels import cpp, gpu
 from ce_torch.functional import log_likelihood
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -19,15 +19,15 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(autouse=True)
-def way(monkeypatch: pytest.MonkeyPatch) -> None:
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors on the CPU pass for tensors on a GPU."""
-    monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
     monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
 
 
 def test_a_class_that_is_none_costs_nan():
     z, y = torch.zeros(3, 4, device=DEVICE), torch.tensor([-1, 4, 3], device=DEVICE)
-    C, _ = gpu.cost_of_classes("none", z, y, weight=None, c=1.0, ignore_index=-100, label_smoothing=0.0)
+    C, _ = gpu.softmax_cost("none", z, y, weight=None, c=1.0, ignore_index=-100, label_smoothing=0.0)
     assert C.isnan().tolist() == [True, True, False]
 
 

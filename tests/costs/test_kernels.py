@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from ce_torch import explain
-from ce_torch.costs.kernels import cpu, gpu
+from ce_torch.costs.kernels import cpp, gpu
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
 COSTS = {
@@ -67,12 +67,12 @@ def reason_not_to_run(kernels: str) -> str | None:
 
 
 @pytest.fixture(autouse=True, params=["cpu", "gpu"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Whose kernels run. Without a GPU, tensors on the CPU pass for tensors on one."""
     if reason := reason_not_to_run(request.param):
         pytest.skip(reason)
     if request.param == "gpu":
-        monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+        monkeypatch.setattr(cpp, "has_kernels", lambda: False)
         monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
     return request.param
 
@@ -81,7 +81,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def formulas_alone() -> Iterator[None]:
     """What happens where there is neither a compiler nor Triton."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "has_kernels", lambda: False)
+        patch.setattr(cpp, "has_kernels", lambda: False)
         patch.setattr(gpu, "has_triton", lambda: False)
         yield
 
@@ -94,7 +94,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def recorded(run):
         return lambda name, *arguments, **more: launches.append(name) or run(name, *arguments, **more)
 
-    monkeypatch.setattr(cpu, "kernel", recorded(cpu.kernel))
+    monkeypatch.setattr(cpp, "kernel", recorded(cpp.kernel))
     monkeypatch.setattr(gpu, "launch", recorded(gpu.launch))
     return launches
 
@@ -105,12 +105,12 @@ def cost(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
-def examples(way: str):
+def examples(backend: str):
     """Make weighted inputs, and classes or desired outputs, of a shape, where the kernels' processor has them."""
 
     def examples(cost, *shape, dtype=torch.float32):
-        device = GPU if way == "gpu" else "cpu"
-        if way == "gpu" and GPU == "cpu":  # Triton's interpreter takes a millisecond for each row
+        device = GPU if backend == "gpu" else "cpu"
+        if backend == "gpu" and GPU == "cpu":  # Triton's interpreter takes a millisecond for each row
             shape = (*(min(size, 6) for size in shape[:-1]), shape[-1])
         generator = torch.Generator().manual_seed(0)
         z = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
@@ -143,7 +143,7 @@ def test_a_kernel_is_its_formula(cost, examples, shape, dtype, reduction):
     assert_kernels_are_formulas(cost, z, y, reduction=reduction)
 
 
-@pytest.mark.parametrize("way", ["cpu"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", ON_CPU)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -153,7 +153,7 @@ def test_a_kernel_is_its_formula_with_options(name, examples, shape, dtype, redu
     assert_kernels_are_formulas(ON_CPU[name], z, y, reduction=reduction)
 
 
-@pytest.mark.parametrize("way", ["cpu"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", ON_CPU)
 def test_options_are_left_to_no_formula(name, examples, launches):
     z, y = examples(ON_CPU[name], 5, 3)
@@ -275,8 +275,8 @@ def test_forward_and_backward_are_a_kernel_each(cost, examples, launches):
     assert len(launches) == 2
 
 
-def test_explain_names_the_kernels_that_run(way, cost, examples, launches):
-    assert explain(cost, *examples(cost, 5, 3)).name == {"cpu": "cpp", "gpu": "triton"}[way]
+def test_explain_names_the_kernels_that_run(backend, cost, examples, launches):
+    assert explain(cost, *examples(cost, 5, 3)).name == {"cpu": "cpp", "gpu": "triton"}[backend]
     assert len(launches) == 1
 
 
@@ -286,7 +286,7 @@ def test_a_parameter_takes_the_kernels_too(cost, examples, launches):
     assert len(launches) == 2
 
 
-@pytest.mark.parametrize("way", ["gpu"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_float64_is_left_to_the_formulas_on_a_gpu(cost, examples, launches):
     z, y = examples(cost, 5, 3, dtype=torch.float64)
     cost(z.requires_grad_(), y).backward()
@@ -312,9 +312,9 @@ def test_a_gradient_that_is_zero_and_takes_no_memory_gives_zeros(cost, examples)
     assert not torch.autograd.grad(C, z, torch._efficientzerotensor(C.shape, device=C.device))[0].any()
 
 
-@pytest.mark.parametrize("way", ["gpu"], indirect=True)
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(way, launches, bias):
+def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(backend, launches, bias):
     inputs, y = layer(40, 5, 300, torch.float32, bias=bias), torch.arange(40)
     inputs = [tensor.detach().to(GPU).requires_grad_() for tensor in inputs]
     C = linear_log_likelihood(inputs[0], inputs[1], y.to(GPU), *inputs[2:], block_rows=16, ignore_index=3)
@@ -325,8 +325,8 @@ def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(way, launches, bias
     torch.testing.assert_close(torch.autograd.grad(C, inputs), torch.autograd.grad(right, inputs))
 
 
-@pytest.mark.parametrize("way", ["gpu"], indirect=True)
-def test_a_layer_in_half_precision_is_summed_in_float32_on_a_gpu(way, monkeypatch):
+@pytest.mark.parametrize("backend", ["gpu"], indirect=True)
+def test_a_layer_in_half_precision_is_summed_in_float32_on_a_gpu(backend, monkeypatch):
     products = []
     if GPU == "cpu":  # which has no such product
 

@@ -6,12 +6,13 @@ from torch.nn import functional as F
 
 import ce_torch
 from ce_torch import functional
-from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
+from ce_torch.functional import cross_entropy, focal, linear_log_likelihood, log_likelihood, quadratic
 
 FIELDS_NAMES = {
     "sigmoid_cross_entropy": cross_entropy,
     "softmax_cross_entropy": log_likelihood,
     "linear_softmax_cross_entropy": linear_log_likelihood,
+    "sigmoid_focal_loss": focal,
 }
 
 

@@ -12,14 +12,10 @@ from torch import nn
 
 from ce_torch import CrossEntropyCost, LinearLogLikelihoodCost, LogLikelihoodCost, QuadraticCost
 from ce_torch.costs._arguments import OPTIONS
+from ce_torch.costs._registry import COSTS
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
-MODULES = {
-    QuadraticCost: quadratic,
-    CrossEntropyCost: cross_entropy,
-    LogLikelihoodCost: log_likelihood,
-    LinearLogLikelihoodCost: linear_log_likelihood,
-}
+MODULES = {cost: cost.function for cost in (*COSTS.values(), LinearLogLikelihoodCost)}
 
 z, y = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), torch.tensor([0, 2])
 
@@ -65,6 +61,14 @@ WRONG = {
         (torch.int64, TypeError, "torch.float64, .* or None for that of z, got torch.int64"),
         ("float32", TypeError, "torch.float64, .* or None for that of z, got 'float32'"),
         (float, TypeError, "torch.float64, .* or None for that of z, got <class 'float'>"),
+    ],
+    "alpha": [
+        (-1, ValueError, "a number from 0 to 1, or None, got -1"),
+        ("x", TypeError, "a number from 0 to 1, or None, got 'x'"),
+    ],
+    "gamma": [
+        (-0.5, ValueError, "a finite number of at least 0, got -0.5"),
+        (None, TypeError, "a finite number of at least 0, got None"),
     ],
     "activation": [("relu", ValueError, '"sigmoid" or "linear", got \'relu\'')],
 }
@@ -141,6 +145,8 @@ OTHERS = {
     "weight": torch.tensor([0.5, 1.0, 2.0]),
     "pos_weight": torch.tensor([3.0, 0.1, 1.0]),
     "class_weight": torch.tensor([0.5, 1.0, 2.0]),
+    "alpha": 0.5,
+    "gamma": 1.0,
     "ignore_index": 2,
     "label_smoothing": 0.5,
     "reduction": "none",

@@ -14,7 +14,7 @@ WEIGHT = torch.randn(50, 8, dtype=torch.float64, generator=torch.Generator().man
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def backend() -> None:
     """Nothing here has blocks."""
 
 

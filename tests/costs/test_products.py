@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ce_torch.costs.kernels import cpu, products
+from ce_torch.costs.kernels import cpp, products
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def backend() -> None:
     """The kernel is what is tested."""
 
 
@@ -69,7 +69,7 @@ def test_exponentials_and_their_sums_are_those_in_float64(rows, columns, c):
 
 
 def test_without_kernels_the_library_serves(monkeypatch):
-    monkeypatch.setattr(cpu, "has_kernels", lambda: False)
+    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
     a, b, out = matrix(9, 5), matrix(5, 16), torch.ones(9, 16)
     products.add_product(a, b, out)
     torch.testing.assert_close(out, 1 + a @ b)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("needs_a_compiler")
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def backend() -> None:
     """The kernels serve, as they do for a user."""
 
 
@@ -136,12 +136,10 @@ def test_what_others_could_have_written_is_not_loaded_nor_is_anything_kept_besid
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize("fact", ["SOURCES", "FLAGS", "instructions"])
-def test_another_source_or_processor_has_kernels_of_its_own(fact, monkeypatch, tmp_path):
+@pytest.mark.parametrize("fact", ["read_sources", "FLAGS", "instructions"])
+def test_another_source_or_processor_has_kernels_of_its_own(fact, monkeypatch):
     before = compiler.file_name(["c++"])
-    other_source = tmp_path / "other.cpp"
-    other_source.write_text("")
-    other = {"SOURCES": (other_source,), "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
+    other = {"read_sources": lambda: {"other.cpp": ""}, "FLAGS": ("-O1",), "instructions": lambda: "flags: other"}
     monkeypatch.setattr(compiler, fact, other[fact])
     assert compiler.file_name(["c++"]) != before
 
@@ -258,11 +256,11 @@ def test_threads_that_compile_at_the_same_time_all_have_kernels(cache):
 
 def test_processes_that_compile_at_the_same_time_all_have_kernels(cache, has_kernels, compilations):
     script = (
-        "import sys; from pathlib import Path; from ce_torch.costs.kernels import compiler, cpu;"
-        "compiler.SOURCES = (Path(sys.argv[1]),);"
-        "print('ready', flush=True); sys.stdin.read(); print(cpu.has_kernels())"
+        "import sys; from ce_torch.costs.kernels import compiler, cpp;"
+        "compiler.read_sources = lambda: {'small.cpp': sys.argv[1]};"
+        "print('ready', flush=True); sys.stdin.read(); print(cpp.has_kernels())"
     )
-    command = [sys.executable, "-c", script, str(compiler.SOURCES[0])]
+    command = [sys.executable, "-c", script, compiler.read_sources()["small.cpp"]]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
     for process in processes:

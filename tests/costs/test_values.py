@@ -280,7 +280,7 @@ THREADED = {
 }
 
 
-@pytest.mark.parametrize("way", ["large blocks", "kernels"], indirect=True)
+@pytest.mark.parametrize("backend", ["large blocks", "kernels"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5000, 99), (777, 1003)], ids=str)
 @pytest.mark.parametrize("cost", THREADED.values(), ids=THREADED)

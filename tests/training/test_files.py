@@ -182,7 +182,9 @@ def python(root, tmp_path):
         code = f"import os, pathlib, signal, sys, files\npath = pathlib.Path({str(path)!r})\n{code}"
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         # There files.py can be imported alone, without torch.
-        started.append(subprocess.Popen([sys.executable, "-c", code], cwd=root / "ce_torch" / "training", text=True, **pipes))
+        started.append(
+            subprocess.Popen([sys.executable, "-c", code], cwd=root / "ce_torch" / "training", text=True, **pipes)
+        )
         return started[-1]
 
     yield python

@@ -1,55 +1,62 @@
-"""Faster ways than the formulas: by blocks that stay in the caches, by kernels for the CPU, by kernels for a GPU."""
+"""Implementations of a cost and its δ: kernels for the CPU, kernels for GPUs, formulas by blocks, formulas."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# Why a way does not take inputs.
+from ce_torch.costs._torch_private import is_zero_tensor
+
+# Reasons against an implementation.
 NOT_PLAIN = "an input is no plain tensor, but sparse, of a subclass, or a view that negates"
-WATCHED = "a dispatch mode is active, such as a tracer, which sees no kernels"
 OFF = "CE_TORCH_KERNELS=0 turns them off"
 
 
-class Fast(NamedTuple):
-    """A way for a cost and its δ that are only worked out, and not differentiated again.
+class Implementation(NamedTuple):
+    """A way to compute a cost and its δ that are not differentiated again.
 
-    `refusal(z, ...)` is why the way does not take these inputs, None where it does. Then
-    C, sums = cost(reduction, z, ...) and ∂C/∂z = delta(grad, sums, reduction, z, ...), with what reached C in `grad`;
-    sums are None where the cost was not worked out.
+    `refusal(z, y, ...)` says why these inputs are not supported, and is None if they are. Then
+    C, statistics = cost(reduction, z, y, ...) and ∂C/∂z = delta(grad_output, statistics, reduction, z, y, ...).
+    Statistics, shape (2 + 4 N,), are what δ can use of the pass over z; for None delta makes that pass itself.
     """
 
     name: str
     refusal: Callable[..., str | None]
-    cost: Callable[..., tuple[Tensor, Any]]
+    cost: Callable[..., tuple[Tensor, Tensor]]
     delta: Callable[..., Tensor]
 
 
 @cache
 def kernels_are_on() -> bool:
-    """Return whether the environment variable CE_TORCH_KERNELS lets kernels serve: 1, the default, or 0."""
+    """Return whether the environment variable CE_TORCH_KERNELS lets kernels run: 1, the default, or 0."""
     value = os.environ.get("CE_TORCH_KERNELS") or "1"
     if value not in ("0", "1"):
         logging.getLogger("ce_torch").warning(
-            "CE_TORCH_KERNELS must be 0, for no kernels, or 1, the default, got %r; the kernels serve.", value
+            "CE_TORCH_KERNELS must be 0, for no kernels, or 1, the default, got %r; the kernels run.", value
         )
     return value != "0"
 
 
-def memory_is_all() -> bool:
-    """Whether what is done to the memory of tensors is all that counts: no dispatch mode looks on, such as a tracer."""
-    return torch._C._len_torch_dispatch_stack() == 0
-
-
 def is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is numbers in memory as they are: no subclass's, not sparse, not to be negated when read."""
+    """Return True for numbers in memory as they are: no subclass's, not sparse, not to be negated when read."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout is torch.strided
         and not tensor.is_neg()
-        and not tensor._is_zerotensor()
+        and not is_zero_tensor(tensor)
     )
+
+
+def new_cost(reduction: str, z: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return memory for C."""
+    return torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=dtype, device=z.device)
+
+
+def new_statistics(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return memory for the statistics of each example."""
+    return torch.empty(2 + 4 * math.prod(z.shape[:-1]), dtype=dtype, device=z.device)

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ce_torch.costs.kernels import OFF, kernels_are_on, store
+from ce_torch.costs.kernels.sources import read_sources
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("costs.cpp", "products.cpp", "threads.cpp"))
+# The number in `task.h`, for what Python and the kernels give one another.
+ABI_VERSION = 1
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 
 # A compiler takes a second or two. After `PATIENCE` seconds the log says what is waited for, after `LIMIT` it is ended.
@@ -96,7 +98,9 @@ def in_some_folder(work: Callable[[Path], Result], cache: Path | None) -> Result
 def compile(compiler: list[str], folder: Path) -> bytes:
     """Return the kernels as a library."""
     output = folder / "kernels.so"
-    command = [*compiler, *FLAGS, *map(str, SOURCES), "-o", str(output)]
+    for name, text in read_sources().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    command = [*compiler, *FLAGS, *map(str, sorted(folder.glob("*.cpp"))), "-o", str(output)]
     log.info("Compiling the kernels for costs on the CPU: %s", shlex.join(command))
     run(command, folder)
     if not output.is_file():
@@ -141,14 +145,20 @@ def load(library: bytes, folder: Path) -> ctypes.CDLL:
     """Return the kernels from a copy of our own, which nobody can change while it is in use."""
     copy = folder / "kernels.so"
     copy.write_bytes(library)
-    return ctypes.CDLL(str(copy))
+    loaded = ctypes.CDLL(str(copy))
+    version = loaded.ce_torch_abi_version()
+    if version != ABI_VERSION:
+        raise ImportError(
+            f"the kernels must have ABI {ABI_VERSION}, got {version}; make abi_version in task.h the same"
+        )
+    return loaded
 
 
 def file_name(compiler: list[str]) -> str:
     """Return a name that tells apart source, compiler, processor and C library: homes are shared between machines."""
     path = os.path.realpath(shutil.which(compiler[0]) or compiler[0])
     facts = (
-        *(source.read_text(encoding="utf-8") for source in SOURCES),
+        *read_sources().values(),
         path,
         *compiler,
         *FLAGS,

@@ -1,26 +1,38 @@
-"""The costs on a GPU by the kernels of `gpu_kernels.py`, which need Triton; where it is missing the formulas serve.
+"""The costs on a GPU by the kernels of `gpu_kernels.py`, which need Triton; where it is missing the formulas run.
 
 Float64 is left to the formulas: it is there for checks of gradients, and kernels that work in float32 are no help.
 """
 
 import importlib.util
 from functools import cache
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._precision import wide
-from ce_torch.costs._reduction import reduce, unreduce
-from ce_torch.costs.kernels import NOT_PLAIN, OFF, WATCHED, Fast, is_plain, kernels_are_on, memory_is_all
+from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._reduction import example_grad, reduce
+from ce_torch.costs.kernels import (
+    NOT_PLAIN,
+    OFF,
+    Implementation,
+    is_plain,
+    kernels_are_on,
+    new_cost,
+    new_statistics,
+)
+
+if TYPE_CHECKING:
+    from ce_torch.costs._spec import CostSpec
 
 # Elements that a program holds at once: enough loads under way to keep the memory busy, few enough for the registers.
 LARGEST_BLOCK = 4096
 
 
 def refusal(*inputs: Any) -> str | None:
-    """Return why the kernels do not take z, the first of the inputs, and the others; None where they do."""
+    """Return why the kernels do not support z, the first of the inputs, and the others."""
     z = inputs[0]
     if not is_on_gpu(z):
         return "z is not on a GPU"
@@ -28,10 +40,8 @@ def refusal(*inputs: Any) -> str | None:
         return NOT_PLAIN
     if z.numel() == 0:
         return "z is empty"
-    if wide(z) != torch.float32:
+    if compute_dtype(z) != torch.float32:
         return "z is float64"
-    if not memory_is_all():
-        return WATCHED
     if not has_triton():
         return "Triton is not installed"
     if not kernels_are_on():
@@ -48,28 +58,33 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def refusal_of_softmax(
+def triton(spec: "CostSpec") -> Implementation:
+    """Return the cost's kernels for a GPU as an implementation."""
+    return softmax if spec.family == "softmax" else elements(spec)
+
+
+def softmax_refusal(
     z: Tensor, y: Tensor, weight: Tensor | None, c: float, ignore_index: int, label_smoothing: float
 ) -> str | None:
     if weight is not None or label_smoothing != 0 or y.is_floating_point():
-        return refusal(z) or "they take neither weights, nor label smoothing, nor desired outputs"
+        return refusal(z) or "they support neither weights, nor label smoothing, nor desired outputs"
     return refusal(z, y)
 
 
-def cost_of_classes(
+def softmax_cost(
     reduction: str, z: Tensor, y: Tensor, weight: None, c: float, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """Return C, and m and r of each row, shape (2, rows)."""
-    rows, classes, C = rows_of(z), y.reshape(-1), new_cost(z)
-    sums = torch.empty(2, len(rows), dtype=torch.float32, device=z.device)
+    """Return C, and the statistics m and r of each row."""
+    rows, classes, C = as_rows(z), y.reshape(-1), new_cost("none", z, torch.float32)
+    statistics = new_statistics(z, torch.float32)
     inputs = rows, classes, normal(c), ignore_index
-    launch("log_likelihood", rows, (len(rows),), C, *sums, *inputs, *rows.stride(), *classes.stride())
-    return reduce(reduction, C, y != ignore_index), sums
+    launch("log_likelihood", rows, (len(rows),), C, *split(statistics), *inputs, *rows.stride(), *classes.stride())
+    return reduce(reduction, C, y != ignore_index), statistics
 
 
-def delta_of_classes(
-    grad: Tensor,
-    sums: Tensor | None,
+def softmax_delta(
+    grad_output: Tensor,
+    statistics: Tensor | None,
     reduction: str,
     z: Tensor,
     y: Tensor,
@@ -80,16 +95,23 @@ def delta_of_classes(
     in_place: bool = False,
 ) -> Tensor:
     """Return δ times what reached C, shaped like z and of its dtype."""
-    if sums is None:
-        _, sums = cost_of_classes("none", z, y, weight, c, ignore_index, label_smoothing)
+    if statistics is None:
+        _, statistics = softmax_cost("none", z, y, weight, c, ignore_index, label_smoothing)
     delta = z if in_place else new_delta(z)
-    rows, classes, of_row = rows_of(z), y.reshape(-1), of_every_row(grad, reduction, z, y != ignore_index)
-    output, inputs = (delta, of_row, *of_row.stride()), (*sums, rows, classes, normal(c), ignore_index)
-    launch("log_likelihood_delta", rows, blocks_of(rows), *output, *inputs, *rows.stride(), *classes.stride())
-    return delta
+    rows, classes, g = as_rows(z), y.reshape(-1), row_grads(grad_output, reduction, z, y != ignore_index)
+    inputs = *split(statistics), rows, classes, normal(c), ignore_index
+    strides = *rows.stride(), *classes.stride()
+    launch("log_likelihood_delta", rows, row_blocks(rows), delta, g, *g.stride(), *inputs, *strides)
+    return follow(z, delta)
 
 
-of_softmax = Fast("triton", refusal_of_softmax, cost_of_classes, delta_of_classes)
+softmax = Implementation("triton", softmax_refusal, softmax_cost, softmax_delta)
+
+
+def split(statistics: Tensor) -> tuple[Tensor, Tensor]:
+    """Return m and r of each row."""
+    m, r, _, _ = statistics[2:].chunk(4)
+    return m, r
 
 
 def normal(c: float) -> float:
@@ -97,27 +119,53 @@ def normal(c: float) -> float:
     return max(c, torch.finfo(torch.float32).tiny)
 
 
-def of_neurons(formula: str) -> Fast:
-    """Return the cost that `gpu_kernels.py` has by this name, a sum over neurons, and its δ; there are no weights."""
+def elements(spec: "CostSpec") -> Implementation:
+    """Return a cost that is a sum over neurons, without weights."""
+    count, positions = len(spec.weights), spec.positions(float)
 
-    def refusal_of_neurons(z: Tensor, y: Tensor, *weights: Tensor | None) -> str | None:
-        if any(weight is not None for weight in weights):
-            return refusal(z) or "they take no weights"
+    def elements_refusal(z: Tensor, y: Tensor, *inputs: Any) -> str | None:
+        if not spec.triton:
+            return "the cost has none"
+        if any(weight is not None for weight in inputs[:count]):
+            return refusal(z) or "they support no weights"
         return refusal(z, y)
 
-    def cost(reduction: str, z: Tensor, y: Tensor, *_: None) -> tuple[Tensor, None]:
-        rows, y, C = rows_of(z), rows_of(desired_outputs(y, z).expand(z.shape)), new_cost(z)
-        launch("neurons", rows, (len(rows),), C, rows, y, *rows.stride(), *y.stride(), formula=formula)
-        return reduce(reduction, C), None
+    def prepare(z: Tensor, y: Tensor, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        rows, y = as_rows(z), as_rows(desired_outputs(y, z).expand(z.shape))
+        first, second, *_ = *(inputs[i] for i in positions), 0.0, 0.0
+        return rows, y, *rows.stride(), *y.stride(), first, second
 
-    def delta(grad: Tensor, sums: None, reduction: str, z: Tensor, y: Tensor, *_: None) -> Tensor:
-        rows, y = rows_of(z), rows_of(desired_outputs(y, z).expand(z.shape))
-        of_row, delta = of_every_row(grad, reduction, z), new_delta(z)
-        inputs = of_row, *of_row.stride(), rows, y, *rows.stride(), *y.stride()
-        launch("neurons_delta", rows, blocks_of(rows), delta, *inputs, formula=formula + "_delta")
-        return delta
+    def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+        C = new_cost("none", z, torch.float32)
+        rows, *rest = prepare(z, y, inputs)
+        formula, _ = formulas(spec)
+        launch("elements", rows, (len(rows),), C, rows, *rest, formula=formula)
+        return reduce(reduction, C), new_statistics(z, torch.float32)
 
-    return Fast("triton", refusal_of_neurons, cost, delta)
+    def delta(
+        grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any
+    ) -> Tensor:
+        g, delta = row_grads(grad_output, reduction, z), new_delta(z)
+        rows, *rest = prepare(z, y, inputs)
+        _, formula = formulas(spec)
+        launch("elements_delta", rows, row_blocks(rows), delta, g, *g.stride(), rows, *rest, formula=formula)
+        return follow(z, delta)
+
+    return Implementation("triton", elements_refusal, cost, delta)
+
+
+@cache
+def formulas(spec: "CostSpec") -> tuple[Any, Any]:
+    """Return the cost's C and δ in Triton, which see each other and the names of `gpu_kernels.py`, by their names."""
+    import triton
+
+    from ce_torch.costs.kernels import gpu_kernels
+
+    names = {**vars(gpu_kernels)}
+    for function in spec.triton:
+        names[function.__name__] = triton.jit(FunctionType(function.__code__, names, function.__name__))
+    cost, delta, *_ = spec.triton
+    return names[cost.__name__], names[delta.__name__]
 
 
 def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
@@ -125,39 +173,39 @@ def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out_dtype=torch.float32)
 
 
-def launch(name: str, rows: Tensor, grid: tuple[int, ...], *arguments: Any, formula: str | None = None) -> None:
+def launch(name: str, rows: Tensor, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Run the kernel of this name, for each row or for each of its blocks."""
     # Here, because the import takes as long as a thousand costs, and needs Triton.
     from ce_torch.costs.kernels import gpu_kernels
 
-    block = block_for(rows)
-    constants = {} if formula is None else {"formula": getattr(gpu_kernels, formula)}
+    block = row_block(rows)
     with torch.cuda.device_of(rows):
         getattr(gpu_kernels, name)[grid](
             *arguments, columns=rows.shape[1], block=block, num_warps=min(max(block // 256, 1), 8), **constants
         )
 
 
-def block_for(rows: Tensor) -> int:
+def row_block(rows: Tensor) -> int:
     """Return how many elements of a row a program holds at once, a power of two."""
     return min(1 << (rows.shape[1] - 1).bit_length(), LARGEST_BLOCK)
 
 
-def blocks_of(rows: Tensor) -> tuple[int, int]:
-    return len(rows), -(-rows.shape[1] // block_for(rows))
+def row_blocks(rows: Tensor) -> tuple[int, int]:
+    return len(rows), -(-rows.shape[1] // row_block(rows))
 
 
-def rows_of(tensor: Tensor) -> Tensor:
+def as_rows(tensor: Tensor) -> Tensor:
     """Return the examples as rows: a view, unless the strides of the leading dimensions don't admit one."""
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def of_every_row(grad: Tensor, reduction: str, z: Tensor, counts: Tensor | None = None) -> Tensor:
-    return unreduce(grad, reduction, z, counts).expand(*z.shape[:-1], 1).reshape(-1)
+def row_grads(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:
+    return example_grad(grad_output, reduction, z, counted).expand(*z.shape[:-1], 1).reshape(-1)
 
 
-def new_cost(z: Tensor) -> Tensor:
-    return torch.empty(z.shape[:-1], dtype=torch.float32, device=z.device)
+def follow(z: Tensor, delta: Tensor) -> Tensor:
+    """Return δ in the memory format of z."""
+    return delta if z.is_contiguous() else torch.empty_like(z).copy_(delta)
 
 
 def new_delta(z: Tensor) -> Tensor:

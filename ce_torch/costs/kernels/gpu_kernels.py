@@ -62,7 +62,7 @@ def log1p(u):
 
 @triton.jit
 def log_likelihood_delta(
-    delta, of_example, of_row, m, r, z, y, c, ignore_index, z_row, z_column, y_row, columns, block: tl.constexpr
+    delta, g, g_row, m, r, z, y, c, ignore_index, z_row, z_column, y_row, columns, block: tl.constexpr
 ):
     """δ of a block of a row, c exp(x) / (1 + r), or −c (r + (1 − exp x)) / (1 + r) at y, times the row's gradient."""
     row = tl.program_id(0).to(tl.int64)
@@ -72,15 +72,17 @@ def log_likelihood_delta(
     e = tl.exp(exponent(z_block, tl.load(m + row), c))
     y_of_row = tl.load(y + row * y_row)
     error = tl.where(column == y_of_row, -(r_row + (1.0 - e)), e) / (1.0 + r_row)
-    g = tl.load(of_example + row * of_row).to(tl.float32)
-    counts = (g != 0) & (y_of_row != ignore_index)
-    value = tl.where(counts, c * g * error, 0.0)
+    grad = tl.load(g + row * g_row).to(tl.float32)
+    counts = (grad != 0) & (y_of_row != ignore_index)
+    value = tl.where(counts, c * grad * error, 0.0)
     tl.store(delta + row * columns + column, value.to(delta.dtype.element_ty), mask=column < columns)
 
 
 @triton.jit
-def neurons(C, z, y, z_row, z_column, y_row, y_column, columns, formula: tl.constexpr, block: tl.constexpr):
-    """C of a row, the sum of `formula(z, y)` over its neurons."""
+def elements(
+    C, z, y, z_row, z_column, y_row, y_column, first, second, columns, formula: tl.constexpr, block: tl.constexpr
+):
+    """C of a row, the sum of `formula` over its neurons."""
     row = tl.program_id(0).to(tl.int64)
     sum_lane = tl.zeros([block], tl.float32)
     for start in range(0, columns, block):
@@ -88,71 +90,55 @@ def neurons(C, z, y, z_row, z_column, y_row, y_column, columns, formula: tl.cons
         inside = column < columns
         z_block = tl.load(z + row * z_row + column * z_column, mask=inside, other=0.0).to(tl.float32)
         y_block = tl.load(y + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
-        sum_lane += tl.where(inside, formula(z_block, y_block), 0.0)
+        sum_lane += tl.where(inside, formula(z_block, y_block, first, second), 0.0)
     tl.store(C + row, tl.sum(sum_lane, 0))
 
 
 @triton.jit
-def neurons_delta(
+def elements_delta(
     delta,
-    of_example,
-    of_row,
+    g,
+    g_row,
     z,
     y,
     z_row,
     z_column,
     y_row,
     y_column,
+    first,
+    second,
     columns,
     formula: tl.constexpr,
     block: tl.constexpr,
 ):
-    """δ of a block of a row, `formula(z, y)`, times the gradient of the row's cost."""
+    """δ of a block of a row, `formula`, times the gradient of the row's cost."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block).to(tl.int64)
     inside = column < columns
     z_block = tl.load(z + row * z_row + column * z_column, mask=inside, other=0.0).to(tl.float32)
     y_block = tl.load(y + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
-    g = tl.load(of_example + row * of_row).to(tl.float32)
-    value = tl.where(g == 0, 0.0, g * formula(z_block, y_block))
+    grad = tl.load(g + row * g_row).to(tl.float32)
+    value = tl.where(grad == 0, 0.0, grad * formula(z_block, y_block, first, second))
     tl.store(delta + row * columns + column, value.to(delta.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def cross_entropy(z, y):
-    """(1 − y) ln(1 + exp z) + y ln(1 + exp(−z)), of which what has no weight adds nothing."""
-    of_smaller = log1p(tl.exp(-tl.abs(z)))
-    of_y = tl.where(y == 0, 0.0, y * (of_smaller + tl.maximum(-z, 0.0)))
-    of_not_y = tl.where(y == 1, 0.0, (1.0 - y) * (of_smaller + tl.maximum(z, 0.0)))
-    # A nan may be lost in a maximum.
-    return tl.where(z == z, of_y + of_not_y, z)
-
-
-@triton.jit
-def cross_entropy_delta(z, y):
-    """a − y, of which no digits are lost where y and a are near 1."""
+def sigmoid_error(z, y):
+    """a − y, which loses no digits where y and a are near 1."""
     return (1.0 - y) * sigmoid(z) - y * sigmoid(-z)
 
 
 @triton.jit
-def quadratic(z, y):
-    error = cross_entropy_delta(z, y)
-    return 0.5 * error * error
+def element_cross_entropy(z, y):
+    """(1 − y) ln(1 + exp z) + y ln(1 + exp(−z)), to which what has no weight adds nothing."""
+    y_term = tl.where(y == 0, 0.0, y * softplus(-z))
+    return y_term + tl.where(y == 1, 0.0, (1.0 - y) * softplus(z))
 
 
 @triton.jit
-def quadratic_delta(z, y):
-    return cross_entropy_delta(z, y) * sigmoid(z) * sigmoid(-z)
-
-
-@triton.jit
-def linear(z, y):
-    return 0.5 * (z - y) * (z - y)
-
-
-@triton.jit
-def linear_delta(z, y):
-    return z - y
+def softplus(z):
+    """ln(1 + exp z)."""
+    return log1p(tl.exp(-tl.abs(z))) + tl.maximum(z, 0.0)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._product import product
-from ce_torch.costs.kernels import compiler, cpu
+from ce_torch.costs.kernels import compiler, cpp
 
 INNER_OF_SUM = 1024
 
@@ -43,7 +43,7 @@ def exponentials_(
     nothing for 0.
     """
     plain = z.is_contiguous() and y.is_contiguous() and (base is None or base.is_contiguous())
-    if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and plain and cpu.has_kernels():
+    if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and plain and cpp.has_kernels():
         sums, m = torch.empty_like(m), m.contiguous()
         base_x = None if base is None else torch.empty_like(sums)
         addresses = (None if tensor is None else tensor.data_ptr() for tensor in (base, sums, base_x))
@@ -79,7 +79,7 @@ def has_kernel_for(a: Tensor, b: Tensor, out: Tensor) -> bool:
         and a.numel() > 0
         and out.numel() > 0
         and b.stride(1) == out.stride(1) == 1
-        and cpu.has_kernels()
+        and cpp.has_kernels()
     )
 
 

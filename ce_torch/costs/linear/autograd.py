@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._function import may_be_differentiated, nested
+from ce_torch.costs._function import carry_tangents, may_be_differentiated
 from ce_torch.costs.linear import by_examples
 from ce_torch.costs.linear.blocks import Layer, Setting, Wanted
 from ce_torch.costs.linear.formulas import (
@@ -61,7 +61,7 @@ class Costs(torch.autograd.Function):
         return *gradients_of_costs(g, Layer(*layer), ctx.setting, sums, ctx.needs_input_grad), None
 
     @staticmethod
-    @nested
+    @carry_tangents
     def jvp(ctx: Any, saved: list[Tensor | None], *changes: Tensor | None) -> tuple[Tensor, Tensor | None]:
         *layer, constants = saved
         layer = Layer(*layer)
@@ -115,7 +115,7 @@ class Slopes(torch.autograd.Function):
         return moved.by_layer, *in_their_places(of_layer, wanted), *of_target, None, None, None
 
     @staticmethod
-    @nested
+    @carry_tangents
     def jvp(
         ctx: Any, saved: list[Tensor | None], g_change: Tensor | None, *changes: Tensor | None
     ) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._function import may_be_differentiated
-from ce_torch.costs._precision import wide
+from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear.shards import Shard
 
@@ -45,7 +45,7 @@ class Layer(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         """The precision to work in."""
-        return wide(self.x)
+        return compute_dtype(self.x)
 
     def to(self, dtype: torch.dtype) -> Self:
         """Return the same layer with its floating tensors in another dtype."""

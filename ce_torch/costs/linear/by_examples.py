@@ -11,10 +11,11 @@ of which T e / s goes into the products with W and x, block by block, and base o
 import torch
 from torch import Tensor
 
-from ce_torch.costs._backend import tell
+from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import above_minus_infinity, exponents
-from ce_torch.costs.kernels import NOT_PLAIN, WATCHED, gpu, is_plain, memory_is_all
+from ce_torch.costs._torch_private import count_dispatch_modes
+from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
 from ce_torch.costs.kernels.products import add_product, exponentials_, weighted_inputs
 from ce_torch.costs.linear.blocks import Layer, Setting, Wanted, column, parts
 from ce_torch.costs.linear.formulas import Sums, in_own_precision
@@ -33,8 +34,8 @@ def refusal(layer: Layer, shard: Shard) -> str | None:
         return "x has half precision"
     if not all(is_plain(tensor) for tensor in layer if tensor is not None):
         return NOT_PLAIN
-    if not memory_is_all():
-        return WATCHED
+    if count_dispatch_modes():
+        return "a dispatch mode is active"
     if torch._C._are_functorch_transforms_active():
         return "torch.func differentiates the cost"
     if layer.base is not None and not layer.x.is_cpu:
@@ -75,7 +76,7 @@ def cost_and_slopes(
     space = x.new_empty(len(weight) * count)
     refused = gpu.refusal(space)
     work_out = by_gpu_kernels if refused is None else transposed
-    tell("blocks" if refused else "triton", f"triton: {refused}; {AT_ONCE}" if refused else AT_ONCE)
+    record("blocks" if refused else "triton", f"triton: {refused}; {AT_ONCE}" if refused else AT_ONCE)
     for block in parts(len(x), count):
         of_block = layer.examples(block)
         z = space[: len(weight) * len(of_block.x)]
@@ -94,8 +95,8 @@ def by_gpu_kernels(
     if layer.bias is not None:
         z += layer.bias
     options = None, c, -1, 0.0
-    C, sums = gpu.cost_of_classes("none", z, layer.y, *options)
-    delta = gpu.delta_of_classes(layer.peak * factor, sums, "none", z, layer.y, *options, in_place=True)
+    C, sums = gpu.softmax_cost("none", z, layer.y, *options)
+    delta = gpu.softmax_delta(layer.peak * factor, sums, "none", z, layer.y, *options, in_place=True)
     if "x" in gradients:
         torch.mm(delta, layer.weight, out=gradients["x"][block])
     # What was there before the first block is not read.

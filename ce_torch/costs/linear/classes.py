@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._arguments import check_classes, values_can_be_read
-from ce_torch.costs._precision import wide
+from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.linear.shards import Shard
 
 
@@ -56,16 +56,16 @@ def desired_classes(
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
     wrong = None if values_can_be_read(y) else (y < 0) | (y >= shard.classes)
-    share = torch.ones(y.shape, dtype=wide(x), device=x.device)
+    share = torch.ones(y.shape, dtype=compute_dtype(x), device=x.device)
     if weight is not None:
-        weight = weight.to(wide(x))
+        weight = weight.to(compute_dtype(x))
         own = (y >= shard.start) & (y < shard.start + here)
         of_own = weight[(y - shard.start).clamp(0, here - 1)] if here else share
         share = shard.total(torch.where(own, of_own, 0))
     share = share.masked_fill(ignored, 0)
     if label_smoothing == 0:
         return Classes(y, share, None, share, ignored, wrong)
-    weight = torch.ones(here, dtype=wide(x), device=x.device) if weight is None else weight
+    weight = torch.ones(here, dtype=compute_dtype(x), device=x.device) if weight is None else weight
     return Classes(y, (1 - label_smoothing) * share, label_smoothing / shard.classes * weight, share, ignored, wrong)
 
 
@@ -82,5 +82,5 @@ def desired_outputs(y: Tensor, x: Tensor, weight: Tensor | None, label_smoothing
     """Return what label smoothing, over so many classes in all, and class weights make of desired outputs y."""
     if weight is None and label_smoothing == 0:
         return y
-    t = (1 - label_smoothing) * y.to(wide(x)) + label_smoothing / classes
-    return t if weight is None else weight.to(wide(x)) * t
+    t = (1 - label_smoothing) * y.to(compute_dtype(x)) + label_smoothing / classes
+    return t if weight is None else weight.to(compute_dtype(x)) * t

@@ -1,0 +1,89 @@
+"""All that the costs use of PyTorch and PyTorch does not document, checked when it is imported.
+
+Each entry says what it is for, and what would replace it.
+"""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def find(path: str) -> Any:
+    """Return what `torch` has at this path; raise `ImportError` if this version has it no more."""
+    try:
+        return attrgetter(path)(torch)
+    except AttributeError as error:
+        raise ImportError(
+            f"ce_torch needs torch.{path}, which torch {torch.__version__} does not have; install a version of torch "
+            "that ce_torch was tested with, 2.11 to 2.14, or a newer ce_torch"
+        ) from error
+
+
+# Returns True if a transform of `torch.func` is active.
+is_transformed: Callable[[], bool] = find("_C._are_functorch_transforms_active")
+
+# Returns how many dispatch modes are active, such as a tracer or fake tensors.
+count_dispatch_modes: Callable[[], int] = find("_C._len_torch_dispatch_stack")
+
+# Returns True if the tensor is zero and has no memory, as gradients in forward mode may be.
+is_zero_tensor: Callable[[Tensor], bool] = find("Tensor._is_zerotensor")
+
+# Returns True if `torch.autograd.grad(is_grads_batched=True)` made the tensor.
+is_legacy_batched: Callable[[Tensor], bool] = find("_C._functorch.is_legacy_batchedtensor")
+
+# Returns True if `torch.vmap` made the tensor.
+is_batched: Callable[[Tensor], bool] = find("_C._functorch.is_batchedtensor")
+
+find("autograd.forward_ad._current_level")
+# A tensor of shapes without numbers, as compilers trace with.
+FakeTensor: type[Tensor] = find("_subclasses.fake_tensor.FakeTensor")
+
+_storage_address = find("_C._data_address")
+_forward_ad = find("autograd.forward_ad")
+_set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
+_top_hooks = find("_C._autograd._top_saved_tensors_default_hooks")
+_interpreters = find("_C._functorch.get_interpreter_stack")
+_functionalize = find("_C._functorch.TransformType.Functionalize")
+_batch_dim = find("_C._functorch.maybe_get_bdim")
+_batch_level = find("_C._functorch.maybe_get_level")
+_unwrap = find("_C._functorch.get_unwrapped")
+_add_batch_dim = find("_C._functorch._add_batch_dim")
+
+
+def _read_address(tensor: Tensor) -> int:
+    return _storage_address(tensor) + tensor.storage_offset() * tensor.element_size()
+
+
+# Returns the address of a tensor's numbers, to read only: `data_ptr` would copy what is copied on write. torch 2.11 has
+# no public way.
+read_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _read_address)
+
+
+def is_forward_mode() -> bool:
+    """Return True inside `torch.autograd.forward_ad.dual_level`, which has no public question."""
+    return _forward_ad._current_level >= 0
+
+
+def enable_forward_mode() -> Any:
+    """Return a context in which operations carry tangents, as a `jvp` needs that is differentiated itself."""
+    return _set_forward_ad(True)
+
+
+def has_saved_tensor_hooks() -> bool:
+    """Return True inside `torch.autograd.graph.saved_tensors_hooks`, which has no public question."""
+    return _top_hooks(True) is not None
+
+
+def is_functionalized() -> bool:
+    """Return True inside `torch.func.functionalize`, which has no rule for functions of Python."""
+    return any(interpreter.key() == _functionalize for interpreter in _interpreters() or ())
+
+
+def primal(tensor: Tensor) -> Tensor:
+    """Return the tensor without its tangent; `vmap` has no rule for `unpack_dual`."""
+    if is_batched(tensor):
+        return _add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
+    return _forward_ad.unpack_dual(tensor).primal

@@ -1,0 +1,209 @@
+"""The focal loss of sigmoid neurons: Lin et al., "Focal Loss for Dense Object Detection", 2017, equation (5).
+
+    C = Σⱼ αⱼ mⱼ^γ Hⱼ        H = −[y ln a + (1 − y) ln(1 − a)],    a = σ(z)
+                             m = a (1 − y) + (1 − a) y,    αⱼ = α y + (1 − α) (1 − y)
+    δ = αⱼ m^γ [a − y + γ H (1 − 2y) a (1 − a) / m]
+
+H is the chapter's cross-entropy, and m how wrong a neuron is: γ takes from the neurons that are nearly right.
+"""
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from ce_torch.costs._arguments import OPTIONS, check_arguments, check_number
+from ce_torch.costs._call import loss_function
+from ce_torch.costs._desired import desired_outputs
+from ce_torch.costs._function import CostFunction
+from ce_torch.costs._module import Cost, to_out_dtype
+from ce_torch.costs._product import product
+from ce_torch.costs._spec import CostSpec
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+    from ce_torch.costs.kernels.gpu_kernels import element_cross_entropy, sigmoid, sigmoid_error, softplus
+
+# In the formulas alpha is −1 for None.
+
+
+def cost(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+    y = desired_outputs(y, z)
+    return product(balance(y, alpha) * wrongness(z, y).pow(gamma), cross_entropy(z, y)).sum(-1)
+
+
+def delta(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+    y = desired_outputs(y, z)
+    a, b = torch.sigmoid(z), torch.sigmoid(-z)
+    m, H = wrongness(z, y), cross_entropy(z, y)
+    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, where m may be 0.
+    is_hard = (y == 0) | (y == 1)
+    ratio = torch.where(is_hard, torch.where(y == 0, b, a), a * b / m.masked_fill(is_hard, 1))
+    error = (1 - y) * a - y * b
+    return balance(y, alpha) * m.pow(gamma) * (error + gamma * (1 - 2 * y) * product(ratio, H))
+
+
+def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+    m, H = wrongness(z, y), cross_entropy(z, y)
+    slope = 2 * alpha - 1 if alpha >= 0 else 0.0
+    m_slope = gamma * torch.tanh(-z / 2) * product(H, m.pow(gamma - 1))
+    return slope * product(m.pow(gamma), H) + balance(y, alpha) * (m_slope - product(m.pow(gamma), z))
+
+
+def balance(y: Tensor, alpha: float) -> Tensor:
+    """Return α for desired outputs 1, 1 − α for 0."""
+    return alpha * y + (1 - alpha) * (1 - y) if alpha >= 0 else torch.ones_like(y)
+
+
+def wrongness(z: Tensor, y: Tensor) -> Tensor:
+    """Return m."""
+    return (1 - y) * torch.sigmoid(z) + y * torch.sigmoid(-z)
+
+
+def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
+    """Return H of each neuron."""
+    return -product(y, logsigmoid(z)) - product(1 - y, logsigmoid(-z))
+
+
+CPP = """
+template <class Real> struct Focal : Numbers<Real> {
+  using Vec = Reals<Real>;
+  struct Terms {
+    Vec factor, H, ratio, error;
+  };
+  inlined Terms terms(Vec z, Vec y) const {
+    Real alpha = this->first, gamma = this->second;
+    Sigmoid<Real> sigmoid(z);
+    Vec a = sigmoid.a, b = sigmoid.one_minus_a, m = (1 - y) * a + y * b, balance = Vec{} + 1;
+    if (alpha >= 0) balance = alpha * y + (1 - alpha) * (1 - y);
+    Vec softplus = log1p_of_fraction<Real>(exp_of_negative<Real>(-magnitude(z)));
+    Vec H_1 = softplus + (z < 0 ? -z : 0), H_0 = softplus + (z < 0 ? 0 : z);
+    Vec ln_m = y == 1 ? -H_0 : y == 0 ? -H_1 : log_of_positive<Real>(m);
+    Vec power = gamma == 0 ? Vec{} + 1 : exp_of_negative<Real>(gamma * ln_m);
+    Vec H = product<Vec>(y, H_1) + product<Vec>(1 - y, H_0);
+    return {balance * power, H, y == 0 ? b : y == 1 ? a : a * b / m, sigmoid.error(y)};
+  }
+  inlined Vec cost(Vec z, Vec y, Vec) const {
+    Terms of = terms(z, y);
+    return product<Vec>(of.factor, of.H);
+  }
+  inlined Vec delta(Vec z, Vec y, Vec) const {
+    Terms of = terms(z, y);
+    return of.factor * (of.error + this->second * (1 - 2 * y) * product<Vec>(of.ratio, of.H));
+  }
+};
+"""
+
+
+def triton_factor(z, y, alpha, gamma):
+    m = (1.0 - y) * sigmoid(z) + y * sigmoid(-z)
+    ln_m = tl.where(y == 1, -softplus(z), tl.where(y == 0, -softplus(-z), tl.log(m)))
+    balance = tl.where(alpha >= 0, alpha * y + (1.0 - alpha) * (1.0 - y), 1.0)
+    return balance * tl.where(gamma == 0, 1.0, tl.exp(gamma * ln_m))
+
+
+def triton_cost(z, y, alpha, gamma):
+    factor = triton_factor(z, y, alpha, gamma)
+    # A maximum may lose a nan.
+    return tl.where(z == z, tl.where(factor == 0, 0.0, factor * element_cross_entropy(z, y)), z)
+
+
+def triton_delta(z, y, alpha, gamma):
+    a = sigmoid(z)
+    b = sigmoid(-z)
+    m = (1.0 - y) * a + y * b
+    ratio = tl.where(y == 0, b, tl.where(y == 1, a, a * b / tl.where(m == 0, 1.0, m)))
+    slope = tl.where(ratio == 0, 0.0, ratio * element_cross_entropy(z, y))
+    return triton_factor(z, y, alpha, gamma) * (sigmoid_error(z, y) + gamma * (1.0 - 2.0 * y) * slope)
+
+
+FOCAL = CostFunction(
+    CostSpec(
+        name="focal",
+        cost=cost,
+        delta=delta,
+        other_derivatives={"y": grad_y},
+        cpp=CPP,
+        triton=(triton_cost, triton_delta, triton_factor),
+        examples=({}, {"alpha": None, "gamma": 1.5}),
+    )
+)
+
+
+def check_alpha(alpha: float | None) -> float | None:
+    return None if alpha is None else check_number("alpha", (float, int), 0, 1, "a number from 0 to 1, or None", alpha)
+
+
+OPTIONS.update(
+    alpha=check_alpha,
+    gamma=partial(check_number, "gamma", (float, int), 0, sys.float_info.max, "a finite number of at least 0"),
+)
+
+
+def prepare(z: Tensor, y: Tensor, alpha: float | None, gamma: float) -> tuple[CostFunction, tuple[Any, ...]]:
+    return FOCAL, (z, check_arguments(z, y), -1.0 if alpha is None else float(alpha), float(gamma))
+
+
+@loss_function()
+def focal(
+    z: Tensor,
+    y: Tensor,
+    *,
+    alpha: float | None = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The focal loss of sigmoid neurons: N · `torchvision.ops.sigmoid_focal_loss(z, y)` for N neurons.
+
+    It is the cross-entropy, with less of neurons that are nearly right. Where alpha is None here it is −1 there.
+    Research code may call this one `sigmoid_focal_loss`, the same function.
+
+        C = Σⱼ αⱼ mⱼ^γ Hⱼ,    m = |a − y| for y of 0 or 1,    H the cross-entropy of a neuron,    a = σ(z)
+
+    Args:
+        z: weighted inputs of the output layer, floating point, shape (..., K).
+        y: desired outputs in [0, 1], floating point, shape (..., K); or class indices, int64, shape (...), which
+            stand for one-hot vectors.
+        alpha: the weight of neurons with y = 1, from 0 to 1; those with y = 0 have 1 − alpha. None for no weights.
+        gamma: at least 0, how much less neurons count that are nearly right. For 0 it is the cross-entropy.
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (torchvision also divides by the number of
+            neurons), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
+        out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
+
+    Returns:
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples is nan, their sum 0.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 4.0]], requires_grad=True)
+        >>> focal(z, torch.tensor([[0.0, 1.0]]), alpha=None).backward()  # the second neuron is nearly right
+        >>> z.grad
+        tensor([[ 2.9829e-01, -1.7351e-05]])
+
+    Source: Lin, Goyal, Girshick, He and Dollár, "Focal Loss for Dense Object Detection", 2017.
+    """
+    function, inputs = prepare(z, y, alpha, gamma)
+    return to_out_dtype(z, function(reduction, *inputs), out_dtype)
+
+
+class FocalCost(Cost):
+    """The focal loss as a module: see `ce_torch.functional.focal` for its options.
+
+    Example:
+        >>> cost = FocalCost(gamma=0, alpha=None)
+        >>> cost(torch.tensor([[0.0]]), torch.tensor([[1.0]]))  # ln 2
+        tensor(0.6931)
+    """
+
+    function, prepare = staticmethod(focal), staticmethod(prepare)
+    cost_functions = (FOCAL,)
+
+    def activation(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z)

@@ -1,0 +1,179 @@
+// Numbers in vectors: what tensors are made of, read and written; exp and ln(1 + u) with all their digits.
+//
+// A vector is 64 bytes, which the compiler lays over the registers that there are. Nothing of PyTorch is included: that
+// compiles in seconds, and serves every version.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+// What is called for each vector: not inlined, it would take its count of numbers for a variable.
+#define inlined __attribute__((always_inline))
+
+namespace {
+
+template <class Number, int lanes> using Vector __attribute__((vector_size(lanes * sizeof(Number)))) = Number;
+
+// What is worked with: 64 bytes of float or double.
+template <class Real> struct Wide;
+template <> struct Wide<float> {
+  static constexpr int lanes = 16, terms_of_exp = 8, terms_of_log = 8, fraction_bits = 23;
+  using Bits = Vector<uint32_t, lanes>;
+  using Signed = Vector<int32_t, lanes>;
+  static constexpr float round = 3 << 22;  // a number this large plus another has no room for a fraction
+  static constexpr float lowest_exponent = -0x1.5d58ap6f;  // exp of less is below the normal numbers
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+};
+template <> struct Wide<double> {
+  static constexpr int lanes = 8, terms_of_exp = 15, terms_of_log = 18, fraction_bits = 52;
+  using Bits = Vector<uint64_t, lanes>;
+  using Signed = Vector<int64_t, lanes>;
+  static constexpr double round = 0x1.8p52;
+  static constexpr double lowest_exponent = -0x1.6232bdd7abcd2p9;
+  static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+};
+template <class Real> using Reals = Vector<Real, Wide<Real>::lanes>;
+
+// What tensors are made of.
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+template <class Number> struct Computed {
+  using Real = float;
+};
+template <> struct Computed<double> {
+  using Real = double;
+};
+
+using Floats = Reals<float>;
+using Words = Vector<uint32_t, 16>;
+using Halves = Vector<uint16_t, 16>;
+
+Floats widen(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
+
+Floats widen(Halves x, Float16) {
+  Words word = __builtin_convertvector(x, Words), exponent = word & 0x7c00;
+  // 2¹¹² is by how much the exponents of a float are larger; subnormal numbers become normal.
+  Words number = (Words)((Floats)((word & 0x7fff) << 13) * 0x1p112f);
+  Words special = (word & 0x7fff) << 13 | 0x7f800000;
+  return (Floats)((exponent == 0x7c00 ? special : number) | (word & 0x8000) << 16);
+}
+
+// To nearest, ties to even. A nan stays one.
+Halves narrow(Floats x, Bfloat16) {
+  Words word = (Words)x, rounded = word + 0x7fff + (word >> 16 & 1);
+  return __builtin_convertvector((x == x ? rounded : word | 0x400000) >> 16, Halves);
+}
+
+Halves narrow(Floats x, Float16) {
+  Words word = (Words)x, sign = word >> 16 & 0x8000, size = word & 0x7fffffff;
+  Words normal = ((size + 0xfff + (size >> 13 & 1)) >> 13) - (112 << 10);
+  // Subnormal numbers are multiples of 2⁻²⁴, as are the numbers next to ½.
+  Words subnormal = (Words)((Floats)size + 0.5f) - (Words)(Floats{} + 0.5f);
+  Words special = size > 0x7f800000 ? Words{} + 0x7e00 : Words{} + 0x7c00;
+  Words number = size < 0x38800000 ? subnormal : normal;
+  return __builtin_convertvector((size >= 0x477ff000 ? special : number) | sign, Halves);
+}
+
+template <class Real> Reals<Real> load_real(const Real* from, int64_t count) {
+  Reals<Real> vector = {};
+  std::memcpy(&vector, from, count * sizeof(Real));
+  return vector;
+}
+Reals<float> load(const float* from, int64_t count) { return load_real(from, count); }
+Reals<double> load(const double* from, int64_t count) { return load_real(from, count); }
+template <class Half> Floats load_half(const Half* from, int64_t count) {
+  Halves vector = {};
+  std::memcpy(&vector, from, count * sizeof(Half));
+  return widen(vector, Half());
+}
+Floats load(const Bfloat16* from, int64_t count) { return load_half(from, count); }
+Floats load(const Float16* from, int64_t count) { return load_half(from, count); }
+
+void store(Reals<float> x, float* to, int64_t count) { std::memcpy(to, &x, count * sizeof(float)); }
+void store(Reals<double> x, double* to, int64_t count) { std::memcpy(to, &x, count * sizeof(double)); }
+template <class Half> void store_half(Floats x, Half* to, int64_t count) {
+  Halves vector = narrow(x, Half());
+  std::memcpy(to, &vector, count * sizeof(Half));
+}
+void store(Floats x, Bfloat16* to, int64_t count) { store_half(x, to, count); }
+void store(Floats x, Float16* to, int64_t count) { store_half(x, to, count); }
+
+// The numbers of the lanes, from `start` on.
+template <class Real> typename Wide<Real>::Signed lane_numbers(int64_t start) {
+  typename Wide<Real>::Signed lane;
+  for (int i = 0; i < Wide<Real>::lanes; i++) lane[i] = i + start;
+  return lane;
+}
+
+// x in the first `count` lanes, `other` in those past the end of a row.
+template <class Real> Reals<Real> first(int64_t count, Reals<Real> x, Real other) {
+  return count == Wide<Real>::lanes ? x : lane_numbers<Real>(-count) < 0 ? x : other;
+}
+
+template <class Real> Real sum(Reals<Real> x) {
+  Real total = 0;
+  for (int lane = 0; lane < Wide<Real>::lanes; lane++) total += x[lane];
+  return total;
+}
+
+template <class Real> Real largest(Reals<Real> x) {
+  Real most = x[0];
+  for (int lane = 1; lane < Wide<Real>::lanes; lane++) most = x[lane] > most ? x[lane] : most;
+  return most;
+}
+
+// The product, 0 where the factor is 0, also of what is not finite: what does not count adds nothing.
+template <class Number> Number product(Number factor, Number x) { return factor == 0 ? factor * 0 : factor * x; }
+
+constexpr double inverse_factorials[] = {
+    1.0,          1.0,           1.0 / 2,         1.0 / 6,          1.0 / 24,          1.0 / 120,
+    1.0 / 720,    1.0 / 5040,    1.0 / 40320,     1.0 / 362880,     1.0 / 3628800,     1.0 / 39916800,
+    1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
+
+// exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and |r| ≤ ½ ln 2 it is
+// 2ⁿ exp(r), for which a few terms of the series do.
+template <class Real> Reals<Real> exp_of_negative(Reals<Real> x) {
+  using W = Wide<Real>;
+  Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + W::round, n = shifted - W::round;
+  Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
+  Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_exp - 1]);
+#pragma GCC unroll 16
+  for (int i = W::terms_of_exp - 2; i >= 0; i--) series = Real(inverse_factorials[i]) + r * series;
+  // The last bits of `shifted` are n, and belong where a number has its exponent.
+  using Bits = typename W::Bits;
+  auto power_of_2 = (Reals<Real>)(((Bits)shifted << W::fraction_bits) + (Bits)(Reals<Real>{} + 1));
+  return x < W::lowest_exponent ? 0 : series * power_of_2;
+}
+
+// ln(x) for x > 0, and −∞ for 0. With x = 2ᵏ f, √½ ≤ f < √2, it is k ln 2 + 2 artanh(q), q = (f − 1) / (f + 1).
+template <class Real> Reals<Real> log_of_positive(Reals<Real> x) {
+  using W = Wide<Real>;
+  using Bits = typename W::Bits;
+  using Signed = typename W::Signed;
+  Bits difference = (Bits)x - (Bits)(Reals<Real>{} + Real(0x1.6a09e6p-1));
+  Signed k = (Signed)difference >> W::fraction_bits;
+  Reals<Real> f = (Reals<Real>)((Bits)x - ((Bits)k << W::fraction_bits)), q = (f - 1) / (f + 1), q2 = q * q, series = {};
+#pragma GCC unroll 20
+  for (int i = W::terms_of_log - 1; i >= 0; i--) series = Real(2) / Real(2 * i + 1) + q2 * series;
+  Reals<Real> n = __builtin_convertvector(k, Reals<Real>);
+  return x == 0 ? -std::numeric_limits<Real>::infinity() : n * W::ln2_high + (n * W::ln2_low + q * series);
+}
+
+// ln(1 + u) for 0 ≤ u ≤ 1, as 2 artanh(q) with q = u / (2 + u) ≤ ⅓: no digit of a small u is lost.
+template <class Real> Reals<Real> log1p_of_fraction(Reals<Real> u) {
+  Reals<Real> q = u / (2 + u), q2 = q * q, series = {};
+#pragma GCC unroll 20
+  for (int i = Wide<Real>::terms_of_log - 1; i >= 0; i--) series = Real(2) / Real(2 * i + 1) + q2 * series;
+  return q * series;
+}
+
+}  // namespace

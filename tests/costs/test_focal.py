@@ -1,0 +1,34 @@
+"""The focal loss is torchvision's, and the cross-entropy where gamma is 0."""
+
+import pytest
+import torch
+
+from ce_torch.functional import cross_entropy, focal
+
+Z = torch.tensor([[-4.0, 0.5, 3.0], [2.0, -1.0, 0.0]])
+HARD, SOFT = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize("y", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (None, 1.5), (0.1, 0.5), (0.5, 0.0)])
+def test_the_sum_is_torchvisions(y, alpha, gamma, case_dtype):
+    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
+    z, y = Z.to(case_dtype).requires_grad_(), y.to(case_dtype)
+    ours = focal(z, y, alpha=alpha, gamma=gamma, reduction="sum")
+    theirs = ops.sigmoid_focal_loss(z, y, -1 if alpha is None else alpha, gamma, "sum")
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, z), torch.autograd.grad(theirs, z))
+
+
+def test_without_alpha_and_gamma_it_is_the_cross_entropy():
+    torch.testing.assert_close(focal(Z, SOFT, alpha=None, gamma=0), cross_entropy(Z, SOFT))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(
+    ("z", "y", "delta"), [(200.0, 1.0, 0.0), (-200.0, 0.0, 0.0), (-200.0, 1.0, -1.0), (200.0, 0.0, 1.0)]
+)
+def test_the_delta_of_a_saturated_neuron_is_its_limit(z, y, delta, gamma, case_dtype):
+    z = torch.tensor([[float(z)]], dtype=case_dtype, requires_grad=True)
+    focal(z, torch.full_like(z, y), alpha=None, gamma=gamma).backward()
+    assert z.grad.item() == pytest.approx(delta, abs=1e-30)
