@@ -152,8 +152,9 @@ def registered_cases() -> Iterator[Case]:
                     yield Case(f"{label}-class", cost.function, cost, textbook, options, indices=True)
 
 
+WHOLE_CASES = [*registered_cases()]
 CASES = [
-    *registered_cases(),
+    *WHOLE_CASES,
     Case("linear", of_identity, module_of_identity, textbook_log_likelihood, CLASS_WEIGHTS),
     Case("linear-class", of_identity, module_of_identity, textbook_log_likelihood, {"temperature": 0.5}, indices=True),
     Case(
@@ -211,6 +212,12 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture(params=WHOLE_CASES, ids=lambda case: case.name)
+def whole_case(request: pytest.FixtureRequest) -> Case:
+    """A case of weighted inputs that are there as a whole, without the layer that makes them."""
     return request.param
 
 

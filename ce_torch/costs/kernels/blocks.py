@@ -46,11 +46,11 @@ def blocks(spec: "CostSpec") -> Implementation:
     return Implementation("blocks", refusal, cost, delta)
 
 
-def refusal(z: Tensor, *_: Any) -> str | None:
+def refusal(z: Tensor, *inputs: Any) -> str | None:
     """Return why blocks do not pay for z: they do where passes over memory are what takes the time."""
     if not z.is_cpu:
         return "z is not on the CPU"
-    if not is_plain(z):
+    if not all(is_plain(input) for input in (z, *inputs) if isinstance(input, Tensor)):
         return NOT_PLAIN
     if z.ndim == 1:
         return "z is a single example"

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ce_torch.costs._precision import to_compute_dtype
@@ -25,6 +26,8 @@ def formulas(spec: "CostSpec") -> Implementation:
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
         g = example_grad(grad_output, reduction, z, spec.counted(z, *inputs))
-        return product(g, spec.delta(*to_compute_dtype((z, *inputs)))).to(z.dtype)
+        result = product(g, spec.delta(*to_compute_dtype((z, *inputs)))).to(z.dtype)
+        # δ has the memory format of z.
+        return result if z.is_contiguous() else torch.empty_like(z).copy_(result)
 
     return Implementation("formulas", refusal, cost, delta)

@@ -1,0 +1,135 @@
+"""What compilers, tracers and PyTorch's own checks see of a cost: operators, which are the kernels."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
+from torch.testing._internal import composite_compliance
+
+from ce_torch import explain, use_backend
+from ce_torch.costs._registry import SPECS
+from ce_torch.costs.kernels import cpp
+
+
+def gradient(case, z: Tensor, y: Tensor) -> Tensor:
+    z = z.detach().requires_grad_()
+    return torch.autograd.grad(case(z, y), z)[0]
+
+
+def operators(graph: torch.fx.Graph) -> set[str]:
+    return {node.target.name() for node in graph.nodes if "ce_torch::" in str(getattr(node.target, "name", str)())}
+
+
+def test_a_compiled_cost_is_two_operators(whole_case):
+    z, y = whole_case.examples(6, 3)
+    graphs = []
+
+    def keep(module, inputs):
+        graphs.append(module.graph)
+        return make_boxed_func(module.forward)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(whole_case, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True)
+    assert_close(gradient(compiled, z, y), gradient(whole_case, z, y))
+    assert [len(operators(graph)) for graph in graphs] == [1, 1]
+
+
+@pytest.mark.parametrize("tracing_mode", ["real", "fake", "symbolic"])
+def test_a_trace_of_a_gradient_holds_two_operators(whole_case, tracing_mode):
+    z, y = whole_case.examples(6, 3)
+
+    def traced(z, y):
+        return gradient(whole_case, z, y)
+
+    trace = make_fx(traced, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(z, y)
+    assert len(operators(trace.graph)) == 2
+    assert_close(trace(z, y), gradient(whole_case, z, y))
+
+
+def test_functionalize_takes_a_cost_and_its_gradient(whole_case):
+    z, y = whole_case.examples(6, 3)
+    assert_close(torch.func.functionalize(whole_case)(z, y), whole_case(z, y))
+    functional = torch.func.functionalize(torch.func.grad(whole_case))
+    assert_close(functional(z, y), gradient(whole_case, z, y))
+
+
+def test_copies_on_write_are_read_and_not_made(whole_case):
+    z, y = (torch._lazy_clone(tensor) for tensor in whole_case.examples(6, 3))
+    torch.autograd.grad(whole_case(z.requires_grad_(), y), z)
+    assert torch._C._is_cow_tensor(z)
+    assert torch._C._is_cow_tensor(y)
+
+
+def test_delta_has_the_memory_format_of_z(whole_case):
+    z, y = whole_case.examples(3, 6, 3)
+    z = z.transpose(0, 1)
+    assert gradient(whole_case, z, y.transpose(0, 1)).stride() == z.stride()
+
+
+def test_the_node_of_autograd_has_the_name_of_the_cost(whole_case):
+    z, y = whole_case.examples(6, 3)
+    names = {f"{spec.class_name}Backward" for spec in SPECS}
+    assert whole_case(z.requires_grad_(), y, "sum").grad_fn.name() in names
+
+
+def test_pytorch_finds_a_cost_compliant(whole_case):
+    z, y = whole_case.examples(6, 3)
+    y = y if whole_case.indices else y.requires_grad_()
+    sample = (z.requires_grad_(), y)
+    composite_compliance.check_with_mode(whole_case, sample, {}, assert_close)
+    composite_compliance.check_all_permutations(whole_case, sample, {}, assert_close)
+    composite_compliance.check_backward_formula(whole_case, sample, {}, None, None, assert_close)
+    composite_compliance.check_forward_ad_formula(whole_case, sample, {}, None, assert_close)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("indices", [False, True], ids=["outputs", "classes"])
+def test_pytorch_checks_the_operators(spec, indices, case_dtype):
+    z = torch.linspace(-2, 2, 12, dtype=case_dtype).view(4, 3)
+    y = torch.tensor([0, 2, 1, 0]) if indices else z.abs() / 2
+    constants = {float: 0.5, int: -100}
+    more = [constants.get(kind) for kind in [*spec.parameters.values()][2:]]
+    operator = getattr(torch.ops.ce_torch, spec.name).default
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(operator, ("mean", z, y, *more), test_utils=checks)
+    C, statistics = operator("mean", z, y, *more)
+    delta = getattr(torch.ops.ce_torch, f"{spec.name}_delta").default
+    torch.library.opcheck(delta, (torch.ones_like(C), statistics, "mean", z, y, *more), test_utils=checks)
+
+
+@pytest.mark.parametrize("backend", ["formulas"], indirect=True)
+def test_the_backend_that_is_prescribed_runs(whole_case, monkeypatch):
+    monkeypatch.undo()
+    z, y = whole_case.examples(40, 3, dtype=torch.float32)
+    names = {}
+    for backend in ("auto", "kernels", "blocks", "formulas"):
+        with use_backend(backend):
+            names[backend] = explain(whole_case, z, y).name
+    assert names == {"auto": "cpp", "kernels": "cpp", "blocks": "formulas", "formulas": "formulas"}
+
+
+@pytest.mark.parametrize("backend", ["kernels"], indirect=True)
+def test_where_kernels_are_prescribed_and_there_are_none_an_error_says_why(whole_case, monkeypatch):
+    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+    with (
+        use_backend("kernels"),
+        pytest.raises(RuntimeError, match=r"does not support this call: cpp: .*; triton: z is"),
+    ):
+        whole_case(*whole_case.examples(6, 3))
+
+
+def test_a_backend_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="backend must be one of auto, kernels, blocks, formulas, got 'gpu'"):
+        use_backend("gpu").__enter__()
+
+
+def test_a_second_derivative_of_a_compiled_cost_fails_and_is_not_zero(whole_case):
+    z, y = whole_case.examples(6, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(whole_case, backend="eager", fullgraph=True)
+    C = compiled(z.requires_grad_(), y)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.autograd.grad(torch.autograd.grad(C, z, create_graph=True)[0].sum(), z)
