@@ -23,11 +23,11 @@ with app.setup(hide_code=True):
 
     from ce_torch import CrossEntropyCost, LogLikelihoodCost
     from ce_torch.chapter.comparison_report import NAMES
-    from ce_torch.chapter.deltas import SUBJECTS, three_ways
+    from ce_torch.chapter.deltas import SUBJECTS, compute_deltas
     from ce_torch.chapter.digits import load_test_images, trained
     from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
-    from ce_torch.chapter.handwriting import like_mnist
-    from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn
+    from ce_torch.chapter.handwriting import to_mnist
+    from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
     from ce_torch.chapter.picture import key, picture, shown
     from ce_torch.chapter.softmax import layer
     from ce_torch.chapter.words import progress, remark, table
@@ -69,8 +69,8 @@ def _():
     etas = [0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2]
     w, b = (mo.ui.slider(-5, 5, 0.1, value=2, label=f"${name}$", show_value=True) for name in "wb")
     epochs = mo.ui.slider(50, 500, 50, value=300, label="epochs", show_value=True)
-    first, second = (mo.ui.dropdown(OF_SIGMOID, value=name, allow_select_none=False) for name in OF_SIGMOID)
-    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in OF_SIGMOID)
+    first, second = (mo.ui.dropdown(SIGMOID_COSTS, value=name, allow_select_none=False) for name in SIGMOID_COSTS)
+    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in SIGMOID_COSTS)
     run = mo.ui.run_button(label="Run", kind="success")
     rows = [w, b, epochs], [first, first_eta], [second, second_eta], [run]
     mo.vstack([mo.hstack(row, wrap=True, justify="start", align="center") for row in rows])
@@ -165,7 +165,7 @@ def _():
 @app.cell(hide_code=True)
 def _(of_y, of_z, subject):
     mo.stop(None in (*of_z.value, *of_y.value), "Type a number into every box.")
-    found = three_ways(subject.value, *(torch.tensor(of.value, dtype=torch.float64) for of in (of_z, of_y)))
+    found = compute_deltas(subject.value, *(torch.tensor(of.value, dtype=torch.float64) for of in (of_z, of_y)))
     mo.md(f"{table(found)}\n\n{remark(found)}")
     return
 
@@ -255,7 +255,7 @@ def _():
 @app.cell(hide_code=True)
 def _(canvas, number, source):
     picked = source.value == "Pick"
-    image = load_test_images().x[number.value] if picked else like_mnist(drawing(canvas.value["ink"]))
+    image = load_test_images().x[number.value] if picked else to_mnist(drawing(canvas.value["ink"]))
     label = int(load_test_images().y[number.value]) if picked else None
     return image, label
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.drawing import draw_lessons, name_below
+from ce_torch.chapter.drawing import add_legend_below, draw_lessons
 from ce_torch.chapter.neuron import COURSES, learn
 from ce_torch.costs._module import Cost
 
@@ -24,7 +24,7 @@ def animate(costs: dict[str, Cost], w: float, b: float, eta: float) -> bytes:
     for axes, (name, course) in zip(panels, COURSES.items(), strict=True):
         values = (course(lesson) for _, lesson in lessons)
         lines += zip(draw_lessons(axes, name, lessons, until=0), values, strict=True)
-    name_below(figure, columns=len(lessons))
+    add_legend_below(figure, columns=len(lessons))
     epochs = len(lessons[0][1].a)
     frames = []
     for epoch in range(0, epochs, EPOCHS_A_FRAME):

@@ -13,6 +13,7 @@ Every training is kept in checkpoints/ after each epoch: started again, the prog
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +26,13 @@ from tqdm import tqdm
 from ce_torch.chapter import comparison_pictures, comparison_report
 from ce_torch.training import checkpoint, files, mnist, settings
 from ce_torch.training.loop import Training, evaluate
-from ce_torch.training.report import chosen, finite, of_point
+from ce_torch.training.report import best_point, finite_accuracies, select_point
 from ce_torch.training.runs import choose_threads, new_training
 from ce_torch.training.settings import Settings, grid
 
 COSTS = ("quadratic", "ce", "ll")
 # Of the networks by which rates are chosen; those that are compared have the seeds from 0 on.
-FIRST_SEED_OF_CHOICE = 1000
+FIRST_CHOICE_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Comparison:
 
     def __init__(self, plan: Plan, data: mnist.MNIST, folder: Path) -> None:
         self.plan, self.data, self.folder = plan, data, folder
-        self.name_of_data = mnist.identify(data)
+        self.data_name = mnist.identify(data)
         of_accuracy = sum(plan.hidden) * (len(plan.rates) * plan.choices + plan.runs)
         of_speed = plan.hidden[0] * (len(plan.same_rates) + 1) * plan.runs
         self.bar = tqdm(
@@ -80,16 +81,16 @@ class Comparison:
                 for rate in dict.fromkeys((*plan.same_rates, rates[smallest, cost]))
             ]
             self.bar.total = self.bar.n  # less than was reckoned, where a chosen rate is one that all costs have
-        of_data = {"data": self.name_of_data, "examples": len(self.data.training.x)}
+        of_data = {"data": self.data_name, "examples": len(self.data.training.x)}
         return {"plan": asdict(plan), **of_data, "choices": choices, "finals": finals, "speeds": speeds}
 
     def choose(self, cost: str, hidden: int) -> dict[str, Any]:
         """Train at every rate; return the one to choose, and the accuracies on validation data."""
-        run = self.run(cost, hidden, list(self.plan.rates), self.plan.choices, FIRST_SEED_OF_CHOICE)
+        run = self.run(cost, hidden, list(self.plan.rates), self.plan.choices, FIRST_CHOICE_SEED)
         last = self.trained(run, "validation").history[-1]
-        of_rates = [finite(of_point(last, run, i)["validation"]) for i in range(len(grid(run)))]
+        of_rates = [finite_accuracies(select_point(last, run, i)["validation"]) for i in range(len(grid(run)))]
         validation = [{"accuracies": accuracies, "diverged": diverged} for accuracies, diverged in of_rates]
-        return {"cost": cost, "hidden": hidden, "rate": grid(run)[chosen(last, run)].lr, "validation": validation}
+        return {"cost": cost, "hidden": hidden, "rate": grid(run)[best_point(last, run)].lr, "validation": validation}
 
     def train_at(self, rate: float, cost: str, hidden: int) -> dict[str, Any]:
         """Return the accuracies on test data, after each epoch those of each network."""
@@ -103,7 +104,7 @@ class Comparison:
         path = self.folder / f"speed-{settings.run_name(run)}.pt"
         state = self.saved(path, run)
         if state is None:
-            state = {"validation": list(self.accuracies_until_the_goal(run))}
+            state = {"validation": list(self.accuracies_to_goal(run))}
             checkpoint.save(path, run, state)
         else:
             self.skip(run, self.plan.epochs)
@@ -112,7 +113,7 @@ class Comparison:
     def run(self, cost: str, hidden: int, rate: float | list[float], runs: int, seed: int) -> Settings:
         """Return the settings of a training, those that train.py would have, and the number of examples."""
         settings_of_run = {"cost": cost, "hidden": [hidden], "lr": rate, "runs": runs, "seed": seed}
-        of_data = {"data": self.name_of_data, "examples": len(self.data.training.x)}
+        of_data = {"data": self.data_name, "examples": len(self.data.training.x)}
         return settings.DEFAULTS | settings_of_run | {"epochs": self.plan.epochs} | of_data
 
     def trained(self, run: Settings, monitored: str) -> Training:
@@ -127,15 +128,18 @@ class Comparison:
             self.progress(run)
         return training
 
-    def accuracies_until_the_goal(self, run: Settings) -> Iterator[list[float]]:
+    def accuracies_to_goal(self, run: Settings) -> Iterator[list[float]]:
         choose_threads(run)
         training = new_training(run, self.data, ("validation",))
-        steps_to_a_look = len(training.x) // run["batch_size"] // run["looks"]
+        batch_size = run["batch_size"]
+        steps_between_looks = len(training.x) // batch_size // run["looks"]
         reached = torch.zeros(run["runs"], dtype=torch.bool)
         for epoch in range(run["epochs"]):
-            looks = 0
-            for steps in training.steps_of_an_epoch():
-                if steps // steps_to_a_look > looks:
+            steps = looks = 0
+            for examples in training.chunks():
+                training.descend(examples)
+                steps += math.ceil(examples.shape[-1] / batch_size)
+                if steps // steps_between_looks > looks:
                     looks += 1
                     accuracies = evaluate(training.network, training.cost, *self.data.validation)["accuracy"]
                     reached |= torch.tensor(accuracies) >= run["goal"]

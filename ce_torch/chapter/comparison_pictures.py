@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ce_torch.chapter.comparison_report import CHAPTER, NAMES, SHOWN, epochs_to_goal
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.drawing import COLORS, count_epochs, mark_diverged, mark_values, name_below
+from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, mark_diverged, mark_values
 from ce_torch.training.confidence import mean_and_margin
 
 Results = dict[str, Any]
@@ -42,7 +42,7 @@ def accuracies(results: Results) -> Figure:
         axes.set_xticks(range(len(finals)), names)
         axes.set(title=f"{hidden} hidden neurons", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)
-    name_below(figure, columns=3)
+    add_legend_below(figure, columns=3)
     return figure
 
 
@@ -63,7 +63,7 @@ def rates(results: Results) -> Figure:
         axes.set(xlabel="learning rate η", ylabel="validation accuracy, %", title=f"{hidden} hidden neurons")
         mark_values(axes, plan["rates"], plan["rates"])
         axes.grid(alpha=0.3)
-    name_below(figure, columns=4)
+    add_legend_below(figure, columns=4)
     return figure
 
 
@@ -87,5 +87,5 @@ def speed(results: Results) -> Figure:
         axes.set(ylabel="validation accuracy, %", title=f"η = {rate:g} for every cost", xlim=(0, SHOWN))
         count_epochs(axes)
         axes.grid(alpha=0.3)
-    name_below(figure, columns=4)
+    add_legend_below(figure, columns=4)
     return figure

@@ -110,7 +110,7 @@ def markdown(results: Results) -> str:
         together=LEVEL,
         differences=table_of_differences(differences),
         rates=table_of_rates(results),
-        ends="".join(f"{sentence}\n\n" for sentence in ends_of_the_grid(results)),
+        ends="".join(f"{sentence}\n\n" for sentence in grid_edge_notes(results)),
         speeds=table_of_speeds(results),
         slower=bullets(slower(results, rate) for rate in plan["same_rates"]),
         more=more_epochs(results),
@@ -194,7 +194,7 @@ def table_of_rates(results: Results) -> str:
     return table(("hidden", "cost", *(f"η = {rate:g}" for rate in rates)), rows)
 
 
-def ends_of_the_grid(results: Results) -> Iterator[str]:
+def grid_edge_notes(results: Results) -> Iterator[str]:
     """Yield a sentence for each choice that might have been another, were the grid wider."""
     rates = results["plan"]["rates"]
     for choice in results["choices"]:
@@ -208,7 +208,9 @@ def table_of_speeds(results: Results) -> str:
     for speed in results["speeds"]:
         epochs = epochs_to_goal(speed, results["plan"])
         arrived = sum(map(math.isfinite, epochs))
-        rows.append((NAMES[speed["cost"]], f"{speed['rate']:g}", with_interval(epochs), f"{arrived} of {len(epochs)}"))
+        rows.append(
+            (NAMES[speed["cost"]], f"{speed['rate']:g}", format_interval(epochs), f"{arrived} of {len(epochs)}")
+        )
     return table(("cost", "η", "epochs", "runs that arrived"), rows)
 
 
@@ -232,13 +234,13 @@ def slower(results: Results, rate: float) -> str:
         return f"η = {rate:g}: unknown, as no run of the cross-entropy arrived."
     _, low, high = median_and_interval(ratios)
     against = "more than" if low > SLOWER else "less than" if high < SLOWER else "which does not exclude"
-    return f"η = {rate:g}: {with_interval(ratios)} times, {against} {SLOWER}."
+    return f"η = {rate:g}: {format_interval(ratios)} times, {against} {SLOWER}."
 
 
 def more_epochs(results: Results) -> str:
     rates = (chosen_rate(results, cost) for cost in ("quadratic", "ce"))
     more = [quadratic - ce for quadratic, ce in pairs_that_arrived(results, *rates)]
-    return f"{with_interval(more)} epochs" if more else "an unknown number of epochs"
+    return f"{format_interval(more)} epochs" if more else "an unknown number of epochs"
 
 
 def pairs_that_arrived(results: Results, rate: float, rate_of_ce: float) -> Iterator[tuple[float, float]]:
@@ -253,7 +255,7 @@ def chosen_rate(results: Results, cost: str) -> float:
     return rate
 
 
-def with_interval(values: Sequence[float]) -> str:
+def format_interval(values: Sequence[float]) -> str:
     middle, low, high = map(number, median_and_interval(values))
     return f"{middle} ({low} to {high})"
 

@@ -52,7 +52,7 @@ SUBJECTS = {
 }
 
 
-def three_ways(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> Deltas:
+def compute_deltas(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> Deltas:
     """Return δ for weighted inputs z and desired outputs y, both of shape (C,).
 
     By hand it is `cost.delta`. Autograd derives it from the textbook's formula, which knows nothing of the cost.

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType
 from torch import Tensor
 
 from ce_torch.chapter.neuron import COURSES, Lesson
@@ -13,7 +16,7 @@ from ce_torch.chapter.neuron import COURSES, Lesson
 COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
 
 
-def name_below(figure: Figure, columns: int) -> None:
+def add_legend_below(figure: Figure, columns: int) -> None:
     """Name all that is drawn in a figure, each name once, below its axes: there no curve goes, whatever the data."""
     named = {}
     for axes in figure.axes:
@@ -26,7 +29,8 @@ def name_below(figure: Figure, columns: int) -> None:
 def count_epochs(axes: Axes) -> None:
     """Make x the epoch: its ticks are whole numbers, were there only one."""
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    locator = cast(MaxNLocator, axes.xaxis.get_major_locator())
+    locator.set_params(integer=True, min_n_ticks=1)
 
 
 def mark_values(axes: Axes, places: Sequence[float], values: Sequence[float]) -> None:
@@ -38,10 +42,10 @@ def mark_values(axes: Axes, places: Sequence[float], values: Sequence[float]) ->
         axes.tick_params(axis="x", rotation=90)
 
 
-def mark_diverged(axes: Axes, at: Sequence[float], color: str) -> None:
+def mark_diverged(axes: Axes, places: Sequence[float], color: ColorType) -> None:
     """Mark at the bottom where there is no point to draw, since all runs have diverged."""
     bottom = axes.get_xaxis_transform()
-    axes.plot(at, [0.03] * len(at), "x", color=color, transform=bottom, label="all runs diverged")
+    axes.plot(places, [0.03] * len(places), "x", color=color, transform=bottom, label="all runs diverged")
 
 
 def draw_course(axes: Axes, values: Tensor, color: str, label: str, until: int = 0, style: str = "-") -> Line2D:

@@ -21,8 +21,8 @@ from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import most_wrong, trained
-from ce_torch.chapter.drawing import COLORS, count_epochs, draw_digit, draw_outputs, name_below
-from ce_torch.chapter.neuron import OF_SIGMOID, epochs_until, learn, slopes
+from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, draw_digit, draw_outputs
+from ce_torch.chapter.neuron import SIGMOID_COSTS, epochs_to_output, learn, slopes
 from ce_torch.training import files, mnist
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
@@ -49,7 +49,7 @@ def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 def sigmoid() -> Figure:
     figure, ((of_value, of_slope),) = panels(1, 2)
     z = torch.linspace(-8, 8, 401, dtype=torch.float64)
-    a = OF_SIGMOID["quadratic"].activation(z)
+    a = SIGMOID_COSTS["quadratic"].activation(z)
     of_value.plot(z, a, color="black")
     of_slope.plot(z, a * (1 - a), color="black")
     for axes in (of_value, of_slope):
@@ -58,7 +58,7 @@ def sigmoid() -> Figure:
         axes.set(xlabel="z", xlim=(-8, 8))
     of_value.set_ylabel("σ(z)")
     of_slope.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
-    name_below(figure, columns=1)
+    add_legend_below(figure, columns=1)
     return figure
 
 
@@ -70,7 +70,7 @@ def neuron() -> Figure:
             ("cross-entropy", 0.15, "-"),
             ("cross-entropy", 0.005, "--"),
         ):
-            lesson = learn(OF_SIGMOID[cost], *start, eta=eta)
+            lesson = learn(SIGMOID_COSTS[cost], *start, eta=eta)
             label = f"{cost}, η = {eta:g}"
             of_output.plot(lesson.a, style, color=COLORS[cost], label=label)
             of_cost.plot(lesson.C, style, color=COLORS[cost], label=label)
@@ -78,34 +78,34 @@ def neuron() -> Figure:
         of_cost.set(title=name, ylabel="cost C")
         count_epochs(of_output)
         count_epochs(of_cost)
-    name_below(figure, columns=3)
+    add_legend_below(figure, columns=3)
     return figure
 
 
 def slowdown() -> Figure:
     figure, ((axes,),) = panels(1, 1)
     a = torch.linspace(1e-6, 1 - 1e-6, 401, dtype=torch.float64)
-    for name, cost in OF_SIGMOID.items():
+    for name, cost in SIGMOID_COSTS.items():
         axes.plot(a, slopes(cost, a.logit()).abs(), color=COLORS[name], label=name)
     axes.set(xlabel="output a, where 0 is desired: how wrong the neuron is", ylabel="|∂C/∂b|: how fast it learns")
-    name_below(figure, columns=2)
+    add_legend_below(figure, columns=2)
     return figure
 
 
 def starts() -> Figure:
     figure, (of_costs,) = panels(1, 2)
     places = torch.linspace(-3, 6, 91)
-    longest = 1000
-    for axes, (name, cost) in zip(of_costs, OF_SIGMOID.items(), strict=True):
+    longest, images = 1000, []
+    for axes, (name, cost) in zip(of_costs, SIGMOID_COSTS.items(), strict=True):
         lesson = learn(cost, places[None, :], places[:, None], eta=0.15, epochs=longest)
-        epochs = epochs_until(lesson, 0.1)
+        epochs = epochs_to_output(lesson, 0.1)
         colors = epochs.clamp(max=longest).numpy()
-        image = axes.pcolormesh(places.numpy(), places.numpy(), colors, vmin=0, vmax=longest, rasterized=True)
+        images.append(axes.pcolormesh(places.numpy(), places.numpy(), colors, vmin=0, vmax=longest, rasterized=True))
         stars = axes.plot(*zip(*STARTS.values(), strict=True), "w*", markersize=11, label="the starts above")
         stars[0].set_markeredgecolor("black")
         axes.set(title=name, xlabel="w at the start", ylabel="b at the start")
-    name_below(figure, columns=1)
-    figure.colorbar(image, ax=of_costs, extend="max", label="epochs until a < 0.1")
+    add_legend_below(figure, columns=1)
+    figure.colorbar(images[0], ax=of_costs, extend="max", label="epochs until a < 0.1")
     return figure
 
 
@@ -123,7 +123,7 @@ def softmax() -> Figure:
     of_c = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
     of_temperature.plot(c, of_c)
     of_temperature.set(xscale="log", xlabel="c", ylabel="outputs a")
-    name_below(figure, columns=4)
+    add_legend_below(figure, columns=4)
     return figure
 
 
@@ -137,7 +137,7 @@ def entropy() -> Figure:
         axes.plot(a, cost(z, torch.full_like(z, y)), label=f"C for y = {y:g}")
     axes.plot(a, cost(z, a), "k--", label="at a = y: the binary entropy")
     axes.set(xlabel="output a", ylabel="cross-entropy C", ylim=(0, 2))
-    name_below(figure, columns=2)
+    add_legend_below(figure, columns=2)
     return figure
 
 
@@ -151,7 +151,7 @@ def training() -> Figure:
         axes.set_ylabel(measure)
         count_epochs(axes)
     both[1].set_yscale("log")
-    name_below(figure, columns=3)
+    add_legend_below(figure, columns=3)
     return figure
 
 
@@ -165,7 +165,7 @@ def digits() -> Figure:
         draw_digit(image, x)
         image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
         draw_outputs(outputs, a, int(y))
-    name_below(figure, columns=2)
+    add_legend_below(figure, columns=2)
     return figure
 
 
@@ -240,7 +240,7 @@ def main() -> int:
     try:
         for name, drawing in DRAWINGS.items():
             files.write_atomically(folder / f"{name}.png", png(drawing.draw()))
-        moving = animate(OF_SIGMOID, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
+        moving = animate(SIGMOID_COSTS, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
         files.write_atomically(folder / "neuron.gif", moving)
         files.write_atomically(folder / "README.md", page().encode())
     except (mnist.DataError, files.FileError) as error:

@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate
 SIDE, BOX, MIDDLE = 28, 20, 14
 
 
-def like_mnist(drawing: Tensor) -> Tensor:
+def to_mnist(drawing: Tensor) -> Tensor:
     """Return a drawing, of any size and with ink from 0 to 1, as the 784 pixels of an image of MNIST.
 
     As the digits of MNIST were, it is scaled to fit a box of 20 × 20 pixels, its proportions kept, and put where the

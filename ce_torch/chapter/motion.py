@@ -10,7 +10,7 @@ STOPS = 80
 plays = itertools.count()
 
 
-def set_in_motion(root: Element) -> None:
+def animate_lines(root: Element) -> None:
     """Set in motion every group of an SVG element whose id begins with "moving": a line, and then its dot."""
     play = next(plays)
     rules = [

@@ -10,7 +10,7 @@ from ce_torch.costs._module import Cost
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.quadratic import QuadraticCost
 
-OF_SIGMOID = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
+SIGMOID_COSTS = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
 
 
 class Lesson(NamedTuple):
@@ -52,20 +52,21 @@ def learn(
 
     Source: Nielsen, section 3.1, equations (54)-(62).
     """
-    w, b = torch.broadcast_tensors(torch.as_tensor(w, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))
-    desired = torch.full_like(w, y).unsqueeze(-1)
+    start = (torch.as_tensor(value, dtype=torch.float64) for value in (w, b))
+    weight, bias = torch.broadcast_tensors(*start)
+    desired = torch.full_like(weight, y).unsqueeze(-1)
     moments = []
     for _ in range(epochs + 1):
-        delta = cost.delta((w * x + b).unsqueeze(-1), desired).squeeze(-1)
-        moments.append((w, b, delta))
-        w, b = w - eta * delta * x, b - eta * delta
-    w, b, delta = map(torch.stack, zip(*moments, strict=True))
-    z = (w * x + b).unsqueeze(-1)
+        delta = cost.delta((weight * x + bias).unsqueeze(-1), desired).squeeze(-1)
+        moments.append((weight, bias, delta))
+        weight, bias = weight - eta * delta * x, bias - eta * delta
+    weight, bias, delta = map(torch.stack, zip(*moments, strict=True))
+    z = (weight * x + bias).unsqueeze(-1)
     C = type(cost).function(z, torch.full_like(z, y), **cost.options | {"reduction": "none"})
-    return Lesson(w, b, cost.activation(z).squeeze(-1), C, delta)
+    return Lesson(weight, bias, cost.activation(z).squeeze(-1), C, delta)
 
 
-def epochs_until(lesson: Lesson, output: float) -> Tensor:
+def epochs_to_output(lesson: Lesson, output: float) -> Tensor:
     """Return after how many epochs each neuron's output is first below `output`; inf for never."""
     below = lesson.a < output
     first = below.to(torch.int8).argmax(0).double()

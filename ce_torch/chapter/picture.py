@@ -4,6 +4,7 @@ import io
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -12,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from ce_torch.chapter.motion import set_in_motion
+from ce_torch.chapter.motion import animate_lines
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 INK = "#010203"  # a colour that nobody draws with: it stands for the page's own
-STYLE = {
+STYLE: dict[Any, Any] = {  # the keys are literals to matplotlib, which a type checker cannot follow through fromkeys
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.facecolor": "none",
     "axes.spines.right": False,
@@ -57,13 +58,13 @@ def picture(
         axes.set_title(title)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return for_a_page(written.getvalue(), description, moving)
+    return to_page_element(written.getvalue(), description, moving)
 
 
-def for_a_page(svg: str, description: str, moving: bool) -> str:
+def to_page_element(svg: str, description: str, moving: bool) -> str:
     root = ElementTree.fromstring(svg)
     if moving:
-        set_in_motion(root)
+        animate_lines(root)
     tidy(root)
     root.attrib |= {"role": "img", "aria-label": description, "style": "stroke-linejoin: round"}
     written = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
