@@ -80,8 +80,8 @@ def _():
 @app.cell(hide_code=True)
 def _(b, epochs, first, first_eta, second, second_eta, w):
     pupils = [(first, first_eta), (second, second_eta)]
-    of_pupil = partial(learn, w=w.value, b=b.value, epochs=epochs.value)
-    lessons = [(cost.selected_key, of_pupil(cost.value, eta=eta.value)) for cost, eta in pupils]
+    learn_from_start = partial(learn, w=w.value, b=b.value, epochs=epochs.value)
+    lessons = [(cost.selected_key, learn_from_start(cost.value, eta=eta.value)) for cost, eta in pupils]
     return lessons, pupils
 
 
@@ -153,19 +153,21 @@ def _():
 @app.cell(hide_code=True)
 def _():
     subject = mo.ui.dropdown(SUBJECTS, value="cross-entropy, sigmoid neurons", allow_select_none=False)
-    of_z, of_y = (
+    z_boxes, y_boxes = (
         mo.ui.array([mo.ui.number(start, stop, value=value, full_width=True) for value in values])
         for start, stop, values in ((-1000, 1000, (2.0, -1.0, 0.5)), (0, 1, (0.0, 0.0, 1.0)))
     )
-    rows_typed = [mo.md("$z$"), *of_z], [mo.md("$y$"), *of_y]
+    rows_typed = [mo.md("$z$"), *z_boxes], [mo.md("$y$"), *y_boxes]
     mo.vstack([subject, *(mo.hstack(row, widths=[0.2, 1, 1, 1], align="center") for row in rows_typed)])
-    return of_y, of_z, subject
+    return y_boxes, z_boxes, subject
 
 
 @app.cell(hide_code=True)
-def _(of_y, of_z, subject):
-    mo.stop(None in (*of_z.value, *of_y.value), "Type a number into every box.")
-    found = compute_deltas(subject.value, *(torch.tensor(of.value, dtype=torch.float64) for of in (of_z, of_y)))
+def _(y_boxes, z_boxes, subject):
+    mo.stop(None in (*z_boxes.value, *y_boxes.value), "Type a number into every box.")
+    found = compute_deltas(
+        subject.value, *(torch.tensor(boxes.value, dtype=torch.float64) for boxes in (z_boxes, y_boxes))
+    )
     mo.md(f"{table(found)}\n\n{remark(found)}")
     return
 
@@ -202,7 +204,9 @@ def _(temperature, z):
     outputs = partial(draw_outputs, a=a, color=COLORS["log-likelihood"], first=1)
     mo.Html(
         shown(
-            picture(outputs, f"The outputs: {', '.join(f'{of:.2f}' for of in a)}", title=f"Σ a = {a.sum():.3f}"),
+            picture(
+                outputs, f"The outputs: {', '.join(f'{output:.2f}' for output in a)}", title=f"Σ a = {a.sum():.3f}"
+            ),
             picture(partial(draw_slopes, slopes=slopes), "The slopes of each output", title="∂aⱼ / ∂zₖ"),
             caption="The outputs, (78) and (83), and how each of them changes with each weighted input.",
         )

@@ -1,4 +1,4 @@
-"""Every figure of the section, drawn from this library's costs and networks.
+"""Draw every figure of the section, from this library's costs and networks.
 
     python -m ce_torch.chapter.figures [--write docs/figures]
 
@@ -26,12 +26,12 @@ from ce_torch.chapter.neuron import SIGMOID_COSTS, epochs_to_output, learn, slop
 from ce_torch.training import files, mnist
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
-# Where a neuron is saturated: σ′ < 0.02.
+# Beyond ± this z a neuron is saturated: σ′ < 0.02.
 FLAT = 4
 
 
 class Drawing(NamedTuple):
-    """A figure of the section: how to draw it, and what it shows."""
+    """A figure of the section: a function that draws it, its title and its caption."""
 
     draw: Callable[[], Figure]
     title: str
@@ -41,30 +41,30 @@ class Drawing(NamedTuple):
 def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for of_panel in axes.flat:
-        of_panel.grid(alpha=0.3)
+    for panel in axes.flat:
+        panel.grid(alpha=0.3)
     return figure, axes
 
 
 def sigmoid() -> Figure:
-    figure, ((of_value, of_slope),) = panels(1, 2)
+    figure, ((value_axes, slope_axes),) = panels(1, 2)
     z = torch.linspace(-8, 8, 401, dtype=torch.float64)
     a = SIGMOID_COSTS["quadratic"].activation(z)
-    of_value.plot(z, a, color="black")
-    of_slope.plot(z, a * (1 - a), color="black")
-    for axes in (of_value, of_slope):
+    value_axes.plot(z, a, color="black")
+    slope_axes.plot(z, a * (1 - a), color="black")
+    for axes in (value_axes, slope_axes):
         axes.axvspan(-8, -FLAT, color="tab:red", alpha=0.1, label="saturated: σ′ < 0.02")
         axes.axvspan(FLAT, 8, color="tab:red", alpha=0.1)
         axes.set(xlabel="z", xlim=(-8, 8))
-    of_value.set_ylabel("σ(z)")
-    of_slope.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
+    value_axes.set_ylabel("σ(z)")
+    slope_axes.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
     add_legend_below(figure, columns=1)
     return figure
 
 
 def neuron() -> Figure:
     figure, grid = panels(2, 2)
-    for (name, start), (of_output, of_cost) in zip(STARTS.items(), grid, strict=True):
+    for (name, start), (output_axes, cost_axes) in zip(STARTS.items(), grid, strict=True):
         for cost, eta, style in (
             ("quadratic", 0.15, "-"),
             ("cross-entropy", 0.15, "-"),
@@ -72,12 +72,12 @@ def neuron() -> Figure:
         ):
             lesson = learn(SIGMOID_COSTS[cost], *start, eta=eta)
             label = f"{cost}, η = {eta:g}"
-            of_output.plot(lesson.a, style, color=COLORS[cost], label=label)
-            of_cost.plot(lesson.C, style, color=COLORS[cost], label=label)
-        of_output.set(title=name, ylabel="output a", ylim=(0, 1))
-        of_cost.set(title=name, ylabel="cost C")
-        count_epochs(of_output)
-        count_epochs(of_cost)
+            output_axes.plot(lesson.a, style, color=COLORS[cost], label=label)
+            cost_axes.plot(lesson.C, style, color=COLORS[cost], label=label)
+        output_axes.set(title=name, ylabel="output a", ylim=(0, 1))
+        cost_axes.set(title=name, ylabel="cost C")
+        count_epochs(output_axes)
+        count_epochs(cost_axes)
     add_legend_below(figure, columns=3)
     return figure
 
@@ -93,10 +93,10 @@ def slowdown() -> Figure:
 
 
 def starts() -> Figure:
-    figure, (of_costs,) = panels(1, 2)
+    figure, (both,) = panels(1, 2)
     places = torch.linspace(-3, 6, 91)
     longest, images = 1000, []
-    for axes, (name, cost) in zip(of_costs, SIGMOID_COSTS.items(), strict=True):
+    for axes, (name, cost) in zip(both, SIGMOID_COSTS.items(), strict=True):
         lesson = learn(cost, places[None, :], places[:, None], eta=0.15, epochs=longest)
         epochs = epochs_to_output(lesson, 0.1)
         colors = epochs.clamp(max=longest).numpy()
@@ -105,31 +105,31 @@ def starts() -> Figure:
         stars[0].set_markeredgecolor("black")
         axes.set(title=name, xlabel="w at the start", ylabel="b at the start")
     add_legend_below(figure, columns=1)
-    figure.colorbar(images[0], ax=of_costs, extend="max", label="epochs until a < 0.1")
+    figure.colorbar(images[0], ax=both, extend="max", label="epochs until a < 0.1")
     return figure
 
 
 def softmax() -> Figure:
-    figure, ((of_input, of_temperature),) = panels(1, 2)
+    figure, ((input_axes, scale_axes),) = panels(1, 2)
     others = torch.tensor([2.5, -1.0, 3.2], dtype=torch.float64)
     z4 = torch.linspace(-5, 10, 301, dtype=torch.float64)
     z = torch.cat([others.expand(len(z4), 3), z4[:, None]], 1)
     a = LogLikelihoodCost().activation(z)
     labels = "z₁ = 2.5", "z₂ = −1", "z₃ = 3.2", "z₄: varies on the left, 0.5 on the right"
-    of_input.stackplot(z4, a.T.numpy(), labels=labels, alpha=0.8)
-    of_input.set(xlabel="z₄", ylabel="outputs a, one on the other", xlim=(-5, 10), ylim=(0, 1))
+    input_axes.stackplot(z4, a.T.numpy(), labels=labels, alpha=0.8)
+    input_axes.set(xlabel="z₄", ylabel="outputs a, one on the other", xlim=(-5, 10), ylim=(0, 1))
     c = torch.logspace(-2, 1, 301, dtype=torch.float64)
     fixed = torch.cat([others, torch.tensor([0.5], dtype=torch.float64)])
-    of_c = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
-    of_temperature.plot(c, of_c)
-    of_temperature.set(xscale="log", xlabel="c", ylabel="outputs a")
+    outputs = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
+    scale_axes.plot(c, outputs)
+    scale_axes.set(xscale="log", xlabel="c", ylabel="outputs a")
     add_legend_below(figure, columns=4)
     return figure
 
 
 def entropy() -> Figure:
     figure, ((axes,),) = panels(1, 1)
-    # So far out that each C passes the top of the picture: it goes to infinity as a goes to 0 or 1.
+    # C goes to infinity as a goes to 0 or 1; these z take each curve beyond the top of the picture.
     z = torch.linspace(-25, 25, 2001, dtype=torch.float64).unsqueeze(-1)
     cost = CrossEntropyCost(reduction="none")
     a = cost.activation(z)
@@ -160,8 +160,8 @@ def digits() -> Figure:
     found = most_wrong(network, *mnist.load().test, n=8)
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     grid = figure.subplots(4, 4, height_ratios=(2, 1, 2, 1))
-    of_images, of_outputs = grid[::2].ravel(), grid[1::2].ravel()
-    for image, outputs, number, x, a, y in zip(of_images, of_outputs, *found, strict=True):
+    image_axes, output_axes = grid[::2].ravel(), grid[1::2].ravel()
+    for image, outputs, number, x, a, y in zip(image_axes, output_axes, *found, strict=True):
         draw_digit(image, x)
         image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
         draw_outputs(outputs, a, int(y))

@@ -1,4 +1,4 @@
-"""The section's single neuron, of one input x, which learns to output y: how fast, from where, with which cost."""
+"""The section's single neuron, with one input x, which learns to output y."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ SIGMOID_COSTS = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost
 
 
 class Lesson(NamedTuple):
-    """What there was before each epoch, and after the last: tensors of shape (epochs + 1, ...)."""
+    """The state before each epoch and after the last: tensors of shape (epochs + 1, ...)."""
 
     w: Tensor
     b: Tensor
@@ -23,7 +23,7 @@ class Lesson(NamedTuple):
     delta: Tensor
 
 
-# What is watched while a neuron learns to output 0, each under the name of its axis.
+# The values to draw while a neuron learns to output 0, by the labels of their axes.
 COURSES: dict[str, Callable[[Lesson], Tensor]] = {
     "output a, desired: 0": lambda lesson: lesson.a,
     "cost C": lambda lesson: lesson.C,
@@ -39,10 +39,10 @@ def learn(
         z = w x + b,    w → w − η δ x,    b → b − η δ
 
     Args:
-        cost: gives C, δ and the activation.
-        w, b: where to start: numbers, or tensors that broadcast to the shape (...) of many neurons.
+        cost: the cost to minimise.
+        w, b: the first weight and bias: numbers, or tensors that broadcast to the shape (...) of many neurons.
         eta: η, the learning rate.
-        epochs: how many steps to make.
+        epochs: the number of steps.
         x, y: the only training example.
 
     Example:
@@ -67,12 +67,12 @@ def learn(
 
 
 def epochs_to_output(lesson: Lesson, output: float) -> Tensor:
-    """Return after how many epochs each neuron's output is first below `output`; inf for never."""
+    """Return the number of epochs until each neuron's output is below `output`; inf for never."""
     below = lesson.a < output
     first = below.to(torch.int8).argmax(0).double()
     return first.where(below.any(0), torch.inf)
 
 
 def slopes(cost: Cost, z: Tensor, y: float = 0.0) -> Tensor:
-    """Return δ = ∂C/∂b of a neuron with each of the weighted inputs z: how fast it learns there."""
+    """Return δ = ∂C/∂b, the speed of learning, of a neuron at each of the weighted inputs z."""
     return cost.delta(z.unsqueeze(-1), torch.full_like(z, y).unsqueeze(-1)).squeeze(-1)
