@@ -44,11 +44,11 @@ class Progress:
 
     def advance(self, part: float) -> None:
         """Show that another part of the epoch is done."""
-        self.bar.update(part)
+        self.bar.update(min(part, self.bar.total - self.bar.n))  # the sum of the parts is rounded
 
     def show(self, record: Record) -> None:
         """Show the result of an epoch."""
-        self.bar.update(record["epoch"] - self.bar.n)  # the parts are rounded
+        self.bar.update(record["epoch"] - self.bar.n)
         self.bar.set_description_str(report.bar_text(self.history, self.run))
         if self.lines:
             print(report.epoch_line(record, self.run), flush=True)
