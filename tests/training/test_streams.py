@@ -76,13 +76,13 @@ def test_an_output_that_cannot_be_written_is_told_once_the_training_is_done(star
 
 WRITE_TO_ONE = """
 import os, sys
-from ce_torch.training.streams import with_patient_streams
+from ce_torch.training.streams import run_with_patient_streams
 
 def main():
     with open(sys.argv[1], "w"):
         return os.write(1, b"printed")
 
-with_patient_streams(main)
+run_with_patient_streams(main)
 """
 
 

@@ -59,7 +59,7 @@ def changed(path, change):
     """Write the checkpoint at `path` again, its content changed and its digest right."""
     content = torch.load(path, weights_only=True)
     change(content)
-    path.write_bytes(checkpoint.sealed(content))
+    path.write_bytes(checkpoint.seal(content))
 
 
 NO_CHECKPOINTS = {
@@ -269,7 +269,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_scratch(fails, saved,
 
 
 def test_a_full_disk_is_told_before_the_first_epoch(fails, tmp_path, monkeypatch):
-    monkeypatch.setattr(Training, "train_one_epoch", pytest.fail)
+    monkeypatch.setattr(Training, "chunks", pytest.fail)
     with room_for(10_000):
         assert "run.pt cannot be written" in fails("--checkpoint", tmp_path / "run.pt")
     assert list(tmp_path.iterdir()) == []
@@ -361,7 +361,7 @@ def test_memory_that_runs_out_is_told_as_that(fails, monkeypatch, error):
     def run_out(training):
         raise error
 
-    monkeypatch.setattr(Training, "train_one_epoch", run_out)
+    monkeypatch.setattr(Training, "chunks", run_out)
     assert "not enough memory" in fails("--checkpoint", "run.pt")
 
 
@@ -369,7 +369,7 @@ def test_other_errors_are_not_told_as_missing_memory(train, monkeypatch):
     def fail(training):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Training, "train_one_epoch", fail)
+    monkeypatch.setattr(Training, "chunks", fail)
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
         train("--checkpoint", "run.pt")
 
