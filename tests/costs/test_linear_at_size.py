@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 @pytest.fixture(autouse=True)
-def way():
+def backend():
     """Blocks are as they come."""
 
 

@@ -23,7 +23,7 @@ WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.
 
 
 @pytest.fixture(autouse=True, params=["whole", "blocks"])
-def way(request, monkeypatch):
+def backend(request, monkeypatch):
     """Classes and examples at once, or a few of them at a time."""
     if request.param == "blocks":
         monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
@@ -62,7 +62,7 @@ def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_optio
         torch.testing.assert_close(*second)
 
 
-@pytest.mark.parametrize("way", ["blocks"], indirect=True)
+@pytest.mark.parametrize("backend", ["blocks"], indirect=True)
 @pytest.mark.parametrize("reduction", ["mean", pytest.param("none", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("y", [torch.tensor([0, 3]), OUTPUTS[:2, :4]], ids=["classes", "outputs"])
 def test_derivatives_by_every_input_agree_with_finite_differences(y, reduction):

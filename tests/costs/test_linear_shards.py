@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def backend() -> None:
     """Blocks are made small in each process."""
 
 

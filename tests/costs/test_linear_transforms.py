@@ -22,7 +22,7 @@ both_reductions = pytest.mark.parametrize("reduction", ["mean", "none"])
 
 
 @pytest.fixture(autouse=True)
-def way(monkeypatch):
+def backend(monkeypatch):
     """Blocks hold up to five of the nine classes, and the compiler starts afresh."""
     monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
     monkeypatch.setattr(blocks, "FEWEST_CLASSES", 5)
