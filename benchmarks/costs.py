@@ -12,7 +12,6 @@ and costs.png in a folder.
 
 import argparse
 import json
-import os
 import random
 import statistics
 import time
@@ -21,13 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.memory import peak_memory
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 SIZES = ((10, 10), (128, 10), (128, 1000), (4096, 1000), (512, 32000), (256, 128256))
@@ -133,24 +130,7 @@ def seconds_in_turns(
 
 def extra_memory(step: Step, z: Tensor, y: Tensor) -> float:
     """Return the most memory that was in use beyond z and its gradient, in parts of z's size."""
-    return max(most_in_use(lambda: step(z, y), z.device) / z.nbytes - 1, 0)
-
-
-def most_in_use(action: Callable[[], Any], device: torch.device) -> int:
-    """Return the most bytes of tensors that an action had in use at once beyond those that there were."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        action()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        action()
-    events = (event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]")
-    in_use = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        in_use += event.nbytes()
-        peak = max(peak, in_use)
-    return peak
+    return max(peak_memory(lambda: step(z, y), z.device) / z.nbytes - 1, 0)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@
 Contenders are F.linear and F.cross_entropy; F.linear_cross_entropy in chunks of several sizes, its own choice among
 them; and linear_log_likelihood, by itself and with blocks of as many rows. Each takes turns with the first, in an order
 that changes. The table gives the median time, its ratio to that of F.linear and F.cross_entropy in the same turns, the
-most memory beyond inputs and their gradients in parts of the (N, C) weighted inputs, and how far the gradient of the
+most memory beyond inputs and their gradients in parts of the (N, K) weighted inputs, and how far the gradient of the
 weight is from the one in float64.
 """
 
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.costs import most_in_use, seconds_in_turns
+from benchmarks.costs import seconds_in_turns
+from benchmarks.memory import peak_memory
 from ce_torch.functional import linear_log_likelihood
 
-# N examples of D inputs, and C classes.
+# N examples of D inputs, and K classes.
 SIZES = {"cpu": ((2048, 512, 32000), (1024, 768, 128256)), "cuda": ((8192, 4096, 128256),)}
 CHUNKS = (64, 256, 512)
 UNFUSED = "F.linear, F.cross_entropy"
@@ -45,7 +46,7 @@ def contenders(device: str) -> dict[str, Head]:
 
 
 def other_fused_heads() -> dict[str, Head]:
-    """Return those of Liger and of cut-cross-entropy, where they are installed."""
+    """Return the heads of Liger and of cut-cross-entropy that are installed."""
     heads = {}
     try:
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
@@ -63,15 +64,15 @@ def other_fused_heads() -> dict[str, Head]:
 
 
 def examples(size: tuple[int, int, int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    N, D, C = size
+    N, D, K = size
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(N, D, generator=generator, device=device)
-    weight = torch.randn(C, D, generator=generator, device=device) / D**0.5
-    return x.to(dtype), weight.to(dtype), torch.randint(C, (N,), generator=generator, device=device)
+    weight = torch.randn(K, D, generator=generator, device=device) / D**0.5
+    return x.to(dtype), weight.to(dtype), torch.randint(K, (N,), generator=generator, device=device)
 
 
 def forward_and_backward(head: Head, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what works out the gradients by x and weight, and returns that by weight."""
+    """Return a step that works out the gradients of x and weight, and returns that of weight."""
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         leaf, parameter = x.detach().requires_grad_(), weight.detach().requires_grad_()
@@ -82,25 +83,25 @@ def forward_and_backward(head: Head, weight: Tensor) -> Callable[[Tensor, Tensor
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield what was measured, a row for each size and contender."""
+    """Yield a row of measurements for each size and contender."""
     for size in SIZES[arguments.device]:
         yield from measure_size(size, arguments)
 
 
 def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     x, weight, y = examples(size, arguments.device, getattr(torch, arguments.dtype))
-    of_z = len(x) * len(weight) * x.element_size()
+    z_bytes = len(x) * len(weight) * x.element_size()
     exact = forward_and_backward(linear_log_likelihood, weight.double())(x.double(), y) if arguments.error else None
     steps = {name: forward_and_backward(head, weight) for name, head in contenders(arguments.device).items()}
     for name, step in steps.items():
-        taken, of_unfused = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds, warm_up=1)
-        in_use = most_in_use(partial(step, x, y), x.device) - x.nbytes - weight.nbytes
+        seconds, unfused_seconds = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds, warm_up=1)
+        in_use = peak_memory(partial(step, x, y), x.device) - x.nbytes - weight.nbytes
         row = {
             "size": size,
             "contender": name,
-            "seconds": statistics.median(taken),
-            "ratio": statistics.median(taken) / statistics.median(of_unfused),
-            "extra_memory": in_use / of_z,
+            "seconds": statistics.median(seconds),
+            "ratio": statistics.median(seconds) / statistics.median(unfused_seconds),
+            "extra_memory": in_use / z_bytes,
         }
         if exact is not None:
             row["error"] = ((step(x, y).double() - exact).norm() / exact.norm()).item()
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="where to write the figures (JSON)")
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.device}, {arguments.dtype}\n")
-    print("| (N, D, C) | contender | time, s | time / unfused | extra memory / z | error |")
+    print("| (N, D, K) | contender | time, s | time / unfused | extra memory / z | error |")
     print("|---|---|---|---|---|---|")
     rows = []
     for row in measure(arguments):

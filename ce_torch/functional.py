@@ -7,7 +7,7 @@ output layer a cost is.
 
 from ce_torch.costs.cross_entropy import cross_entropy
 from ce_torch.costs.focal import focal
-from ce_torch.costs.linear_log_likelihood import linear_log_likelihood
+from ce_torch.costs.linear.cost import linear_log_likelihood
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
 

@@ -21,17 +21,7 @@ class Outcome(NamedTuple):
 @pytest.fixture(scope="session")
 def peak_memory():
     """The most memory of tensors, in bytes, that a function has in use beyond what there was before."""
-    from torch.profiler import ProfilerActivity, profile
-
-    def peak_memory(do):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
-            do()
-        now, peak = 0, 0
-        for event in recorded.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                now += event.nbytes()
-                peak = max(peak, now)
-        return peak
+    from benchmarks.memory import peak_memory
 
     return peak_memory
 

@@ -45,6 +45,8 @@ TracerWarning: type[Warning] = find("jit.TracerWarning")
 # A tensor of shapes without numbers, as compilers trace with.
 FakeTensor: type[Tensor] = find("_subclasses.fake_tensor.FakeTensor")
 
+_dispatch_mode = find("_C._get_dispatch_mode")
+_tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 _storage_address = find("_C._data_address")
 _forward_ad = find("autograd.forward_ad")
 _set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
@@ -84,6 +86,11 @@ def has_saved_tensor_hooks() -> bool:
 def is_functionalized() -> bool:
     """Return True inside `torch.func.functionalize`, which has no rule for functions of Python."""
     return any(interpreter.key() == _functionalize for interpreter in _interpreters() or ())
+
+
+def is_recorded() -> bool:
+    """Return True if fake tensors, `make_fx` or a compiler's functionalization see the call, outside `torch.func`."""
+    return not is_transformed() and any(_dispatch_mode(key) is not None for key in _tracers)
 
 
 def primal(tensor: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from torch.nn import functional as F
 from ce_torch.functional import linear_log_likelihood, log_likelihood
 
 
-def layer(N=7, D=5, C=9, dtype=torch.float64, bias=True, scale=1.0):
+def layer(N=7, D=5, K=9, dtype=torch.float64, bias=True, scale=1.0):
     """Return x, weight and, if wanted, bias of a layer, which need gradients."""
     generator = torch.Generator().manual_seed(2)
-    shapes = [(N, D), (C, D), (C,)][: 3 if bias else 2]
+    shapes = [(N, D), (K, D), (K,)][: 3 if bias else 2]
     return [
         (scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_() for s in shapes
     ]

@@ -181,8 +181,8 @@ OF_A_LAYER = [
         TypeError,
         r"weight must be of x's dtype, torch.float32, got .*; pass weight.to\(x.dty",
     ),
-    ({"weight": weight.T}, ValueError, r"weight must have shape \(C, 2\).* for x of shape \(4, 2\), got \(2, 3\)"),
-    ({"weight": torch.zeros(0, 2)}, ValueError, r"weight must have shape \(C, 2\), a row for each class"),
+    ({"weight": weight.T}, ValueError, r"weight must have shape \(K, 2\).* for x of shape \(4, 2\), got \(2, 3\)"),
+    ({"weight": torch.zeros(0, 2)}, ValueError, r"weight must have shape \(K, 2\), a row for each class"),
     (
         {"weight": weight.to("meta")},
         ValueError,

@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def backend() -> None:
     """Blocks are made small in each process."""
 
 
@@ -74,8 +74,10 @@ def in_process(rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], 
 
 @pytest.fixture(scope="module")
 def processes():
-    # Autograd's threads don't survive a fork.
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    # Autograd's threads don't survive a fork of this process; the server has none, and loads PyTorch once for all.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed.tensor", "ce_torch.functional"])
+    with context.Pool(3) as pool:
         yield pool
 
 

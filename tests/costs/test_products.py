@@ -33,7 +33,7 @@ def matrix(rows, columns, transposed=False):
 def test_a_product_is_that_in_float64(rows, inner, columns, transposed):
     a, b = matrix(rows, inner, transposed), matrix(inner, columns)
     out, right = matrix(rows, columns), a.double() @ b.double()
-    assert products.has_kernel_for(a, b, out)
+    assert products.supports(a, b, out)
     sum_of_both = (out.double() + right).float()
     products.add_product(a, b, out)
     torch.testing.assert_close(out, sum_of_both, rtol=1e-5, atol=1e-4)
@@ -46,7 +46,7 @@ def test_a_product_is_that_in_float64(rows, inner, columns, transposed):
 @pytest.mark.parametrize("columns", [0, 1, 17, 40])
 def test_other_numbers_of_columns_are_left_to_the_library(columns):
     a, b, out = matrix(9, 5), matrix(5, columns), torch.zeros(9, columns)
-    assert not products.has_kernel_for(a, b, out)
+    assert not products.supports(a, b, out)
     products.weighted_inputs(a, b, None, out)
     torch.testing.assert_close(out, a @ b)
 
@@ -58,14 +58,14 @@ def test_exponentials_and_their_sums_are_those_in_float64(rows, columns, c):
     z = matrix(rows, columns)
     m = z.amax(0)
     right = (c * (z.double() - m)).exp()
-    base = torch.linspace(0, 1, rows)
-    right_base_x = base.double() @ (c * (z.double() - m))
+    off_value = torch.linspace(0, 1, rows)
+    right_off_value_x = off_value.double() @ (c * (z.double() - m))
     y = torch.arange(columns) % rows
-    sums, base_x = products.exponentials_(z, m, y, c, base)
+    sums, off_value_x = products.exponentials_(z, m, y, c, off_value)
     others = torch.arange(rows).unsqueeze(-1) != y
     torch.testing.assert_close(z[others], right[others].float(), rtol=1e-6, atol=1e-37)
     torch.testing.assert_close(sums, (right * others).sum(0).float(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(base_x, right_base_x.float(), rtol=1e-5, atol=1e-30)
+    torch.testing.assert_close(off_value_x, right_off_value_x.float(), rtol=1e-5, atol=1e-30)
 
 
 def test_without_kernels_the_library_serves(monkeypatch):

@@ -1,166 +1,137 @@
 """The cost of a layer as a function that keeps every promise of autograd, with both derivatives written by hand.
 
-What is saved is the layer's inputs, and three numbers of each example. They count as constants only where they are used
+The layer's inputs are saved, and three numbers of each example. These count as constants only where they are used
 together with derivatives that were worked out by hand: third derivatives are autograd's, of sums worked out again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs._function import carry_tangents, may_be_differentiated
-from ce_torch.costs.linear import by_examples
-from ce_torch.costs.linear.blocks import Layer, Setting, Wanted
-from ce_torch.costs.linear.formulas import (
-    Sums,
-    along,
-    costs,
-    curvature,
-    slopes,
-    target_curvature,
-    target_slopes,
-)
-
-# The inputs of both functions: those of a Layer, then the Setting.
-INPUTS = len(Layer._fields)
+from ce_torch.costs._torch_private import is_batched, is_forward_mode, is_functionalized, is_legacy_batched, is_recorded
+from ce_torch.costs.linear import class_blocks, operators
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.class_blocks import Statistics
+from ce_torch.costs.linear.gradients import Needs, align
+from ce_torch.costs.linear.layer import Layer, Tangent, cast
+from ce_torch.costs.linear.operators import FIELD_COUNT, needed_fields
 
 
-class Costs(torch.autograd.Function):
-    """C of each example, of shape (N,), and its sums."""
+def cost(layer: Layer, plan: Plan) -> Tensor:
+    """Return C of each example, shape (N,), which can be differentiated."""
+    if is_functionalized():
+        return class_blocks.cost(layer, plan)[0]
+    return LinearLogLikelihood.apply(plan, *layer)[0]
+
+
+class LinearLogLikelihood(torch.autograd.Function):
+    """C of each example, of shape (N,), and its statistics."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        y: Tensor,
-        peak: Tensor | None,
-        base: Tensor | None,
-        setting: Setting,
-    ) -> tuple[Tensor, Tensor]:
-        C, sums = costs_of_examples(Layer(x, weight, bias, y, peak, base), setting)
-        return C, torch.stack(sums)
+    def forward(plan: Plan, *layer: Any) -> tuple[Tensor, Tensor]:
+        return operators.cost(Layer(*layer), plan)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *layer, ctx.setting = inputs
+        ctx.plan, *layer = inputs
         ctx.save_for_backward(*layer, output[1])
         ctx.save_for_forward(*layer, output[1])
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        g, _ = grad_outputs
         if g is None:
-            return (None,) * (INPUTS + 1)
-        *layer, sums = ctx.saved_tensors
-        return *gradients_of_costs(g, Layer(*layer), ctx.setting, sums, ctx.needs_input_grad), None
+            return (None,) * (1 + FIELD_COUNT)
+        *layer, statistics = ctx.saved_tensors
+        return None, *gradients(g, Layer(*layer), ctx.plan, statistics, ctx.needs_input_grad[1:])
 
     @staticmethod
     @carry_tangents
-    def jvp(ctx: Any, saved: list[Tensor | None], *changes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def jvp(ctx: Any, saved: list[Any], _plan: None, *tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
         *layer, constants = saved
         layer = Layer(*layer)
-        _, sums = costs(layer, ctx.setting)
-        moved = along(layer, Layer(*changes[:INPUTS]), ctx.setting, sums)
+        _, statistics = class_blocks.cost(layer, ctx.plan)
+        cost_tangent = class_blocks.jvp(layer, Tangent(*tangent), ctx.plan, statistics)
         # Where `vmap` calls, a tangent is a tensor; elsewhere a constant has none.
-        batched = torch._C._functorch.is_batchedtensor(constants)
-        return moved.by_layer + moved.by_target, torch.zeros_like(constants) if batched else None
+        zeros = torch.zeros_like(constants) if is_batched(constants) else None
+        return cost_tangent.layer_part + cost_tangent.target_part, zeros
 
 
-class Slopes(torch.autograd.Function):
-    """The gradients of Σ g C that are wanted, by x, weight and bias."""
+class LinearLogLikelihoodGradients(torch.autograd.Function):
+    """The gradients of Σ g C by those of x, weight and bias that need one."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        g: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        y: Tensor,
-        peak: Tensor | None,
-        base: Tensor | None,
-        sums: Tensor,
-        setting: Setting,
-        wanted: Wanted,
-    ) -> tuple[Tensor, ...]:
-        return slopes(g, Layer(x, weight, bias, y, peak, base), setting, Sums(*sums), wanted)
+    def forward(plan: Plan, needs: Needs, g: Tensor, statistics: Tensor, *layer: Any) -> tuple[Tensor, ...]:
+        if is_recorded():
+            needed = [name in needs for name in Layer._fields]
+            found = operators.gradients(g, Layer(*layer), plan, statistics, needed)
+            return tuple(gradient for gradient in found if gradient is not None)
+        return class_blocks.gradients(g, Layer(*layer), plan, Statistics(*statistics), needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, _, ctx.setting, ctx.wanted = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        ctx.plan, ctx.needs, g, _, *layer = inputs
+        ctx.save_for_backward(g, *layer)
+        ctx.save_for_forward(g, *layer)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        # Σ g C changes along `grads` by Σ g Σⱼ δⱼ vⱼ: its gradients are the changes of the slopes, and Σⱼ δⱼ vⱼ.
-        change = Layer(*in_their_places(grads, ctx.wanted))
-        if all(tensor is None for tensor in change):
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        # Along `grad_outputs` Σ g C changes by Σ g Σⱼ δⱼ vⱼ, whose gradients are `hvp` and Σⱼ δⱼ vⱼ.
+        tangent = Tangent(*align(grad_outputs, ctx.needs), None, None, None)
+        if all(tensor is None for tensor in tangent):
             return (None,) * len(ctx.needs_input_grad)
-        (g, *layer), setting = ctx.saved_tensors, ctx.setting
+        (g, *layer), plan = ctx.saved_tensors, ctx.plan
         layer = Layer(*layer)
-        _, sums = costs(layer, setting)
-        moved = along(layer, change, setting, sums)
-        wanted, wants_target = those_of(ctx.needs_input_grad[1:])
-        of_layer = curvature(g, None, layer, change, setting, sums, moved, wanted)
-        of_target = target_curvature(g, layer, change, setting, moved) if wants_target else (None,) * 3
-        return moved.by_layer, *in_their_places(of_layer, wanted), *of_target, None, None, None
+        _, statistics = class_blocks.cost(layer, plan)
+        cost_tangent = class_blocks.jvp(layer, tangent, plan, statistics)
+        needs, needs_target = needed_fields(ctx.needs_input_grad[4:])
+        found = class_blocks.hvp(g, None, layer, tangent, plan, statistics, cost_tangent, needs)
+        target = class_blocks.target_hvp(g, layer, tangent, plan, cost_tangent) if needs_target else (None,) * 3
+        return None, None, cost_tangent.layer_part, None, *align(found, needs), *target
 
     @staticmethod
     @carry_tangents
     def jvp(
-        ctx: Any, saved: list[Tensor | None], g_change: Tensor | None, *changes: Tensor | None
+        ctx: Any,
+        saved: list[Any],
+        _plan: None,
+        _needs: None,
+        g_tangent: Tensor | None,
+        _statistics: None,
+        *tangents: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        (g, *layer), change = saved, Layer(*changes[:INPUTS])
+        (g, *layer), tangent = saved, Tangent(*tangents)
         layer = Layer(*layer)
-        _, sums = costs(layer, ctx.setting)
-        moved = along(layer, change, ctx.setting, sums)
-        return curvature(g, g_change, layer, change, ctx.setting, sums, moved, ctx.wanted)
+        _, statistics = class_blocks.cost(layer, ctx.plan)
+        cost_tangent = class_blocks.jvp(layer, tangent, ctx.plan, statistics)
+        return class_blocks.hvp(g, g_tangent, layer, tangent, ctx.plan, statistics, cost_tangent, ctx.needs)
 
 
-def costs_of_examples(layer: Layer, setting: Setting) -> tuple[Tensor, Sums]:
-    """Return C of each example, and its sums, where only their numbers count if nothing else can be asked for."""
-    formula = costs if by_examples.refusal(layer, setting.shard) else by_examples.costs
-    return formula(layer, setting)
-
-
-def gradients_of_costs(
-    g: Tensor, layer: Layer, setting: Setting, sums: Tensor, needed: tuple[bool, ...]
+def gradients(
+    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g C by the fields of a Layer that need one."""
-    wanted, wants_target = those_of(needed)
-    if not wants_target and not may_be_differentiated(g) and by_examples.refusal(layer, setting.shard) is None:
-        _, gradients = by_examples.cost_and_slopes(layer, g, setting, wanted)
-        return *in_their_places(gradients, wanted), None, None, None
-    if torch.is_grad_enabled() and (wants_target or torch._C._functorch.is_legacy_batchedtensor(g)):
-        # Once for both formulas: of their gradients in half precision the sum is what is rounded.
-        layer = layer.to(layer.dtype)
-    if wants_target:
-        sums = costs(layer, setting)[1] if may_be_differentiated(g) else Sums(*sums)
-        of_layer = slopes(g, layer, setting, sums, wanted)
-        return *in_their_places(of_layer, wanted), *target_slopes(g, layer, setting, sums)
-    if torch._C._functorch.is_legacy_batchedtensor(g):
-        sums = costs(layer, setting)[1] if torch.is_grad_enabled() else Sums(*sums)
-        return *in_their_places(slopes(g, layer, setting, sums, wanted), wanted), None, None, None
-    return *in_their_places(Slopes.apply(g, *layer, sums, setting, wanted), wanted), None, None, None
-
-
-def those_of(needed: tuple[bool, ...]) -> tuple[Wanted, bool]:
-    """Return by which of x, weight and bias a gradient is needed, and whether one by the target is."""
-    of_layer = zip(Layer._fields[:3], needed[:3], strict=True)
-    return frozenset(name for name, of_this in of_layer if of_this), any(needed[3:INPUTS])
-
-
-def in_their_places(gradients: tuple[Tensor | None, ...], wanted: Wanted) -> Iterator[Tensor | None]:
-    """Yield the gradients that are wanted by x, weight and bias, None for others."""
-    gradients = iter(gradients)
-    for name in Layer._fields[:3]:
-        yield next(gradients) if name in wanted else None
+    """Return the gradients of Σ g C by the fields of the layer that need one, which can be differentiated."""
+    is_final = not torch.is_grad_enabled() and not is_forward_mode()
+    if is_final and (is_recorded() or not may_be_differentiated(g)):
+        return operators.gradients(g, layer, plan, statistics, needs)
+    names, needs_target = needed_fields(needs)
+    if not needs_target and not is_legacy_batched(g):
+        found = LinearLogLikelihoodGradients.apply(plan, names, g, statistics, *layer)
+        return *align(found, names), None, None, None
+    if torch.is_grad_enabled():
+        # Once for both formulas: the sum of their gradients in half precision is rounded, not each.
+        layer = cast(layer, layer.dtype)
+    known = class_blocks.cost(layer, plan)[1] if may_be_differentiated(g) else Statistics(*statistics)
+    found = align(class_blocks.gradients(g, layer, plan, known, names), names)
+    target = class_blocks.target_gradients(g, layer, plan, known) if needs_target else (None,) * 3
+    return *found, *target

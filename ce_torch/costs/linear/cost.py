@@ -24,13 +24,12 @@ from ce_torch.costs._call import loss_function
 from ce_torch.costs._module import Cost, to_out_dtype
 from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._reduction import quotient, reduce
-from ce_torch.costs._torch_private import is_traced
-from ce_torch.costs.linear import at_once, formulas
-from ce_torch.costs.linear.autograd import Costs
-from ce_torch.costs.linear.blocks import Layer, Setting, elements_of_block
-from ce_torch.costs.linear.classes import counted_rows, desired_classes, desired_outputs
-from ce_torch.costs.linear.compiled import costs_of_layer
-from ce_torch.costs.linear.shards import Shard, of_dtensors, of_this_process
+from ce_torch.costs._torch_private import is_forward_mode, is_traced
+from ce_torch.costs.linear import autograd, class_blocks, fused
+from ce_torch.costs.linear.blocks import TENSORS, Plan
+from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.targets import ClassTargets, class_targets, dense_targets, masked_inputs
+from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
 from ce_torch.costs.log_likelihood import LogLikelihoodCost, divide, log_likelihood
 
 
@@ -58,8 +57,8 @@ def linear_log_likelihood(
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    z = x weightᵀ + bias
 
     It equals `log_likelihood(F.linear(x, weight, bias), y, ...)`, and keeps the same promises of autograd. Of z,
-    N examples of C classes, it holds a block, the size of `block_rows` rows; so do second derivatives and forward mode.
-    What holds z: third derivatives, what `vmap` takes of many costs at once, and `torch.func.grad` when compiled.
+    N examples of K classes, it holds a block, the size of `block_rows` rows; so do second derivatives and forward mode.
+    What holds z: third derivatives, what `vmap` takes of many costs at once, and `torch.func.functionalize`.
 
     For classes y, and the mean or the sum, gradients are worked out together with the cost, and are there from then on;
     z is worked out once. Otherwise it is worked out again for the gradients: for desired outputs, reduction
@@ -68,12 +67,12 @@ def linear_log_likelihood(
 
     Args:
         x: inputs of the layer, floating point, shape (..., D).
-        weight, bias: its parameters, of x's dtype, shapes (C, D) and (C,).
-        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., C), which
+        weight, bias: its parameters, of x's dtype, shapes (K, D) and (K,).
+        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., K), which
             already take as much memory as z, with label smoothing or class weights twice as much.
         temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`. The temperature is a number
             where classes are shared out among processes.
-        class_weight: a factor for the cost of each class, floating point, shape (C,); in `log_likelihood`, and in
+        class_weight: a factor for the cost of each class, floating point, shape (K,); in `log_likelihood`, and in
             `F.linear_cross_entropy`, it is `weight`. There x, weight, y and bias are input, linear_weight, target and
             linear_bias.
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
@@ -100,7 +99,7 @@ def linear_log_likelihood(
     Efficient Triton Kernels for LLM Training", 2024; sums over classes in parts: Milakov and Gimelshein, "Online
     normalizer calculation for softmax", 2018.
     """
-    x, weight, bias, y = of_dtensors(x, weight, bias, y, group)
+    x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
     shape = *x.shape[:-1], weight.shape[0]
     y = check_desired(y, shape, x, "x")
@@ -120,71 +119,81 @@ def linear_log_likelihood(
             reduction=reduction,
             out_dtype=out_dtype,
         )
-    shard = of_this_process(weight, group)
-    x, weight, bias = as_autocast_has_them(x, weight, bias)
+    shard = local_shard(weight, group)
+    x, weight, bias = autocast(x, weight, bias)
     if isinstance(temperature, Tensor):
         x = divide(x, temperature).to(x.dtype)
         bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
         temperature = 1.0
-    c = 1 / temperature
+    plan = Plan(1 / temperature, block_rows, shard)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
-        rows = counted_rows(rows, y.reshape(rows.shape[0], weight.shape[0]))
-        t = desired_outputs(y, x, class_weight, label_smoothing, shard.classes).reshape(rows.shape[0], len(weight))
-        layer = Layer(rows, weight, bias, t)
-        C = cost_of_examples(layer, c, block_rows, shard, at_once.refusal(layer, reduction, shard))
-        return to_out_dtype(x, reduce(reduction, C.view(x.shape[:-1])), out_dtype)
-    target = desired_classes(y.reshape(-1), rows, len(weight), class_weight, ignore_index, label_smoothing, shard)
-    layer = Layer(target.counted(rows), weight, bias, target.y, target.peak, target.base)
-    not_at_once = at_once.refusal(layer, reduction, shard)
-    if not_at_once is None:
-        setting = Setting(c, elements_of_block(len(rows), len(weight), block_rows), shard)
-        C = at_once.AtOnce.apply(*layer, target.factor(reduction), setting)
+        y = y.reshape(rows.shape[0], weight.shape[0])
+        t = dense_targets(y, x, class_weight, label_smoothing, shard.classes)
+        layer = Layer(masked_inputs(rows, y), weight, bias, t, None, None)
+        C = example_costs(layer, plan, fused.refusal(layer, reduction, shard))
+        C = reduce(reduction, C.view(x.shape[:-1]))
+    else:
+        targets = class_targets(
+            y.reshape(-1), rows, weight.shape[0], class_weight, ignore_index, label_smoothing, shard
+        )
+        x_masked = targets.masked_inputs(rows)
+        layer = Layer(x_masked, weight, bias, targets.y, targets.on_value, targets.off_value)
+        C = class_cost(layer, targets, plan, reduction)
+        C = C.view(y.shape) if reduction == "none" else C
+    return to_out_dtype(x, C, out_dtype)
+
+
+def class_cost(layer: Layer, targets: ClassTargets, plan: Plan, reduction: str) -> Tensor:
+    """Return the reduced cost of classes, shape (N,) for reduction "none"."""
+    reason = fused.refusal(layer, reduction, plan.shard)
+    if reason is None:
+        C = fused.FusedLinearLogLikelihood.apply(plan, targets.factor(reduction), *layer)
         # The mean over no examples is nan.
-        C = C if reduction == "sum" else torch.where(target.share.sum() == 0, torch.nan, C)
-        return to_out_dtype(x, C, out_dtype)
-    C = target.masked(cost_of_examples(layer, c, block_rows, shard, not_at_once))
-    if reduction == "mean":
-        return to_out_dtype(x, quotient(C.sum(), target.share.sum()), out_dtype)
-    return to_out_dtype(x, reduce(reduction, C.view(y.shape)), out_dtype)
+        return C if reduction == "sum" else torch.where(targets.example_weight.sum() == 0, torch.nan, C)
+    C = targets.masked_cost(example_costs(layer, plan, reason))
+    return quotient(C.sum(), targets.example_weight.sum()) if reduction == "mean" else reduce(reduction, C)
 
 
-def cost_of_examples(layer: Layer, c: float, block_rows: int | None, shard: Shard, not_at_once: str) -> Tensor:
-    """Return C of each example, in the form that suits the caller; `not_at_once` is why gradients come later."""
+def example_costs(layer: Layer, plan: Plan, reason: str | None) -> Tensor:
+    """Return C of each example, shape (N,), whose gradients are worked out later, for a reason that `explain` tells."""
     if torch.compiler.is_compiling():
-        if shard.group is not None:
+        if plan.shard.group is not None:
             raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
-        if torch._C._are_functorch_transforms_active():
-            # The compiler differentiates the formula itself, in a single block.
-            return formulas.costs(layer, Setting(c, 12 * layer.x.shape[0] * layer.weight.shape[0], shard))[0]
-        return costs_of_layer(*layer, c, block_rows)[0]
-    record("blocks", f"the gradients are not worked out with the cost: {not_at_once}")
-    return Costs.apply(*layer, Setting(c, elements_of_block(len(layer.x), len(layer.weight), block_rows), shard))[0]
+        if is_forward_mode():
+            # The compiler differentiates the formula itself, in a single block: it would unroll a loop.
+            return class_blocks.cost(layer, Plan(plan.c, TENSORS * layer.sizes[0], plan.shard))[0]
+        from ce_torch.costs.linear.compiled import compiled_costs
+
+        return compiled_costs(plan.c, plan.block_rows, *layer)
+    record("blocks", f"the gradients are not worked out with the cost: {reason}")
+    return autograd.cost(layer, plan)
 
 
-def as_autocast_has_them(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the tensors as `F.linear` would take them: under autocast in its dtype."""
-    device = tensors[0].device
-    if not is_autocast(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device.type)
-    return tuple(tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)
+    if not is_autocast(x.device):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(x.device.type)
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+    return convert(x), convert(weight), None if bias is None else convert(bias)
 
 
 def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bool) -> None:
     """Raise `TypeError` or `ValueError` unless x are inputs of a layer with this weight and bias."""
-    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
-        if tensor is None and name == "bias":
-            continue
+    for name, tensor in (("x", x), ("weight", weight), *((("bias", bias),) if bias is not None else ())):
         check_floating(name, tensor)
         if tensor.dtype != x.dtype and not is_autocast(x.device):
             raise TypeError(f"{name} must be of x's dtype, {x.dtype}, got {tensor.dtype}; pass {name}.to(x.dtype)")
         check_device(name, tensor, x, "x")
     if x.ndim == 0:
         raise ValueError("x must have shape (..., D), the inputs of an example last, got a scalar")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or (len(weight) == 0 and not may_be_empty):
+    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or (weight.shape[0] == 0 and not may_be_empty):
         raise ValueError(
-            f"weight must have shape (C, {x.shape[-1]}), a row for each class, for x of shape {tuple(x.shape)}, got "
+            f"weight must have shape (K, {x.shape[-1]}), a row for each class, for x of shape {tuple(x.shape)}, got "
             f"{tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -196,7 +205,7 @@ class LinearLogLikelihoodCost(Cost):
 
     Args:
         in_features: D, the inputs of the layer.
-        classes: C, its neurons.
+        classes: K, its neurons.
         bias: whether the layer has biases.
         device, dtype: of its parameters.
         The rest is as in `ce_torch.functional.linear_log_likelihood`.
@@ -236,16 +245,16 @@ class LinearLogLikelihoodCost(Cost):
         self.block_rows, self.group = block_rows, group
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., C)."""
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""
         return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
 
-    def activation(self, x: Tensor) -> Tensor:
-        """Return a (..., C), the outputs of the layer for its inputs x (..., D); here z is whole."""
+    def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return a (..., K), the outputs of the layer for its inputs x (..., D); here z is whole."""
         return torch.softmax(self.layer(x) / self.temperature, -1)
 
-    def delta(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return δ = ∂Cₓ/∂z of each example x, (..., C), whatever the reduction; here z is whole."""
+    def delta(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction; here z is whole."""
         cost = LogLikelihoodCost(
             temperature=self.temperature,
             weight=self.class_weight,

@@ -1,4 +1,4 @@
-"""The classes of a layer shared out among processes: only what there is of each example crosses between them."""
+"""The classes of a layer shared out among processes, vocabulary-parallel: few numbers an example cross between them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part of the classes: the group that has the others, its first class, and how many all have."""
+    """This process's part of the classes: the group that has the others, its first class, and how many there are."""
 
     group: Any = None
     start: int = 0
     classes: int = 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Return the sum over all parts."""
+        """Return the sum over all processes."""
         return self.all_reduce(tensor, dist.ReduceOp.SUM) if self.group is not None else tensor
 
     def largest(self, tensor: Tensor) -> Tensor:
-        """Return the largest of all parts."""
+        """Return the largest over all processes."""
         return self.all_reduce(tensor, dist.ReduceOp.MAX) if self.group is not None else tensor
 
     def all_reduce(self, tensor: Tensor, operation: Any) -> Tensor:
@@ -38,26 +38,26 @@ class Shard:
 ALL_CLASSES = Shard()
 
 
-def of_this_process(weight: Tensor, group: Any) -> Shard:
+def local_shard(weight: Tensor, group: Any) -> Shard:
     """Return the part of this process, which has the rows of `weight`; parts follow one another by rank."""
     if group is None:
-        return Shard(classes=len(weight))
+        return Shard(classes=weight.shape[0])
     rank = dist.get_rank(group)
     counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=weight.device)
-    counts[rank] = len(weight)
+    counts[rank] = weight.shape[0]
     dist.all_reduce(counts, group=group)
     return Shard(group, int(counts[:rank].sum()), int(counts.sum()))
 
 
-def of_dtensors(
+def local_tensors(
     x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, group: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Return what this process has of DTensors; a weight that is one needs a group, which shares the classes out."""
+    """Return this process's part of each DTensor; a weight that is one needs a group, which shares the classes out."""
     if type(weight) in (Tensor, nn.Parameter):
         return x, weight, bias, y
     from torch.distributed import tensor as dtensor  # takes a while, and is needed here only
 
-    by_rows, whole = dtensor.Shard(0), dtensor.Replicate()
+    row_wise, replicated = dtensor.Shard(0), dtensor.Replicate()
     if not isinstance(weight, dtensor.DTensor):
         return x, weight, bias, y
     if group is None:
@@ -66,16 +66,19 @@ def of_dtensors(
             "weight.full_tensor() where each process has examples of its own, as with FSDP, or say "
             "group=weight.device_mesh.get_group() where all have the same examples and share the classes out"
         )
-    if weight.device_mesh.ndim != 1 or weight.placements != (by_rows,):
+    if weight.device_mesh.ndim != 1 or weight.placements != (row_wise,):
         raise ValueError(
             f"weight must be a DTensor with Shard(0) on a mesh of one dimension, got {weight.placements} on one of "
             f"{weight.device_mesh.ndim}; redistribute it"
         )
     if dist.get_process_group_ranks(group) != dist.get_process_group_ranks(weight.device_mesh.get_group()):
         raise ValueError("group must have the processes of weight's mesh; give weight.device_mesh.get_group()")
-    places = whole, by_rows, dtensor.Shard(y.ndim - 1) if y.is_floating_point() else whole
-    x, bias, y = (
-        tensor.redistribute(placements=[place]).to_local() if isinstance(tensor, dtensor.DTensor) else tensor
-        for tensor, place in zip((x, bias, y), places, strict=True)
-    )
-    return x, weight.to_local(), bias, y
+    y_placement = dtensor.Shard(y.ndim - 1) if y.is_floating_point() else replicated
+
+    def local(tensor: Tensor, placement: Any) -> Tensor:
+        if not isinstance(tensor, dtensor.DTensor):
+            return tensor
+        return tensor.redistribute(placements=[placement]).to_local()
+
+    bias = None if bias is None else local(bias, row_wise)
+    return local(x, replicated), weight.to_local(), bias, local(y, y_placement)

@@ -1,0 +1,200 @@
+"""The log-likelihood of a softmax layer and its derivatives, from the layer's inputs, by blocks of classes.
+
+    z = x Wᵀ + b        a = softmax(c z)        C = −Σⱼ tⱼ ln aⱼ        δ = c (T a − t),  T = Σⱼ tⱼ
+
+z would have a row for each example and a column for each class. It is never whole: these functions go over blocks of
+classes, and keep of a block what it adds to the sums over all. Along a tangent (ẋ, Ẇ, ḃ, ṫ) z changes by
+v = ẋ Wᵀ + x Ẇᵀ + ḃ, and
+
+    Ċ = Σⱼ δⱼ vⱼ − Σⱼ ṫⱼ ln aⱼ        δ̇ = c² T a (v − u) + c (Ṫ a − ṫ),  u = Σⱼ aⱼ vⱼ
+
+All of it is differentiable, so that autograd finds the third derivatives and higher ones, for which it does keep z.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs._precision import is_autocast
+from ce_torch.costs._product import product
+from ce_torch.costs._softmax import Exponentials, above_minus_infinity, exponents, scale
+from ce_torch.costs.linear.blocks import Plan, column
+from ce_torch.costs.linear.gradients import LayerGradients, Needs, TargetGradients
+from ce_torch.costs.linear.layer import Fields, Layer, Tangent, cast
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class Statistics(NamedTuple):
+    """For each example m = maxⱼ zⱼ, r = Σⱼ exp(c (zⱼ − m)) − 1, and T, all of shape (N,)."""
+
+    m: Tensor
+    r: Tensor
+    T: Tensor
+
+    def exponentials(self, z: Tensor, c: float) -> Exponentials:
+        """Return x, e and r of a block of classes."""
+        x = exponents(z, column(self.m), c)
+        return Exponentials(x, x.exp(), column(self.r))
+
+
+class RunningSum:
+    """Σⱼ exp xⱼ, xⱼ = c (zⱼ − m), as classes come: how many are 1, the largest, and the sum of the others."""
+
+    def __init__(self, layer: Layer, c: float) -> None:
+        self.c, self.m = c, layer.full(-torch.inf)
+        self.ones, self.others = layer.full(0), layer.full(0)
+
+    def raise_maximum(self, m: Tensor) -> Tensor:
+        """Make m the largest so far, and return by how much x falls."""
+        grows = m > self.m
+        fall = scale(self.c, torch.where(grows, m - above_minus_infinity(self.m), 0))
+        others = (self.ones + self.others) * torch.exp(-fall)
+        self.ones, self.others = torch.where(grows, 0, self.ones), torch.where(grows, others, self.others)
+        self.m = m
+        return fall
+
+    def add(self, x: Tensor) -> None:
+        is_largest = (x == 0).to(x.dtype)
+        self.ones = self.ones + is_largest.sum(-1)
+        self.others = self.others + (x.exp() - is_largest).sum(-1)
+
+
+def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a formula choose its precision itself, also in a backward pass under autocast.
+
+    Where autograd may differentiate it, its layer comes in the dtype to compute in: the gradients of a tensor that each
+    block converts would be rounded before they are added.
+    """
+
+    @wraps(formula)
+    def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        layer = next(argument for argument in arguments if isinstance(argument, Layer))
+        if torch.is_grad_enabled():
+            arguments = tuple(cast(a, layer.dtype) if isinstance(a, Fields) else a for a in arguments)  # pyright: ignore[reportAssignmentType]
+        if not is_autocast(layer.x.device):
+            return formula(*arguments, **options)
+        with torch.autocast(layer.x.device.type, enabled=False):
+            return formula(*arguments, **options)
+
+    return wrapped
+
+
+@fixed_precision
+def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
+    """Return C of each example, as T ln(1 + r) − Σⱼ tⱼ xⱼ, of which no large numbers cancel, and its statistics."""
+    c, shard = plan.c, plan.shard
+    running = RunningSum(layer, c)
+    t_x, T = layer.full(0), layer.full(0)
+    for classes in layer.blocks(plan):
+        z, t = layer.z(classes), layer.t(classes, plan)
+        t_x = t_x - product(T, running.raise_maximum(torch.maximum(running.m, z.detach().amax(-1))))
+        x = exponents(z, column(running.m), c)
+        running.add(x)
+        t_x = t_x + product(t, x).sum(-1)
+        T = T + t.sum(-1)
+    if shard.group is not None:
+        t_x = t_x - product(T, running.raise_maximum(shard.largest(running.m)))
+    sums = torch.stack([running.ones, running.others, t_x, T])
+    ones, others, t_x, T = shard.total(sums).unbind()
+    # An example without a largest number that does not count is treated as if all its z were 0.
+    is_empty = ~(running.m > -torch.inf) & (T == 0)
+    m, r = running.m.masked_fill(is_empty, 0), (others + (ones - 1)).masked_fill(is_empty, 0)
+    return T * r.log1p() - t_x, Statistics(m, r, T)
+
+
+@fixed_precision
+def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
+    """Return the gradients of Σ g C by those of x, weight and bias that need one: δ W, δᵀ x and Σ δ."""
+    sums = LayerGradients(layer, needs, g)
+    for classes in layer.blocks(plan):
+        sums.add(classes, product(column(g), delta(layer, classes, plan, statistics)))
+    return sums.totals(plan)
+
+
+def delta(layer: Layer, classes: slice, plan: Plan, statistics: Statistics) -> Tensor:
+    """Return δ of a block of classes."""
+    t = layer.t(classes, plan)
+    return statistics.exponentials(layer.z(classes), plan.c).delta(t, column(statistics.T), plan.c)
+
+
+@fixed_precision
+def target_gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics) -> tuple[Tensor | None, ...]:
+    """Return the gradients of Σ g C by y, on_value and off_value: −ln a, summed to their shapes."""
+    sums = TargetGradients(layer, g)
+    for classes in layer.blocks(plan):
+        sums.add(classes, product(column(g), -statistics.exponentials(layer.z(classes), plan.c).ln_a), plan)
+    return sums.totals(plan)
+
+
+class CostTangent(NamedTuple):
+    """How each example changes: C by Σⱼ δⱼ vⱼ and by Σⱼ −ṫⱼ ln aⱼ; u, and Ṫ; all of shape (N,)."""
+
+    layer_part: Tensor
+    target_part: Tensor
+    u: Tensor
+    T: Tensor
+
+
+@fixed_precision
+def jvp(layer: Layer, tangent: Tangent, plan: Plan, statistics: Statistics) -> CostTangent:
+    """Return how each example changes along a tangent of the layer."""
+    u, t_v, T, target_part = (layer.full(0) for _ in range(4))
+    for classes in layer.blocks(plan):
+        ln_a = statistics.exponentials(layer.z(classes), plan.c).ln_a
+        v, t_tangent = layer.z_tangent(tangent, classes), layer.t_tangent(tangent, classes, plan)
+        if v is not None:
+            u = u + (ln_a.exp() * v).sum(-1)
+            t_v = t_v + (layer.t(classes, plan) * v).sum(-1)
+        if t_tangent is not None:
+            T = T + t_tangent.sum(-1)
+            target_part = target_part - product(t_tangent, ln_a).sum(-1)
+    u, t_v, T, target_part = plan.shard.total(torch.stack([u, t_v, T, target_part])).unbind()
+    return CostTangent(plan.c * (statistics.T * u - t_v), target_part, u, T)
+
+
+@fixed_precision
+def hvp(
+    g: Tensor,
+    g_tangent: Tensor | None,
+    layer: Layer,
+    tangent: Tangent,
+    plan: Plan,
+    statistics: Statistics,
+    cost_tangent: CostTangent,
+    needs: Needs,
+) -> tuple[Tensor, ...]:
+    """Return how `gradients` change along a tangent: (g δ)˙ W + g δ Ẇ, (g δ)˙ᵀ x + g δᵀ ẋ and Σ (g δ)˙."""
+    c = plan.c
+    sums = LayerGradients(layer, needs, g, *tangent)
+    for classes in layer.blocks(plan):
+        exponentials = statistics.exponentials(layer.z(classes), c)
+        a, delta = exponentials.ln_a.exp(), exponentials.delta(layer.t(classes, plan), column(statistics.T), c)
+        a_tangent = a * column(cost_tangent.T)
+        v, t_tangent = layer.z_tangent(tangent, classes), layer.t_tangent(tangent, classes, plan)
+        if v is not None:
+            a_tangent = a_tangent + scale(c, column(statistics.T) * a * (v - column(cost_tangent.u)))
+        if t_tangent is not None:
+            a_tangent = a_tangent - t_tangent
+        rows = scale(c, column(g) * a_tangent)
+        if g_tangent is not None:
+            rows = rows + column(g_tangent) * delta
+        sums.add(classes, rows, column(g) * delta, tangent)
+    return sums.totals(plan)
+
+
+@fixed_precision
+def target_hvp(
+    g: Tensor, layer: Layer, tangent: Tangent, plan: Plan, cost_tangent: CostTangent
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of Σ g Σⱼ δⱼ vⱼ by y, on_value and off_value: c (u − v), summed to their shapes."""
+    sums = TargetGradients(layer, g, *tangent)
+    for classes in layer.blocks(plan):
+        v = layer.z_tangent(tangent, classes)
+        u_minus_v = column(cost_tangent.u) if v is None else column(cost_tangent.u) - v
+        sums.add(classes, scale(plan.c, column(g) * u_minus_v), plan)
+    return sums.totals(plan)

@@ -1,0 +1,164 @@
+"""The cost of a layer for classes y and its gradients, as numbers that are not differentiated, by blocks of examples.
+
+Where no kernels take z, its transpose is made, with a row for each class: W has a row for each class too, and products
+with it are faster so than with z. With eⱼ = exp(c (zⱼ − m)), s = Σⱼ eⱼ, tⱼ = off_valueⱼ, plus `on_value` at j = y,
+
+    δⱼ = c (T eⱼ / s − tⱼ)
+
+The part T e / s goes into the products with W and x, block by block, and off_value once, for all examples.
+"""
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs._backend import record
+from ce_torch.costs._product import product
+from ce_torch.costs._softmax import above_minus_infinity, exponents
+from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
+from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
+from ce_torch.costs.kernels.products import add_product, exponentials_, weighted_inputs
+from ce_torch.costs.linear.blocks import Plan, column
+from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
+from ce_torch.costs.linear.gradients import PARAMETERS, Needs
+from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.vocabulary_parallel import Shard
+
+FUSED = "the gradients are worked out with the cost"
+# The gradients of x, weight and bias that are needed, by name.
+Gradients = dict[str, Tensor]
+
+
+def refusal(layer: Layer, shard: Shard) -> str | None:
+    """Return why a layer is not worked out by blocks of examples, None where it is."""
+    if layer.y.is_floating_point():
+        return "y holds desired outputs"
+    if shard.group is not None:
+        return "the classes are shared out among processes"
+    if layer.dtype != layer.x.dtype:
+        return "x has half precision"
+    if not all(is_plain(tensor) for tensor in layer if tensor is not None):
+        return NOT_PLAIN
+    if count_dispatch_modes():
+        return "a dispatch mode is active"
+    if is_transformed():
+        return "torch.func differentiates the cost"
+    if layer.off_value is not None and not layer.x.is_cpu:
+        return "label_smoothing is not 0, for which a GPU has no kernel"
+    return None
+
+
+@fixed_precision
+def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
+    """Return C of each example, and its statistics."""
+    (N, K), x = layer.sizes, layer.x
+    C, statistics = layer.full(0), Statistics(layer.full(0), layer.full(0), layer.full(0))
+    count, blocks = plan.example_blocks(N, K)
+    memory = x.new_empty(K * count)
+    for block in blocks:
+        part = layer.examples(block)
+        C[block], part_statistics = exponentials(part, plan.c, memory[: K * len(part.x)].view(K, -1))
+        for whole, value in zip(statistics, part_statistics, strict=True):
+            whole[block] = value
+    return C, statistics
+
+
+@fixed_precision
+def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return Σ factor · C, and the gradients of those of x, weight and bias that need one."""
+    (N, K), x = layer.sizes, layer.x
+    total = x.new_zeros(())
+    new = torch.empty_like if N > 0 else torch.zeros_like
+    gradients = {
+        name: new(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in zip(PARAMETERS, layer, strict=False)
+        if name in needs and tensor is not None
+    }
+    count, blocks = plan.example_blocks(N, K)
+    memory = x.new_empty(K * count)
+    gpu_refusal = gpu.refusal(memory)
+    compute_block = gpu_block if gpu_refusal is None else transposed_block
+    record("blocks" if gpu_refusal else "triton", f"triton: {gpu_refusal}; {FUSED}" if gpu_refusal else FUSED)
+    for block in blocks:
+        part, part_factor = layer.examples(block), factor[block]
+        C = compute_block(gradients, block, part, part_factor.to(x.dtype), plan.c, memory[: K * len(part.x)])
+        total += product(part_factor, C).sum()
+    if layer.off_value is not None and N > 0:
+        subtract_off_value(gradients, layer, layer.off_value, plan.c * factor)
+    return total, tuple(gradients.values())
+
+
+def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor) -> Tensor:
+    """Return C of each example of a block, and add its part to the gradients, by the kernels for z."""
+    z = torch.mm(layer.x, layer.weight.mT, out=memory.view(len(layer.x), -1))
+    if layer.bias is not None:
+        z += layer.bias
+    options = None, c, -1, 0.0
+    C, sums = gpu.softmax_cost("none", z, layer.y, *options)
+    example_factor = on_value(layer) * factor
+    delta = gpu.softmax_delta(example_factor, sums, "none", z, layer.y, *options, in_place=True)
+    if "x" in gradients:
+        torch.mm(delta, layer.weight, out=gradients["x"][block])
+    # The first block overwrites the memory.
+    beta = min(block.start, 1)
+    if "weight" in gradients:
+        gradients["weight"].addmm_(delta.mT, layer.x, beta=beta)
+    if "bias" in gradients:
+        gradients["bias"].addmv_(delta.mT, torch.ones_like(factor), beta=beta)
+    return product(on_value(layer), C)
+
+
+def transposed_block(
+    gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor
+) -> Tensor:
+    """Return C of each example of a block, and add its part to the gradients, but for off_value, with zᵀ for z."""
+    z = memory.view(len(layer.weight), -1)
+    C, statistics = exponentials(layer, c, z)
+    # With this z it is (s / z_factor) (δᵀ + c off_value), s = 1 + r.
+    z_factor = product(c * factor * statistics.T, 1 / (1 + statistics.r))
+    add_gradients(gradients, block, layer, z_factor, z)
+    return C
+
+
+def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics]:
+    """Return C and the statistics of each example, with a row for each class in z: e, and s (a − on_value / T) at y."""
+    m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
+    y, value = layer.y.unsqueeze(0), on_value(layer)
+    x_y = exponents(z.gather(0, y).squeeze(0), m, c)
+    others, off_value_x = exponentials_(z, above_minus_infinity(m), layer.y, c, layer.off_value)
+    r, T, e_y = others + x_y.expm1(), value, x_y.exp()
+    t_x = product(value, x_y)
+    if layer.off_value is not None and off_value_x is not None:
+        T, t_x = T + layer.off_value.sum(), t_x + off_value_x
+    # s (a − on_value / T), of which no digits are lost where a and on_value are near 1.
+    z.scatter_(0, y, product((T - value) * e_y - value * others, 1 / T).unsqueeze(0))
+    return product(T, r.log1p()) - t_x, Statistics(m, r, T)
+
+
+def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Tensor, z: Tensor) -> None:
+    """Add the part of a block of examples to the gradients δ W, δᵀ x and Σ δ, where δᵀ = z_factor z."""
+    if "x" in gradients:
+        transposed = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
+        add_product(layer.weight.mT, z, out=transposed)
+        gradients["x"][block] = (transposed * z_factor).mT
+    # The first block overwrites the memory.
+    beta = min(block.start, 1)
+    if "weight" in gradients:
+        add_product(z, layer.x * column(z_factor), gradients["weight"], beta)
+    if "bias" in gradients:
+        gradients["bias"].addmv_(z, z_factor, beta=beta)
+
+
+def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, factor: Tensor) -> None:
+    """Add the part of δ that is −factor off_value to the gradients."""
+    if "x" in gradients:
+        gradients["x"].addr_(factor, layer.weight.mT @ off_value, alpha=-1)
+    if "weight" in gradients:
+        gradients["weight"].addr_(off_value, layer.x.mT @ factor, alpha=-1)
+    if "bias" in gradients:
+        gradients["bias"].sub_(off_value * factor.sum())
+
+
+def on_value(layer: Layer) -> Tensor:
+    """Return `on_value` of a layer whose y holds classes, which has one."""
+    assert layer.on_value is not None
+    return layer.on_value

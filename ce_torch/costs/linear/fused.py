@@ -1,0 +1,70 @@
+"""The cost and its gradients in one pass: z is worked out once, and not again for the gradients.
+
+The gradient that reaches the cost is not known yet, so that only a sum over examples has its gradients this early, up
+to that factor.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs._function import may_be_differentiated
+from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode
+from ce_torch.costs.linear import class_blocks, example_blocks
+from ce_torch.costs.linear.autograd import gradients
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.example_blocks import cost_and_gradients
+from ce_torch.costs.linear.gradients import align
+from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.operators import needed_fields
+from ce_torch.costs.linear.vocabulary_parallel import Shard
+
+
+class FusedLinearLogLikelihood(torch.autograd.Function):
+    """Σ factor · C over the examples, of classes y, where C and factor are 0 for examples that don't count."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, factor: Tensor, *layer: Any) -> Tensor:
+        ctx.save_for_backward(factor, *layer)
+        ctx.plan, (ctx.needs, _) = plan, needed_fields(ctx.needs_input_grad[2:])
+        total, ctx.gradients = cost_and_gradients(Layer(*layer), factor, plan, ctx.needs)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        (g,) = grad_outputs
+        factor, *layer = ctx.saved_tensors
+        layer, found, ctx.gradients = Layer(*layer), ctx.gradients, None
+        if may_be_differentiated(g):
+            with torch.no_grad():
+                statistics = torch.stack(class_blocks.cost(layer, ctx.plan)[1])
+            return None, None, *gradients(g * factor, layer, ctx.plan, statistics, ctx.needs_input_grad[2:])
+        if found is None:
+            _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs)
+        if not g.is_cpu or g.item() != 1:
+            for gradient in found:
+                gradient.mul_(g)
+        return None, None, *align(found, ctx.needs), None, None, None
+
+
+def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
+    """Return why the gradients are not worked out with the cost, None where they are.
+
+    They are where they will be asked for, as numbers only, and by the inputs and parameters only.
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile sees an operator"
+    parameters, target = layer[:3], (layer.on_value, layer.off_value)
+    if reduction == "none":
+        return 'reduction is "none"'
+    if not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in parameters)):
+        return "no gradient is asked for"
+    if any(tensor is not None and tensor.requires_grad for tensor in target):
+        return "class_weight requires grad"
+    if is_forward_mode():
+        return "forward mode differentiates the cost"
+    if has_saved_tensor_hooks():
+        # Hooks act on inputs to save memory: nothing else is to be kept.
+        return "hooks for saved tensors are set"
+    return example_blocks.refusal(layer, shard)

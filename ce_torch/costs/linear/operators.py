@@ -1,0 +1,98 @@
+"""The cost of a layer and its gradients as operators, which tracers and the compiler record without looking inside.
+
+Neither operator has derivatives of its own: `ce_torch.costs.linear.autograd` lays a `Function` over them. Outside
+tracers it calls the implementation itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs._function import may_be_differentiated
+from ce_torch.costs._torch_private import is_recorded
+from ce_torch.costs.linear import class_blocks, example_blocks
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.class_blocks import Statistics
+from ce_torch.costs.linear.gradients import PARAMETERS, Needs, align
+from ce_torch.costs.linear.layer import Fields, Layer
+
+LAYER_SCHEMA = ", ".join(
+    f"Tensor{'?' if hint == Tensor | None else ''} {name}" for name, hint in Fields.__annotations__.items()
+)
+FIELD_COUNT = len(Fields._fields)
+
+library = torch.library.Library("ce_torch", "FRAGMENT")
+library.define(
+    f"linear_log_likelihood({LAYER_SCHEMA}, float c, SymInt? block_rows) -> (Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+library.define(
+    f"linear_log_likelihood_gradients(Tensor g, Tensor statistics, {LAYER_SCHEMA}, float c, SymInt? block_rows, "
+    "bool[] needs) -> Tensor[]",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Return C of each example and its statistics, (3, N), by the operator where a tracer records one."""
+    if plan.shard.group is None and is_recorded():
+        return torch.ops.ce_torch.linear_log_likelihood(*layer, plan.c, plan.block_rows)
+    C, statistics = (class_blocks if example_blocks.refusal(layer, plan.shard) else example_blocks).cost(layer, plan)
+    return C, torch.stack(statistics)
+
+
+def gradients(
+    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of Σ g C by the fields of the layer that need one, which are not differentiated again."""
+    if plan.shard.group is None and is_recorded():
+        arguments = g, statistics, *layer, plan.c, plan.block_rows, [*needs]
+        found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
+        return tuple(next(found) if needed else None for needed in needs)
+    names, needs_target = needed_fields(needs)
+    if not needs_target and not may_be_differentiated(g) and example_blocks.refusal(layer, plan.shard) is None:
+        _, found = example_blocks.cost_and_gradients(layer, g, plan, names)
+        return *align(found, names), None, None, None
+    found = class_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
+    target = class_blocks.target_gradients(g, layer, plan, Statistics(*statistics)) if needs_target else (None,) * 3
+    return *align(found, names), *target
+
+
+def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
+    """Return which of x, weight and bias need a gradient, and whether the desired outputs do."""
+    names = frozenset(name for name, needed in zip(PARAMETERS, needs, strict=False) if needed)
+    return names, any(needs[len(PARAMETERS) :])
+
+
+@torch.library.impl(library, "linear_log_likelihood", "CompositeExplicitAutograd")
+@torch.no_grad()
+def cost_kernel(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *layer, c, block_rows = arguments
+    return cost(Layer(*layer), Plan(c, block_rows))
+
+
+@torch.library.register_fake("ce_torch::linear_log_likelihood", lib=library)
+def cost_shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
+    layer = Layer(*arguments[:FIELD_COUNT])
+    C = layer.full(0)
+    return C, torch.stack([C, C, C])
+
+
+@torch.library.impl(library, "linear_log_likelihood_gradients", "CompositeExplicitAutograd")
+@torch.no_grad()
+def gradient_kernel(g: Tensor, statistics: Tensor, *arguments: Any) -> list[Tensor]:
+    *layer, c, block_rows, needs = arguments
+    found = gradients(g, Layer(*layer), Plan(c, block_rows), statistics, needs)
+    return [gradient for gradient, needed in zip(found, needs, strict=True) if needed and gradient is not None]
+
+
+@torch.library.register_fake("ce_torch::linear_log_likelihood_gradients", lib=library)
+def gradient_shapes(g: Tensor, statistics: Tensor, *arguments: Any) -> list[Tensor]:
+    *layer, _, _, needs = arguments
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor, needed in zip(layer, needs, strict=True)
+        if needed
+    ]
