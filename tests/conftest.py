@@ -130,4 +130,6 @@ def start(root):
     yield start
     for process in processes:
         process.terminate()  # torchrun ends its own processes then
-        process.communicate()
+        for stream in filter(None, (process.stdout, process.stderr)):
+            stream.close()
+        process.wait()

@@ -1,6 +1,9 @@
-"""train.py in processes of its own, and what is in the files that it leaves."""
+"""What the tests of the program share: processes, checkpoints, and files of MNIST's format."""
 
+import gzip
+import shutil
 import struct
+import warnings
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,83 @@ def other_data(real_mnist, tmp_path_factory):
         labels = real_mnist.test.y[:1_000].byte().repeat(n // 1_000)
         (raw / name).write_bytes(struct.pack(">2I", 0x801, n) + labels.numpy().tobytes())
     return folder, mnist.identify(mnist.load(folder))
+
+
+@pytest.fixture
+def fails(train):
+    """train.py as a function of flags that it must refuse: returns the one line that it prints to stderr."""
+
+    def fails(*flags):
+        with warnings.catch_warnings(record=True) as printed:
+            # As users see them: pytest would raise them, and the program might take them for an error that it expects.
+            warnings.simplefilter("always")
+            warnings.simplefilter("ignore", DeprecationWarning)
+            outcome = train(*flags)
+        assert outcome.code == 2
+        assert [str(warning.message) for warning in printed] == []
+        (line,) = outcome.err
+        assert line.startswith("train.py: ")
+        return line
+
+    return fails
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where the first test that needs a checkpoint leaves it for the others."""
+    return tmp_path_factory.mktemp("trained") / "run.pt"
+
+
+@pytest.fixture
+def saved(train, trained, tmp_path):
+    """The checkpoint of a run of cross-entropy, 30 hidden neurons, two epochs."""
+    if not trained.exists():
+        assert train("--epochs", 2, "--checkpoint", trained).code == 0
+    return shutil.copy(trained, tmp_path / "saved.pt")
+
+
+@pytest.fixture(scope="session")
+def files_under():
+    """The content of every file in a folder and in those within it."""
+    return lambda folder: {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def assert_same_data():
+    """Assert that two pieces of data are the same in all their parts."""
+
+    def assert_same_data(ours, theirs):
+        for part, other in zip(ours, theirs, strict=True):
+            assert torch.equal(part.x, other.x)
+            assert torch.equal(part.y, other.y)
+
+    return assert_same_data
+
+
+# So few examples that files of them are read in no time, where MNIST has thousands.
+FEW = {"TRAINING": 50, "VALIDATION": 10, "TEST": 10}
+FEW_SHAPES = dict(zip(mnist.FILES, [(60, 28, 28), (60,), (10, 28, 28), (10,)], strict=True))
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """A folder with files of few examples, random pixels and digits, which are as many as must be."""
+    for name, n in FEW.items():
+        monkeypatch.setattr(mnist, name, n)
+    (tmp_path / mnist.RAW).mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, shape in FEW_SHAPES.items():
+        values = torch.randint(256 if "images" in name else 10, shape, generator=generator).byte()
+        header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
+        (tmp_path / mnist.RAW / name).write_bytes(header + values.numpy().tobytes())
+    return tmp_path
+
+
+@pytest.fixture
+def few_packed(few):
+    """A folder with the same files, packed."""
+    for name in mnist.FILES:
+        path = few / mnist.RAW / name
+        path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    return few

@@ -90,7 +90,8 @@ def test_a_place_is_free_again_once_its_run_is_killed(endless, train, epochs_don
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run.history.json", "run.pt"]
 
 
-@pytest.mark.parametrize("compiler", ["nowhere/g++", pytest.param("false", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["nowhere/g++", "false"])
 def test_a_compiler_that_does_not_work_is_found_before_anything_is_written(start_on_slice, tmp_path, compiler):
     process = start_on_slice("--compile", "--checkpoint", tmp_path / "run.pt", env=os.environ | {"CXX": compiler})
     out, err = process.communicate()

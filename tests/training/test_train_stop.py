@@ -45,9 +45,10 @@ def test_ctrl_c_names_a_command_that_works(train, stop_after):
 def test_ctrl_c_repeats_the_place_of_the_data_and_the_device(train, stop_after, other_data):
     folder, _ = other_data
     stop_after(1)
-    (line,) = train("--data-dir", folder, "--device", "cpu", "--epochs", 2, "--checkpoint", "run.pt").err
+    place = "--data-dir", str(folder), "--device", "cpu"
+    (line,) = train(*place, "--batch-size", 1_000, "--epochs", 2, "--checkpoint", "run.pt").err
     flags = shlex.split(line)[-6:]
-    assert flags == ["--resume", "run.pt", "--data-dir", str(folder), "--device", "cpu"]
+    assert flags == ["--resume", "run.pt", *place]
     stop_after(2)
     assert train(*flags).code == 0
 
