@@ -101,3 +101,10 @@ def look(app, browser):
 def page(look):
     with look() as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def shared_page(look):
+    """A page for those tests that do not mind what others have typed and moved there."""
+    with look() as page:
+        yield page
