@@ -1,6 +1,7 @@
 """Where the program's output goes: a narrow terminal, a reader that has had enough, a full disk, closed, ASCII."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -139,12 +140,15 @@ def terminal_that_is_gone():
     return (os.fdopen(writing, "w"),)
 
 
-@pytest.mark.parametrize("place", [full_pipe, pipe_without_a_reader, terminal_that_is_gone])
-def test_what_cannot_be_written_is_dropped(place):
+@pytest.mark.parametrize(
+    ("place", "error"), [(full_pipe, None), (pipe_without_a_reader, None), (terminal_that_is_gone, errno.EIO)]
+)
+def test_what_cannot_be_written_is_dropped_and_noted_unless_the_reader_has_had_enough(place, error):
     with contextlib.ExitStack() as stack:
         writing, *_ = map(stack.enter_context, place())
         file = PatientFile(writing.fileno(), "w", closefd=False)
-        assert print("x" * 1_000_000, file=patient(file, None)) is None
+        print("x" * 1_000_000, file=patient(file, None))
+        assert getattr(file.error, "errno", None) == error
 
 
 def read_all(reading):
