@@ -78,21 +78,6 @@ def assert_weights():
     return assert_weights
 
 
-@pytest.fixture(scope="module")
-def other_data(real_mnist, tmp_path_factory):
-    """A folder with data that is not MNIST, inverted images of it, and the name of that data."""
-    folder = tmp_path_factory.mktemp("other")
-    raw = folder / mnist.RAW
-    raw.mkdir(parents=True)
-    for name, n in zip(mnist.FILES[::2], (60_000, 10_000), strict=True):
-        images = (255 * (1 - real_mnist.test.x[:1_000])).round().byte().repeat(n // 1_000, 1)
-        (raw / name).write_bytes(struct.pack(">4I", 0x803, n, 28, 28) + images.numpy().tobytes())
-    for name, n in zip(mnist.FILES[1::2], (60_000, 10_000), strict=True):
-        labels = real_mnist.test.y[:1_000].byte().repeat(n // 1_000)
-        (raw / name).write_bytes(struct.pack(">2I", 0x801, n) + labels.numpy().tobytes())
-    return folder, mnist.identify(mnist.load(folder))
-
-
 @pytest.fixture
 def fails(train):
     """train.py as a function of flags that it must refuse: returns the one line that it prints to stderr."""
@@ -150,17 +135,24 @@ FEW_SHAPES = dict(zip(mnist.FILES, [(60, 28, 28), (60,), (10, 28, 28), (10,)], s
 
 
 @pytest.fixture
-def few(tmp_path, monkeypatch):
+def few(tmp_path_factory, monkeypatch):
     """A folder with files of few examples, random pixels and digits, which are as many as must be."""
     for name, n in FEW.items():
         monkeypatch.setattr(mnist, name, n)
-    (tmp_path / mnist.RAW).mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("few")
+    (folder / mnist.RAW).mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     for name, shape in FEW_SHAPES.items():
         values = torch.randint(256 if "images" in name else 10, shape, generator=generator).byte()
         header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-        (tmp_path / mnist.RAW / name).write_bytes(header + values.numpy().tobytes())
-    return tmp_path
+        (folder / mnist.RAW / name).write_bytes(header + values.numpy().tobytes())
+    return folder
+
+
+@pytest.fixture
+def other_data(few):
+    """A folder with data that is not MNIST, and the name of that data."""
+    return few, mnist.identify(mnist.load(few))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -151,29 +150,36 @@ def test_two_processes_train_on_mnist_what_one_does(start, finish, assert_weight
     assert_weights(tmp_path / "two.pt", tmp_path / "one.pt", up_to=1e-3)
 
 
-TELL_BESIDE_TORCHRUN = """
-import os, signal, sys
-from ce_torch.training import distributed
+@pytest.fixture
+def endings_raise():
+    """Have the signals by which torchrun ends a process raise an error in this one."""
 
-class EndedWhileItSpeaks:
-    def write(self, text):
-        os.kill(os.getpid(), signal.SIGTERM)
-        sys.__stderr__.write(text)
+    def fail(number, frame):
+        raise AssertionError(f"ended by signal {number}")
 
-    def flush(self):
-        sys.__stderr__.flush()
-
-sys.stderr = EndedWhileItSpeaks()
-distributed.tell("the reason")
-"""
+    before = {ending: signal.signal(ending, fail) for ending in distributed.ENDINGS}
+    yield
+    for ending, handler in before.items():
+        signal.signal(ending, handler)
 
 
-def test_a_process_that_torchrun_ends_tells_its_error_first(root, tmp_path):
-    (tmp_path / "0").mkdir()
-    environment = os.environ | {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "0" / "error.json")}
-    command = [sys.executable, "-c", TELL_BESIDE_TORCHRUN]
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert run.stderr == "-c: the reason\n"
+@pytest.mark.usefixtures("endings_raise")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_torchrun_ends_tells_its_error_first(monkeypatch, tmp_path, ending):
+    told = []
+
+    class EndedWhileItSpeaks:
+        def write(self, text):
+            os.kill(os.getpid(), ending)
+            told.append(text)
+
+        def flush(self):
+            pass
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "0" / "error.json"))
+    monkeypatch.setattr(sys, "stderr", EndedWhileItSpeaks())
+    distributed.tell("the reason")
+    assert "".join(told).endswith(": the reason\n")
 
 
 def test_of_the_processes_of_a_job_the_first_to_fail_tells_why(monkeypatch, tmp_path, capsys):

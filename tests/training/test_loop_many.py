@@ -41,7 +41,7 @@ def test_each_of_many_networks_has_its_own_learning_rate_and_regularization():
         torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(alone))
 
 
-@pytest.mark.parametrize("lmbda", [0, [0, 2, 4]])
+@pytest.mark.parametrize("lmbda", [pytest.param(0, marks=pytest.mark.slow), [0, 2, 4]])
 def test_many_networks_compiled_are_trained_as_they_are_eagerly(lmbda):
     eager, compiled = (new_training_of_many(lmbda=lmbda, compile=compile) for compile in (False, True))
     train(eager, 2)

@@ -82,14 +82,6 @@ def test_a_second_run_at_one_place_is_refused(endless, train, tmp_path):
     assert process.poll() is None
 
 
-def test_a_place_is_free_again_once_its_run_is_killed(endless, train, epochs_done, tmp_path):
-    process, path = endless
-    process.kill()
-    process.wait()
-    assert train("--resume", path, "--epochs", epochs_done(path)).code == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.history.json", "run.pt"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["nowhere/g++", "false"])
 def test_a_compiler_that_does_not_work_is_found_before_anything_is_written(start_on_slice, tmp_path, compiler):

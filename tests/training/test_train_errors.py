@@ -196,6 +196,7 @@ def test_other_errors_are_not_told_as_missing_memory(train, monkeypatch):
 
 
 def test_a_compiler_that_is_not_there_is_told_before_anything_is_written(fails, tmp_path):
+    torch.compiler.reset()  # what tests before have compiled
     with torch._inductor.config.patch({"cpp.cxx": (None, "nowhere/g++")}):
         line = fails("--compile", "--checkpoint", "run.pt")
     assert re.match(r"train.py: --compile .* g\+\+, .* CXX", line)
