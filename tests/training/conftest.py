@@ -152,7 +152,7 @@ def few(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def other_data(few):
     """A folder with data that is not MNIST, and the name of that data."""
-    return few, mnist.identify(mnist.load(few))
+    return few, mnist.identify(mnist.load(few, "cpu"))
 
 
 @pytest.fixture
