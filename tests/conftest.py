@@ -130,6 +130,6 @@ def start(root):
     yield start
     for process in processes:
         process.terminate()  # torchrun ends its own processes then
-        for stream in filter(None, (process.stdout, process.stderr)):
+        for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
             stream.close()
         process.wait()

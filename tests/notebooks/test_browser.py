@@ -29,7 +29,7 @@ MOVE = """(slider, [number, key]) => new Promise((done, fail) => {
     requestAnimationFrame(() => done(performance.now() - start));
   });
   watch.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
-  setTimeout(() => fail("the figure has not changed for a minute"), 60_000);
+  setTimeout(() => fail("the figure has not changed for minutes"), 300_000);
   slider.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, composed: true }));
 })"""
 
@@ -46,13 +46,18 @@ STILL = """(element) => new Promise((done) => {
 })"""
 
 INKED = """(canvas) => new Promise((done, fail) => {
-  setTimeout(() => fail("the middle of the canvas has had no ink for a minute"), 60_000);
+  setTimeout(() => fail("the middle of the canvas has had no ink for minutes"), 300_000);
   const look = () => {
     const [, , , alpha] = canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data;
     if (alpha > 200) done();
     else requestAnimationFrame(look);
   };
   look();
+})"""
+
+TEN_FRAMES = """() => new Promise((done) => {
+  const wait = (frames) => (frames ? requestAnimationFrame(() => wait(frames - 1)) : done());
+  wait(10);
 })"""
 
 DOT = """() => {
@@ -126,7 +131,7 @@ def test_who_wants_no_motion_sees_the_end_at_once(page):
     page.emulate_media(reduced_motion="reduce")
     press_run(page)
     before = place(page)
-    page.wait_for_timeout(300)
+    page.evaluate(TEN_FRAMES)
     assert place(page) == before
 
 
