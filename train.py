@@ -19,13 +19,15 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 if __name__ == "__main__":
-    # Read when torch is imported: threads that spin while they wait take the cores from those they wait for.
+    # Torch reads this when it is imported. Threads that spin while they wait take the cores from those they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # The imports take seconds, in which Ctrl-C would end in a traceback.
+    # The imports take seconds, and Ctrl-C would end them with a traceback.
     at_interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     if sys.stderr and sys.stderr.isatty():
         print("loading PyTorch ...", end="\r", file=sys.stderr, flush=True)
@@ -35,9 +37,9 @@ import torch
 from ce_torch.training import distributed, files, mnist, report, run_files, settings
 from ce_torch.training.loop import Record, Training
 from ce_torch.training.progress import Progress, show_status, status
-from ce_torch.training.runs import check_compiler, choose_threads, new_training, within_memory
+from ce_torch.training.runs import check_compiler, choose_threads, explain_memory_errors, new_training
 from ce_torch.training.settings import Settings, UsageError
-from ce_torch.training.streams import with_patient_streams
+from ce_torch.training.streams import run_with_patient_streams
 
 NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
 
@@ -46,70 +48,74 @@ def main() -> int:
     show_status("")  # the imports are done
     try:
         try:
-            flags = settings.parse_flags(__doc__)
-            with distributed.job(), within_memory():
+            flags = settings.parse_flags(__doc__ or "")
+            with distributed.job(), explain_memory_errors():
                 flags.quiet |= distributed.rank() > 0
                 return show(flags) if flags.evaluate else train(flags)
         except (UsageError, mnist.DataError, files.FileError, OSError) as error:
-            distributed.tell(str(error))
+            distributed.report_error(str(error))
             return 2
     except KeyboardInterrupt:
         return 130
 
 
 def train(flags: argparse.Namespace) -> int:
-    """Train the network of a new run, or of the one to resume, and print its test accuracy."""
-    path = run_files.place(flags)
+    """Train the network of a new or a resumed run, and print its test accuracy."""
+    path = run_files.checkpoint_path(flags)
     with run_files.claim(path, flags):
-        if flags.resume:
-            run, state = run_files.load(flags, flags.resume)
-        else:
-            run, state = settings.of_new_run(flags), None
-        run, training = prepare(run, flags, flags.resume)
-        if state is not None:
-            run_files.restore(training, state, flags.resume)
+        run, training = resume(flags, flags.resume) if flags.resume else start(flags)
         if len(training.history) > run["epochs"]:
             raise UsageError(
                 f"--epochs {run['epochs']} is fewer than the {len(training.history)} done in {flags.resume}"
             )
-
-        before = run_files.stamp(path)
-        try:
+        with farewell(path, flags):
             run_files.save(path, run, training)
-            with Progress(training.history, run, flags.quiet) as progress:
-                training.watch = progress.watch
-                for record in training.run(run["epochs"], run["early_stopping"]):
-                    run_files.save(path, run, training)
-                    progress.show(record)
-                    if report.has_diverged(record, run):
-                        break  # weights that are no numbers never are again
-        except KeyboardInterrupt:
-            if distributed.rank() == 0:
-                is_saved = run_files.goes_on(path, flags) or run_files.stamp(path) != before
-                print(farewell(path, flags) if is_saved else NOTHING_SAVED, file=sys.stderr)
-            raise
-
+            descend(run, training, path, flags.quiet)
         history = training.history
         if len(history) < run["epochs"] and not flags.quiet:
             print(report.early_end(history, run))
         pictures = plot(history, run, path) if flags.plot else []
-    written = [path, run_files.beside(path, ".history.json"), *pictures]
+    written = [path, run_files.sibling(path, ".history.json"), *pictures]
     return conclude(history[-1], history, run, flags.quiet, written)
 
 
+def descend(run: Settings, training: Training, path: Path, quiet: bool) -> None:
+    """Train by stochastic gradient descent, and save and show every epoch."""
+    with Progress(training.history, run, quiet) as progress:
+        for _ in training.epochs(run["epochs"], run["early_stopping"]):
+            for examples in training.chunks():  # some mini-batches at a time, in a new order
+                training.descend(examples)  # a step for each: z = network(x), δ = ∂C/∂z, backpropagation, update
+                progress.advance(examples.shape[-1] / len(training.x))
+            record = training.record_epoch()
+            run_files.save(path, run, training)
+            progress.show(record)
+            if report.has_diverged(record, run):
+                break  # weights that are nan stay nan
+
+
 def show(flags: argparse.Namespace) -> int:
-    """Print what training printed at its end, and draw what it drew."""
-    run, state = run_files.load(flags, flags.evaluate)
-    run, training = prepare(run, flags, flags.evaluate)
-    run_files.restore(training, state, flags.evaluate)
+    """Print and draw again what training printed and drew at its end."""
+    run, training = resume(flags, flags.evaluate)
     if flags.plot and not training.history:
         raise UsageError(f"--plot draws epochs, and there are none in {flags.evaluate}; train it first, with --resume")
     pictures = plot(training.history, run, flags.evaluate) if flags.plot else []
     return conclude(training.scores(), training.history, run, flags.quiet, pictures)
 
 
-def farewell(path: Path, flags: argparse.Namespace) -> str:
-    """Tell how to go on with a run that was stopped."""
+@contextmanager
+def farewell(path: Path, flags: argparse.Namespace) -> Iterator[None]:
+    """Print how to go on with the run if Ctrl-C stops it."""
+    before = run_files.stamp(path)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if distributed.rank() == 0:
+            is_saved = run_files.is_resumed(path, flags) or run_files.stamp(path) != before
+            print(resume_hint(path, flags) if is_saved else NOTHING_SAVED, file=sys.stderr)
+        raise
+
+
+def resume_hint(path: Path, flags: argparse.Namespace) -> str:
     words = ["python", sys.argv[0], "--resume", str(path)]
     words += ["--data-dir", str(flags.data_dir)] if flags.data_dir else []
     words += ["--device", flags.device] if flags.device != "auto" else []
@@ -117,8 +123,24 @@ def farewell(path: Path, flags: argparse.Namespace) -> str:
     return f"stopped after an epoch was saved; to go on: {shlex.join(words)}"
 
 
+def start(flags: argparse.Namespace) -> tuple[Settings, Training]:
+    """Return the settings of a new run, and its training."""
+    return prepare(settings.new_settings(flags), flags, None)
+
+
+def resume(flags: argparse.Namespace, path: Path) -> tuple[Settings, Training]:
+    """Return the settings of the run in the checkpoint at `path`, and its training as it was saved."""
+    run, state = run_files.load(flags, path)
+    run, training = prepare(run, flags, path)
+    run_files.restore(training, state, path)
+    return run, training
+
+
 def prepare(run: Settings, flags: argparse.Namespace, path: Path | None) -> tuple[Settings, Training]:
-    """Return the settings of a run, its data among them, and its training; `path` is where it was saved before."""
+    """Return the settings of a run, with the name of its data, and its training before any state is loaded.
+
+    `path` is the checkpoint of the run, if it has one.
+    """
     device = choose_device(flags.device)
     choose_threads(run)
     if flags.plot:
@@ -129,7 +151,7 @@ def prepare(run: Settings, flags: argparse.Namespace, path: Path | None) -> tupl
     with status("reading MNIST ...", flags.quiet):
         data = mnist.load(flags.data_dir, device)
     name = mnist.identify(data)
-    run = {"data": distributed.from_first(lambda: name)} | run
+    run = {"data": distributed.share_from_first(lambda: name)} | run
     if run["data"] != name:
         owner = f"{path} was trained" if path else "the first process trains"
         raise UsageError(f"{owner} on {run['data']}, got {name}; name the folder of its data by --data-dir")
@@ -149,8 +171,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool, written: list[Path]) -> int:
-    """Print what the trained networks are worth: the table of a grid, and the test accuracy. Return the exit code."""
-    for row in [] if quiet else report.table(scores, run):
+    """Print the results: the table of a grid, the files written and the test accuracy. Return the exit code."""
+    for row in [] if quiet else report.grid_table(scores, run):
         print(row)
     if written and not quiet:
         print("written:", ", ".join(map(str, written)))
@@ -160,14 +182,15 @@ def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool, 
 
 
 def plot(history: list[Record], run: Settings, path: Path) -> list[Path]:
-    """Draw the curves of a run beside its checkpoint at `path`; of a grid, those of the chosen point, and the grid."""
+    """Draw the curves of a run next to its checkpoint; for a grid, those of the best point, and the grid."""
     if distributed.rank() > 0:
         return []
     curves, last = import_curves(), history[-1]
-    of_chosen = [report.of_point(record, run, report.chosen(last, run)) for record in history]
-    pictures = {run_files.beside(path, ".curves.png"): curves.draw(of_chosen)}
+    best = report.best_point(last, run)
+    drawn = [report.select_point(record, run, best) for record in history]
+    pictures = {run_files.sibling(path, ".curves.png"): curves.draw(drawn)}
     if len(settings.grid(run)) > 1:
-        pictures[run_files.beside(path, ".grid.png")] = curves.draw_grid(last, run)
+        pictures[run_files.sibling(path, ".grid.png")] = curves.draw_grid(last, run)
     for place, picture in pictures.items():
         files.write_atomically(place, picture)
     return list(pictures)
@@ -182,5 +205,5 @@ def import_curves() -> ModuleType:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, at_interrupt)
-    distributed.leave(with_patient_streams(main))
+    signal.signal(signal.SIGINT, at_interrupt)  # pyright: ignore[reportPossiblyUnboundVariable] (bound above, where this is main)
+    distributed.exit_process(run_with_patient_streams(main))

@@ -1,10 +1,10 @@
-"""Time an epoch of many networks, and of one, in one process and in several: the figures of docs/scaling.md.
+"""Time an epoch of many networks, and of one, in one process and in several, for docs/scaling.md.
 
     python -m benchmarks.scaling [--processes 1 2] [--networks 20] [--rounds 3]
 
-The cores are dealt out evenly: a process of two has half of them. Each number is the median over the rounds, of the
-first process, in seconds: to train for an epoch, to evaluate and tell one another the scores, to bring the states to
-the first process. Then what that one does with the states of a thousand networks: to join and to write them.
+The processes share the cores evenly. Each number is the median over the rounds, in the first process, in seconds: to
+train for an epoch, to evaluate and exchange the scores, to send the states to the first process. The last line is the
+time in which that process concatenates and writes the states of a thousand networks.
 """
 
 import argparse
@@ -49,22 +49,22 @@ def measure_in_job(networks: int, rounds: int) -> None:
 
 
 def measure_states(rounds: int) -> None:
-    """Print how large the states of a thousand networks are, and what the first process does with them."""
+    """Print the size of the states of a thousand networks, and the time to concatenate and write them."""
     networks = MLPs([784, 30, 10], generators=[torch.Generator().manual_seed(seed) for seed in range(MANY)])
     state = networks.state_dict()
-    shares = [{name: tensor[k : k + 16].clone() for name, tensor in state.items()} for k in range(0, MANY, 16)]
-    sent = [pickle.dumps(share) for share in shares]
+    parts = [{name: tensor[k : k + 16].clone() for name, tensor in state.items()} for k in range(0, MANY, 16)]
+    sent = [pickle.dumps(part) for part in parts]
 
-    def join() -> None:
-        received = [pickle.loads(share) for share in sent]  # our own bytes, as torch.distributed does
-        {name: torch.cat([share[name] for share in received]) for name in state}
+    def concatenate() -> None:
+        received = [pickle.loads(part) for part in sent]  # our own bytes, as torch.distributed does
+        {name: torch.cat([part[name] for part in received]) for name in state}
 
     def write() -> None:
         checkpoint.save(Path(folder) / "run.pt", {}, {"network": state})
 
     with tempfile.TemporaryDirectory() as folder:
-        print(f"\n{MANY} networks: {sum(map(len, sent)) / 1e6:.0f} MB of states, joined in", end=" ")
-        print(f"{median_seconds(join, rounds):.2f} s, written in {median_seconds(write, rounds):.2f} s")
+        print(f"\n{MANY} networks: {sum(map(len, sent)) / 1e6:.0f} MB of states, concatenated in", end=" ")
+        print(f"{median_seconds(concatenate, rounds):.2f} s, written in {median_seconds(write, rounds):.2f} s")
 
 
 def main() -> None:

@@ -2,9 +2,8 @@
 
     python -m benchmarks.training [--rounds 7] [--steps 1000] [--whole-runs]
 
-The contenders take turns, so that a slow spell of the machine hits all of them: in each round ours trains for an epoch,
-the others for so many steps. The table gives the best and the median round; of many networks at once, what each of them
-takes of it.
+The contenders take turns, so that a slow spell of the machine hits all of them. In each round ours trains for an epoch,
+the others make --steps steps. The table gives the best and the median round, per network where many train at once.
 """
 
 import argparse
@@ -33,12 +32,12 @@ from ce_torch.training.settings import DEFAULTS
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH_SIZE, LR = 10, 0.5
-PEAK_OF_CHILD = """
+MEASURE_CHILD = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
-Run = Callable[[int], int]  # makes at least so many steps, returns how many
+Run = Callable[[int], int]  # makes at least that many steps, and returns their number
 
 
 def ce_torch_run(data: mnist.MNIST, compile: bool) -> Run:
@@ -53,23 +52,22 @@ def ce_torch_run(data: mnist.MNIST, compile: bool) -> Run:
 
 
 def many_networks_run(data: mnist.MNIST, networks: int) -> Run:
-    """So many networks at once; a step of all of them counts as that many."""
+    """Many networks at once; a step of all of them counts as one step of each."""
     run = DEFAULTS | {"lr": LR, "runs": networks}
     training = new_training(run, data, monitor=())
 
-    def endless() -> Iterator[int]:
+    def endless() -> Iterator[torch.Tensor]:
         while True:
-            before = 0
-            for steps in training.steps_of_an_epoch():
-                yield steps - before
-                before = steps
+            yield from training.chunks()
 
-    steps_of_all = endless()
+    chunks = endless()
 
     def train(steps: int) -> int:
         done = 0
         while done < steps:
-            done += next(steps_of_all)
+            examples = next(chunks)
+            training.descend(examples)
+            done += examples.shape[-1] // BATCH_SIZE
         return done * networks
 
     return train
@@ -111,35 +109,35 @@ def numpy_run(data: mnist.MNIST) -> Run:
         return 1 / (1 + np.exp(-z))
 
     def gradients(x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        of_weights, of_biases = [np.zeros(w.shape) for w in weights], [np.zeros(b.shape) for b in biases]
+        weight_gradients, bias_gradients = [np.zeros(w.shape) for w in weights], [np.zeros(b.shape) for b in biases]
         zs, activations = [], [x]
         for w, b in zip(weights, biases, strict=True):
             zs.append(w @ activations[-1] + b)
             activations.append(sigmoid(zs[-1]))
         delta = activations[-1] - y
         for layer in (1, 0):
-            of_weights[layer], of_biases[layer] = delta @ activations[layer].T, delta
+            weight_gradients[layer], bias_gradients[layer] = delta @ activations[layer].T, delta
             if layer:
                 delta = (weights[layer].T @ delta) * sigmoid(zs[layer - 1]) * (1 - sigmoid(zs[layer - 1]))
-        return of_weights, of_biases
+        return weight_gradients, bias_gradients
 
     def run(steps: int) -> int:
         nonlocal weights, biases
         for batch in random.integers(len(xs), size=(steps, BATCH_SIZE)):
-            of_weights, of_biases = [np.zeros(w.shape) for w in weights], [np.zeros(b.shape) for b in biases]
+            weight_gradients, bias_gradients = [np.zeros(w.shape) for w in weights], [np.zeros(b.shape) for b in biases]
             for i in batch:
-                of_w, of_b = gradients(xs[i], ys[i])
-                of_weights = [total + term for total, term in zip(of_weights, of_w, strict=True)]
-                of_biases = [total + term for total, term in zip(of_biases, of_b, strict=True)]
-            weights = [w - LR / BATCH_SIZE * g for w, g in zip(weights, of_weights, strict=True)]
-            biases = [b - LR / BATCH_SIZE * g for b, g in zip(biases, of_biases, strict=True)]
+                w_gradients, b_gradients = gradients(xs[i], ys[i])
+                weight_gradients = [total + term for total, term in zip(weight_gradients, w_gradients, strict=True)]
+                bias_gradients = [total + term for total, term in zip(bias_gradients, b_gradients, strict=True)]
+            weights = [w - LR / BATCH_SIZE * g for w, g in zip(weights, weight_gradients, strict=True)]
+            biases = [b - LR / BATCH_SIZE * g for b, g in zip(biases, bias_gradients, strict=True)]
         return steps
 
     return run
 
 
-def times(contenders: dict[str, Run], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the seconds a step of every round, by contender."""
+def time_contenders(contenders: dict[str, Run], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return the seconds per step in every round, by contender."""
     seconds = {name: [] for name in contenders}
     for run in contenders.values():
         run(100)  # to warm up, and to compile
@@ -151,13 +149,13 @@ def times(contenders: dict[str, Run], rounds: int, steps: int) -> dict[str, list
     return seconds
 
 
-def run_of_train(*flags: str) -> tuple[float, float]:
+def run_train(*flags: str) -> tuple[float, float]:
     """Return the seconds that train.py took, and the most memory it held, in megabytes."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "--cost", "ce", "--checkpoint", f"{folder}/run.pt", "--quiet", *flags]
         start = time.perf_counter()
         # From a small process: a child's peak begins at the size of its parent.
-        parent = [sys.executable, "-c", PEAK_OF_CHILD, *command]
+        parent = [sys.executable, "-c", MEASURE_CHILD, *command]
         done = subprocess.run(parent, cwd=PROJECT, check=True, capture_output=True, text=True)
     return time.perf_counter() - start, int(done.stdout.split()[-1]) / 1024
 
@@ -183,7 +181,7 @@ def main() -> None:
         "PyTorch, DataLoader": data_loader_run(dataset),
         "NumPy, an example at a time": numpy_run(data),
     }
-    seconds = times(contenders, arguments.rounds, arguments.steps)
+    seconds = time_contenders(contenders, arguments.rounds, arguments.steps)
     print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.rounds} rounds\n")
     print("| a step of 10 examples | best, µs | median, µs | DataLoader loop / this | NumPy program / this |")
     print("|---|---|---|---|---|")
@@ -194,7 +192,7 @@ def main() -> None:
         print(f"| {name} | {' | '.join(columns)} |")
     if arguments.whole_runs:
         for flags in ([], ["--compile"], ["--runs", "20"]):
-            taken, megabytes = run_of_train(*flags)
+            taken, megabytes = run_train(*flags)
             print(f"\ntrain.py --cost ce {' '.join(flags)}: {taken:.1f} s for 30 epochs, at most {megabytes:.0f} MB")
 
 

@@ -18,6 +18,8 @@ from ce_torch.functional import (
     softmax_cross_entropy,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CrossEntropyCost",
     "FocalCost",

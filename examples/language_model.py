@@ -1,10 +1,10 @@
-"""A small language model of words, whose head, the output layer and its log-likelihood, is one cost.
+"""Train a small language model of words whose head, the output layer and its log-likelihood, is one cost.
 
     python -m examples.language_model [--steps 500] [--batch 16] [--length 64] [--width 128] [--head ce]
 
-It learns the reference pages that come with Python, in a minute or so on two cores. Then the head alone is measured
-beside the ordinary one, `nn.Linear` and `F.cross_entropy`: the median time of forward and backward, and the most memory
-of tensors, as PyTorch's profiler counts it, less that of the inputs and the gradients.
+It learns the reference pages that come with Python, in about a minute on two cores. Then it measures the head alone,
+beside `nn.Linear` and `F.cross_entropy`: the median time of forward and backward, and the most memory of tensors, as
+PyTorch's profiler counts it, without that of the inputs and the gradients.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        # So small that all words are about as likely at first: the perplexity starts at the size of the vocabulary.
+        # Small weights make all words about as likely, so the perplexity starts at the size of the vocabulary.
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.dropout = nn.Dropout(0.3)
         self.recurrent = nn.GRU(width, width, batch_first=True)
@@ -49,17 +49,17 @@ class LanguageModel(nn.Module):
 
 
 def read_text() -> tuple[Tensor, list[str]]:
-    """Return the text, as the places of its words in the vocabulary, and the vocabulary."""
-    # Many pages repeat what others say: a paragraph that is kept once is not both trained on and validated with.
+    """Return the text, as indices of its words in the vocabulary, and the vocabulary."""
+    # Pages repeat one another. Keep each paragraph once, so that none is in both training and validation data.
     paragraphs = dict.fromkeys(re.split(r"\n\s*\n", "\n\n".join(topics.values())))
     words = re.findall(r"\w+|[^\w\s]+", "\n".join(paragraphs))
     vocabulary = sorted(set(words))
-    places = {word: place for place, word in enumerate(vocabulary)}
-    return torch.tensor([places[word] for word in words]), vocabulary
+    indices = {word: index for index, word in enumerate(vocabulary)}
+    return torch.tensor([indices[word] for word in words]), vocabulary
 
 
 def draw(text: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Return words from places drawn from the text, (batch, length), and the word y that follows each."""
+    """Return windows of the text, drawn at random, (batch, length), and the word y that follows each word."""
     words = text.unfold(0, length + 1, 1)[torch.randint(len(text) - length, (batch,))]
     return words[:, :-1], words[:, 1:]
 
@@ -88,13 +88,13 @@ def perplexity(model: LanguageModel, text: Tensor, length: int) -> float:
 
 @torch.no_grad()
 def sample(model: LanguageModel, vocabulary: list[str], count: int) -> str:
-    """Draw words by their likelihoods a, each given those before it, as they may follow a full stop."""
+    """Draw words to follow a full stop, each by its likelihood a after the words before it."""
     model.eval()
     words = torch.tensor([vocabulary.index(".")])
     for _ in range(count):
         a = model.cost.activation(model(words)[-1])
         words = torch.cat([words, torch.multinomial(a, 1)])
-    return " ".join(vocabulary[place] for place in words[1:])
+    return " ".join(vocabulary[index] for index in words[1:])
 
 
 def measure(model: LanguageModel, words: Tensor, y: Tensor, rounds: int = 15) -> Iterator[tuple[str, float, float]]:
@@ -103,7 +103,7 @@ def measure(model: LanguageModel, words: Tensor, y: Tensor, rounds: int = 15) ->
     heads = {"LinearLogLikelihoodCost": model.cost, "nn.Linear, F.cross_entropy": model.ordinary_cost}
     steps = {name: lambda cost=cost: torch.autograd.grad(cost(inputs[0], y), inputs) for name, cost in heads.items()}
     seconds = {name: [] for name in heads}
-    # In turns, so that a slow spell of the machine hits both.
+    # The heads take turns, so that a slow spell of the machine hits both.
     for _ in range(rounds):
         for name, step in steps.items():
             start = time.perf_counter()
@@ -117,7 +117,7 @@ def measure(model: LanguageModel, words: Tensor, y: Tensor, rounds: int = 15) ->
         yield name, statistics.median(seconds[name]), max(in_use) - sum(tensor.nbytes for tensor in inputs)
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 5000):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 5000, got {text!r}")
     return int(text)
@@ -125,10 +125,10 @@ def whole(text: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=whole, default=500, help="steps of AdamW")
-    parser.add_argument("--batch", type=whole, default=16, help="windows of text in a step")
-    parser.add_argument("--length", type=whole, default=64, help="words in a window")
-    parser.add_argument("--width", type=whole, default=128, help="numbers that stand for a word")
+    parser.add_argument("--steps", type=whole_number, default=500, help="steps of AdamW")
+    parser.add_argument("--batch", type=whole_number, default=16, help="windows of text in a step")
+    parser.add_argument("--length", type=whole_number, default=64, help="words in a window")
+    parser.add_argument("--width", type=whole_number, default=128, help="numbers in the embedding of a word")
     parser.add_argument("--head", choices=["ce", "linear"], default="ce", help="linear: train with the ordinary head")
     steps, batch, length, width, head = vars(parser.parse_args()).values()
 

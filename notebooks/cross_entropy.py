@@ -23,11 +23,11 @@ with app.setup(hide_code=True):
 
     from ce_torch import CrossEntropyCost, LogLikelihoodCost
     from ce_torch.chapter.comparison_report import NAMES
-    from ce_torch.chapter.deltas import SUBJECTS, three_ways
+    from ce_torch.chapter.deltas import SUBJECTS, compute_deltas
     from ce_torch.chapter.digits import load_test_images, trained
     from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
-    from ce_torch.chapter.handwriting import like_mnist
-    from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn
+    from ce_torch.chapter.handwriting import to_mnist
+    from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
     from ce_torch.chapter.picture import key, picture, shown
     from ce_torch.chapter.softmax import layer
     from ce_torch.chapter.words import progress, remark, table
@@ -69,8 +69,8 @@ def _():
     etas = [0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2]
     w, b = (mo.ui.slider(-5, 5, 0.1, value=2, label=f"${name}$", show_value=True) for name in "wb")
     epochs = mo.ui.slider(50, 500, 50, value=300, label="epochs", show_value=True)
-    first, second = (mo.ui.dropdown(OF_SIGMOID, value=name, allow_select_none=False) for name in OF_SIGMOID)
-    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in OF_SIGMOID)
+    first, second = (mo.ui.dropdown(SIGMOID_COSTS, value=name, allow_select_none=False) for name in SIGMOID_COSTS)
+    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in SIGMOID_COSTS)
     run = mo.ui.run_button(label="Run", kind="success")
     rows = [w, b, epochs], [first, first_eta], [second, second_eta], [run]
     mo.vstack([mo.hstack(row, wrap=True, justify="start", align="center") for row in rows])
@@ -80,8 +80,8 @@ def _():
 @app.cell(hide_code=True)
 def _(b, epochs, first, first_eta, second, second_eta, w):
     pupils = [(first, first_eta), (second, second_eta)]
-    of_pupil = partial(learn, w=w.value, b=b.value, epochs=epochs.value)
-    lessons = [(cost.selected_key, of_pupil(cost.value, eta=eta.value)) for cost, eta in pupils]
+    learn_from_start = partial(learn, w=w.value, b=b.value, epochs=epochs.value)
+    lessons = [(cost.selected_key, learn_from_start(cost.value, eta=eta.value)) for cost, eta in pupils]
     return lessons, pupils
 
 
@@ -153,19 +153,21 @@ def _():
 @app.cell(hide_code=True)
 def _():
     subject = mo.ui.dropdown(SUBJECTS, value="cross-entropy, sigmoid neurons", allow_select_none=False)
-    of_z, of_y = (
+    z_boxes, y_boxes = (
         mo.ui.array([mo.ui.number(start, stop, value=value, full_width=True) for value in values])
         for start, stop, values in ((-1000, 1000, (2.0, -1.0, 0.5)), (0, 1, (0.0, 0.0, 1.0)))
     )
-    rows_typed = [mo.md("$z$"), *of_z], [mo.md("$y$"), *of_y]
+    rows_typed = [mo.md("$z$"), *z_boxes], [mo.md("$y$"), *y_boxes]
     mo.vstack([subject, *(mo.hstack(row, widths=[0.2, 1, 1, 1], align="center") for row in rows_typed)])
-    return of_y, of_z, subject
+    return y_boxes, z_boxes, subject
 
 
 @app.cell(hide_code=True)
-def _(of_y, of_z, subject):
-    mo.stop(None in (*of_z.value, *of_y.value), "Type a number into every box.")
-    found = three_ways(subject.value, *(torch.tensor(of.value, dtype=torch.float64) for of in (of_z, of_y)))
+def _(y_boxes, z_boxes, subject):
+    mo.stop(None in (*z_boxes.value, *y_boxes.value), "Type a number into every box.")
+    found = compute_deltas(
+        subject.value, *(torch.tensor(boxes.value, dtype=torch.float64) for boxes in (z_boxes, y_boxes))
+    )
     mo.md(f"{table(found)}\n\n{remark(found)}")
     return
 
@@ -202,7 +204,9 @@ def _(temperature, z):
     outputs = partial(draw_outputs, a=a, color=COLORS["log-likelihood"], first=1)
     mo.Html(
         shown(
-            picture(outputs, f"The outputs: {', '.join(f'{of:.2f}' for of in a)}", title=f"Σ a = {a.sum():.3f}"),
+            picture(
+                outputs, f"The outputs: {', '.join(f'{output:.2f}' for output in a)}", title=f"Σ a = {a.sum():.3f}"
+            ),
             picture(partial(draw_slopes, slopes=slopes), "The slopes of each output", title="∂aⱼ / ∂zₖ"),
             caption="The outputs, (78) and (83), and how each of them changes with each weighted input.",
         )
@@ -255,7 +259,7 @@ def _():
 @app.cell(hide_code=True)
 def _(canvas, number, source):
     picked = source.value == "Pick"
-    image = load_test_images().x[number.value] if picked else like_mnist(drawing(canvas.value["ink"]))
+    image = load_test_images().x[number.value] if picked else to_mnist(drawing(canvas.value["ink"]))
     label = int(load_test_images().y[number.value]) if picked else None
     return image, label
 

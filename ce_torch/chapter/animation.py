@@ -1,4 +1,4 @@
-"""The badly wrong neuron learning, epoch by epoch: the quadratic cost beside the cross-entropy."""
+"""An animation of the badly wrong neuron, which learns with the quadratic cost and with the cross-entropy."""
 
 import io
 
@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.drawing import draw_lessons, name_below
+from ce_torch.chapter.drawing import add_legend_below, draw_lessons
 from ce_torch.chapter.neuron import COURSES, learn
 from ce_torch.costs._module import Cost
 
-EPOCHS_A_FRAME = 6
-MILLISECONDS_A_FRAME = 80
-PAUSE_AT_THE_END = 2000
+EPOCHS_PER_FRAME = 6
+MILLISECONDS_PER_FRAME = 80
+LAST_FRAME_MILLISECONDS = 2000
 
 
 def animate(costs: dict[str, Cost], w: float, b: float, eta: float) -> bytes:
@@ -24,14 +24,14 @@ def animate(costs: dict[str, Cost], w: float, b: float, eta: float) -> bytes:
     for axes, (name, course) in zip(panels, COURSES.items(), strict=True):
         values = (course(lesson) for _, lesson in lessons)
         lines += zip(draw_lessons(axes, name, lessons, until=0), values, strict=True)
-    name_below(figure, columns=len(lessons))
+    add_legend_below(figure, columns=len(lessons))
     epochs = len(lessons[0][1].a)
     frames = []
-    for epoch in range(0, epochs, EPOCHS_A_FRAME):
+    for epoch in range(0, epochs, EPOCHS_PER_FRAME):
         for line, values in lines:
             line.set_data(range(epoch + 1), values[: epoch + 1])
         frames.append(Image.open(io.BytesIO(png(figure))).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
-    moving = io.BytesIO()
-    times = [MILLISECONDS_A_FRAME] * (len(frames) - 1) + [PAUSE_AT_THE_END]
-    frames[0].save(moving, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
-    return moving.getvalue()
+    animation = io.BytesIO()
+    durations = [MILLISECONDS_PER_FRAME] * (len(frames) - 1) + [LAST_FRAME_MILLISECONDS]
+    frames[0].save(animation, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return animation.getvalue()

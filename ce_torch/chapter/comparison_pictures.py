@@ -7,55 +7,55 @@ from matplotlib.figure import Figure
 
 from ce_torch.chapter.comparison_report import CHAPTER, NAMES, SHOWN, epochs_to_goal
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.drawing import COLORS, count_epochs, mark_diverged, mark_values, name_below
+from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, mark_diverged, mark_values
 from ce_torch.training.confidence import mean_and_margin
 
 Results = dict[str, Any]
 
 
-def draw(results: Results) -> dict[str, bytes]:
+def draw_all(results: Results) -> dict[str, bytes]:
     """Return the pictures (PNG) by file name."""
-    return {f"{of.__name__}.png": png(of(results)) for of in (accuracies, rates, speed)}
+    return {f"{draw.__name__}.png": png(draw(results)) for draw in (accuracies, rates, speed)}
 
 
 def accuracies(results: Results) -> Figure:
-    """The test accuracy of each run as a dot, between the chapter's figure and their mean with its margin."""
+    """Draw the test accuracy of each run as a dot, with the chapter's to the left and mean and margin to the right."""
     sizes = results["plan"]["hidden"]
     figure = Figure(figsize=(4.5 * len(sizes), 4.4), layout="constrained")
     for axes, hidden in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         finals = [final for final in results["finals"] if final["hidden"] == hidden]
-        of_costs = [100 * np.sort(final["test"][-1]) for final in finals]
-        for at, (final, last) in enumerate(zip(finals, of_costs, strict=True)):
+        percents = [100 * np.sort(final["test"][-1]) for final in finals]
+        for place, (final, last) in enumerate(zip(finals, percents, strict=True)):
             cost, color = final["cost"], COLORS[NAMES[final["cost"]]]
-            axes.plot(at + np.linspace(-0.2, 0.2, len(last)), last, ".", color=color, alpha=0.5, label="a run")
+            axes.plot(place + np.linspace(-0.2, 0.2, len(last)), last, ".", color=color, alpha=0.5, label="a run")
             average, margin = mean_and_margin(last.tolist())
-            axes.errorbar(at + 0.35, average, margin, fmt="o", color=color, capsize=6, label="mean, 95% confidence")
+            axes.errorbar(place + 0.35, average, margin, fmt="o", color=color, capsize=6, label="mean, 95% confidence")
             if (hidden, cost) in CHAPTER:
-                axes.plot(at - 0.35, CHAPTER[hidden, cost], "*k", markersize=10, label="the chapter's run")
-        # Runs that stayed far below would flatten all others.
-        middle = np.concatenate([last[1:-1] for last in of_costs])
+                axes.plot(place - 0.35, CHAPTER[hidden, cost], "*k", markersize=10, label="the chapter's run")
+        # Runs far below the others would flatten them all.
+        middle = np.concatenate([last[1:-1] for last in percents])
         lowest = max(axes.get_ylim()[0], np.quantile(middle, 0.1) - 2)
         axes.set_ylim(lowest, None)
         names = [f"{NAMES[final['cost']]}\nη = {final['rate']:g}" for final in finals]
-        below = [int((last < lowest).sum()) for last in of_costs]
+        below = [int((last < lowest).sum()) for last in percents]
         names = [f"{name}\n↓ {runs} below" if runs else name for name, runs in zip(names, below, strict=True)]
         axes.set_xticks(range(len(finals)), names)
         axes.set(title=f"{hidden} hidden neurons", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)
-    name_below(figure, columns=3)
+    add_legend_below(figure, columns=3)
     return figure
 
 
 def rates(results: Results) -> Figure:
-    """The accuracy on validation data against the learning rate."""
+    """Draw the accuracy on validation data against the learning rate."""
     plan = results["plan"]
     figure = Figure(figsize=(4.5 * len(plan["hidden"]), 4.4), layout="constrained")
     for axes, hidden in zip(figure.subplots(1, len(plan["hidden"]), squeeze=False)[0], plan["hidden"], strict=True):
         for choice in (choice for choice in results["choices"] if choice["hidden"] == hidden):
-            of_rates = [100 * np.array(of_rate["accuracies"] or [np.nan]) for of_rate in choice["validation"]]
-            means, name = [values.mean() for values in of_rates], NAMES[choice["cost"]]
+            percents = [100 * np.array(validation["accuracies"] or [np.nan]) for validation in choice["validation"]]
+            means, name = [values.mean() for values in percents], NAMES[choice["cost"]]
             axes.plot(plan["rates"], means, "o-", color=COLORS[name], label=name)
-            for rate, values in zip(plan["rates"], of_rates, strict=True):
+            for rate, values in zip(plan["rates"], percents, strict=True):
                 axes.plot(np.full(len(values), rate), values, ".", color=COLORS[name], alpha=0.4, label="a run")
             if diverged := [rate for rate, mean in zip(plan["rates"], means, strict=True) if np.isnan(mean)]:
                 mark_diverged(axes, diverged, COLORS[name])
@@ -63,23 +63,23 @@ def rates(results: Results) -> Figure:
         axes.set(xlabel="learning rate η", ylabel="validation accuracy, %", title=f"{hidden} hidden neurons")
         mark_values(axes, plan["rates"], plan["rates"])
         axes.grid(alpha=0.3)
-    name_below(figure, columns=4)
+    add_legend_below(figure, columns=4)
     return figure
 
 
 def speed(results: Results) -> Figure:
-    """The accuracy on validation data in the first epochs, median and quartiles, at the rates that all costs have."""
+    """Draw the validation accuracy in the first epochs, median and quartiles, at the rates that all costs share."""
     plan = results["plan"]
     figure = Figure(figsize=(4.5 * len(plan["same_rates"]), 4.4), layout="constrained")
     panels = figure.subplots(1, len(plan["same_rates"]), squeeze=False)[0]
     for axes, rate in zip(panels, plan["same_rates"], strict=True):
         ends = []
-        for of_cost in (of_cost for of_cost in results["speeds"] if of_cost["rate"] == rate):
-            looks, name = 100 * np.array(of_cost["validation"]), NAMES[of_cost["cost"]]
+        for curve in (curve for curve in results["speeds"] if curve["rate"] == rate):
+            looks, name = 100 * np.array(curve["validation"]), NAMES[curve["cost"]]
             epochs, middle = np.arange(1, len(looks) + 1) / plan["looks"], np.median(looks, 1)
             axes.plot(epochs, middle, color=COLORS[name], label=name)
             axes.fill_between(epochs, *np.quantile(looks, (0.25, 0.75), axis=1), color=COLORS[name], alpha=0.2, lw=0)
-            if np.isfinite(epochs_to_goal(of_cost, plan)).all():
+            if np.isfinite(epochs_to_goal(curve, plan)).all():
                 ends.append((epochs[-1], middle[-1]))
         if ends:
             axes.plot(*zip(*ends, strict=True), "ok", label=f"here all runs have reached {plan['goal']:.0%}")
@@ -87,5 +87,5 @@ def speed(results: Results) -> Figure:
         axes.set(ylabel="validation accuracy, %", title=f"η = {rate:g} for every cost", xlim=(0, SHOWN))
         count_epochs(axes)
         axes.grid(alpha=0.3)
-    name_below(figure, columns=4)
+    add_legend_below(figure, columns=4)
     return figure

@@ -1,4 +1,4 @@
-"""The comparison of costs in words and tables: what its figures show, and what they do not."""
+"""The report of the comparison of costs: tables, and what the results do and do not show."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,11 +11,10 @@ from ce_torch.training.confidence import Difference, mean_and_margin, median_and
 NAMES = {"quadratic": "quadratic", "ce": "cross-entropy", "ll": "log-likelihood"}
 # Accuracies in percent, by hidden neurons and cost: Nielsen, section 3.1, and chapter 1 for the quadratic cost.
 CHAPTER = {(30, "quadratic"): 95.42, (30, "ce"): 95.49, (100, "quadratic"): 96.59, (100, "ce"): 96.82}
-# How many times slower the quadratic cost learns by the chapter's argument: 1 / ∫ σ(1 − σ) dσ, for σ from 0 to 1.
-SLOWER = 6
+# The quadratic cost learns so many times slower, the chapter argues: 1 / ∫ σ(1 − σ) dσ, for σ from 0 to 1.
+SLOWDOWN = 6
 LEVEL = 0.05
-# Epochs in the picture of the first ones.
-SHOWN = 6
+SHOWN = 6  # epochs in the picture of the first ones
 
 REPORT = """\
 # Which cost is better?
@@ -100,7 +99,7 @@ def markdown(results: Results) -> str:
     return REPORT.format(
         **{name: plan[name] for name in ("runs", "epochs", "goal", "choices", "looks")},
         examples=results["examples"],
-        data=results.get("data", "MNIST"),  # which results of before other data were told apart do not say
+        data=results.get("data", "MNIST"),  # the first results do not name their data
         sizes=" or ".join(map(str, plan["hidden"])),
         smallest=plan["hidden"][0],
         accuracies=table_of_accuracies(results),
@@ -110,7 +109,7 @@ def markdown(results: Results) -> str:
         together=LEVEL,
         differences=table_of_differences(differences),
         rates=table_of_rates(results),
-        ends="".join(f"{sentence}\n\n" for sentence in ends_of_the_grid(results)),
+        ends="".join(f"{sentence}\n\n" for sentence in grid_edge_notes(results)),
         speeds=table_of_speeds(results),
         slower=bullets(slower(results, rate) for rate in plan["same_rates"]),
         more=more_epochs(results),
@@ -129,7 +128,10 @@ def table_of_accuracies(results: Results) -> str:
         hidden, cost, last = final["hidden"], final["cost"], final["test"][-1]
         average, margin = mean_and_margin(last)
         below = sum(accuracy < goal for accuracy in last)
-        accuracies = f"{average:.2%} ± {100 * margin:.2f}", *(f"{of(last):.2%}" for of in (median, max, min))
+        accuracies = (
+            f"{average:.2%} ± {100 * margin:.2f}",
+            *(f"{summarise(last):.2%}" for summarise in (median, max, min)),
+        )
         chapter = f"{CHAPTER[hidden, cost]}%" if (hidden, cost) in CHAPTER else ""
         rows.append((hidden, NAMES[cost], f"{final['rate']:g}", *accuracies, below, chapter))
     names = "hidden", "cost", "η", "test accuracy", "median", "best", "worst", f"below {goal:.0%}", "the chapter's run"
@@ -185,8 +187,8 @@ def table_of_rates(results: Results) -> str:
     rows = []
     for choice in results["choices"]:
         cells = []
-        for rate, of_rate in zip(rates, choice["validation"], strict=True):
-            accuracies, diverged = of_rate["accuracies"], of_rate["diverged"]
+        for rate, scores in zip(rates, choice["validation"], strict=True):
+            accuracies, diverged = scores["accuracies"], scores["diverged"]
             cell = f"{mean_and_margin(accuracies)[0]:.2%}" if accuracies else ""
             cell += f" ({diverged} diverged)" if diverged else ""
             cells.append(f"**{cell}**" if rate == choice["rate"] else cell)
@@ -194,8 +196,8 @@ def table_of_rates(results: Results) -> str:
     return table(("hidden", "cost", *(f"η = {rate:g}" for rate in rates)), rows)
 
 
-def ends_of_the_grid(results: Results) -> Iterator[str]:
-    """Yield a sentence for each choice that might have been another, were the grid wider."""
+def grid_edge_notes(results: Results) -> Iterator[str]:
+    """Yield a sentence for each choice that a wider grid might have changed."""
     rates = results["plan"]["rates"]
     for choice in results["choices"]:
         if choice["rate"] in (min(rates), max(rates)):
@@ -208,42 +210,44 @@ def table_of_speeds(results: Results) -> str:
     for speed in results["speeds"]:
         epochs = epochs_to_goal(speed, results["plan"])
         arrived = sum(map(math.isfinite, epochs))
-        rows.append((NAMES[speed["cost"]], f"{speed['rate']:g}", with_interval(epochs), f"{arrived} of {len(epochs)}"))
+        rows.append(
+            (NAMES[speed["cost"]], f"{speed['rate']:g}", format_interval(epochs), f"{arrived} of {len(epochs)}")
+        )
     return table(("cost", "η", "epochs", "runs that arrived"), rows)
 
 
 def epochs_to_goal(speed: dict[str, Any], plan: dict[str, Any]) -> list[float]:
-    """Return the epochs after which each network was first seen at the goal; inf for never."""
+    """Return the number of epochs after which each network was first seen at the goal; inf for never."""
     return [
         next((look / plan["looks"] for look, a in enumerate(looks, start=1) if a >= plan["goal"]), math.inf)
         for looks in zip(*speed["validation"], strict=True)
     ]
 
 
-def epochs_at(results: Results, cost: str, rate: float) -> list[float]:
+def epochs_by_rate(results: Results, cost: str, rate: float) -> list[float]:
     (speed,) = (speed for speed in results["speeds"] if (speed["cost"], speed["rate"]) == (cost, rate))
     return epochs_to_goal(speed, results["plan"])
 
 
 def slower(results: Results, rate: float) -> str:
-    """Tell how many times the cross-entropy's epochs the quadratic cost takes at a rate, and what that says of 6."""
-    ratios = [quadratic / ce for quadratic, ce in pairs_that_arrived(results, rate, rate)]
+    """Return the ratio of the epochs of the quadratic cost and of the cross-entropy at a rate, compared with 6."""
+    ratios = [quadratic / ce for quadratic, ce in arrived_pairs(results, rate, rate)]
     if not ratios:
         return f"η = {rate:g}: unknown, as no run of the cross-entropy arrived."
     _, low, high = median_and_interval(ratios)
-    against = "more than" if low > SLOWER else "less than" if high < SLOWER else "which does not exclude"
-    return f"η = {rate:g}: {with_interval(ratios)} times, {against} {SLOWER}."
+    against = "more than" if low > SLOWDOWN else "less than" if high < SLOWDOWN else "which does not exclude"
+    return f"η = {rate:g}: {format_interval(ratios)} times, {against} {SLOWDOWN}."
 
 
 def more_epochs(results: Results) -> str:
     rates = (chosen_rate(results, cost) for cost in ("quadratic", "ce"))
-    more = [quadratic - ce for quadratic, ce in pairs_that_arrived(results, *rates)]
-    return f"{with_interval(more)} epochs" if more else "an unknown number of epochs"
+    more = [quadratic - ce for quadratic, ce in arrived_pairs(results, *rates)]
+    return f"{format_interval(more)} epochs" if more else "an unknown number of epochs"
 
 
-def pairs_that_arrived(results: Results, rate: float, rate_of_ce: float) -> Iterator[tuple[float, float]]:
+def arrived_pairs(results: Results, rate: float, ce_rate: float) -> Iterator[tuple[float, float]]:
     """Yield the epochs of the quadratic cost and of the cross-entropy for the same seed, where the latter arrived."""
-    epochs = epochs_at(results, "quadratic", rate), epochs_at(results, "ce", rate_of_ce)
+    epochs = epochs_by_rate(results, "quadratic", rate), epochs_by_rate(results, "ce", ce_rate)
     return ((quadratic, ce) for quadratic, ce in zip(*epochs, strict=True) if math.isfinite(ce))
 
 
@@ -253,7 +257,7 @@ def chosen_rate(results: Results, cost: str) -> float:
     return rate
 
 
-def with_interval(values: Sequence[float]) -> str:
+def format_interval(values: Sequence[float]) -> str:
     middle, low, high = map(number, median_and_interval(values))
     return f"{middle} ({low} to {high})"
 

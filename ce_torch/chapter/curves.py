@@ -1,24 +1,24 @@
-"""The pictures of a run: costs and accuracies against the epoch, and accuracies over a grid of settings."""
+"""Draw a run: its costs and accuracies against the epoch, and the accuracies over a grid of settings."""
 
 import io
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ce_torch.chapter.drawing import count_epochs, mark_diverged, mark_values, name_below
+from ce_torch.chapter.drawing import add_legend_below, count_epochs, mark_diverged, mark_values
 from ce_torch.training.confidence import mean_and_margin
 from ce_torch.training.loop import Record
-from ce_torch.training.report import chosen, finite, of_point
+from ce_torch.training.report import best_point, finite_accuracies, select_point
 from ce_torch.training.settings import Settings, as_list, grid
 
 
 def draw(history: list[Record]) -> bytes:
-    """Return a picture (PNG) of every cost and accuracy in a run's history; of many networks their mean and range."""
+    """Return a picture (PNG) of every cost and accuracy in a run's history; for many networks, mean and range."""
     return png(figure_of_run(history))
 
 
 def draw_grid(record: Record, run: Settings) -> bytes:
-    """Return a picture (PNG) of the accuracy on validation data over a run's grid, and of the point that is chosen."""
+    """Return a picture (PNG) of the validation accuracy over a run's grid, with the best point."""
     return png(figure_of_grid(record, run))
 
 
@@ -28,12 +28,12 @@ def figure_of_run(history: list[Record]) -> Figure:
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     for axes, measure in zip(figure.subplots(1, 2), ("cost", "accuracy"), strict=True):
         for name in names:
-            values = of_networks(history, name, measure)
+            values = measure_networks(history, name, measure)
             (line,) = axes.plot(epochs, values.mean(1), "o-", markersize=4, label=name)
             if values.shape[1] > 1:
-                # The edge is seen where there is one epoch, and the range has no width.
+                # After one epoch the range has no width, and only its edge is visible.
                 axes.fill_between(epochs, values.min(1), values.max(1), color=line.get_color(), alpha=0.2, linewidth=2)
-        diverged = of_networks(history, names[0], "cost").mask
+        diverged = np.ma.getmaskarray(measure_networks(history, names[0], "cost"))
         if diverged.any():
             networks = diverged.shape[1]
             label = f"{diverged[-1].sum()} of {networks} diverged" if networks > 1 else "diverged"
@@ -41,41 +41,48 @@ def figure_of_run(history: list[Record]) -> Figure:
         axes.set(ylabel=measure, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
         count_epochs(axes)
         axes.grid(alpha=0.3)
-    name_below(figure, columns=len(names) + 1)
+    add_legend_below(figure, columns=len(names) + 1)
     return figure
 
 
-def of_networks(history: list[Record], name: str, measure: str) -> np.ma.MaskedArray:
-    """Return a measure after each epoch (rows), of each network (columns), without those that have diverged."""
-    costs, values = (np.array([as_list(record[name][of]) for record in history]) for of in ("cost", measure))
+def measure_networks(history: list[Record], name: str, measure: str) -> np.ma.MaskedArray:
+    """Return a measure after each epoch (rows) of each network (columns), masked where the network has diverged."""
+    costs, values = (np.array([as_list(record[name][key]) for record in history]) for key in ("cost", measure))
     return np.ma.array(values, mask=~np.isfinite(costs))
 
 
 def figure_of_grid(record: Record, run: Settings) -> Figure:
     points = grid(run)
     across, along = ("lr", "lmbda") if isinstance(run["lr"], list) else ("lmbda", "lr")
-    of_points = [finite(of_point(record, run, i)["validation"])[0] for i in range(len(points))]
-    means = np.array([mean_and_margin(accuracies) if accuracies else (np.nan, np.nan) for accuracies in of_points])
+    point_accuracies = [finite_accuracies(select_point(record, run, i)["validation"])[0] for i in range(len(points))]
+    means = np.array(
+        [mean_and_margin(accuracies) if accuracies else (np.nan, np.nan) for accuracies in point_accuracies]
+    )
     values = sorted({getattr(point, across) for point in points})
     lines = dict.fromkeys(getattr(point, along) for point in points)
-    # Room for an upright tick label of each value, and for the names of the lines.
+    # Leave room for an upright label of each value, and for the names of the lines.
     figure = Figure(figsize=(max(6, 0.2 * len(values)), 4.3 + 0.06 * len(lines)), layout="constrained")
     axes = figure.subplots()
-    # Evenly spaced: a grid may have 0 beside powers of ten.
+    # The places are evenly spaced, since a grid may have 0 and powers of ten.
     places = [values.index(getattr(point, across)) for point in points]
     for value in lines:
         line = [i for i, point in enumerate(points) if getattr(point, along) == value]
         line.sort(key=lambda i: places[i])
-        at = [places[i] for i in line]
-        drawn = axes.errorbar(at, means[line, 0], np.nan_to_num(means[line, 1]), marker="o", label=f"{along} {value:g}")
-        if diverged := [places[i] for i in line if not of_points[i]]:
+        drawn = axes.errorbar(
+            [places[i] for i in line],
+            means[line, 0],
+            np.nan_to_num(means[line, 1]),
+            marker="o",
+            label=f"{along} {value:g}",
+        )
+        if diverged := [places[i] for i in line if not point_accuracies[i]]:
             mark_diverged(axes, diverged, drawn.lines[0].get_color())
-    best = chosen(record, run)
+    best = best_point(record, run)
     axes.plot(places[best], means[best, 0], "*k", markersize=14, zorder=3, label="chosen")
     mark_values(axes, range(len(values)), values)
     axes.set(xlabel=across, ylabel="accuracy on validation data")
     axes.grid(alpha=0.3)
-    name_below(figure, columns=4)
+    add_legend_below(figure, columns=4)
     return figure
 
 

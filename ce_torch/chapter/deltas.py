@@ -20,7 +20,7 @@ class Subject(NamedTuple):
 
 
 class Deltas(NamedTuple):
-    """δ of one example, from each of the three ways."""
+    """δ of one example, computed in three ways."""
 
     by_hand: Tensor
     by_autograd: Tensor
@@ -52,11 +52,11 @@ SUBJECTS = {
 }
 
 
-def three_ways(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> Deltas:
-    """Return δ for weighted inputs z and desired outputs y, both of shape (C,).
+def compute_deltas(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> Deltas:
+    """Return δ for weighted inputs z and desired outputs y, both of shape (K,).
 
-    By hand it is `cost.delta`. Autograd derives it from the textbook's formula, which knows nothing of the cost.
-    The differences are of the cost's own values, (C(z + step) − C(z − step)) / (2 step).
+    By hand it is `cost.delta`. Autograd derives it from the textbook's formula, which is independent of the cost.
+    Finite differences use the cost's own values, (C(z + step) − C(z − step)) / (2 step).
     """
     cost = subject.cost
     by_autograd = torch.func.grad(subject.formula)(z, y)

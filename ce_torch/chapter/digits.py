@@ -1,8 +1,8 @@
-"""The networks of the chapter, trained on MNIST by train.py: what their runs recorded, and the digits they get wrong.
+"""The chapter's networks, trained on MNIST by train.py: their histories, and the digits that they get wrong.
 
     python train.py --cost ce --checkpoint checkpoints/chapter-ce.pt --overwrite
 
-makes one anew, and so for quadratic and ll: these checkpoints come with the project.
+trains one again, and likewise for quadratic and ll. The checkpoints come with the project.
 """
 
 from functools import cache
@@ -23,7 +23,7 @@ FOLDER = PROJECT / "checkpoints"
 
 
 class Trained(NamedTuple):
-    """A network of the chapter, the cost it was trained with, and what its training recorded after each epoch."""
+    """A network of the chapter, the cost that trained it, and the history of its training."""
 
     network: MLP
     cost: Cost
@@ -45,12 +45,12 @@ def trained(name: str, folder: Path = FOLDER) -> Trained:
 
 @cache
 def load_test_images() -> mnist.Examples:
-    """Return the test images of the project's own MNIST, read once for all who look at them. Raises `DataError`."""
+    """Return the test images of the project's own MNIST, read only once. Raises `DataError`."""
     return mnist.load(PROJECT / "data").test
 
 
 class Digits(NamedTuple):
-    """Images that a network gets wrong: their numbers, their pixels, its outputs, and the digits that they are."""
+    """Images that a network gets wrong: their numbers, their pixels, its outputs, and their digits."""
 
     numbers: Tensor
     x: Tensor
@@ -60,7 +60,7 @@ class Digits(NamedTuple):
 
 @torch.inference_mode()
 def most_wrong(trained: Trained, x: Tensor, y: Tensor, n: int) -> Digits:
-    """Return the n examples of the highest cost, the highest first."""
+    """Return the n examples with the highest costs, the highest first."""
     z = trained.network(x)
     C = type(trained.cost).function(z, y, **trained.cost.options | {"reduction": "none"})
     numbers = C.argsort(descending=True, stable=True)[:n]

@@ -1,11 +1,14 @@
-"""What the figures, the animation and the notebook draw alike, each on axes that it is given."""
+"""Drawings on given axes, which the figures, the animation and the notebook share."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType
 from torch import Tensor
 
 from ce_torch.chapter.neuron import COURSES, Lesson
@@ -13,24 +16,27 @@ from ce_torch.chapter.neuron import COURSES, Lesson
 COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
 
 
-def name_below(figure: Figure, columns: int) -> None:
-    """Name all that is drawn in a figure, each name once, below its axes: there no curve goes, whatever the data."""
+def add_legend_below(figure: Figure, columns: int) -> None:
+    """Add a legend below all axes of a figure, where no curve can hide it, with each name once."""
     named = {}
     for axes in figure.axes:
         for drawn, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            named.pop(name, None)  # what several curves have, such as dots for runs, comes after their own names
+            named.pop(
+                name, None
+            )  # a name that several curves share, such as that of dots for runs, moves behind their own names
             named[name] = drawn
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
 
 
 def count_epochs(axes: Axes) -> None:
-    """Make x the epoch: its ticks are whole numbers, were there only one."""
+    """Make x the epoch, with whole numbers as ticks, even for a single epoch."""
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    locator = cast(MaxNLocator, axes.xaxis.get_major_locator())
+    locator.set_params(integer=True, min_n_ticks=1)
 
 
 def mark_values(axes: Axes, places: Sequence[float], values: Sequence[float]) -> None:
-    """Put a tick with its value at each of some places, and no others; their numbers stand upright if they overlap."""
+    """Put a tick with its value at each place, and no others; rotate the values if they overlap."""
     axes.set_xticks(places, [f"{value:g}" for value in values])
     axes.minorticks_off()
     extents = [label.get_window_extent() for label in axes.get_xticklabels()]
@@ -38,23 +44,23 @@ def mark_values(axes: Axes, places: Sequence[float], values: Sequence[float]) ->
         axes.tick_params(axis="x", rotation=90)
 
 
-def mark_diverged(axes: Axes, at: Sequence[float], color: str) -> None:
-    """Mark at the bottom where there is no point to draw, since all runs have diverged."""
+def mark_diverged(axes: Axes, places: Sequence[float], color: ColorType) -> None:
+    """Mark at the bottom the places where all runs have diverged and there is no point to draw."""
     bottom = axes.get_xaxis_transform()
-    axes.plot(at, [0.03] * len(at), "x", color=color, transform=bottom, label="all runs diverged")
+    axes.plot(places, [0.03] * len(places), "x", color=color, transform=bottom, label="all runs diverged")
 
 
 def draw_course(axes: Axes, values: Tensor, color: str, label: str, until: int = 0, style: str = "-") -> Line2D:
-    """Draw a value's whole course faintly and return the line of it up to an epoch, with a dot at its end."""
+    """Draw a value's course faintly, and a line up to an epoch with a dot at its end; return the line."""
     axes.plot(values, style, color=color, alpha=0.2)
     (line,) = axes.plot(values[: until + 1], style, color=color, label=label, marker="o", markevery=[-1])
-    line.set_clip_on(False)  # at the end the dot is often at 0, where the axes end too
+    line.set_clip_on(False)  # the dot often ends at 0, where the axes end too
     count_epochs(axes)
     return line
 
 
 def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], until: int) -> list[Line2D]:
-    """Draw one of the courses of some lessons, each in the colour of its cost; return their lines up to an epoch."""
+    """Draw one of the courses of each lesson, in the colour of its cost; return their lines up to an epoch."""
     lines = []
     for number, ((cost, lesson), style) in enumerate(zip(lessons, styles(lessons), strict=True)):
         lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, until, style))
@@ -65,13 +71,13 @@ def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], u
 
 
 def styles(lessons: Sequence[tuple[str, Lesson]]) -> list[str]:
-    """Return a style of line for each lesson: broken where an earlier one has its cost, and colour."""
+    """Return a line style for each lesson: broken if an earlier one has the same cost, and so the same colour."""
     costs = [cost for cost, _ in lessons]
     return ["--" if cost in costs[:number] else "-" for number, cost in enumerate(costs)]
 
 
 def draw_outputs(axes: Axes, a: Tensor, y: int | None = None, color: str = "tab:blue", first: int = 0) -> None:
-    """Draw the outputs of a layer as bars, and the one that is desired to be 1; its neurons count from `first`."""
+    """Draw the outputs of a layer as bars, and mark the desired one; number the neurons from `first`."""
     neurons = range(first, first + len(a))
     axes.bar(neurons, a.numpy(), color=color, label="output a")
     if y is not None:
@@ -87,7 +93,7 @@ def draw_digit(axes: Axes, x: Tensor) -> None:
 
 
 def draw_slopes(axes: Axes, slopes: Tensor) -> None:
-    """Draw each ∂aⱼ/∂zₖ as a square: its colour says which way aⱼ goes, its strength how much."""
+    """Draw each ∂aⱼ/∂zₖ as a square: blue if aⱼ rises with zₖ, red if it falls, and the stronger, the more."""
     largest = float(slopes.abs().max())
     for j, row in enumerate(slopes.tolist(), 1):
         for k, slope in enumerate(row, 1):

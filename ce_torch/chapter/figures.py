@@ -1,4 +1,4 @@
-"""Every figure of the section, drawn from this library's costs and networks.
+"""Draw every figure of the section, from this library's costs and networks.
 
     python -m ce_torch.chapter.figures [--write docs/figures]
 
@@ -21,17 +21,17 @@ from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import most_wrong, trained
-from ce_torch.chapter.drawing import COLORS, count_epochs, draw_digit, draw_outputs, name_below
-from ce_torch.chapter.neuron import OF_SIGMOID, epochs_until, learn, slopes
+from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, draw_digit, draw_outputs
+from ce_torch.chapter.neuron import SIGMOID_COSTS, epochs_to_output, learn, slopes
 from ce_torch.training import files, mnist
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
-# Where a neuron is saturated: σ′ < 0.02.
+# Beyond ± this z a neuron is saturated: σ′ < 0.02.
 FLAT = 4
 
 
 class Drawing(NamedTuple):
-    """A figure of the section: how to draw it, and what it shows."""
+    """A figure of the section: a function that draws it, its title and its caption."""
 
     draw: Callable[[], Figure]
     title: str
@@ -41,95 +41,95 @@ class Drawing(NamedTuple):
 def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    for of_panel in axes.flat:
-        of_panel.grid(alpha=0.3)
+    for panel in axes.flat:
+        panel.grid(alpha=0.3)
     return figure, axes
 
 
 def sigmoid() -> Figure:
-    figure, ((of_value, of_slope),) = panels(1, 2)
+    figure, ((value_axes, slope_axes),) = panels(1, 2)
     z = torch.linspace(-8, 8, 401, dtype=torch.float64)
-    a = OF_SIGMOID["quadratic"].activation(z)
-    of_value.plot(z, a, color="black")
-    of_slope.plot(z, a * (1 - a), color="black")
-    for axes in (of_value, of_slope):
+    a = SIGMOID_COSTS["quadratic"].activation(z)
+    value_axes.plot(z, a, color="black")
+    slope_axes.plot(z, a * (1 - a), color="black")
+    for axes in (value_axes, slope_axes):
         axes.axvspan(-8, -FLAT, color="tab:red", alpha=0.1, label="saturated: σ′ < 0.02")
         axes.axvspan(FLAT, 8, color="tab:red", alpha=0.1)
         axes.set(xlabel="z", xlim=(-8, 8))
-    of_value.set_ylabel("σ(z)")
-    of_slope.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
-    name_below(figure, columns=1)
+    value_axes.set_ylabel("σ(z)")
+    slope_axes.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
+    add_legend_below(figure, columns=1)
     return figure
 
 
 def neuron() -> Figure:
     figure, grid = panels(2, 2)
-    for (name, start), (of_output, of_cost) in zip(STARTS.items(), grid, strict=True):
+    for (name, start), (output_axes, cost_axes) in zip(STARTS.items(), grid, strict=True):
         for cost, eta, style in (
             ("quadratic", 0.15, "-"),
             ("cross-entropy", 0.15, "-"),
             ("cross-entropy", 0.005, "--"),
         ):
-            lesson = learn(OF_SIGMOID[cost], *start, eta=eta)
+            lesson = learn(SIGMOID_COSTS[cost], *start, eta=eta)
             label = f"{cost}, η = {eta:g}"
-            of_output.plot(lesson.a, style, color=COLORS[cost], label=label)
-            of_cost.plot(lesson.C, style, color=COLORS[cost], label=label)
-        of_output.set(title=name, ylabel="output a", ylim=(0, 1))
-        of_cost.set(title=name, ylabel="cost C")
-        count_epochs(of_output)
-        count_epochs(of_cost)
-    name_below(figure, columns=3)
+            output_axes.plot(lesson.a, style, color=COLORS[cost], label=label)
+            cost_axes.plot(lesson.C, style, color=COLORS[cost], label=label)
+        output_axes.set(title=name, ylabel="output a", ylim=(0, 1))
+        cost_axes.set(title=name, ylabel="cost C")
+        count_epochs(output_axes)
+        count_epochs(cost_axes)
+    add_legend_below(figure, columns=3)
     return figure
 
 
 def slowdown() -> Figure:
     figure, ((axes,),) = panels(1, 1)
     a = torch.linspace(1e-6, 1 - 1e-6, 401, dtype=torch.float64)
-    for name, cost in OF_SIGMOID.items():
+    for name, cost in SIGMOID_COSTS.items():
         axes.plot(a, slopes(cost, a.logit()).abs(), color=COLORS[name], label=name)
     axes.set(xlabel="output a, where 0 is desired: how wrong the neuron is", ylabel="|∂C/∂b|: how fast it learns")
-    name_below(figure, columns=2)
+    add_legend_below(figure, columns=2)
     return figure
 
 
 def starts() -> Figure:
-    figure, (of_costs,) = panels(1, 2)
+    figure, (both,) = panels(1, 2)
     places = torch.linspace(-3, 6, 91)
-    longest = 1000
-    for axes, (name, cost) in zip(of_costs, OF_SIGMOID.items(), strict=True):
+    longest, images = 1000, []
+    for axes, (name, cost) in zip(both, SIGMOID_COSTS.items(), strict=True):
         lesson = learn(cost, places[None, :], places[:, None], eta=0.15, epochs=longest)
-        epochs = epochs_until(lesson, 0.1)
+        epochs = epochs_to_output(lesson, 0.1)
         colors = epochs.clamp(max=longest).numpy()
-        image = axes.pcolormesh(places.numpy(), places.numpy(), colors, vmin=0, vmax=longest, rasterized=True)
+        images.append(axes.pcolormesh(places.numpy(), places.numpy(), colors, vmin=0, vmax=longest, rasterized=True))
         stars = axes.plot(*zip(*STARTS.values(), strict=True), "w*", markersize=11, label="the starts above")
         stars[0].set_markeredgecolor("black")
         axes.set(title=name, xlabel="w at the start", ylabel="b at the start")
-    name_below(figure, columns=1)
-    figure.colorbar(image, ax=of_costs, extend="max", label="epochs until a < 0.1")
+    add_legend_below(figure, columns=1)
+    figure.colorbar(images[0], ax=both, extend="max", label="epochs until a < 0.1")
     return figure
 
 
 def softmax() -> Figure:
-    figure, ((of_input, of_temperature),) = panels(1, 2)
+    figure, ((input_axes, scale_axes),) = panels(1, 2)
     others = torch.tensor([2.5, -1.0, 3.2], dtype=torch.float64)
     z4 = torch.linspace(-5, 10, 301, dtype=torch.float64)
     z = torch.cat([others.expand(len(z4), 3), z4[:, None]], 1)
     a = LogLikelihoodCost().activation(z)
     labels = "z₁ = 2.5", "z₂ = −1", "z₃ = 3.2", "z₄: varies on the left, 0.5 on the right"
-    of_input.stackplot(z4, a.T.numpy(), labels=labels, alpha=0.8)
-    of_input.set(xlabel="z₄", ylabel="outputs a, one on the other", xlim=(-5, 10), ylim=(0, 1))
+    input_axes.stackplot(z4, a.T.numpy(), labels=labels, alpha=0.8)
+    input_axes.set(xlabel="z₄", ylabel="outputs a, one on the other", xlim=(-5, 10), ylim=(0, 1))
     c = torch.logspace(-2, 1, 301, dtype=torch.float64)
     fixed = torch.cat([others, torch.tensor([0.5], dtype=torch.float64)])
-    of_c = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
-    of_temperature.plot(c, of_c)
-    of_temperature.set(xscale="log", xlabel="c", ylabel="outputs a")
-    name_below(figure, columns=4)
+    outputs = torch.stack([LogLikelihoodCost(temperature=1 / value).activation(fixed) for value in c.tolist()])
+    scale_axes.plot(c, outputs)
+    scale_axes.set(xscale="log", xlabel="c", ylabel="outputs a")
+    add_legend_below(figure, columns=4)
     return figure
 
 
 def entropy() -> Figure:
     figure, ((axes,),) = panels(1, 1)
-    # So far out that each C passes the top of the picture: it goes to infinity as a goes to 0 or 1.
+    # C goes to infinity as a goes to 0 or 1; these z take each curve beyond the top of the picture.
     z = torch.linspace(-25, 25, 2001, dtype=torch.float64).unsqueeze(-1)
     cost = CrossEntropyCost(reduction="none")
     a = cost.activation(z)
@@ -137,7 +137,7 @@ def entropy() -> Figure:
         axes.plot(a, cost(z, torch.full_like(z, y)), label=f"C for y = {y:g}")
     axes.plot(a, cost(z, a), "k--", label="at a = y: the binary entropy")
     axes.set(xlabel="output a", ylabel="cross-entropy C", ylim=(0, 2))
-    name_below(figure, columns=2)
+    add_legend_below(figure, columns=2)
     return figure
 
 
@@ -151,7 +151,7 @@ def training() -> Figure:
         axes.set_ylabel(measure)
         count_epochs(axes)
     both[1].set_yscale("log")
-    name_below(figure, columns=3)
+    add_legend_below(figure, columns=3)
     return figure
 
 
@@ -160,12 +160,12 @@ def digits() -> Figure:
     found = most_wrong(network, *mnist.load().test, n=8)
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     grid = figure.subplots(4, 4, height_ratios=(2, 1, 2, 1))
-    of_images, of_outputs = grid[::2].ravel(), grid[1::2].ravel()
-    for image, outputs, number, x, a, y in zip(of_images, of_outputs, *found, strict=True):
+    image_axes, output_axes = grid[::2].ravel(), grid[1::2].ravel()
+    for image, outputs, number, x, a, y in zip(image_axes, output_axes, *found, strict=True):
         draw_digit(image, x)
         image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
         draw_outputs(outputs, a, int(y))
-    name_below(figure, columns=2)
+    add_legend_below(figure, columns=2)
     return figure
 
 
@@ -240,7 +240,7 @@ def main() -> int:
     try:
         for name, drawing in DRAWINGS.items():
             files.write_atomically(folder / f"{name}.png", png(drawing.draw()))
-        moving = animate(OF_SIGMOID, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
+        moving = animate(SIGMOID_COSTS, *STARTS["(w, b) = (2.0, 2.0)"], eta=0.15)
         files.write_atomically(folder / "neuron.gif", moving)
         files.write_atomically(folder / "README.md", page().encode())
     except (mnist.DataError, files.FileError) as error:

@@ -1,4 +1,4 @@
-"""A digit that somebody drew, made like those of MNIST."""
+"""Turn a drawn digit into an image like those of MNIST."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from torch.nn.functional import interpolate
 SIDE, BOX, MIDDLE = 28, 20, 14
 
 
-def like_mnist(drawing: Tensor) -> Tensor:
+def to_mnist(drawing: Tensor) -> Tensor:
     """Return a drawing, of any size and with ink from 0 to 1, as the 784 pixels of an image of MNIST.
 
-    As the digits of MNIST were, it is scaled to fit a box of 20 × 20 pixels, its proportions kept, and put where the
-    centre of mass of its ink is the middle of 28 × 28. A drawing without ink gives an empty image.
+    Like the digits of MNIST, it is scaled to a box of 20 × 20 pixels without distortion, and placed so that the centre
+    of mass of its ink is the middle of 28 × 28. A drawing without ink gives an empty image.
     """
     if not (drawing > 0).any():
         return torch.zeros(SIDE * SIDE)
-    return centred(fit(cut_out(drawing.float()))).flatten()
+    return centre(fit(crop(drawing.float()))).flatten()
 
 
-def cut_out(drawing: Tensor) -> Tensor:
-    """Return the smallest rectangle that has all ink in it."""
+def crop(drawing: Tensor) -> Tensor:
+    """Return the smallest rectangle that holds all ink."""
     rows, columns = ((drawing > 0).any(dim).nonzero().squeeze(1) for dim in (1, 0))
     return drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -30,8 +30,8 @@ def fit(digit: Tensor) -> Tensor:
     return interpolate(digit[None, None], size, mode="bilinear", antialias=True)[0, 0].clamp(0, 1)
 
 
-def centred(digit: Tensor) -> Tensor:
-    """Return an image of 28 × 28 pixels in which the digit's ink balances on pixel 14, as nearly as pixels allow."""
+def centre(digit: Tensor) -> Tensor:
+    """Return an image of 28 × 28 pixels with the digit's centre of mass at pixel 14, as nearly as possible."""
     start = []
     for dim, length in enumerate(digit.shape):
         ink = digit.sum(1 - dim)

@@ -1,4 +1,4 @@
-"""Lines of an SVG picture that grow as time passes, each with its dot at its end: by CSS, without a script."""
+"""Animate the lines of an SVG picture by CSS, without a script: each grows, with a dot at its end."""
 
 import itertools
 import re
@@ -6,12 +6,12 @@ from xml.etree.ElementTree import Element, SubElement
 
 SECONDS = 4
 STOPS = 80
-# A browser starts an animation anew only where its name is new.
+# A browser restarts an animation only if its name is new.
 plays = itertools.count()
 
 
-def set_in_motion(root: Element) -> None:
-    """Set in motion every group of an SVG element whose id begins with "moving": a line, and then its dot."""
+def animate_lines(root: Element) -> None:
+    """Animate every group of an SVG element whose id begins with "moving": a line, and then its dot."""
     play = next(plays)
     rules = [
         f"@keyframes grow-{play} {{ from {{ clip-path: inset(-9px 100% -9px -9px) }} "
@@ -41,7 +41,7 @@ def points(path: str) -> list[tuple[float, float]]:
 
 
 def stops(places: list[tuple[float, float]]) -> str:
-    """Return keyframes that bring to its place what stands at the last of some places, from the first on."""
+    """Return keyframes that move an element, drawn at the last place, from the first place to the last."""
     last_x, last_y = places[-1]
     number = min(STOPS, len(places))
     chosen = [round(stop * (len(places) - 1) / max(number - 1, 1)) for stop in range(number)]

@@ -1,4 +1,4 @@
-"""The section's single neuron, of one input x, which learns to output y: how fast, from where, with which cost."""
+"""The section's single neuron, with one input x, which learns to output y."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from ce_torch.costs._module import Cost
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.quadratic import QuadraticCost
 
-OF_SIGMOID = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
+SIGMOID_COSTS = {"quadratic": QuadraticCost(), "cross-entropy": CrossEntropyCost()}
 
 
 class Lesson(NamedTuple):
-    """What there was before each epoch, and after the last: tensors of shape (epochs + 1, ...)."""
+    """The state before each epoch and after the last: tensors of shape (epochs + 1, ...)."""
 
     w: Tensor
     b: Tensor
@@ -23,7 +23,7 @@ class Lesson(NamedTuple):
     delta: Tensor
 
 
-# What is watched while a neuron learns to output 0, each under the name of its axis.
+# The values to draw while a neuron learns to output 0, by the labels of their axes.
 COURSES: dict[str, Callable[[Lesson], Tensor]] = {
     "output a, desired: 0": lambda lesson: lesson.a,
     "cost C": lambda lesson: lesson.C,
@@ -39,10 +39,10 @@ def learn(
         z = w x + b,    w → w − η δ x,    b → b − η δ
 
     Args:
-        cost: gives C, δ and the activation.
-        w, b: where to start: numbers, or tensors that broadcast to the shape (...) of many neurons.
+        cost: the cost to minimise.
+        w, b: the first weight and bias: numbers, or tensors that broadcast to the shape (...) of many neurons.
         eta: η, the learning rate.
-        epochs: how many steps to make.
+        epochs: the number of steps.
         x, y: the only training example.
 
     Example:
@@ -52,26 +52,27 @@ def learn(
 
     Source: Nielsen, section 3.1, equations (54)-(62).
     """
-    w, b = torch.broadcast_tensors(torch.as_tensor(w, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))
-    desired = torch.full_like(w, y).unsqueeze(-1)
+    start = (torch.as_tensor(value, dtype=torch.float64) for value in (w, b))
+    weight, bias = torch.broadcast_tensors(*start)
+    desired = torch.full_like(weight, y).unsqueeze(-1)
     moments = []
     for _ in range(epochs + 1):
-        delta = cost.delta((w * x + b).unsqueeze(-1), desired).squeeze(-1)
-        moments.append((w, b, delta))
-        w, b = w - eta * delta * x, b - eta * delta
-    w, b, delta = map(torch.stack, zip(*moments, strict=True))
-    z = (w * x + b).unsqueeze(-1)
+        delta = cost.delta((weight * x + bias).unsqueeze(-1), desired).squeeze(-1)
+        moments.append((weight, bias, delta))
+        weight, bias = weight - eta * delta * x, bias - eta * delta
+    weight, bias, delta = map(torch.stack, zip(*moments, strict=True))
+    z = (weight * x + bias).unsqueeze(-1)
     C = type(cost).function(z, torch.full_like(z, y), **cost.options | {"reduction": "none"})
-    return Lesson(w, b, cost.activation(z).squeeze(-1), C, delta)
+    return Lesson(weight, bias, cost.activation(z).squeeze(-1), C, delta)
 
 
-def epochs_until(lesson: Lesson, output: float) -> Tensor:
-    """Return after how many epochs each neuron's output is first below `output`; inf for never."""
+def epochs_to_output(lesson: Lesson, output: float) -> Tensor:
+    """Return the number of epochs until each neuron's output is below `output`; inf for never."""
     below = lesson.a < output
     first = below.to(torch.int8).argmax(0).double()
     return first.where(below.any(0), torch.inf)
 
 
 def slopes(cost: Cost, z: Tensor, y: float = 0.0) -> Tensor:
-    """Return δ = ∂C/∂b of a neuron with each of the weighted inputs z: how fast it learns there."""
+    """Return δ = ∂C/∂b, the speed of learning, of a neuron at each of the weighted inputs z."""
     return cost.delta(z.unsqueeze(-1), torch.full_like(z, y).unsqueeze(-1)).squeeze(-1)

@@ -1,9 +1,10 @@
-"""Pictures for a page that may be light or dark, narrow or wide: SVG, in the page's own ink."""
+"""SVG pictures for a page, light or dark, narrow or wide, in the page's own colour of text."""
 
 import io
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -12,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from ce_torch.chapter.motion import set_in_motion
+from ce_torch.chapter.motion import animate_lines
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-INK = "#010203"  # a colour that nobody draws with: it stands for the page's own
-STYLE = {
+INK = "#010203"  # a placeholder for the page's own colour of text
+STYLE: dict[Any, Any] = {  # the keys are literals to matplotlib, which a type checker cannot follow through fromkeys
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.facecolor": "none",
     "axes.spines.right": False,
@@ -29,8 +30,8 @@ STYLE = {
     "svg.hashsalt": "ce_torch",
 }
 SIZE = 3.0, 2.5  # inches: a third of a page
-AXES = 0.19, 0.19, 0.78, 0.7  # left, bottom, width, height, in parts of the size; to have them worked out takes time
-# Matplotlib's settings are the process's, and a server draws for several readers at once.
+AXES = 0.19, 0.19, 0.78, 0.7  # left, bottom, width, height, in parts of the size; a layout engine would take time
+# Matplotlib's settings belong to the process, and a server draws for several readers at once.
 drawing = threading.Lock()
 
 
@@ -41,13 +42,13 @@ def picture(
     title: str = "",
     moving: bool = False,
 ) -> str:
-    """Return what `draw` puts on axes, as an SVG element to stand in a page.
+    """Return a drawing as an SVG element for a page.
 
     Args:
         draw: draws on the axes. A line whose gid begins with "moving" can be set in motion.
-        description: says what is to be seen to those who do not see it.
+        description: describes the picture to readers who cannot see it.
         title: stands above the axes.
-        moving: whether the lines that can move do, from their first point to their last.
+        moving: animate those lines, from their first point to their last.
     """
     with drawing, matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE)
@@ -57,39 +58,39 @@ def picture(
         axes.set_title(title)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return for_a_page(written.getvalue(), description, moving)
+    return to_page_element(written.getvalue(), description, moving)
 
 
-def for_a_page(svg: str, description: str, moving: bool) -> str:
+def to_page_element(svg: str, description: str, moving: bool) -> str:
     root = ElementTree.fromstring(svg)
     if moving:
-        set_in_motion(root)
+        animate_lines(root)
     tidy(root)
     root.attrib |= {"role": "img", "aria-label": description, "style": "stroke-linejoin: round"}
     written = ElementTree.tostring(root, encoding="unicode").replace(INK, "currentColor")
-    return re.sub(r"font-family: [^;]*; ", "", written)  # the page has letters of its own
+    return re.sub(r"font-family: [^;]*; ", "", written)  # the page has its own font
 
 
 def tidy(root: Element) -> None:
-    """Remove from an SVG element what would reach beyond it, or keep it from taking the room there is."""
+    """Remove from an SVG element all that affects the rest of the page, and its fixed size."""
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(f"{{{SVG}}}")
         if element.tag == "g":
-            element.attrib.pop("id", None)  # the pictures of a page have the same
+            element.attrib.pop("id", None)  # the pictures of a page would share it
         if (target := element.attrib.pop(f"{{{XLINK}}}href", None)) is not None:
             element.attrib["href"] = target
     for definitions in root.findall("defs[style]"):
-        root.remove(definitions)  # a style here is the whole page's
+        root.remove(definitions)  # a style here applies to the whole page
     for size in ("width", "height"):
         del root.attrib[size]
 
 
 def key(name: str, color: str, style: str = "-") -> str:
-    """Return a name after a piece of the line that it is the name of, as elements of a page."""
+    """Return a legend entry, a piece of line and its name, as elements of a page."""
     line = "╍╍" if style == "--" else "━━"
     return f'<span style="color: {to_hex(color)}" aria-hidden="true">{line}</span> {name}'
 
 
 def shown(*pictures: str, caption: str) -> str:
-    """Return pictures side by side, or one below the other where there is no room, as an element of a page."""
+    """Return an element of a page with pictures side by side, or one below the other if there is no room."""
     return f'<figure class="pictures"><div>{"".join(pictures)}</div><figcaption>{caption}</figcaption></figure>'

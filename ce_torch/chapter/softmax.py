@@ -1,4 +1,4 @@
-"""A softmax layer, and how each of its outputs changes with each of its weighted inputs."""
+"""A softmax layer, and the slope of each output in each weighted input."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Layer(NamedTuple):
 
 
 def layer(z: Tensor, temperature: float = 1.0) -> Layer:
-    """Return the outputs for weighted inputs z of shape (C,), and autograd's slopes of them.
+    """Return the outputs for weighted inputs z of shape (K,), and their slopes, by autograd.
 
     Example:
         >>> from ce_torch.chapter.softmax import layer

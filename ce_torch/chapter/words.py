@@ -1,18 +1,20 @@
-"""What is found, in words and numbers for the notebook."""
+"""Results as text for the notebook."""
 
 from ce_torch.chapter.deltas import Deltas
 from ce_torch.chapter.neuron import Lesson
 
 
 def progress(lesson: Lesson, until: int) -> str:
-    """Return in words what a single neuron's output, cost and δ were at the start, and what they were at an epoch."""
+    """Return a single neuron's output, cost and δ at the start and at an epoch, as text."""
     moments = [0, until] if until else [0]
     values = {"a": lesson.a, "C": lesson.C, "δ": lesson.delta}
-    return ", ".join(f"{name} = {' → '.join(f'{of[at]:.3f}' for at in moments)}" for name, of in values.items())
+    return ", ".join(
+        f"{name} = {' → '.join(f'{course[epoch]:.3f}' for epoch in moments)}" for name, course in values.items()
+    )
 
 
 def table(found: Deltas) -> str:
-    """Return the three in a table, in Markdown."""
+    """Return a table of the three, in Markdown."""
     numbers = range(1, len(found.by_hand) + 1)
     ways = zip(("written by hand", "autograd", "differences"), found, strict=True)
     lines = [
@@ -24,7 +26,7 @@ def table(found: Deltas) -> str:
 
 
 def remark(found: Deltas) -> str:
-    """Return in words how far autograd's δ is from the hand-written one."""
+    """Return the distance between autograd's δ and the hand-written one, as text."""
     apart = (found.by_hand - found.by_autograd).abs().max()
     if apart.isfinite():
         return f"By hand and from autograd differ by {apart:.0e} at most."

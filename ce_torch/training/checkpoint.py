@@ -1,7 +1,7 @@
-"""Checkpoints: a run's settings and the state of its training in a file, which is read without trust.
+"""Checkpoints: a run's settings and the state of its training in a file, which is read as untrusted.
 
-A checkpoint is a zip file that torch.save makes. The comment at its end is the SHA-256 of all bytes before, so that
-damage is seen. Files of version 1 have none: they load, but damage in them may go unseen.
+A checkpoint is a zip file that torch.save makes. The comment at its end is the SHA-256 of all bytes before it, which
+reveals damage. Files of version 1 have none: they load, but damage in them may go unnoticed.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class CheckpointError(files.FileError):
-    """A file is no checkpoint, or is damaged; the message says so, and what to do."""
+    """A file is not a checkpoint, or is damaged. The message says so, and what to do."""
 
 
 def save(path: Path, settings: dict[str, Any], training: dict[str, Any]) -> None:
     """Write a run's settings and the `state_dict` of its training. Raises `FileError`."""
-    files.write_atomically(path, packed(settings, training))
+    files.write_atomically(path, pack(settings, training))
 
 
-def packed(settings: dict[str, Any], training: dict[str, Any]) -> bytes:
+def pack(settings: dict[str, Any], training: dict[str, Any]) -> bytes:
     """Return the bytes of a checkpoint."""
-    return sealed({"format": FORMAT, "version": VERSION, "settings": settings, "training": training})
+    return seal({"format": FORMAT, "version": VERSION, "settings": settings, "training": training})
 
 
-def sealed(content: dict[str, Any]) -> bytes:
-    """Return what torch.save makes of `content`, its digest at the end."""
+def seal(content: dict[str, Any]) -> bytes:
+    """Return the bytes that torch.save makes of `content`, followed by their digest."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     # A zip file ends with the length of its comment, and the comment.
@@ -58,7 +58,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not (has_digest or ends_without_comment(file)):
         raise CheckpointError(no_checkpoint)
     try:
-        with warnings.catch_warnings(action="ignore"):  # what torch warns of in a foreign file is refused below
+        with warnings.catch_warnings(action="ignore"):  # a foreign file that torch warns about is refused below
             content = torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint can fail in any way
         raise CheckpointError(no_checkpoint) from error
@@ -71,7 +71,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read(path: Path) -> bytes:
-    """Return the bytes of a file, unless it is not even a zip file, which might be of any size."""
+    """Return the bytes of a zip file, or the first few of any other file, which may be of any size."""
     try:
         if path.exists() and not path.is_file():  # a device may have no end
             raise CheckpointError(f"{path} is a folder or a device; name a checkpoint that train.py wrote")

@@ -1,9 +1,9 @@
-"""What several runs say together: their mean, and how far from it the mean of all possible runs may be."""
+"""Statistics of several runs: means, differences and medians, each with its confidence interval."""
 
 import math
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -15,7 +15,7 @@ def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[
     freedom. The values must be independent, such as the accuracies of runs with different seeds.
 
     Args:
-        values: one or more numbers. Of one alone nothing is known of the others: its margin is nan.
+        values: one or more numbers. The margin of a single one is nan, since it says nothing about the others.
         confidence: above 0 and below 1.
 
     Example:
@@ -28,7 +28,7 @@ def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[
     """
     if len(values) == 1:
         return values[0], math.nan
-    # Here, since the import takes as long as an epoch of a small network.
+    # The import takes as long as an epoch of a small network.
     from scipy.stats import t
 
     quantile = float(t.ppf((1 + confidence) / 2, len(values) - 1))
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Difference:
-    """Return the mean of firstₖ − secondₖ, for pairs k that have all but what is compared in common, such as a seed.
+    """Return the mean of firstₖ − secondₖ, for pairs k that share everything but what is compared, such as the seed.
 
     Args:
         first, second: two or more numbers each, of the same pairs.
@@ -62,16 +62,18 @@ def paired_difference(first: Sequence[float], second: Sequence[float], confidenc
     from scipy.stats import ttest_rel, wilcoxon
 
     if list(first) == list(second):
-        return Difference(0.0, 0.0, 1.0, 1.0)  # of which scipy says nan
+        return Difference(0.0, 0.0, 1.0, 1.0)  # scipy would give nan
     mean, margin = mean_and_margin([a - b for a, b in zip(first, second, strict=True)], confidence)
-    return Difference(mean, margin, float(ttest_rel(first, second).pvalue), float(wilcoxon(first, second).pvalue))
+    student: Any = ttest_rel(first, second)  # scipy has no types
+    rank: Any = wilcoxon(first, second)
+    return Difference(mean, margin, float(student.pvalue), float(rank.pvalue))
 
 
 def median_and_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
     """Return the median, and an interval that covers the true one with at least this confidence, whatever the law.
 
     Its ends are the k-th value from below and from above: the true median lies outside with a chance of at most
-    2 P(B < k), for B of the binomial distribution of n and ½. inf, a value that is only known to be large, is welcome.
+    2 P(B < k), for B of the binomial distribution of n and ½. A value that is only known to be large may be inf.
 
     Args:
         values: one or more numbers, independent. For fewer than 6 the interval is from −inf to inf.

@@ -1,7 +1,7 @@
 """One training in several processes, as torchrun starts them, on one machine or on many.
 
-Many networks are shared out over the processes; of one network each mini-batch is split. torch.distributed carries what
-they tell one another, by gloo between CPUs and by nccl between GPUs. The first process, rank 0, prints and writes.
+Each process trains a part of many networks, or takes a part of each mini-batch of one network. They communicate by
+torch.distributed, over gloo between CPUs and over nccl between GPUs. The first process, rank 0, prints and writes.
 """
 
 import io
@@ -24,76 +24,77 @@ from ce_torch.training.mnist import first_line
 
 T = TypeVar("T")
 
-# torchrun ends what is left of a job by SIGTERM when a process is lost, and passes Ctrl-C on to all.
-ENDINGS = signal.SIGINT, signal.SIGTERM
+# torchrun sends SIGTERM to the other processes when one is lost, and passes Ctrl-C on to all.
+END_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Join the processes that torchrun has started beside this one, if it has; all but the first become silent."""
+    """Join the processes that torchrun started with this one, if any, and silence all but the first."""
     if not distributed.is_torchelastic_launched():
         yield
         return
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(local_rank())
-    for ending in ENDINGS:
-        signal.signal(ending, stop)
+    for number in END_SIGNALS:
+        signal.signal(number, stop)
     distributed.init_process_group()
     with redirect_stdout(sys.stdout if rank() == 0 else io.StringIO()):
         yield
-        # None leaves while another still listens to it, unless one is lost.
+        # No process leaves while another still waits for it, unless one is lost.
         with suppress(RuntimeError):
             distributed.barrier()
-    # Only after a success: an error is told first, and then the others find that this process is lost.
+    # Only after a success: an error is printed first, and then the others notice that this process is lost.
     distributed.destroy_process_group()
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Stop as Ctrl-C does, but once: a second signal must not stop what the first has this process say."""
-    ignore_endings()
+    """Stop as Ctrl-C does, but once: a second signal must not interrupt the message that the first one causes."""
+    ignore_end_signals()
     raise KeyboardInterrupt
 
 
-def ignore_endings() -> None:
-    for ending in ENDINGS:
-        signal.signal(ending, signal.SIG_IGN)
+def ignore_end_signals() -> None:
+    for number in END_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
-def tell(reason: str) -> None:
-    """Tell on standard error why the program ends.
+def report_error(reason: str) -> None:
+    """Print on standard error why the program ends.
 
-    Of the processes of a job on this machine the first to fail tells it, alone: the others fail of the same, or of the
-    loss of this one. torchrun ends them as soon as one has left, so that each must be safe from that until it has told.
+    Only the first process to fail on this machine prints its error: the others fail for the same reason, or because
+    they lose this one. torchrun ends them as soon as one has left, so each ignores its signals until it has printed.
     """
     if error_file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        ignore_endings()
-        if not is_first_to_fail(Path(error_file).parent.parent):
+        ignore_end_signals()
+        if not claim_report(Path(error_file).parent.parent):
             return
     print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr, flush=True)
 
 
-def is_first_to_fail(folder_of_all: Path) -> bool:
+def claim_report(folder: Path) -> bool:
+    """Return True in the first process of a job that calls this."""
     try:
-        (folder_of_all / "told").touch(exist_ok=False)
+        (folder / "told").touch(exist_ok=False)
     except OSError as error:
-        return not isinstance(error, FileExistsError)  # of a full disk: better told twice than never
+        return not isinstance(error, FileExistsError)  # on a full disk, print twice rather than never
     return True
 
 
 @contextmanager
 def exchange() -> Iterator[None]:
-    """Stop, as Ctrl-C does, if another process is lost while this one waits for it."""
+    """Stop as Ctrl-C does if another process is lost while this one waits for it."""
     try:
         yield
     except RuntimeError as error:
-        tell(f"another process is lost ({first_line(error)})")
+        report_error(f"another process is lost ({first_line(error)})")
         raise KeyboardInterrupt from error
 
 
-def leave(code: int) -> NoReturn:
-    """End this process; of a job at once, without what Python does at its end.
+def exit_process(code: int) -> NoReturn:
+    """End this process. In a job, end it at once: Python's own shutdown may abort it.
 
-    There a thread of gloo that still holds a tensor, and waits for Python, aborts the process (PyTorch's #179291).
+    A thread of gloo that still holds a tensor waits for Python there, and aborts the process (PyTorch's #179291).
     """
     if not distributed.is_torchelastic_launched():
         sys.exit(code)
@@ -115,13 +116,13 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if distributed.is_torchelastic_launched() else 0
 
 
-def share(n: int) -> slice:
-    """Return which of n networks are this process's; shares differ by one at most."""
+def own_part(n: int) -> slice:
+    """Return the part of n networks that this process trains; parts differ by one network at most."""
     return slice(n * rank() // processes(), n * (rank() + 1) // processes())
 
 
-def from_first(find: Callable[[], T]) -> T:
-    """Return, or raise, in every process what `find` does in the first, which alone need have the file."""
+def share_from_first(find: Callable[[], T]) -> T:
+    """Call `find` in the first process, and return or raise its result in every process: the others need no file."""
     if processes() == 1:
         return find()
     found: list[Any] = [attempt(find) if rank() == 0 else None]
@@ -139,64 +140,64 @@ def attempt(find: Callable[[], T]) -> T | Exception:
         return error
 
 
-class SharedOut(Training):
-    """The training of this process's share of many networks. Its records and its states are of all of them."""
+class NetworkParallel(Training):
+    """The training of this process's part of many networks. Its records and states are those of all networks."""
 
-    def __init__(self, *arguments: Any, share: slice, **options: Any) -> None:
+    def __init__(self, *arguments: Any, part: slice, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.share = share
+        self.part = part
 
     def scores(self) -> Record:
-        of_shares: list[Record] = [{}] * processes()
         scores = super().scores()
+        parts: list[Record] = [{}] * processes()
         with exchange():
-            distributed.all_gather_object(of_shares, scores)
-        return {name: joined([scores[name] for scores in of_shares]) for name in of_shares[0]}
+            distributed.all_gather_object(parts, scores)
+        return {name: concatenate([part[name] for part in parts]) for name in scores}
 
-    def set_pace(self, stalled: Sequence[bool]) -> None:
-        super().set_pace(stalled if len(stalled) == 1 else stalled[self.share])
+    def set_rates(self, stalled: Sequence[bool]) -> None:
+        super().set_rates(stalled if len(stalled) == 1 else stalled[self.part])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all networks in the first process; in the others there is no use for it."""
+        """Return the state of all networks in the first process; the others have no use for it."""
         state = super().state_dict()
-        of_shares = [{}] * processes() if rank() == 0 else None
+        parts = [{}] * processes() if rank() == 0 else None
         with exchange():
-            distributed.gather_object(state, of_shares)
-        if of_shares is None:
+            distributed.gather_object(state, parts)
+        if parts is None:
             return state
-        network = {name: torch.cat([other["network"][name] for other in of_shares]) for name in state["network"]}
-        return state | {"network": network, "generator": [g for other in of_shares for g in other["generator"]]}
+        network = {name: torch.cat([part["network"][name] for part in parts]) for name in state["network"]}
+        return state | {"network": network, "generator": [g for part in parts for g in part["generator"]]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        network = {name: tensor[self.share] for name, tensor in state["network"].items()}
-        super().load_state_dict({**state, "network": network, "generator": state["generator"][self.share]})
+        network = {name: tensor[self.part] for name, tensor in state["network"].items()}
+        super().load_state_dict({**state, "network": network, "generator": state["generator"][self.part]})
 
 
-def joined(of_shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def concatenate(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the scores of all networks: the lists one after the other."""
     return {
-        measure: [value for scores in of_shares for value in scores[measure]] if isinstance(value, list) else value
-        for measure, value in of_shares[0].items()
+        measure: [score for part in parts for score in part[measure]] if isinstance(value, list) else value
+        for measure, value in parts[0].items()
     }
 
 
-class SplitBatches(Training):
-    """The training of one network, of whose mini-batches each process takes a part."""
+class BatchParallel(Training):
+    """The training of one network. Each process takes a part of every mini-batch."""
 
     @cached_property
     def replica(self) -> DistributedDataParallel:
         return DistributedDataParallel(self.network)
 
-    def moves(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+    def step(self, x: Tensor, y: Tensor) -> None:
         m, n = len(x), processes()
         x, y = (tensor.tensor_split(n)[rank()] for tensor in (x, y))
         with exchange():
             z = self.replica(x)
+            delta = self.cost.delta(z.detach(), y)
             # The gradients come out as the mean over the processes, each of which has a part of the sum.
-            z.backward(self.cost.delta(z.detach(), y) * (self.eta * n / m))
-        moves = [parameter.grad for parameter in self.parameters]
+            z.backward(delta * (self.eta * n / m))
+        self.update(parameter.grad for parameter in self.parameters if parameter.grad is not None)
         self.network.zero_grad()
-        return moves
 
     def scores(self) -> Record:
-        return from_first(super().scores)
+        return share_from_first(super().scores)

@@ -1,7 +1,7 @@
 """Mini-batch stochastic gradient descent, and what it records after each epoch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,19 @@ from torch.nn.functional import one_hot
 
 from ce_torch.costs._module import Cost
 
-# Mini-batches drawn at once, ten of a network. Compiled, they are one graph: a call costs as much as the arithmetic of
-# two small ones. Those of many networks must not push one another out of the cache.
-BATCHES_AT_ONCE = (10, 5, 2, 1)
+# Mini-batches in a chunk, ten of one network. Compiled, a chunk is one graph: a call costs as much as the arithmetic of
+# two small mini-batches. Chunks of many networks must fit into the cache together.
+CHUNK_SIZES = (10, 5, 2, 1)
 BATCHES_IN_CACHE = 64
-EXAMPLES_AT_ONCE = 2_000
+EVALUATION_SIZE = 2_000  # examples
 
 Record = dict[str, Any]
+
+
+class Descend(Protocol):
+    """The type of `Training.descend`."""
+
+    def __call__(self, examples: Tensor) -> None: ...
 
 
 class Training:
@@ -45,8 +51,6 @@ class Training:
         history: a record for each epoch done: {"epoch": 1, "test": {"cost": 0.9, "accuracy": 0.91, "correct": 9100,
             "examples": 10000}}, a key for each name in `monitor`. Costs are without the L2 term. For many networks
             cost, accuracy and correct are lists.
-        watch: what `run` calls within an epoch, time and again, with the part of it that is done, from 0 to 1; nothing
-            unless it is set.
 
     Example:
         >>> from ce_torch.training import mnist
@@ -78,109 +82,130 @@ class Training:
         self.network, self.cost, self.batch_size = network, cost, batch_size
         self.x = x
         self.y = one_hot(y, num_classes=network(x[:1]).shape[-1]).to(x.dtype)
-        self.of_many = isinstance(generator, Sequence)
-        self.examples_in = 1 if self.of_many else 0  # the dimension; that of the networks comes before
-        self.generators = list(generator) if self.of_many else [generator or torch.Generator().manual_seed(0)]
-        fit = (n for n in BATCHES_AT_ONCE if n * len(self.generators) <= BATCHES_IN_CACHE)
-        self.batches_at_once = next(fit, 1)
+        if generator is None or isinstance(generator, torch.Generator):
+            self.many, self.generators = False, [generator or torch.Generator().manual_seed(0)]
+        else:
+            self.many, self.generators = True, list(generator)
+        self.example_dim = 1 if self.many else 0  # the dimension before is that of the networks
+        fitting = (size for size in CHUNK_SIZES if size * len(self.generators) <= BATCHES_IN_CACHE)
+        self.chunk_size = next(fitting, 1)
         self.monitor = dict(monitor or {})
         self.history: list[Record] = []
-        self.watch: Callable[[float], object] = lambda part: None
         self.parameters = list(network.parameters())
         self.weights = [parameter for name, parameter in network.named_parameters() if not name.endswith("bias")]
-        self.lr, self.lmbda = self.of_each(lr), self.of_each(lmbda)
-        self.set_pace(stalled=[False])
+        self.lr, self.lmbda = self.per_network("lr", lr), self.per_network("lmbda", lmbda)
         self.regularized = bool(torch.as_tensor(self.lmbda).any())
-        self.steps = compiled(self.descend) if compile else self.descend
+        self.set_rates(stalled=[False])
+        if compile:
+            self.descend = compiled(self.descend)
 
     def run(self, epochs: int, early_stopping: int | None = None) -> Iterator[Record]:
         """Train until `epochs` are done, those before a `load_state_dict` included, and yield the record of each.
 
-        With `early_stopping` stop sooner: once the accuracy on validation data has not risen for that many epochs. Of
-        many networks each stops where it would alone, and stays as it is until the last has stopped.
+        With `early_stopping`, stop sooner: once the accuracy on validation data has not risen for that many epochs. Of
+        many networks, each stops where it would alone, and stays as it is until the last has stopped.
         """
-        while len(self.history) < epochs and not all(stalled := self.stalled(early_stopping)):
-            self.set_pace(stalled)
+        for _ in self.epochs(epochs, early_stopping):
             self.train_one_epoch()
-            self.history.append({"epoch": len(self.history) + 1, **self.scores()})
-            yield self.history[-1]
+            yield self.record_epoch()
+
+    def epochs(self, epochs: int, early_stopping: int | None = None) -> Iterator[int]:
+        """Yield the number of each epoch to train, as `run` does. The caller trains it and calls `record_epoch`."""
+        while len(self.history) < epochs and not all(stalled := self.stalled(early_stopping)):
+            self.set_rates(stalled)
+            yield len(self.history) + 1
+
+    def train_one_epoch(self) -> None:
+        for examples in self.chunks():
+            self.descend(examples)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Shuffle the examples, and yield the numbers of those of some mini-batches at a time."""
+        orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
+        order = (torch.stack(orders) if self.many else orders[0]).to(self.x.device)
+        yield from order.split(self.batch_size * self.chunk_size, self.example_dim)
+
+    def descend(self, examples: Tensor) -> None:
+        """Make a step of gradient descent for each mini-batch of a chunk."""
+        chunk = gather(self.x, examples), gather(self.y, examples)
+        batches = (tensor.split(self.batch_size, self.example_dim) for tensor in chunk)
+        for x_batch, y_batch in zip(*batches, strict=True):
+            self.step(x_batch, y_batch)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Make one step of gradient descent: weighted inputs, δ, backpropagation, update."""
+        z = self.network(x)
+        delta = self.cost.delta(z.detach(), y)
+        # Backpropagation is linear in δ: from η δ / m it gives η ∂C/∂w and η ∂C/∂b, with each network's own η.
+        moves = torch.autograd.grad(z, self.parameters, delta * (self.eta / x.shape[self.example_dim]))
+        self.update(moves)
+
+    @torch.no_grad()
+    def update(self, moves: Iterable[Tensor]) -> None:
+        """Shrink the weights, then subtract η ∂C/∂w and η ∂C/∂b, one tensor for each parameter."""
+        if self.regularized:
+            for weight in self.weights:
+                weight.mul_(self.shrink)
+        for parameter, move in zip(self.parameters, moves, strict=True):
+            parameter.sub_(move)
+
+    def record_epoch(self) -> Record:
+        """Evaluate after an epoch, and add the record to the history."""
+        self.history.append({"epoch": len(self.history) + 1, **self.scores()})
+        return self.history[-1]
+
+    def scores(self) -> Record:
+        """Evaluate the network, or all of them, on each of the monitored data sets."""
+        return {name: evaluate(self.network, self.cost, x, y) for name, (x, y) in self.monitor.items()}
 
     def stalled(self, patience: int | None) -> list[bool]:
-        """Of each network, whether its validation accuracy has not risen for `patience` epochs."""
+        """Tell for each network if its validation accuracy has not risen for `patience` epochs."""
         if patience is None or not self.history:
             return [False]
         accuracies = torch.tensor([record["validation"]["accuracy"] for record in self.history], dtype=torch.float64)
         return (len(self.history) - 1 - accuracies.argmax(0) >= patience).view(-1).tolist()
 
-    def set_pace(self, stalled: Sequence[bool]) -> None:
-        """Set the pace of the epochs that follow: networks that have stalled stay as they are."""
-        self.eta = self.lr * ~torch.tensor(stalled).view(-1, 1, 1).to(self.x.device) if self.of_many else self.lr
+    def set_rates(self, stalled: Sequence[bool]) -> None:
+        """Set η and the shrinking factor 1 − ηλ/n for the next epoch; η is 0 for networks that have stalled."""
+        self.eta = self.lr * ~torch.tensor(stalled).view(-1, 1, 1).to(self.x.device) if self.many else self.lr
         self.shrink = 1 - self.eta * self.lmbda / len(self.x)
 
-    def of_each(self, value: float | Sequence[float]) -> float | Tensor:
-        """Return a number as it is for one network, and what each of many has of it in a dimension of networks."""
-        if not self.of_many:
-            return value
-        return torch.tensor(value, dtype=self.x.dtype, device=self.x.device).expand(len(self.generators)).view(-1, 1, 1)
-
-    def train_one_epoch(self) -> None:
-        steps_of_all = -(-len(self.x) // self.batch_size)
-        for steps in self.steps_of_an_epoch():
-            self.watch(steps / steps_of_all)
-
-    def steps_of_an_epoch(self) -> Iterator[int]:
-        """Train for an epoch, and yield after the mini-batches that are drawn at once how many there were so far."""
-        orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
-        order = (torch.stack(orders) if self.of_many else orders[0]).to(self.x.device)
-        steps = 0
-        for examples in order.split(self.batch_size * self.batches_at_once, self.examples_in):
-            self.steps(rows(self.x, examples), rows(self.y, examples))
-            steps += -(-examples.shape[self.examples_in] // self.batch_size)
-            yield steps
-
-    def descend(self, x: Tensor, y: Tensor) -> None:
-        """One step of gradient descent for each mini-batch of x, y."""
-        batches = (tensor.split(self.batch_size, self.examples_in) for tensor in (x, y))
-        for x_batch, y_batch in zip(*batches, strict=True):
-            moves = self.moves(x_batch, y_batch)
-            with torch.no_grad():
-                if self.regularized:
-                    torch._foreach_mul_(self.weights, [self.shrink] * len(self.weights))
-                torch._foreach_sub_(self.parameters, moves)
-
-    def moves(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
-        """Return η ∂C/∂w and η ∂C/∂b for a mini-batch, parameter by parameter."""
-        z = self.network(x)
-        # Backpropagation is linear in δ: from η δ it gives the moves themselves, to each network its own.
-        delta = self.cost.delta(z.detach(), y) * (self.eta / x.shape[self.examples_in])
-        return torch.autograd.grad(z, self.parameters, delta)
-
-    def scores(self) -> Record:
-        """Evaluate the network, or all of them, on what is monitored."""
-        return {name: evaluate(self.network, self.cost, x, y) for name, (x, y) in self.monitor.items()}
+    def per_network(self, name: str, value: float | Sequence[float]) -> float | Tensor:
+        """Return the number for one network, or a tensor (networks, 1, 1) with the number of each of many."""
+        if self.many:
+            values = torch.tensor(value, dtype=self.x.dtype, device=self.x.device)
+            return values.expand(len(self.generators)).view(-1, 1, 1)
+        if isinstance(value, Sequence):
+            raise ValueError(
+                f"{name} must be a number for one network, got {value}; for many, pass a list of generators"
+            )
+        return value
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on as if there had been no break."""
         network = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
         states = [generator.get_state() for generator in self.generators]
-        return {"network": network, "generator": states if self.of_many else states[0], "history": list(self.history)}
+        return {"network": network, "generator": states if self.many else states[0], "history": list(self.history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        states = state["generator"] if self.of_many else [state["generator"]]
+        states = state["generator"] if self.many else [state["generator"]]
         for generator, generator_state in zip(self.generators, states, strict=True):
             generator.set_state(generator_state)
         self.history = list(state["history"])
 
 
-def compiled(steps: Callable[[Tensor, Tensor], None]) -> Callable[[Tensor, Tensor], None]:
-    """Return `steps` compiled into one graph, the calls of autograd in them included."""
-    # An option of Dynamo, off by default: without it, torch.autograd.grad cannot be part of a graph.
-    return torch._dynamo.config.patch(trace_autograd_ops=True)(torch.compile(steps, fullgraph=True, dynamic=False))
+def compiled(descend: Descend) -> Descend:
+    """Return `descend` compiled into one graph, the calls of autograd in it included."""
+    # The module takes a second to load, and has no public name.
+    from torch._dynamo import config
+
+    # Without this option torch.autograd.grad cannot be part of a graph.
+    return config.patch(trace_autograd_ops=True)(torch.compile(descend, fullgraph=True, dynamic=False))
 
 
-def rows(tensor: Tensor, examples: Tensor) -> Tensor:
-    """Return tensor[examples], which index_select copies row by row, and in half of the time."""
+def gather(tensor: Tensor, examples: Tensor) -> Tensor:
+    """Return tensor[examples]; index_select copies whole rows, and takes half of the time."""
     return tensor.index_select(0, examples.flatten()).unflatten(0, examples.shape)
 
 
@@ -191,7 +216,7 @@ def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> Record:
     For many networks, whose z has the shape (networks, n, classes), cost, accuracy and correct are lists.
     """
     total = correct = torch.zeros((), device=x.device)
-    for x_part, y_part in zip(x.split(EXAMPLES_AT_ONCE), y.split(EXAMPLES_AT_ONCE), strict=True):
+    for x_part, y_part in zip(x.split(EVALUATION_SIZE), y.split(EVALUATION_SIZE), strict=True):
         z = network(x_part)
         y_part = y_part.expand(z.shape[:-1])
         C = type(cost).function(z, y_part, **cost.options | {"reduction": "none"})
@@ -206,6 +231,6 @@ def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> Record:
     }
 
 
-def best(history: list[Record], name: str) -> Record:
+def best(history: Sequence[Record], name: str) -> Record:
     """Return the first record with the highest accuracy on the data called `name`."""
     return max(history, key=lambda record: record[name]["accuracy"])

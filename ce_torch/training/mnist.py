@@ -28,7 +28,7 @@ DIGEST = "c97a2c607853b499a01d274c02fa5de533f80f6f09404e77aa0e02ec99b4c1f5"  # o
 
 
 class DataError(Exception):
-    """The data cannot be had; the message says why, and what to do."""
+    """The data cannot be read or downloaded. The message says why, and what to do."""
 
 
 class Examples(NamedTuple):
@@ -49,13 +49,13 @@ class MNIST(NamedTuple):
 def load(data_dir: str | Path | None = None, device: torch.device | str = "cpu") -> MNIST:
     """Return MNIST from `data_dir`/MNIST/raw, packed (.gz) or unpacked, in the order of the files.
 
-    The folder is only read, unless it has none of the four files: then torchvision downloads them into it. Any other
-    data of MNIST's format under the same file names, such as Fashion-MNIST, is taken as it is: `identify` tells it
-    from MNIST.
+    The folder is only read, unless it has none of the four files: then torchvision downloads them into it. Other data
+    in MNIST's format, such as Fashion-MNIST, is read too if its files have the same names; `identify` tells it from
+    MNIST.
 
     Args:
-        data_dir: the folder that torchvision calls root. None stands for the one that comes with the project, wherever
-            Python was started; without the project's files, for "data" in the current folder.
+        data_dir: the folder that torchvision calls root. None means the one in the project, wherever Python was
+            started; or "data" in the current folder, if the project has none.
         device: where the tensors go.
 
     Raises:
@@ -101,8 +101,8 @@ def identify(data: MNIST) -> str:
     digest = hashlib.sha256()
     for part in data:
         for x in part.x.split(EXAMPLES_AT_ONCE):
-            digest.update((x * 255).round_().byte().cpu().numpy())
-        digest.update(part.y.byte().cpu().numpy())
+            digest.update((x * 255).round_().byte().cpu().numpy().data)
+        digest.update(part.y.byte().cpu().numpy().data)
     found = digest.hexdigest()
     return "MNIST" if found == DIGEST else f"data {found[:16]}, not MNIST"
 
@@ -112,7 +112,7 @@ def packed_or_unpacked(path: Path) -> Path:
 
 
 def download(data_dir: Path) -> None:
-    """Download into a folder beside, and move all at once, so that an interrupted download leaves nothing behind."""
+    """Download into a scratch folder, then move the files, so that an interrupted download leaves nothing behind."""
     torchvision_mnist = import_torchvision_mnist()
     raw = data_dir / RAW
     new = not data_dir.exists()
@@ -148,7 +148,7 @@ def import_torchvision_mnist() -> ModuleType:
 
 
 def reason(error: Exception) -> str:
-    """Return what the system says of an error, or else the last line of it: the first of a download is no reason."""
+    """Return the system's reason for an error, or its last line: the first line of a failed download gives none."""
     return getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
@@ -165,7 +165,7 @@ def read_examples(raw: Path, prefix: str, n: int) -> Examples:
 
 
 def read(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Return what torchvision reads from a file of images (n, 28, 28) or of labels (n,), packed or not."""
+    """Read a file of images (n, 28, 28) or of labels (n,), packed or not, by torchvision."""
     torchvision_mnist = import_torchvision_mnist()
     reader = torchvision_mnist.read_label_file if len(shape) == 1 else torchvision_mnist.read_image_file
     size = 4 + 4 * len(shape) + math.prod(shape)  # the header: what the file is, and the shape
@@ -222,7 +222,7 @@ def read_packed(path: Path, size: int, reader: Callable[[str], Tensor]) -> Tenso
 
 @contextlib.contextmanager
 def temporary_path() -> Iterator[Path]:
-    """Yield a path to write to and to read: in memory where the system can, so that a full disk does no harm."""
+    """Yield the path of a temporary file, in memory if the system can do that: a full disk does not matter there."""
     if IN_MEMORY:
         with open(os.memfd_create("mnist"), "wb") as file:
             yield Path(f"/proc/self/fd/{file.fileno()}")

@@ -1,7 +1,8 @@
-"""The chapter's network: sigmoid neurons in the hidden layers, weighted inputs out; one, or many worked out at once."""
+"""The chapter's network, of sigmoid neurons in its hidden layers; and many such networks, computed at once."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class MLP(nn.Sequential):
         sizes: the number of neurons in each layer, the inputs first: [784, 30, 10].
         init: "scaled" draws weights from N(0, 1/n), n the number of inputs of the neuron, as network2.py does;
             "large" draws them from N(0, 1), as the chapter's runs do. Biases are from N(0, 1) in both.
-        generator: where the numbers come from; PyTorch's global generator if None.
+        generator: draws the numbers; PyTorch's global generator if None.
 
     Raises:
         ValueError: fewer than two sizes, a size below 1, or an unknown init.
@@ -40,25 +41,34 @@ class MLP(nn.Sequential):
             raise ValueError(f'init must be "large" or "scaled", got {init!r}')
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+            linear = uninitialised_linear(inputs, outputs)
             nn.init.normal_(linear.weight, std=1.0 if init == "large" else inputs**-0.5, generator=generator)
             nn.init.normal_(linear.bias, generator=generator)
             layers += [linear, nn.Sigmoid()]
         super().__init__(*layers[:-1])
 
-    def __getitem__(self, index: int | slice) -> nn.Module:
+    @overload
+    def __getitem__(self, idx: slice) -> nn.Sequential: ...
+    @overload
+    def __getitem__(self, idx: int) -> nn.Module: ...
+    def __getitem__(self, idx: slice | int) -> nn.Module:
         """Return a layer; or, for a slice, the layers as an nn.Sequential: it is no MLP if it ends in a sigmoid."""
-        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+        return nn.Sequential(*list(self)[idx]) if isinstance(idx, slice) else list(self)[idx]
+
+
+def uninitialised_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer without the time that PyTorch takes to draw its first weights."""
+    return cast(nn.Linear, nn.utils.skip_init(nn.Linear, inputs, outputs))
 
 
 class MLPs(nn.Sequential):
-    """Networks of the same sizes that are worked out at once: in a batched product for each layer.
+    """Networks of the same sizes, computed at once: in a batched product for each layer.
 
     Network r is the `MLP` of `generators[r]`, up to rounding, and has row r of every parameter.
 
     Args:
         sizes, init: as for `MLP`.
-        generators: where the numbers of each network come from.
+        generators: draw the numbers of each network.
 
     Raises:
         ValueError: there are no generators, or as for `MLP`.
@@ -72,9 +82,9 @@ class MLPs(nn.Sequential):
     def __init__(self, sizes: Sequence[int], *, init: str = "scaled", generators: Sequence[torch.Generator]) -> None:
         if not generators:
             raise ValueError("generators must hold one generator for each network, got none")
-        of_networks = zip(*(MLP(sizes, init=init, generator=generator) for generator in generators), strict=True)
+        layers_of_networks = zip(*(MLP(sizes, init=init, generator=generator) for generator in generators), strict=True)
         super().__init__(
-            *(Linears(layers) if isinstance(layers[0], nn.Linear) else layers[0] for layers in of_networks)
+            *(Linears(layers) if isinstance(layers[0], nn.Linear) else layers[0] for layers in layers_of_networks)
         )
 
 
@@ -93,7 +103,7 @@ class Linears(nn.Module):
         if x.ndim == 3:
             # In this order the gradient of the weights is laid out as they are.
             return torch.baddbmm(self.bias.unsqueeze(-1), self.weight, x.mT).mT
-        # The neurons of all networks are one layer for an x that they share, which is not copied for each.
+        # For an x that all networks share, their neurons are one layer, and x is not copied for each.
         z = nn.functional.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
         return z.unflatten(-1, self.bias.shape).movedim(-2, 0)
 

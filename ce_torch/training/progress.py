@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar that moves on a terminal, and elsewhere a line for each epoch."""
+"""The progress of a run: a bar on a terminal, and elsewhere a line for each epoch."""
 
 import sys
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ STATUS_WIDTH = 30
 
 
 class Progress:
-    """The progress of a run, whose history grows while it is shown.
+    """Shows the progress of a run, whose history grows meanwhile.
 
-    What comes first on the bar is what a narrow terminal keeps of it.
+    A narrow terminal cuts the bar off at the end, so the most important part comes first.
     """
 
     def __init__(self, history: list[Record], run: Settings, quiet: bool) -> None:
@@ -26,7 +26,7 @@ class Progress:
         on_terminal = sys.stderr.isatty()
         self.lines = not quiet and not on_terminal
         self.bar = tqdm(
-            desc=report.short_line(history, run),
+            desc=report.bar_text(history, run),
             initial=len(history),
             total=run["epochs"],
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
@@ -42,20 +42,21 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def watch(self, part: float) -> None:
-        """Show that so large a part of an epoch is done."""
-        self.bar.update(len(self.history) + part - self.bar.n)
+    def advance(self, part: float) -> None:
+        """Show that another part of the epoch is done."""
+        self.bar.update(min(part, self.bar.total - self.bar.n))  # the sum of the parts is rounded
 
     def show(self, record: Record) -> None:
-        """Show what an epoch has come to."""
-        self.bar.set_description_str(report.short_line(self.history, self.run))
+        """Show the result of an epoch."""
+        self.bar.update(record["epoch"] - self.bar.n)
+        self.bar.set_description_str(report.bar_text(self.history, self.run))
         if self.lines:
-            print(report.line(record, self.run), flush=True)
+            print(report.epoch_line(record, self.run), flush=True)
 
 
 @contextmanager
 def status(text: str, quiet: bool) -> Iterator[None]:
-    """Show on a terminal what is being done, as long as it lasts."""
+    """Show a text on a terminal during the block."""
     if not quiet:
         show_status(text)
     try:
@@ -65,6 +66,6 @@ def status(text: str, quiet: bool) -> Iterator[None]:
 
 
 def show_status(text: str) -> None:
-    """Show a text on a terminal in the place of the last one."""
+    """Show a text on a terminal instead of the last one."""
     if sys.stderr.isatty():
         print(f"{text:{STATUS_WIDTH}}", end="\r", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The files of a run: its checkpoint, written after every epoch, and what stands beside it."""
+"""The files of a run: its checkpoint, written after every epoch, its history and its pictures."""
 
 import argparse
 import json
@@ -14,47 +14,49 @@ from ce_torch.training.checkpoint import CheckpointError
 from ce_torch.training.loop import Training
 from ce_torch.training.settings import Settings, UsageError
 
-ENDINGS = (".history.json", ".curves.png", ".grid.png")  # of what stands beside a checkpoint
+ENDINGS = (".history.json", ".curves.png", ".grid.png")  # of the files next to a checkpoint
 
 
-def place(flags: argparse.Namespace) -> Path:
-    """Return where the run is written."""
+def checkpoint_path(flags: argparse.Namespace) -> Path:
+    """Return the path to write the run to."""
     return (
-        flags.checkpoint or flags.resume or Path("checkpoints") / f"{settings.run_name(settings.of_new_run(flags))}.pt"
+        flags.checkpoint
+        or flags.resume
+        or Path("checkpoints") / f"{settings.run_name(settings.new_settings(flags))}.pt"
     )
 
 
-def beside(path: Path, ending: str) -> Path:
-    """Return where to write what belongs to the checkpoint at `path`."""
+def sibling(path: Path, ending: str) -> Path:
+    """Return the path of a file that belongs to the checkpoint at `path`."""
     return path.with_name(path.name.removesuffix(".pt") + ending)
 
 
 @contextmanager
 def claim(path: Path, flags: argparse.Namespace) -> Iterator[None]:
-    """Keep other runs away from `path`; of many processes the first does, which alone writes.
+    """Keep other runs away from `path`. Of many processes only the first writes, so only it claims the path.
 
     Raises:
-        UsageError: there are files that this run would replace, and was not asked to.
+        UsageError: this run would replace files, and the flags do not ask for that.
     """
-    nothing_to_go_on_with = goes_on(path, flags) and not path.exists()  # which is told when it is read
-    if distributed.rank() > 0 or nothing_to_go_on_with:
+    is_missing = is_resumed(path, flags) and not path.exists()  # an error when it is read
+    if distributed.rank() > 0 or is_missing:
         yield
         return
     with files.claimed(path):
-        there = [file for file in (path, *(beside(path, ending) for ending in ENDINGS)) if file.exists()]
-        if there and not goes_on(path, flags):
+        existing = [file for file in (path, *(sibling(path, ending) for ending in ENDINGS)) if file.exists()]
+        if existing and not is_resumed(path, flags):
             if not flags.overwrite:
-                resume = f"to go on with it, --resume {path}; " if path in there else ""
+                resume = f"to go on with it, --resume {path}; " if path in existing else ""
                 raise UsageError(
-                    f"{there[0]} exists: {resume}to keep it, name another --checkpoint; to replace it, --overwrite"
+                    f"{existing[0]} exists: {resume}to keep it, name another --checkpoint; to replace it, --overwrite"
                 )
-            if path in there:
+            if path in existing:
                 check_replaceable(path)
         yield
 
 
-def goes_on(path: Path, flags: argparse.Namespace) -> bool:
-    """Return whether the run at `path` is the one to resume."""
+def is_resumed(path: Path, flags: argparse.Namespace) -> bool:
+    """Return True if the run at `path` is the one to resume."""
     return flags.resume is not None and os.path.realpath(path) == os.path.realpath(flags.resume)
 
 
@@ -69,7 +71,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Return what is different after a file has been written at `path`."""
+    """Return numbers that change whenever a file is written at `path`; None if there is none."""
     if not path.exists():
         return None
     status = path.stat()
@@ -77,15 +79,15 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings of the run in a checkpoint, as the flags may change them, and the state of its training."""
-    saved, state = distributed.from_first(lambda: read(path))
-    return settings.of_saved_run(flags, saved, path), state
+    """Return the settings of the run in a checkpoint, with what the flags change, and the state of its training."""
+    saved, state = distributed.share_from_first(lambda: read(path))
+    return settings.resumed_settings(flags, saved, path), state
 
 
 def read(path: Path) -> tuple[Settings, dict[str, Any]]:
-    """Return what is in a checkpoint. Raises `CheckpointError`, also where it is not of a run of train.py."""
+    """Return the content of a checkpoint. Raises `CheckpointError`, also if it does not come from train.py."""
     saved, state = checkpoint.load(path)
-    saved.setdefault("runs", 1)  # which a run of before there were many does not say
+    saved.setdefault("runs", 1)  # which the first checkpoints lack
     try:
         settings.check_saved(saved)
     except UsageError as error:
@@ -102,7 +104,7 @@ def read(path: Path) -> tuple[Settings, dict[str, Any]]:
 
 
 def is_history(history: Any, networks: int) -> bool:
-    """Return whether `history` is the records of the epochs of so many networks."""
+    """Return True if `history` holds the records of epochs of that many networks."""
     return isinstance(history, list) and all(
         isinstance(record, dict)
         and record.get("epoch") == epoch
@@ -114,11 +116,11 @@ def is_history(history: Any, networks: int) -> bool:
 def is_scores(scores: Any, networks: int) -> bool:
     if not isinstance(scores, dict) or not isinstance(scores.get("examples"), int):
         return False
-    of_networks = [scores.get(measure) for measure in ("cost", "accuracy", "correct")]
+    measures = [scores.get(measure) for measure in ("cost", "accuracy", "correct")]
     if networks == 1:
-        return all(is_number(value) for value in of_networks)
+        return all(is_number(value) for value in measures)
     return all(
-        isinstance(values, list) and len(values) == networks and all(map(is_number, values)) for values in of_networks
+        isinstance(values, list) and len(values) == networks and all(map(is_number, values)) for values in measures
     )
 
 
@@ -134,18 +136,18 @@ def restore(training: Training, state: dict[str, Any], path: Path) -> None:
 
 
 def save(path: Path, run: Settings, training: Training) -> None:
-    """Write the checkpoint, and the history beside it; of many processes the first does.
+    """Write the checkpoint and the history next to it, in the first process.
 
-    Before the first epoch only look for room: an untrained network replaces nothing.
+    Before the first epoch only check that there is room: an untrained network replaces nothing.
     """
     state = training.state_dict()
     if distributed.rank() > 0:
         return
     if not training.history:
-        files.check_room(path, checkpoint.packed(run, state))
+        files.check_room(path, checkpoint.pack(run, state))
         return
     checkpoint.save(path, run, state)
-    # JSON has no nan: where a run diverged, the cost is null.
+    # JSON has no nan: the cost of a run that diverged is null.
     history = json.loads(json.dumps(training.history), parse_constant=lambda _: None)
     text = json.dumps({"settings": run, "history": history}, indent=1)
-    files.write_atomically(beside(path, ".history.json"), text.encode())
+    files.write_atomically(sibling(path, ".history.json"), text.encode())

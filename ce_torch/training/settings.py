@@ -1,4 +1,4 @@
-"""The flags of train.py, and the settings of a run that they and its checkpoint make."""
+"""The flags of train.py, and the settings of a run, from flags and checkpoints."""
 
 import argparse
 import hashlib
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ce_torch.costs.cross_entropy import CrossEntropyCost
-from ce_torch.costs.log_likelihood import LogLikelihoodCost
-from ce_torch.costs.quadratic import QuadraticCost
+from ce_torch.costs import _registry
 from ce_torch.training.network import INITIALISERS
 
-# Each cost with the learning rate that suits it in the chapter.
-COSTS = {"quadratic": (QuadraticCost, 3.0), "ce": (CrossEntropyCost, 0.5), "ll": (LogLikelihoodCost, 0.5)}
+SHORT_NAMES = {"cross_entropy": "ce", "log_likelihood": "ll"}
+LEARNING_RATES = {"quadratic": 3.0}  # of the chapter's runs, where it is not 0.5
+# Each cost, by its name on the command line, with its learning rate.
+COSTS = {SHORT_NAMES.get(name, name): (cost, LEARNING_RATES.get(name, 0.5)) for name, cost in _registry.COSTS.items()}
 
 Settings = dict[str, Any]
 
-# What makes a run the run it is, and what may be different when it goes on.
+# The settings that identify a run, and those that may change when it is resumed.
 IDENTITY: Settings = {
     "cost": "ce",
     "hidden": [30],
@@ -29,67 +29,67 @@ IDENTITY: Settings = {
     "seed": 0,
     "runs": 1,
 }
-MAY_CHANGE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
-DEFAULTS = IDENTITY | MAY_CHANGE
-LONGEST_NAME = 100  # of a run; file systems take 255 bytes at most, with the endings
+CHANGEABLE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
+DEFAULTS = IDENTITY | CHANGEABLE
+MAX_NAME_LENGTH = 100  # of a run; file systems take 255 bytes at most, with the endings
 
-HIGHEST = 2**32 - 1  # of whole numbers
+MAX_WHOLE_NUMBER = 2**32 - 1
 
 
 class UsageError(Exception):
-    """The flags do not go with one another, with a file or with the machine; the message says what to do."""
+    """The flags contradict one another, a file or the machine. The message says what to do."""
 
 
 class Point(NamedTuple):
-    """What the networks of one point of a grid are trained with."""
+    """The settings that differ between the networks of a grid."""
 
     lr: float
     lmbda: float
 
 
 def grid(settings: Settings) -> list[Point]:
-    """Return the points of the grid that several --lr and --lmbda make; one point, where there is no choice."""
+    """Return the points of the grid of several --lr and --lmbda; one point if there is one of each."""
     return [Point(*values) for values in itertools.product(as_list(settings["lr"]), as_list(settings["lmbda"]))]
 
 
-def of_new_run(flags: argparse.Namespace) -> Settings:
-    """Return the settings of a run that starts now."""
-    settings = DEFAULTS | given(flags)
+def new_settings(flags: argparse.Namespace) -> Settings:
+    """Return the settings of a new run."""
+    settings = DEFAULTS | given_settings(flags)
     if settings["lr"] is None:
         _, settings["lr"] = COSTS[settings["cost"]]
     return settings
 
 
-def of_saved_run(flags: argparse.Namespace, saved: Settings, path: Path) -> Settings:
-    """Return the settings of the run in the checkpoint at `path`. Raises `UsageError` if a flag contradicts them."""
-    for name, value in given(flags).items():
+def resumed_settings(flags: argparse.Namespace, saved: Settings, path: Path) -> Settings:
+    """Return the settings of the run saved at `path`, as flags change them. Raises `UsageError` if they contradict."""
+    for name, value in given_settings(flags).items():
         if name in IDENTITY and value != saved[name]:
             raise UsageError(
-                f"{as_typed(name, value)} contradicts {path}, a run with {as_typed(name, saved[name])}; "
+                f"{format_flag(name, value)} contradicts {path}, a run with {format_flag(name, saved[name])}; "
                 f"leave the flag out, or start a new run"
             )
-    return saved | given(flags)
+    return saved | given_settings(flags)
 
 
 def check_saved(saved: Settings) -> None:
-    """Raise `UsageError` unless the settings of a saved run are such as flags make."""
+    """Raise `UsageError` if flags could not make the settings of a saved run."""
     if missing := DEFAULTS.keys() - saved.keys():
         raise UsageError(f"its run has no {min(missing)}")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_run_flags(parser.add_argument_group())
     try:
-        flags, _ = parser.parse_known_args([word for name in DEFAULTS for word in as_words(name, saved[name])])
+        flags, _ = parser.parse_known_args([word for name in DEFAULTS for word in flag_words(name, saved[name])])
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from error
-    for name, value in of_new_run(flags).items():
+    for name, value in new_settings(flags).items():
         if value != saved[name]:
             raise UsageError(f"{name} cannot be {saved[name]!r}")
 
 
 def run_name(settings: Settings) -> str:
-    """Name a run by its cost, its hidden neurons, what is not as by default, and its seed.
+    """Name a run by its cost, its hidden neurons, all other settings that differ from the defaults, and its seed.
 
-    A name too long for a file ends early, with a digest of the whole.
+    A name too long for a file is cut, and ends with a digest of all of it.
     """
     _, lr = COSTS[settings["cost"]]
     default = IDENTITY | {"lr": lr}
@@ -97,13 +97,13 @@ def run_name(settings: Settings) -> str:
     hidden = "-".join(map(str, settings["hidden"]))
     values = (name + "-".join(map(str, as_list(settings[name]))) for name in unusual)
     name = "-".join([settings["cost"], hidden, *values, f"seed{settings['seed']}"])
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= MAX_NAME_LENGTH:
         return name
-    beginning, _, _ = name[:LONGEST_NAME].rpartition("-")
+    beginning, _, _ = name[:MAX_NAME_LENGTH].rpartition("-")
     return f"{beginning}-etc-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def given(flags: argparse.Namespace) -> Settings:
+def given_settings(flags: argparse.Namespace) -> Settings:
     return {name: value for name in DEFAULTS if (value := getattr(flags, name)) is not None}
 
 
@@ -111,12 +111,12 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def as_typed(name: str, value: Any) -> str:
-    return " ".join(as_words(name, value))
+def format_flag(name: str, value: Any) -> str:
+    return " ".join(flag_words(name, value))
 
 
-def as_words(name: str, value: Any) -> list[str]:
-    """Return the words of the command line that make a setting what it is."""
+def flag_words(name: str, value: Any) -> list[str]:
+    """Return the words of the command line that give a setting its value."""
     if value is None or value is False:
         return []
     values = [] if value is True else as_list(value)
@@ -124,7 +124,7 @@ def as_words(name: str, value: Any) -> list[str]:
 
 
 def parse_flags(description: str) -> argparse.Namespace:
-    """Parse the command line. Flags that make settings are None where they are not given."""
+    """Parse the command line. Flags of settings that are not given are None."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_flags(parser.add_argument_group("the run"))
     add_place_flags(parser.add_argument_group("files and machine"))
@@ -141,23 +141,23 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--cost",
         choices=COSTS,
-        help="quadratic, or ce: cross-entropy, of sigmoid neurons; ll: log-likelihood of a softmax layer (default ce)",
+        help="of sigmoid neurons quadratic, ce (cross-entropy) or focal; of softmax ll (log-likelihood) (default ce)",
     )
-    add("--hidden", type=whole(1), nargs="+", metavar="N", help="neurons in each hidden layer (default 30)")
-    add("--epochs", type=whole(1), metavar="N", help="passes over the 50,000 training examples (default 30)")
-    add("--batch-size", type=whole(1), metavar="N", help="examples in a mini-batch (default 10)")
+    add("--hidden", type=whole_number(1), nargs="+", metavar="N", help="neurons in each hidden layer (default 30)")
+    add("--epochs", type=whole_number(1), metavar="N", help="passes over the 50,000 training examples (default 30)")
+    add("--batch-size", type=whole_number(1), metavar="N", help="examples in a mini-batch (default 10)")
     add(
         "--lr",
-        type=number,
+        type=non_negative,
         nargs="+",
         action=OneOrMore,
         metavar="ETA",
-        help="learning rate η (default 3.0 for quadratic, 0.5 for ce and ll); several are trained at once, and the one "
+        help="learning rate η (default 3.0 for quadratic, 0.5 for others); several are trained at once, and the one "
         "that is best on validation data is chosen",
     )
     add(
         "--lmbda",
-        type=number,
+        type=non_negative,
         nargs="+",
         action=OneOrMore,
         metavar="LAMBDA",
@@ -168,16 +168,16 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
         choices=INITIALISERS,
         help="weights from N(0, 1), or scaled: from N(0, 1/n) for neurons of n inputs (default large, the chapter's)",
     )
-    add("--seed", type=whole(0), metavar="N", help="of the first weights and the shuffles (default 0)")
+    add("--seed", type=whole_number(0), metavar="N", help="of the first weights and the shuffles (default 0)")
     add(
         "--runs",
-        type=whole(1),
+        type=whole_number(1),
         metavar="N",
         help="train N networks at once, with the seeds from --seed on, and report their mean (default 1)",
     )
     add(
         "--early-stopping",
-        type=whole(1),
+        type=whole_number(1),
         metavar="N",
         help="stop once the accuracy on validation data has not risen for N epochs (default: never)",
     )
@@ -212,14 +212,14 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `UsageError` where others print how they are used, and end the program."""
+    """Raises `UsageError` instead of printing the usage and ending the program."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; python {self.prog} --help lists the flags")
 
 
 class OneOrMore(argparse.Action):
-    """Store one value as it is, several as a list, none of them twice."""
+    """Stores one value as it is, several as a list, and refuses equal ones."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -229,18 +229,20 @@ class OneOrMore(argparse.Action):
         setattr(namespace, self.dest, values if len(values) > 1 else values[0])
 
 
-def whole(lowest: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `lowest` to `HIGHEST`."""
+def whole_number(lowest: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `lowest` to `MAX_WHOLE_NUMBER`."""
 
     def parse(text: str) -> int:
-        if not (text.isdecimal() and lowest <= int(text) <= HIGHEST):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} to {HIGHEST}, got {text!r}")
+        if not (text.isdecimal() and lowest <= int(text) <= MAX_WHOLE_NUMBER):
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {lowest} to {MAX_WHOLE_NUMBER}, got {text!r}"
+            )
         return int(text)
 
     return parse
 
 
-def number(text: str) -> float:
+def non_negative(text: str) -> float:
     """Parse a finite number, 0 or above."""
     try:
         value = float(text)

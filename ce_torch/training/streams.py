@@ -1,37 +1,41 @@
-"""Standard output and error as users have them: a pipe that nobody reads any more, a full disk, closed, ASCII."""
+"""Standard output and error that never stop a training: broken pipes, full disks, closed streams, ASCII terminals."""
 
 import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class PatientFile(io.FileIO):
-    """A file that drops what it cannot write, so that no training ends because nobody can read what it prints.
+    """A file that drops what it cannot write: a training goes on if its output cannot be read.
 
     Attributes:
-        error: what went wrong, other than that the reader of a pipe has had enough.
+        error: the last error but a broken pipe, which only means that its reader has stopped.
     """
 
     error: OSError | None = None
 
-    def write(self, text: bytes) -> int:
+    def write(self, text: "ReadableBuffer", /) -> int:
+        size = memoryview(text).nbytes
         try:
-            return super().write(text) or len(text)  # None, where a pipe that must not block is full
+            return super().write(text) or size  # None, where a pipe that must not block is full
         except BrokenPipeError:
-            return len(text)
+            return size
         except OSError as error:
             self.error = error
-            return len(text)
+            return size
 
 
-def with_patient_streams(main: Callable[[], int]) -> int:
-    """Return the exit code of a program that prints to whatever there is; it is not 0 where that is lost."""
-    if sys.stdout is not sys.__stdout__:  # but that of a notebook, which takes everything
+def run_with_patient_streams(main: Callable[[], int]) -> int:
+    """Run a program with patient streams and return its exit code, which is not 0 if any output is lost."""
+    if sys.stdout is not sys.__stdout__:  # a notebook has a stream of its own, which takes everything
         return main()
-    # A closed stream leaves its number to the next file that is opened, which would get what is printed.
+    # The next file that is opened would take the number of a closed stream, and get all that is printed.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -45,6 +49,6 @@ def with_patient_streams(main: Callable[[], int]) -> int:
 
 
 def patient(file: PatientFile, stream: TextIO | None) -> TextIO:
-    """Return a stream that writes to a file as `stream` does, and what that has no character for as \\u03b7."""
+    """Return a stream that writes to a file as `stream` does, and escapes characters that its encoding lacks."""
     encoding = stream.encoding if stream else "utf-8"
     return io.TextIOWrapper(io.BufferedWriter(file), encoding, errors="backslashreplace", line_buffering=True)

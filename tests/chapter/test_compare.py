@@ -59,7 +59,7 @@ def test_the_networks_compared_are_of_the_same_seeds_which_chose_nothing(results
     seeds = {"choices": set(), "finals": set()}
     for run, _ in kept(folder).values():
         seeds["choices" if isinstance(run["lr"], list) else "finals"].add((run["seed"], run["runs"]))
-    assert seeds == {"choices": {(compare.FIRST_SEED_OF_CHOICE, 2)}, "finals": {(0, 3)}}
+    assert seeds == {"choices": {(compare.FIRST_CHOICE_SEED, 2)}, "finals": {(0, 3)}}
 
 
 def test_looks_at_the_accuracy_end_where_all_have_reached_the_goal(results):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ce_torch.chapter.deltas import SUBJECTS, three_ways
+from ce_torch.chapter.deltas import SUBJECTS, compute_deltas
 
 Z = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
 Y = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
@@ -11,13 +11,13 @@ Y = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_the_three_ways_agree(name):
-    found = three_ways(SUBJECTS[name], Z, Y)
+    found = compute_deltas(SUBJECTS[name], Z, Y)
     torch.testing.assert_close(found.by_autograd, found.by_hand)
     torch.testing.assert_close(found.by_differences, found.by_hand, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["cross-entropy, sigmoid neurons", "log-likelihood, softmax"])
 def test_by_hand_it_is_right_where_autograd_of_the_textbook_is_not_finite(name):
-    found = three_ways(SUBJECTS[name], torch.tensor([800.0, 0.0, 0.0], dtype=torch.float64), Y)
+    found = compute_deltas(SUBJECTS[name], torch.tensor([800.0, 0.0, 0.0], dtype=torch.float64), Y)
     assert not found.by_autograd.isfinite().all()
     torch.testing.assert_close(found.by_differences, found.by_hand, rtol=1e-6, atol=1e-6)

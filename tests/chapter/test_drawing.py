@@ -18,7 +18,7 @@ from ce_torch.chapter.curves import figure_of_grid, figure_of_run, png
 from ce_torch.chapter.digits import PROJECT, trained
 from ce_torch.chapter.drawing import draw_lessons
 from ce_torch.chapter.figures import DRAWINGS
-from ce_torch.chapter.neuron import COURSES, OF_SIGMOID, learn
+from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
 
 RESULTS = json.loads((PROJECT / "docs" / "comparison" / "results.json").read_text())
 # What else is in docs/ than the section's figures, and how it is drawn.
@@ -45,7 +45,7 @@ def grid(lr, lmbda, means):
 def lessons():
     figure = Figure(layout="constrained")
     axes = figure.subplots()
-    both = [(name, learn(cost, 2, 2, eta=0.15, epochs=3)) for name, cost in OF_SIGMOID.items()]
+    both = [(name, learn(cost, 2, 2, eta=0.15, epochs=3)) for name, cost in SIGMOID_COSTS.items()]
     draw_lessons(axes, next(iter(COURSES)), both, until=3)
     return figure
 

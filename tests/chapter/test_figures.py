@@ -75,7 +75,7 @@ def test_what_the_program_writes_is_what_is_in_docs_but_for_rounding(write_figur
 def test_the_program_writes_every_figure_and_a_page_that_shows_them(write_figures, drawn, monkeypatch):
     for name, drawing in DRAWINGS.items():
         monkeypatch.setitem(DRAWINGS, name, drawing._replace(draw=lambda name=name: drawn(name)))
-    monkeypatch.setattr(animation, "EPOCHS_A_FRAME", 100)
+    monkeypatch.setattr(animation, "EPOCHS_PER_FRAME", 100)
     written = write_figures()
     assert written.keys() == {*(f"{name}.png" for name in DRAWINGS), "neuron.gif", "README.md"}
     for name in DRAWINGS:

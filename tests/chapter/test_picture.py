@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ce_torch.chapter.drawing import draw_course, draw_slopes, styles
-from ce_torch.chapter.neuron import OF_SIGMOID, learn
+from ce_torch.chapter.neuron import SIGMOID_COSTS, learn
 from ce_torch.chapter.picture import key, picture, shown
 
 VALUES = torch.linspace(1, 0, 301)
@@ -87,7 +87,7 @@ def test_slopes_that_are_all_0_can_be_drawn():
     [(("quadratic", "cross-entropy"), ["-", "-"]), (("quadratic", "quadratic"), ["-", "--"])],
 )
 def test_the_second_lesson_of_a_cost_is_broken(costs, expected):
-    assert styles([(cost, learn(OF_SIGMOID[cost], 2, 2, eta=0.15, epochs=1)) for cost in costs]) == expected
+    assert styles([(cost, learn(SIGMOID_COSTS[cost], 2, 2, eta=0.15, epochs=1)) for cost in costs]) == expected
 
 
 def test_pictures_stand_together_over_what_they_show():

@@ -45,6 +45,6 @@ if __name__ == "__main__":
         print(f"rank {os.environ['RANK']} is process {os.getpid()}", file=sys.stderr, flush=True)
     commands = [list(group) for is_comma, group in itertools.groupby(flags, ",".__eq__) if not is_comma]
     if len(commands) > 1:
-        distributed.leave(run_all(commands))
+        distributed.exit_process(run_all(commands))
     sys.argv = ["train.py", *flags]
     runpy.run_path("train.py", run_name="__main__")

@@ -98,7 +98,7 @@ def test_a_checkpoint_of_version_1_loads(training, tmp_path):
 
 def test_a_checkpoint_with_a_digest_is_not_of_version_1(tmp_path):
     content = {"format": checkpoint.FORMAT, "version": 1, "settings": SETTINGS, "training": {}}
-    (tmp_path / "run.pt").write_bytes(checkpoint.sealed(content))
+    (tmp_path / "run.pt").write_bytes(checkpoint.seal(content))
     with pytest.raises(CheckpointError, match=rf"version 1, expected {checkpoint.VERSION}"):
         checkpoint.load(tmp_path / "run.pt")
 

@@ -157,7 +157,7 @@ def endings_raise():
     def fail(number, frame):
         raise AssertionError(f"ended by signal {number}")
 
-    before = {ending: signal.signal(ending, fail) for ending in distributed.ENDINGS}
+    before = {ending: signal.signal(ending, fail) for ending in distributed.END_SIGNALS}
     yield
     for ending, handler in before.items():
         signal.signal(ending, handler)
@@ -178,22 +178,22 @@ def test_a_process_that_torchrun_ends_tells_its_error_first(monkeypatch, tmp_pat
 
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "0" / "error.json"))
     monkeypatch.setattr(sys, "stderr", EndedWhileItSpeaks())
-    distributed.tell("the reason")
+    distributed.report_error("the reason")
     assert "".join(told).endswith(": the reason\n")
 
 
 def test_of_the_processes_of_a_job_the_first_to_fail_tells_why(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(distributed, "ignore_endings", lambda: None)
+    monkeypatch.setattr(distributed, "ignore_end_signals", lambda: None)
     for process in ("1", "0"):
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / process / "error.json"))
-        distributed.tell(f"what process {process} has to say")
+        distributed.report_error(f"what process {process} has to say")
     assert capsys.readouterr().err.endswith(": what process 1 has to say\n")
 
 
 def test_an_error_is_told_where_nobody_can_note_that_it_was(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(distributed, "ignore_endings", lambda: None)
+    monkeypatch.setattr(distributed, "ignore_end_signals", lambda: None)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "0" / "error.json"))
-    distributed.tell("the reason")
+    distributed.report_error("the reason")
     assert capsys.readouterr().err.endswith(": the reason\n")
 
 
@@ -209,13 +209,13 @@ def test_what_the_first_process_cannot_find_is_an_error_in_all(job_of_two, monke
         raise FileNotFoundError("nowhere.pt")
 
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
-        distributed.from_first(nothing)
+        distributed.share_from_first(nothing)
     # The others find what the first has sent them.
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     sent = FileNotFoundError("nowhere.pt")
     monkeypatch.setattr(distributed.distributed, "broadcast_object_list", lambda found: found.insert(0, sent))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
-        distributed.from_first(nothing)
+        distributed.share_from_first(nothing)
 
 
 @pytest.mark.parametrize(("n", "processes"), [(1, 1), (5, 2), (20, 3), (64, 64), (1000, 7)])
@@ -224,14 +224,14 @@ def test_shares_hold_every_network_once_and_differ_by_one_at_most(n, processes, 
     shares = []
     for rank in range(processes):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(range(n)[distributed.share(n)])
+        shares.append(range(n)[distributed.own_part(n)])
     assert [i for share in shares for i in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_more_processes_than_networks_are_refused(train, monkeypatch):
     monkeypatch.setattr(distributed, "processes", lambda: 3)
-    monkeypatch.setattr(distributed, "from_first", lambda find: find())
+    monkeypatch.setattr(distributed, "share_from_first", lambda find: find())
     outcome = train("--runs", 2)
     assert outcome.code == 2
     assert outcome.err == ["train.py: 2 networks cannot be shared out over 3 processes; start 2 at most"]
@@ -240,7 +240,7 @@ def test_more_processes_than_networks_are_refused(train, monkeypatch):
 def test_processes_with_other_data_than_the_first_are_refused(train, monkeypatch):
     monkeypatch.setattr(distributed, "processes", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    monkeypatch.setattr(distributed, "from_first", lambda find: "data 0123456789abcdef, not MNIST")
+    monkeypatch.setattr(distributed, "share_from_first", lambda find: "data 0123456789abcdef, not MNIST")
     outcome = train("--checkpoint", "run.pt")
     assert outcome.code == 2
     assert outcome.err == [
@@ -254,10 +254,11 @@ def test_what_gloo_says_of_a_lost_process_is_told_with_how_to_go_on(train, monke
         if training.history:
             with distributed.exchange():
                 raise RuntimeError("Connection closed by peer\nand much more")
+        return []
 
     monkeypatch.setattr(distributed, "processes", lambda: 2)
-    monkeypatch.setattr(distributed, "from_first", lambda find: find())
-    monkeypatch.setattr(Training, "train_one_epoch", lose_a_process)
+    monkeypatch.setattr(distributed, "share_from_first", lambda find: find())
+    monkeypatch.setattr(Training, "chunks", lose_a_process)
     outcome = train("--checkpoint", "run.pt")
     assert outcome.code == 130
     assert outcome.err == [

@@ -209,12 +209,14 @@ def test_early_stopping_waits_so_many_epochs_for_the_accuracy_to_rise(accuracies
     assert (next(training.run(99, early_stopping=patience), None) is None) == stops
 
 
-def test_an_epoch_can_be_watched():
-    training, seen = new_training(n=23, batch_size=1), []
-    training.watch = seen.append
-    for _ in training.run(2):
-        seen.append("epoch")
-    assert seen == [10 / 23, 20 / 23, 1.0, "epoch"] * 2
+def test_a_chunk_of_an_epoch_holds_ten_mini_batches_at_most():
+    training = new_training(n=23, batch_size=1)
+    assert [len(examples) for examples in training.chunks()] == [10, 10, 3]
+
+
+def test_one_network_has_one_learning_rate():
+    with pytest.raises(ValueError, match=r"^lr must be a number for one network, got \[0\.1, 0\.5\]"):
+        new_training(lr=[0.1, 0.5])
 
 
 def test_early_stopping_does_not_outlast_the_epochs():

@@ -23,7 +23,7 @@ RUN = ("--epochs", 2, "--batch-size", 1000, "--checkpoint")
 # streams.py can be imported alone, without torch.
 WRITE_AND_LEAVE_A_FILE = """
 import sys
-from streams import with_patient_streams
+from streams import run_with_patient_streams
 
 def main():
     for line in ("first", "second"):
@@ -34,17 +34,17 @@ def main():
         return file.write("") or 0
 
 sys.argv[0] = "talk.py"
-sys.exit(with_patient_streams(main))
+sys.exit(run_with_patient_streams(main))
 """
 WRITE_TO_ONE = """
 import os, sys
-from streams import with_patient_streams
+from streams import run_with_patient_streams
 
 def main():
     with open(sys.argv[1], "w"):
         return os.write(1, b"printed")
 
-with_patient_streams(main)
+run_with_patient_streams(main)
 """
 
 

@@ -13,7 +13,7 @@ def changed(path, change):
     """Write the checkpoint at `path` again, its content changed and its digest right."""
     content = torch.load(path, weights_only=True)
     change(content)
-    path.write_bytes(checkpoint.sealed(content))
+    path.write_bytes(checkpoint.seal(content))
 
 
 NO_CHECKPOINTS = {

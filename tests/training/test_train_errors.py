@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_scratch(fails, saved,
 
 
 def test_a_full_disk_is_told_before_the_first_epoch(fails, tmp_path, monkeypatch):
-    monkeypatch.setattr(Training, "train_one_epoch", pytest.fail)
+    monkeypatch.setattr(Training, "chunks", pytest.fail)
     with room_for(10_000):
         assert "run.pt cannot be written" in fails("--checkpoint", tmp_path / "run.pt")
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +182,7 @@ def test_memory_that_runs_out_is_told_as_that(fails, monkeypatch, error):
     def run_out(training):
         raise error
 
-    monkeypatch.setattr(Training, "train_one_epoch", run_out)
+    monkeypatch.setattr(Training, "chunks", run_out)
     assert "not enough memory" in fails("--checkpoint", "run.pt")
 
 
@@ -190,7 +190,7 @@ def test_other_errors_are_not_told_as_missing_memory(train, monkeypatch):
     def fail(training):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(Training, "train_one_epoch", fail)
+    monkeypatch.setattr(Training, "chunks", fail)
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
         train("--checkpoint", "run.pt")
 

@@ -10,15 +10,15 @@ from ce_torch.training.loop import Training
 @pytest.fixture
 def stop_after(monkeypatch):
     """Have training stopped by Ctrl-C once so many epochs are done."""
-    train_one_epoch = Training.train_one_epoch
+    chunks = Training.chunks
 
     def stop_after(epochs):
         def train_or_stop(training):
             if len(training.history) == epochs:
                 raise KeyboardInterrupt
-            train_one_epoch(training)
+            return chunks(training)
 
-        monkeypatch.setattr(Training, "train_one_epoch", train_or_stop)
+        monkeypatch.setattr(Training, "chunks", train_or_stop)
 
     return stop_after
 
