@@ -8,12 +8,16 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 import pytest
+import torch
 
+from ce_torch import CrossEntropyCost
 from ce_torch.training import checkpoint, distributed
 from ce_torch.training.loop import Training
+from ce_torch.training.network import MLPs
 
 KINDS = {
-    "networks": ("--lr", 0.1, 0.5, "--runs", 2, "--batch-size", 100),
+    # Of six networks the second process has three of other seeds than the first.
+    "networks": ("--lr", 0.1, 0.2, 0.5, "--runs", 2, "--batch-size", 100),
     "mini-batches": ("--batch-size", 101),
 }
 END_OF_RUN = "-" * 10
@@ -227,6 +231,16 @@ def test_shares_hold_every_network_once_and_differ_by_one_at_most(n, processes, 
         shares.append(range(n)[distributed.own_part(n)])
     assert [i for share in shares for i in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_of_networks_that_have_stalled_each_process_holds_its_own_back():
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    x, y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+    networks = MLPs([3, 2], generators=generators)
+    second = slice(2, 4)
+    training = distributed.SharedOut(networks, CrossEntropyCost(), x, y, lr=0.5, generator=generators, share=second)
+    training.set_pace([False, False, True, False])
+    assert training.eta.flatten().tolist() == [0, 0.5]
 
 
 def test_more_processes_than_networks_are_refused(train, monkeypatch):
