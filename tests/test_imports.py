@@ -58,6 +58,7 @@ def test_a_cost_imports_nothing_of_the_package_but_costs(path):
 
 @pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
 def test_a_cost_imports_nothing_foreign_but_torch(path):
+    # Triton is for those who read types, and for files that are loaded where it is.
     of_kernels = {*FOR_A_GPU} if path.stem == "gpu_kernels" else set()
     assert foreign(imports(path, when_loaded=True)) <= of_kernels
     assert foreign(imports(path)) <= {*FOR_A_GPU}

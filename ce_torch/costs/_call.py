@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ce_torch.costs._arguments import OPTIONS
+from ce_torch.costs._torch_private import TracerWarning, is_traced
 
 Arguments = ParamSpec("Arguments")
 
@@ -47,11 +47,11 @@ def loss_function(
             for name, value in named.items():
                 if name in OPTIONS:
                     named[name] = OPTIONS[name](value)
-            if not torch.jit.is_tracing():
+            if not is_traced():
                 return cost(*positional, **named)
             with warnings.catch_warnings():
                 # The checks look at shapes, which are the same whenever the trace is run.
-                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                warnings.simplefilter("ignore", TracerWarning)
                 return cost(*positional, **named)
 
         return call

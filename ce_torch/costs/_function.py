@@ -33,6 +33,7 @@ from ce_torch.costs._torch_private import (
     is_forward_mode,
     is_functionalized,
     is_legacy_batched,
+    is_traced,
     is_transformed,
     primal,
 )
@@ -84,7 +85,7 @@ class CostFunction:
             # The compiler differentiates formulas where torch.func asks; an exported program runs without ce_torch.
             in_formulas = is_transformed() or torch.compiler.is_exporting() or Selection.backend == "formulas"
             return self.traced.apply if in_formulas else self.compiled.apply
-        if torch.jit.is_tracing():
+        if is_traced():
             # A trace holds operations, not functions of Python; autograd differentiates them.
             return self.transformed.forward
         if is_transformed():
@@ -134,9 +135,9 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             if ctx.hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation, statistics = function.choose(inputs), None
-            return gradients(
-                ctx, spec, grad_output, partial(implementation.delta, grad_output, statistics, ctx.reduction, *inputs)
-            )
+            z_needs_grad = ctx.needs_input_grad[1]
+            delta = implementation.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+            return gradients(ctx, spec, grad_output, delta)
 
     return type(spec.class_name, (Eager,), {})
 
@@ -155,9 +156,9 @@ def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
         def backward(ctx: Any, grad_output: Tensor) -> Gradients:
             *tensors, statistics = ctx.saved_tensors
             inputs = *tensors, *ctx.constants
-            return gradients(
-                ctx, spec, grad_output, partial(operator.delta, grad_output, statistics, ctx.reduction, *inputs)
-            )
+            z_needs_grad = ctx.needs_input_grad[1]
+            delta = operator.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+            return gradients(ctx, spec, grad_output, delta)
 
     return type(spec.class_name, (Compiled,), {})
 
@@ -172,9 +173,8 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            reduction, *inputs = inputs
-            save(ctx, spec, reduction, inputs)
-            ctx.save_for_forward(*inputs[: len(spec.derivatives)])
+            save(ctx, spec, inputs[0], inputs[1:])
+            ctx.save_for_forward(*inputs[1 : len(spec.derivatives) + 1])
 
         @staticmethod
         def backward(ctx: Any, grad_output: Tensor | None) -> Gradients:
@@ -184,20 +184,20 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
         @carry_tangents
         def jvp(ctx: Any, tensors: list[Tensor | None], _: None, *tangents: Tensor | None) -> Tensor:
             arguments = *to_compute_dtype(tensors), *ctx.constants
-            changes = (
+            changes = [
                 product(tangent, derivative(*arguments)).sum(-1)
                 for derivative, tangent in zip(spec.derivatives, tangents, strict=False)
                 if tangent is not None
-            )
-            return reduce(ctx.reduction, sum(changes), spec.counted(*tensors, *ctx.constants))
+            ]
+            return reduce(ctx.reduction, sum(changes[1:], start=changes[0]), spec.counted(*tensors, *ctx.constants))
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], reduction: str, *inputs: Any) -> tuple[Tensor, int]:
             # A batch of costs is one cost of more examples, which is computed as any other.
             z, z_dim = inputs[0], in_dims[1]
             shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
-            inputs = [batch_first(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
-            C, counted = function("none", *inputs), spec.counted(*inputs)
+            batch = [batch_first(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
+            C, counted = function("none", *batch), spec.counted(*batch)
             return torch.vmap(partial(reduce, reduction), in_dims=(0, None if counted is None else 0))(C, counted), 0
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
@@ -221,17 +221,12 @@ def save(ctx: Any, spec: CostSpec, reduction: str, inputs: Sequence[Any], *more:
     ctx.set_materialize_grads(False)
 
 
-def gradients(
-    ctx: Any, spec: CostSpec, grad_output: Tensor | None, z_gradient: Callable[[], Tensor] | None = None
-) -> Gradients:
-    """Return the gradients by the inputs that need one: by the formulas, or of z by `z_gradient` if there is such."""
-    result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-    if grad_output is None:
-        return tuple(result)
-    if z_gradient is not None and ctx.needs_input_grad[1]:
-        result[1] = z_gradient()
+def gradients(ctx: Any, spec: CostSpec, grad_output: Tensor | None, delta: Tensor | None = None) -> Gradients:
+    """Return the gradients by the inputs that need one: `delta`, if it is there, and the others by the formulas."""
+    _, _, *needed_beside_z = ctx.needs_input_grad
+    result: list[Tensor | None] = [None, delta, *(None for _ in needed_beside_z)]
     missing = [i for i, needed in enumerate(ctx.needs_input_grad) if needed and result[i] is None]
-    if missing:
+    if missing and grad_output is not None:
         tensors = ctx.saved_tensors[: len(spec.derivatives)]
         g = example_grad(grad_output, ctx.reduction, tensors[0], spec.counted(*tensors, *ctx.constants))
         # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
@@ -262,7 +257,7 @@ def only_values_matter(inputs: Sequence[Any]) -> bool:
     tensors = (input for input in inputs if isinstance(input, Tensor))
     return not (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or is_traced()
         or is_transformed()
         or is_forward_mode()
         or count_dispatch_modes()

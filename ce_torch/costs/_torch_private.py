@@ -38,6 +38,10 @@ is_legacy_batched: Callable[[Tensor], bool] = find("_C._functorch.is_legacy_batc
 is_batched: Callable[[Tensor], bool] = find("_C._functorch.is_batchedtensor")
 
 find("autograd.forward_ad._current_level")
+# Returns True if torch.jit.trace is active, and its warnings; documented, but not exported.
+is_traced: Callable[[], bool] = find("jit.is_tracing")
+TracerWarning: type[Warning] = find("jit.TracerWarning")
+
 # A tensor of shapes without numbers, as compilers trace with.
 FakeTensor: type[Tensor] = find("_subclasses.fake_tensor.FakeTensor")
 

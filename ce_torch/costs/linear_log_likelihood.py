@@ -24,6 +24,7 @@ from ce_torch.costs._call import loss_function
 from ce_torch.costs._module import Cost, to_out_dtype
 from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._reduction import quotient, reduce
+from ce_torch.costs._torch_private import is_traced
 from ce_torch.costs.linear import at_once, formulas
 from ce_torch.costs.linear.autograd import Costs
 from ce_torch.costs.linear.blocks import Layer, Setting, elements_of_block
@@ -107,7 +108,7 @@ def linear_log_likelihood(
     check_ignored(ignore_index, y)
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
-    if torch.jit.is_tracing() and group is None:
+    if is_traced() and group is None:
         # Functions of Python, such as work z out block by block, are no part of a trace.
         return log_likelihood(
             linear(x, weight, bias),

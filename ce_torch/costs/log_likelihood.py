@@ -179,4 +179,4 @@ class LogLikelihoodCost(Cost):
     cost_functions = (LOG_LIKELIHOOD,)
 
     def activation(self, z: Tensor) -> Tensor:
-        return softmax(z / self.temperature, -1)
+        return softmax(z / self.options["temperature"], -1)

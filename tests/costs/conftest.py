@@ -26,16 +26,23 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-@pytest.fixture(autouse=True, params=["formulas", "blocks", "kernels"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    own = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if metafunc.definition.get_closest_marker("every_backend") and not own:
+        metafunc.parametrize("backend", ["formulas", "blocks", "kernels"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every promise is kept every backend: by the formulas, by blocks, here of 8 elements, and by the CPU's kernels."""
-    if request.param == "kernels":
+    """What computes costs: of a test marked `every_backend` each, with blocks of 8 elements; else what users have."""
+    backend = getattr(request, "param", "auto")
+    if backend == "kernels":
         monkeypatch.setattr(Case, "dtype", torch.float32)
-    else:
+    elif backend != "auto":
         monkeypatch.setattr(cpp, "has_kernels", lambda: False)
         elements = {"blocks": 8, "large blocks": blocks.ELEMENTS, "formulas": 1 << 40}
-        monkeypatch.setattr(blocks, "ELEMENTS", elements[request.param])
-    if request.param == "blocks":
+        monkeypatch.setattr(blocks, "ELEMENTS", elements[backend])
+    if backend == "blocks":
         monkeypatch.setattr(layer_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_CLASSES", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 8)
@@ -218,6 +225,15 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(params=WHOLE_CASES, ids=lambda case: case.name)
 def whole_case(request: pytest.FixtureRequest) -> Case:
     """A case of weighted inputs that are there as a whole, without the layer that makes them."""
+    return request.param
+
+
+# A cost of each kind, for tests that take long.
+FEW_CASES = [case for case in CASES if case.name in ("quadratic", "log_likelihood-class", "linear-class")]
+
+
+@pytest.fixture(params=FEW_CASES, ids=lambda case: case.name)
+def typical_case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 

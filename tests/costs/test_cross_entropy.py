@@ -11,6 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from ce_torch import CrossEntropyCost
 from ce_torch.functional import cross_entropy
 
+pytestmark = pytest.mark.every_backend
+
 weighted_inputs = st.floats(-1e4, 1e4, width=32)
 desired_outputs = st.floats(0, 1, width=32)
 

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ce_torch import LinearLogLikelihoodCost, LogLikelihoodCost, functional
-from ce_torch.costs.kernels import blocks, cpp
 
 Spread = Callable[[nn.Module], nn.Module]
 
@@ -151,12 +150,8 @@ def sharded(network: nn.Module) -> nn.Module:
 
 
 def gradients_of_half(
-    rank: int, rendezvous: str, backend: tuple[int, bool], spread: Spread, network: nn.Module, x: Tensor, y: Tensor
+    rank: int, rendezvous: str, spread: Spread, network: nn.Module, x: Tensor, y: Tensor
 ) -> list[Tensor]:
-    # The fixture `backend` patches the tests' own process alone.
-    elements, has_kernels = backend
-    blocks.ELEMENTS = elements
-    cpp.has_kernels = lambda: has_kernels
     distributed.init_process_group("gloo", rendezvous, timedelta(seconds=30), world_size=2, rank=rank)
     try:
         network = spread(network)
@@ -176,14 +171,13 @@ def processes() -> Iterator[Pool]:
 
 @pytest.mark.parametrize("spread", [replicated, sharded])
 def test_two_processes_with_half_of_the_batch_each_get_the_gradients_of_the_whole(
-    case, processes: Pool, spread: Spread, tmp_path: Path
+    typical_case, processes: Pool, spread: Spread, tmp_path: Path
 ) -> None:
-    network = EndsInACost(case).to(case.dtype)
-    _, y = case.examples(12, 3)
-    x = torch.randn(12, 4, dtype=case.dtype)
-    of_the_whole = torch.autograd.grad(case.by_textbook(network.layer(x), y), list(network.layer.parameters()))
-    backend = blocks.ELEMENTS, cpp.has_kernels()
-    task = f"file://{tmp_path / 'rendezvous'}", backend, spread, network, x, y
+    network = EndsInACost(typical_case).to(typical_case.dtype)
+    _, y = typical_case.examples(12, 3)
+    x = torch.randn(12, 4, dtype=typical_case.dtype)
+    of_the_whole = torch.autograd.grad(typical_case.by_textbook(network.layer(x), y), list(network.layer.parameters()))
+    task = f"file://{tmp_path / 'rendezvous'}", spread, network, x, y
     results = processes.starmap_async(gradients_of_half, [(0, *task), (1, *task)], chunksize=1)
     for gradients in results.get(timeout=60):
         torch.testing.assert_close(gradients, list(of_the_whole))

@@ -5,6 +5,8 @@ import torch
 
 from ce_torch.functional import cross_entropy, focal
 
+pytestmark = pytest.mark.every_backend
+
 Z = torch.tensor([[-4.0, 0.5, 3.0], [2.0, -1.0, 0.0]])
 HARD, SOFT = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.0, 1.0]])
 

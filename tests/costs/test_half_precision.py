@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
+pytestmark = pytest.mark.every_backend
+
 
 def pytorch_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(z, y, reduction="none").sum(-1)

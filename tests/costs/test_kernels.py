@@ -5,6 +5,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import cycle
 
 import pytest
 import torch
@@ -14,16 +16,17 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from ce_torch import explain
+from ce_torch.costs._registry import COSTS as REGISTERED
 from ce_torch.costs.kernels import cpp, gpu
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
+# What all kernels support: the costs without weights, those of a softmax layer with classes.
 COSTS = {
-    "quadratic": quadratic,
-    "linear": lambda z, y, **options: quadratic(z, y, activation="linear", **options),
-    "cross-entropy": cross_entropy,
-    "log-likelihood": log_likelihood,
-    "temperature": lambda z, y, **options: log_likelihood(z, y, temperature=0.3, **options),
+    function.spec.name: partial(cost.function, **options) if (options := function.spec.examples[0]) else cost.function
+    for cost in REGISTERED.values()
+    for function in cost.cost_functions
 }
+COSTS["temperature"] = partial(log_likelihood, temperature=0.3)
 
 
 def ramp(z):
@@ -52,6 +55,12 @@ ON_CPU = {
 # One example without a batch, one class, no power of two, none, leading dimensions, more classes than are taken at
 # once, short rows that are taken together, enough elements for a second thread.
 SHAPES = [(3,), (4, 1), (5, 37), (2, 0, 3), (2, 3, 2, 8), (2, 4099), (1500, 7), (50, 1000)]
+REDUCTIONS = ["mean", "none", "sum"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+# Every shape in float32, and every dtype, with each of the reductions somewhere.
+KINDS = [(shape, torch.float32, reduction) for shape, reduction in zip(SHAPES, cycle(REDUCTIONS), strict=False)]
+KINDS += [((5, 37), dtype, "mean") for dtype in DTYPES[1:]]
+KINDS += [((2, 4099), dtype, "none") for dtype in DTYPES[1:]]
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -114,7 +123,7 @@ def examples(backend: str):
             shape = (*(min(size, 6) for size in shape[:-1]), shape[-1])
         generator = torch.Generator().manual_seed(0)
         z = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
-        if cost in (COSTS["log-likelihood"], COSTS["temperature"]):
+        if cost in (COSTS["log_likelihood"], COSTS["temperature"]):
             return z, torch.randint(shape[-1], shape[:-1], generator=generator).to(device)
         return z, torch.rand(shape, generator=generator).to(device, dtype)
 
@@ -135,9 +144,7 @@ def assert_kernels_are_formulas(cost, z, y, **options):
     torch.testing.assert_close(ours, formulas, equal_nan=True)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "reduction"), KINDS, ids=str)
 def test_a_kernel_is_its_formula(cost, examples, shape, dtype, reduction):
     z, y = examples(cost, *shape, dtype=dtype)
     assert_kernels_are_formulas(cost, z, y, reduction=reduction)
@@ -145,9 +152,7 @@ def test_a_kernel_is_its_formula(cost, examples, shape, dtype, reduction):
 
 @pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", ON_CPU)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "reduction"), KINDS, ids=str)
 def test_a_kernel_is_its_formula_with_options(name, examples, shape, dtype, reduction):
     z, y = examples(ON_CPU[name], *shape, dtype=dtype)
     assert_kernels_are_formulas(ON_CPU[name], z, y, reduction=reduction)
@@ -163,7 +168,7 @@ def test_options_are_left_to_no_formula(name, examples, launches):
 
 @pytest.mark.parametrize("of_y", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("of_z", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", ["quadratic", "linear", "cross-entropy"])
+@pytest.mark.parametrize("name", ["quadratic", "linear_quadratic", "cross_entropy", "focal"])
 def test_kernels_take_y_of_any_dtype(name, examples, launches, of_z, of_y):
     z, y = examples(COSTS[name], 5, 9, dtype=of_z)
     assert_kernels_are_formulas(COSTS[name], z, y.to(of_y))

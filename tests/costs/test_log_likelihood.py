@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from ce_torch import LogLikelihoodCost
 from ce_torch.functional import log_likelihood
 
+pytestmark = pytest.mark.every_backend
+
 CLASSES = torch.tensor([0, 3, -100, 4, 1, 1])
 PROBABILITIES = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)).softmax(-1)
 WEIGHT = torch.tensor([0.1, 1.0, 2.0, 0.0, 3.0])

@@ -75,6 +75,7 @@ def test_the_node_of_autograd_has_the_name_of_the_cost(whole_case):
     assert whole_case(z.requires_grad_(), y, "sum").grad_fn.name() in names
 
 
+@pytest.mark.every_backend
 def test_pytorch_finds_a_cost_compliant(whole_case):
     z, y = whole_case.examples(6, 3)
     y = y if whole_case.indices else y.requires_grad_()
@@ -100,9 +101,7 @@ def test_pytorch_checks_the_operators(spec, indices, case_dtype):
     torch.library.opcheck(delta, (torch.ones_like(C), statistics, "mean", z, y, *more), test_utils=checks)
 
 
-@pytest.mark.parametrize("backend", ["formulas"], indirect=True)
-def test_the_backend_that_is_prescribed_runs(whole_case, monkeypatch):
-    monkeypatch.undo()
+def test_the_backend_that_is_prescribed_runs(whole_case):
     z, y = whole_case.examples(40, 3, dtype=torch.float32)
     names = {}
     for backend in ("auto", "kernels", "blocks", "formulas"):
@@ -111,7 +110,6 @@ def test_the_backend_that_is_prescribed_runs(whole_case, monkeypatch):
     assert names == {"auto": "cpp", "kernels": "cpp", "blocks": "formulas", "formulas": "formulas"}
 
 
-@pytest.mark.parametrize("backend", ["kernels"], indirect=True)
 def test_where_kernels_are_prescribed_and_there_are_none_an_error_says_why(whole_case, monkeypatch):
     monkeypatch.setattr(cpp, "has_kernels", lambda: False)
     with (

@@ -7,6 +7,8 @@ from torch.nn.functional import mse_loss, one_hot
 from ce_torch import QuadraticCost
 from ce_torch.functional import quadratic
 
+pytestmark = pytest.mark.every_backend
+
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_it_is_half_of_mse_loss_and_its_mean_is_over_examples_not_neurons(reduction):

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from ce_torch import LinearLogLikelihoodCost, LogLikelihoodCost
 from ce_torch.functional import linear_log_likelihood, log_likelihood
 
+pytestmark = pytest.mark.every_backend
+
 generator = torch.Generator().manual_seed(0)
 X, W, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in [(5, 4), (3, 4), (3,)])
 T = torch.tensor(0.7, dtype=torch.float64)

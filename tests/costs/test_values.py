@@ -14,6 +14,8 @@ from torch.func import grad, vmap
 
 from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
 
+pytestmark = pytest.mark.every_backend
+
 inf, nan = math.inf, math.nan
 
 

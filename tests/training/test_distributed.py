@@ -238,7 +238,9 @@ def test_of_networks_that_have_stalled_each_process_holds_its_own_back():
     x, y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
     networks = MLPs([3, 2], generators=generators)
     second = slice(2, 4)
-    training = distributed.NetworkParallel(networks, CrossEntropyCost(), x, y, lr=0.5, generator=generators, part=second)
+    training = distributed.NetworkParallel(
+        networks, CrossEntropyCost(), x, y, lr=0.5, generator=generators, part=second
+    )
     training.set_rates([False, False, True, False])
     assert training.eta.flatten().tolist() == [0, 0.5]
 

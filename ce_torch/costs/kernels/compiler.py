@@ -11,10 +11,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ce_torch.costs.kernels import OFF, kernels_are_on, store
 from ce_torch.costs.kernels.sources import read_sources
@@ -48,6 +48,15 @@ def library() -> ctypes.CDLL | str:
         reason = f"{error} ({type(error).__name__})"
     log.warning("Costs on the CPU take longer than they could: %s.", reason)
     return reason
+
+
+def function(name: str, argument_types: Sequence[Any], result_type: Any) -> Callable[..., Any]:
+    """Return a function of the kernels, which are there."""
+    kernels = library()
+    assert isinstance(kernels, ctypes.CDLL)
+    found = kernels[name]
+    found.argtypes, found.restype = argument_types, result_type
+    return found
 
 
 def named_compiler() -> list[str]:
@@ -86,13 +95,14 @@ def kept_or_compiled(compiler: list[str]) -> ctypes.CDLL:
 
 def in_some_folder(work: Callable[[Path], Result], cache: Path | None) -> Result:
     """Do work in a temporary folder or, where there is no room or no program may be loaded from, in the cache."""
-    for parent in dict.fromkeys((None, cache)):
-        try:
-            with store.scratch(parent) as folder:
-                return work(folder)
-        except (OSError, subprocess.CalledProcessError) as error:
-            failure = error
-    raise failure
+    try:
+        with store.scratch(None) as folder:
+            return work(folder)
+    except (OSError, subprocess.CalledProcessError):
+        if cache is None:
+            raise
+        with store.scratch(cache) as folder:
+            return work(folder)
 
 
 def compile(compiler: list[str], folder: Path) -> bytes:

@@ -7,6 +7,7 @@ import ctypes
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,16 +38,15 @@ def cpp(spec: "CostSpec") -> Implementation:
     options = task_options(spec)
     count = len(spec.weights)
 
-    def refusal_of_options(z: Tensor, y: Tensor, *inputs: Any) -> str | None:
-        weights = inputs[:count]
-        if spec.family == "softmax" and weights[0] is not None and weights[0].ndim != 1:
+    def spec_refusal(z: Tensor, y: Tensor, *inputs: Any) -> str | None:
+        if spec.family == "softmax" and inputs[0] is not None and inputs[0].ndim != 1:
             return "the weights of the classes vary from example to example"
-        return refusal(z, y, *weights)
+        return refusal(z, y, *inputs[:count])
 
     def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
         statistics = new_statistics(z, compute_dtype(z))
         C = new_cost(reduction, z, statistics.dtype)
-        if not run(spec.name, reduction, z, y, options(*inputs), statistics, C.data_ptr(), 0, 0):
+        if not run(spec.name, reduction, z, y, options((*inputs, *MISSING)), statistics, C.data_ptr(), 0, 0):
             highest = z.shape[-1] - 1
             raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
         return C, statistics
@@ -60,27 +60,26 @@ def cpp(spec: "CostSpec") -> Implementation:
             statistics = new_statistics(z, compute_dtype(z))
         delta, grad_output = torch.empty_like(z), grad_output.to(statistics.dtype).contiguous()
         addresses = 0, read_address(grad_output), delta.data_ptr()
-        run(spec.name + "_delta", reduction, z, y, options(*inputs), statistics, *addresses)
+        run(spec.name + "_delta", reduction, z, y, options((*inputs, *MISSING)), statistics, *addresses)
         return delta
 
-    return Implementation("cpp", refusal_of_options, cost, delta)
+    return Implementation("cpp", spec_refusal, cost, delta)
 
 
-Options = tuple[Tensor | None, Tensor | None, int, tuple[float, float]]
+# weight, pos_weight, ignore_index and two numbers.
+Options = tuple[Tensor | None, Tensor | None, int, float, float]
 
 
-def task_options(spec: "CostSpec") -> Callable[..., Options]:
-    """Return a function that sorts a cost's inputs after y: weight, pos_weight, ignore_index, and two numbers."""
-    count, numbers, integers = len(spec.weights), spec.positions(float), spec.positions(int)
-    if not numbers and not integers:
-        return lambda *weights: (*weights, *(None,) * (2 - count), 0, (0.0, 0.0))
+def task_options(spec: "CostSpec") -> Callable[[Sequence[Any]], Options]:
+    """Return a function that sorts a cost's inputs after y, with `MISSING` at their end."""
+    count = len(spec.weights)
+    no_weight, no_integer, no_number = range(len(spec.parameters) - 2, len(spec.parameters) + 1)
+    weights = *range(count), no_weight, no_weight
+    integers, numbers = (*spec.positions(int), no_integer), (*spec.positions(float), no_number, no_number)
+    return itemgetter(*weights[:2], integers[0], *numbers[:2])
 
-    def options(*inputs: Any) -> Options:
-        weight, pos_weight, *_ = *inputs[:count], None, None
-        first, second, *_ = *(inputs[i] for i in numbers), 0.0, 0.0
-        return weight, pos_weight, inputs[integers[0]] if integers else 0, (first, second)
 
-    return options
+MISSING = None, 0, 0.0
 
 
 def refusal(z: Tensor, y: Tensor, *weights: Tensor | None) -> str | None:
@@ -121,30 +120,32 @@ def strides(weight: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
     return (columns, column) if weight.shape[:-1] == shape[:-1] else None
 
 
+def locate(weight: Tensor | None, z: Tensor, dtype: torch.dtype) -> tuple[int, tuple[int, int], Tensor | None]:
+    """Return the address of a weight in this dtype, its steps, and the tensor, which must outlive the address."""
+    if weight is None:
+        return 0, (0, 0), None
+    weight = weight.to(dtype).contiguous()
+    return read_address(weight), strides(weight, z.shape) or (0, 0), weight
+
+
 def run(name: str, reduction: str, z: Tensor, y: Tensor, options: Options, statistics: Tensor, *outputs: int) -> bool:
     """Run a kernel on a Task with these addresses of C, grad_output and delta; return whether it takes these y."""
     target = CLASSES
     if y.is_floating_point():
         target = OUTPUTS if y.dtype == z.dtype else WIDE_OUTPUTS
         y = y if target == OUTPUTS else y.to(statistics.dtype)
-    weight, pos_weight, ignore_index, numbers = options
-    weight_address, pos_weight_address, *steps = 0, 0, 0, 0, 0, 0
-    if weight is not None:
-        weight = weight.to(statistics.dtype).contiguous()
-        weight_address, steps[:2] = read_address(weight), strides(weight, z.shape)
-    if pos_weight is not None:
-        pos_weight = pos_weight.to(statistics.dtype).contiguous()
-        pos_weight_address, steps[2:] = read_address(pos_weight), strides(pos_weight, z.shape)
+    weight, pos_weight, ignore_index, first, second = options
+    weight_address, weight_steps, weight = locate(weight, z, statistics.dtype)
+    pos_weight_address, pos_weight_steps, pos_weight = locate(pos_weight, z, statistics.dtype)
+    steps = *weight_steps, *pos_weight_steps
     columns = z.shape[-1]
     addresses = read_address(z), read_address(y), weight_address, pos_weight_address, statistics.data_ptr()
     sizes = z.numel() // columns, columns
-    last = *numbers, target, REDUCTIONS[reduction], torch.get_num_threads()
+    last = first, second, target, REDUCTIONS[reduction], torch.get_num_threads()
     return kernel(name, z.dtype)(TASK.pack(*addresses, *outputs, *sizes, *steps, ignore_index, *last))
 
 
 @cache
 def kernel(name: str, dtype: torch.dtype) -> Callable[[bytes], bool]:
     """Return a function of the library."""
-    function = compiler.library()[f"{name}_{DTYPES[dtype]}"]
-    function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_bool
-    return function
+    return compiler.function(f"{name}_{DTYPES[dtype]}", (ctypes.c_char_p,), ctypes.c_bool)
