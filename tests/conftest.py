@@ -1,6 +1,8 @@
 """What the tests of the program share. Imports are inside: the tests of the costs need torch alone."""
 
 import os
+import signal
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -8,8 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
-# Threads that spin while they wait slow one another down tenfold where runs share the cores. Read when torch is loaded.
+# Read when torch is loaded, here and in processes that tests start. As many tests run at once as there are cores, each
+# on one thread; threads that spin while they wait slow one another down tenfold where runs share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 class Outcome(NamedTuple):
@@ -44,9 +49,18 @@ def real_mnist(root):
     return mnist.load(root / "data")
 
 
+@pytest.fixture(scope="session")
+def slice_of_mnist(real_mnist):
+    """So few images of MNIST that an epoch takes a tenth of a second."""
+    from ce_torch.training import mnist
+
+    parts = zip(real_mnist, (2_000, 500, 500), strict=True)
+    return mnist.MNIST(*(mnist.Examples(part.x[:n].clone(), part.y[:n].clone()) for part, n in parts))
+
+
 @pytest.fixture
-def small_mnist(real_mnist, monkeypatch):
-    """A slice of MNIST, on which an epoch takes a tenth of a second, in the place of MNIST where no --data-dir is."""
+def small_mnist(slice_of_mnist, monkeypatch):
+    """The slice in the place of MNIST, where no --data-dir is."""
     from ce_torch.training import mnist
 
     load_files, identify_whole = mnist.load, mnist.identify
@@ -54,11 +68,10 @@ def small_mnist(real_mnist, monkeypatch):
     def load(data_dir, device):
         if data_dir is not None:
             return load_files(data_dir, device)
-        parts = zip(real_mnist, (2_000, 500, 500), strict=True)
-        return mnist.MNIST(*(mnist.Examples(part.x[:n].to(device), part.y[:n].to(device)) for part, n in parts))
+        return mnist.MNIST(*(mnist.Examples(x.to(device), y.to(device)) for x, y in slice_of_mnist))
 
     def identify(data):
-        return "MNIST" if len(data.training.x) == 2_000 else identify_whole(data)
+        return "MNIST" if len(data.training.x) == len(slice_of_mnist.training.x) else identify_whole(data)
 
     monkeypatch.setattr(mnist, "load", load)
     monkeypatch.setattr(mnist, "identify", identify)
@@ -88,3 +101,25 @@ def train(program, small_mnist, monkeypatch, capsys, tmp_path):
 
     yield train
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def start(root):
+    """Start a process of Python in the project's folder, which does not outlive the tests."""
+    processes = []
+
+    def start(*words, text=True, **options):
+        # What pytest ignores, its children would ignore: Ctrl-C, where a shell runs pytest in the background.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        options = {"cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": text} | options
+        process = subprocess.Popen([sys.executable, *map(str, words)], **options)
+        signal.signal(signal.SIGINT, handler)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.terminate()  # torchrun ends its own processes then
+        for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
+            stream.close()
+        process.wait()

@@ -55,6 +55,7 @@ class Training:
     Example:
         >>> from ce_torch.training import mnist
         >>> from ce_torch.training.loop import Training
+        >>> from ce_torch.training.network import MLP
         >>> data = mnist.load()
         >>> network, cost = MLP([784, 30, 10]), CrossEntropyCost()
         >>> training = Training(network, cost, *data.training, lr=0.5, monitor={"test": data.test})

@@ -27,6 +27,7 @@ class MLP(nn.Sequential):
         ValueError: fewer than two sizes, a size below 1, or an unknown init.
 
     Example:
+        >>> from ce_torch.training.network import MLP
         >>> network = MLP([784, 30, 10])
         >>> network(torch.zeros(5, 784)).shape
         torch.Size([5, 10])
@@ -74,6 +75,7 @@ class MLPs(nn.Sequential):
         ValueError: there are no generators, or as for `MLP`.
 
     Example:
+        >>> from ce_torch.training.network import MLPs
         >>> networks = MLPs([784, 30, 10], generators=[torch.Generator().manual_seed(seed) for seed in range(20)])
         >>> networks(torch.zeros(5, 784)).shape, networks(torch.zeros(20, 5, 784)).shape
         (torch.Size([20, 5, 10]), torch.Size([20, 5, 10]))

@@ -1,71 +1,30 @@
-"""The equations (54)-(84), the exercises and the examples of Nielsen's section 3.1, each tested on the library."""
+"""The equations (54)-(77), the exercises and the examples of Nielsen's section 3.1, each tested on the library."""
 
-from functools import partial, partialmethod
+from functools import partial
 
 import pytest
 import torch
 from torch.autograd import grad
 from torch.autograd.functional import jacobian
-from torch.func import functional_call
-from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
-from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
-from ce_torch.functional import cross_entropy, log_likelihood, quadratic
-from ce_torch.training.network import MLP
+from ce_torch import CrossEntropyCost, QuadraticCost
+from ce_torch.functional import cross_entropy, quadratic
 
 quadratic_of_linear = partial(quadratic, activation="linear")
-sigmoid_layer, softmax_layer = CrossEntropyCost().activation, LogLikelihoodCost().activation
-
-
-class Examples:
-    """A network of random weights with six random examples: x, and desired outputs y or classes."""
-
-    def __init__(self, sizes, seed):
-        generator = torch.Generator().manual_seed(seed)
-        self.network = MLP(sizes, init="large", generator=generator).double()
-        self.x = torch.randn(6, sizes[0], generator=generator, dtype=torch.float64)
-        self.y = torch.rand(6, sizes[-1], generator=generator, dtype=torch.float64)
-        self.classes = torch.randint(sizes[-1], (6,), generator=generator)
-        self.one_hot = one_hot(self.classes, sizes[-1]).double()
-        self.z = self.network(self.x).detach()
-        self.a = sigma(self.z)
-        self.sigma_prime = torch.exp(-self.z) / (1 + torch.exp(-self.z)) ** 2
-        self.softmax = torch.exp(self.z) / torch.exp(self.z).sum(-1, keepdim=True)
-        self.a_before = self.network[:-1](self.x).detach()
-
-    def gradient(self, parameter, cost, reduction="mean", y=None):
-        """Return ∂C/∂w or ∂C/∂b of the output layer; for each example on its own if reduction is "none"."""
-        name = f"{len(self.network) - 1}.{parameter}"
-        z = partial(functional_call, self.network, args=(self.x,))
-        y = self.y if y is None else y
-        return jacobian(lambda p: cost(z({name: p}), y, reduction=reduction), self.network.get_parameter(name))
-
-    by_w = partialmethod(gradient, "weight")
-    by_b = partialmethod(gradient, "bias")
-
-
-@pytest.fixture(params=range(3))
-def neuron(request):
-    return Examples([4, 1], request.param)
-
-
-@pytest.fixture(params=range(3))
-def network(request):
-    return Examples([5, 4, 3], request.param)
 
 
 def sigma(z):
     return 1 / (1 + torch.exp(-z))
 
 
-def entropy(y, a):
-    return -(y * torch.log(a) + (1 - y) * torch.log(1 - a))
-
-
 def outer(error, a):
     """Return error_j a_k for each example, shape (n, j, k) as w has it."""
     return error[:, :, None] * a[:, None, :]
+
+
+def entropy(y, a):
+    return -(y * torch.log(a) + (1 - y) * torch.log(1 - a))
 
 
 def cross_entropy_of_output(a, y):
@@ -253,103 +212,3 @@ def test_eq_77_the_mean_integral_of_eq_75_is_the_cross_entropy(neuron):
 def test_exercise_the_x_j_term_cannot_be_removed(cost, neuron):
     neuron.x[:, 0] = 0
     assert_close(neuron.by_w(cost, "none"), outer(neuron.by_b(cost, "none"), neuron.x))
-
-
-def test_eq_78_softmax(network):
-    assert_close(softmax_layer(network.z), torch.exp(network.z) / torch.exp(network.z).sum(-1, keepdim=True))
-
-
-def test_eq_79_softmax_outputs_are_positive_and_sum_to_1(network):
-    a = softmax_layer(10 * network.z)
-    assert (a > 0).all()
-    assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
-
-
-def test_exercise_sigmoid_outputs_need_not_sum_to_1(network):
-    layer = network.network[-1]
-    layer.weight.data.zero_()
-    layer.bias.data = torch.tensor([9.0, 4.0, 1.0], dtype=torch.float64).log()
-    a = sigmoid_layer(network.network(network.x)).detach()
-    assert_close(a, torch.tensor([0.9, 0.8, 0.5], dtype=torch.float64).expand(6, 3))
-
-
-def test_exercise_monotonicity_of_softmax(network):
-    for z in network.z:
-        assert_close(jacobian(softmax_layer, z).sign(), 2 * torch.eye(3, dtype=torch.float64) - 1)
-
-
-def test_exercise_non_locality_of_softmax(network):
-    moved = network.z + torch.tensor([0, 0, 1])
-    assert (softmax_layer(moved) != softmax_layer(network.z)).all()
-    assert ((sigmoid_layer(moved) != sigmoid_layer(network.z)) == torch.tensor([False, False, True])).all()
-
-
-def test_exercise_inverting_the_softmax_layer(network):
-    constant = network.z - softmax_layer(network.z).log()
-    assert_close(constant, constant[:, :1].expand(6, 3))
-
-
-def test_eq_80_log_likelihood(network):
-    a_y = network.softmax[torch.arange(6), network.classes]
-    assert_close(log_likelihood(network.z, network.classes, reduction="none"), -torch.log(a_y))
-
-
-@pytest.mark.parametrize("y", ["classes", "one_hot"])
-def test_eq_81_log_likelihood_by_b(y, network):
-    error = network.softmax - network.one_hot
-    assert_close(network.by_b(log_likelihood, "none", getattr(network, y)), error)
-
-
-@pytest.mark.parametrize("y", ["classes", "one_hot"])
-def test_eq_82_log_likelihood_by_w(y, network):
-    error = network.softmax - network.one_hot
-    assert_close(network.by_w(log_likelihood, "none", getattr(network, y)), outer(error, network.a_before))
-
-
-def test_exercise_deriving_equations_81_and_82(network):
-    a = network.softmax
-    C_by_a, a_by_z = -network.one_hot / a, torch.diag_embed(a) - outer(a, a)
-    assert_close(network.by_b(log_likelihood, "none", network.classes), torch.einsum("xk,xkj->xj", C_by_a, a_by_z))
-
-
-@pytest.mark.parametrize("c", [0.2, 1, 3])
-def test_eq_83_softmax_with_a_constant_c(c, network):
-    a = LogLikelihoodCost(temperature=1 / c).activation(network.z)
-    assert_close(a, torch.exp(c * network.z) / torch.exp(c * network.z).sum(-1, keepdim=True))
-
-
-@pytest.mark.parametrize("c", [1e-3, 0.2, 1, 3, 20])
-def test_exercise_the_outputs_of_softmax_with_a_constant_c_form_a_distribution(c, network):
-    a = LogLikelihoodCost(temperature=1 / c).activation(network.z)
-    assert (a > 0).all()
-    assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
-
-
-@pytest.mark.parametrize(
-    ("z", "limit"),
-    [((1, 3, 2), (0, 1, 0)), ((3, 3, 2), (1 / 2, 1 / 2, 0)), ((2, 2, 2), (1 / 3, 1 / 3, 1 / 3))],
-    ids=["one greatest z", "two", "three"],
-)
-def test_exercise_where_the_name_softmax_comes_from(z, limit):
-    z, limit = (torch.tensor(of, dtype=torch.float64) for of in (z, limit))
-    distances = [(LogLikelihoodCost(temperature=1 / c).activation(z) - limit).abs().max() for c in (1, 10, 1e6)]
-    assert distances[0] >= distances[1] >= distances[2]
-    assert distances[2] < 1e-15
-
-
-def test_exercise_all_outputs_of_softmax_are_equal_as_c_vanishes(network):
-    distances = [(LogLikelihoodCost(temperature=1 / c).activation(network.z) - 1 / 3).abs() for c in (1, 1e-3, 1e-9)]
-    assert (distances[0] > distances[1]).all()
-    assert (distances[1] > distances[2]).all()
-    assert distances[2].max() < 1e-8
-
-
-def test_eq_84_log_likelihood_error(network):
-    assert_close(LogLikelihoodCost().delta(network.z, network.classes), network.softmax - network.one_hot)
-
-
-def test_exercise_backpropagation_with_softmax_and_log_likelihood(network):
-    hidden, _, output = network.network
-    log_likelihood(network.network(network.x), network.classes).backward()
-    delta = (network.softmax - network.one_hot) @ output.weight * network.a_before * (1 - network.a_before)
-    assert_close(hidden.weight.grad, outer(delta.detach(), network.x).mean(0))

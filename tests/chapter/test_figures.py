@@ -2,11 +2,12 @@
 
 import re
 import sys
+from io import BytesIO
 
 import pytest
 from PIL import Image
 
-from ce_torch.chapter import figures
+from ce_torch.chapter import animation, figures
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.digits import load_test_images, most_wrong, trained
 from ce_torch.chapter.figures import DRAWINGS
@@ -21,16 +22,9 @@ def in_the_project(root, monkeypatch):
     monkeypatch.chdir(root)
 
 
-@pytest.fixture(scope="module")
-def drawn(root):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        return {name: drawing.draw() for name, drawing in DRAWINGS.items()}
-
-
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_every_axis_has_a_label(name, drawn):
-    for axes in drawn[name].axes:
+    for axes in drawn(name).axes:
         if axes.axison and axes.get_label() != "<colorbar>":
             assert axes.get_xlabel()
             assert axes.get_ylabel()
@@ -38,9 +32,8 @@ def test_every_axis_has_a_label(name, drawn):
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_every_figure_has_a_legend(name, drawn):
-    assert drawn[name].legends or all(
-        axes.get_legend() for axes in drawn[name].axes if axes.get_legend_handles_labels()[0]
-    )
+    figure = drawn(name)
+    assert figure.legends or all(axes.get_legend() for axes in figure.axes if axes.get_legend_handles_labels()[0])
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -48,18 +41,48 @@ def test_every_caption_names_its_equations(name):
     assert re.search(r"\(\d\d\)", DRAWINGS[name].caption)
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
+SLOW = ("starts", "digits")  # to draw
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in DRAWINGS]
+)
 def test_a_figure_is_the_same_every_time_to_the_byte(name, drawn):
-    assert png(drawn[name]) == png(DRAWINGS[name].draw())
+    assert png(drawn(name)) == png(DRAWINGS[name].draw())
 
 
-def test_the_program_writes_every_figure_and_a_page_that_shows_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["figures", "--write", str(tmp_path)])
-    assert figures.main() == 0
-    page = (tmp_path / "README.md").read_text()
+@pytest.fixture
+def write_figures(tmp_path, monkeypatch):
+    """The program, which writes to a folder of its own; it returns what it has written by its name."""
+
+    def write_figures():
+        monkeypatch.setattr(sys, "argv", ["figures", "--write", str(tmp_path)])
+        assert figures.main() == 0
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    return write_figures
+
+
+@pytest.mark.slow
+def test_what_the_program_writes_is_what_is_in_docs_but_for_rounding(write_figures, root):
+    kept = {path.name: path.read_bytes() for path in (root / "docs" / "figures").iterdir()}
+    written = write_figures()
+    assert {name: len(content) for name, content in written.items()} == {
+        name: pytest.approx(len(content), rel=0.1) for name, content in kept.items()
+    }
+
+
+def test_the_program_writes_every_figure_and_a_page_that_shows_them(write_figures, drawn, monkeypatch):
+    for name, drawing in DRAWINGS.items():
+        monkeypatch.setitem(DRAWINGS, name, drawing._replace(draw=lambda name=name: drawn(name)))
+    monkeypatch.setattr(animation, "EPOCHS_PER_FRAME", 100)
+    written = write_figures()
+    assert written.keys() == {*(f"{name}.png" for name in DRAWINGS), "neuron.gif", "README.md"}
     for name in DRAWINGS:
-        assert f"]({name}.png)" in page
-        assert (tmp_path / f"{name}.png").exists()
+        assert f"]({name}.png)" in written["README.md"].decode()
+        assert written[f"{name}.png"].startswith(b"\x89PNG")
+    with Image.open(BytesIO(written["neuron.gif"])) as moving:
+        assert moving.n_frames == 4  # of 301 epochs
 
 
 def test_the_page_in_docs_is_the_one_that_the_program_writes(root):

@@ -207,6 +207,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_a_compiler", "cache")
 @pytest.mark.parametrize(("context", "before"), [("fork", "used"), ("fork", "unused"), ("spawn", "unused")])
 def test_workers_of_a_data_loader_have_kernels(context, before, tmp_path, root):

@@ -115,6 +115,7 @@ def test_a_class_that_is_none_is_refused_before_memory_is_read():
         )
 
 
+@pytest.mark.slow
 @needs_a_compiler
 def test_elements_past_2_to_the_31st_are_found():
     # Pages of zeros that are only read take no memory.

@@ -37,6 +37,7 @@ def test_float16_is_worked_out_in_float32():
     torch.testing.assert_close(log_likelihood(z, y), log_likelihood(z.float(), y).half(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_elements_past_2_to_the_31st_are_found():
     # Only the pages that are touched exist.
     memory = torch.empty(2**31 + 64, dtype=torch.bfloat16, device=DEVICE)
@@ -53,6 +54,7 @@ def cost_and_delta(z, y):
     return C.detach(), *torch.autograd.grad(C, z)
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu_and_move_128_bits_at_once():
     script = Path(__file__).with_name("compile_gpu_kernels.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

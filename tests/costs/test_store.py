@@ -115,6 +115,7 @@ def test_a_folder_in_the_place_of_the_kept_file_is_left_alone(cache, has_kernels
     assert "can't be kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_that_has_loaded_the_kernels_does_not_see_what_becomes_of_the_kept_file(cache):
     script = (
         "import os, sys, torch; from pathlib import Path; from ce_torch.costs.kernels import compiler;"
@@ -227,6 +228,7 @@ def test_a_folder_that_is_relative_is_no_place_for_the_cache(has_kernels, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_process_that_was_killed_left_unfinished_is_cleared(cache, has_kernels):
     script = (
         "import os, signal; from ce_torch.costs.kernels import compiler;"

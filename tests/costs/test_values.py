@@ -296,6 +296,7 @@ def test_cost_and_gradient_are_the_same_with_any_number_of_threads(cost, shape, 
     torch.testing.assert_close(found[1:], [found[0]] * 2, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("backend", ["formulas", "kernels"], indirect=True)
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("head", [quadratic, cross_entropy, log_likelihood, linear_log_likelihood])

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom_in_any_folder_and_leaves_nothing_there(notebook, tmp_path):
     done = subprocess.run([sys.executable, notebook], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -96,6 +96,13 @@ def test_a_checkpoint_of_version_1_loads(training, tmp_path):
     torch.testing.assert_close(loaded, state, rtol=0, atol=0)
 
 
+def test_a_checkpoint_with_a_digest_is_not_of_version_1(tmp_path):
+    content = {"format": checkpoint.FORMAT, "version": 1, "settings": SETTINGS, "training": {}}
+    (tmp_path / "run.pt").write_bytes(checkpoint.seal(content))
+    with pytest.raises(CheckpointError, match=rf"version 1, expected {checkpoint.VERSION}"):
+        checkpoint.load(tmp_path / "run.pt")
+
+
 def test_a_file_without_an_end_is_not_read(tmp_path):
     (tmp_path / "run.pt").symlink_to("/dev/zero")
     with pytest.raises(CheckpointError, match=r"run\.pt is a folder or a device"):

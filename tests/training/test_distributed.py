@@ -3,127 +3,139 @@
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 import torch
 
+from ce_torch import CrossEntropyCost
 from ce_torch.training import checkpoint, distributed
 from ce_torch.training.loop import Training
+from ce_torch.training.network import MLPs
 
-# Real MNIST, in mini-batches large enough for an epoch of a second.
-GRID = ("--lr", 0.1, 0.5, "--runs", 2, "--batch-size", 100)
-ALONE = ("--batch-size", 101)
-IN_TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+KINDS = {
+    # Of six networks the second process has three of other seeds than the first.
+    "networks": ("--lr", 0.1, 0.2, 0.5, "--runs", 2, "--batch-size", 100),
+    "mini-batches": ("--batch-size", 101),
+}
+END_OF_RUN = "-" * 10
 
 
 @pytest.fixture(scope="module")
-def start(root):
-    """Start train.py in processes of its own, which do not outlive the tests."""
-    started = []
+def run_alone(program, slice_of_mnist):
+    """train.py as a function of its flags, in this process and on the slice of MNIST; it returns what is printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ce_torch.training.mnist.load", lambda *_: slice_of_mnist)
+        patch.setattr("ce_torch.training.mnist.identify", lambda _: "MNIST")
 
-    def start(*flags, in_two=True):
-        command = [sys.executable, *(IN_TWO if in_two else ()), "train.py", *flags]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen([*map(str, command)], cwd=root, text=True, **pipes))
-        return started[-1]
+        def run_alone(*flags):
+            patch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+            with redirect_stdout(StringIO()) as out:
+                assert program.main() == 0
+            return out.getvalue().splitlines()
 
-    yield start
-    for process in started:
-        process.terminate()
-        process.communicate()
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out.splitlines()
+        yield run_alone
 
 
-@pytest.fixture(scope="module", params=[GRID, ALONE], ids=["networks", "mini-batches"])
-def jobs(request, start, tmp_path_factory):
-    """What two processes print and save of two epochs, and what one does."""
+@pytest.fixture(scope="module")
+def jobs(run_alone, start_on_slice, finish, tmp_path_factory):
+    """A folder with what one process and two save of each kind of run, and all that they print.
+
+    Two epochs are in one.pt and two.pt, a third in one-on.pt, which two processes make of one.pt, and in two-on.pt.
+    """
     folder = tmp_path_factory.mktemp("jobs")
-    flags = *request.param, "--epochs", 2, "--checkpoint"
-    paths = folder / "two.pt", folder / "one.pt"
-    printed = [finish(start(*flags, path, in_two=in_two)) for path, in_two in zip(paths, (True, False), strict=True)]
-    return paths, [[line for line in lines if not line.startswith("written: ")] for lines in printed]
+    alone, commands = {}, []
+    for kind, flags in KINDS.items():
+        (folder / kind).mkdir()
+        one, two, one_on = (folder / kind / f"{name}.pt" for name in ("one", "two", "one-on"))
+        alone[kind] = run_alone(*flags, "--epochs", 2, "--checkpoint", one)
+        commands += [*flags, "--epochs", 2, "--checkpoint", two, ","]
+        commands += ["--resume", one, "--epochs", 3, "--checkpoint", one_on, ",", "--evaluate", two, ","]
+    lines = iter(finish(start_on_slice(*commands, in_two=True)))
+    printed = {}
+    for kind in KINDS:
+        trained, _, evaluated = ([*iter(lambda: next(lines), END_OF_RUN)] for _ in range(3))
+        printed[kind] = {"one": alone[kind], "two": trained, "evaluated": evaluated}
+        two, two_on = (folder / kind / f"{name}.pt" for name in ("two", "two-on"))
+        run_alone("--resume", two, "--epochs", 3, "--checkpoint", two_on)
+    return folder, printed
 
 
-def weights(path):
-    return checkpoint.load(path)[1]["network"]
+def without_figures(lines):
+    return [re.sub(r"\d+\.\d+", "", line) for line in lines if not line.startswith("written: ")]
 
 
-def assert_same_up_to_rounding(path, other):
-    ours, theirs = weights(path), weights(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_what_one_does(jobs, assert_weights, kind):
+    folder, _ = jobs
+    assert_weights(folder / kind / "two.pt", folder / kind / "one.pt", up_to=1e-3)
 
 
-def test_two_processes_train_what_one_does(jobs):
-    (two, one), _ = jobs
-    assert_same_up_to_rounding(two, one)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_print_what_one_does(jobs, kind):
+    _, printed = jobs
+    assert len(printed[kind]["one"]) > 3
+    assert without_figures(printed[kind]["two"]) == without_figures(printed[kind]["one"])
 
 
-def test_two_processes_print_what_one_does(jobs):
-    _, (of_two, of_one) = jobs
-    without_figures = [[re.sub(r"\d+\.\d+", "", line) for line in lines] for lines in (of_two, of_one)]
-    assert without_figures[0] == without_figures[1]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_two_processes_goes_on_in_one_and_the_other_way_round(jobs, assert_weights, epochs_done, kind):
+    folder, _ = jobs
+    assert epochs_done(folder / kind / "one-on.pt") == 3
+    assert_weights(folder / kind / "two-on.pt", folder / kind / "one-on.pt", up_to=1e-3)
 
 
-def test_a_checkpoint_of_two_processes_goes_on_in_one(jobs, start, tmp_path):
-    (two, one), _ = jobs
-    finish(start("--resume", two, "--epochs", 3, "--checkpoint", tmp_path / "a.pt", in_two=False))
-    finish(start("--resume", one, "--epochs", 3, "--checkpoint", tmp_path / "b.pt"))
-    assert_same_up_to_rounding(tmp_path / "a.pt", tmp_path / "b.pt")
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_evaluate_a_checkpoint_as_it_was_trained(jobs, kind):
+    _, printed = jobs
+    after_two_epochs = [line for line in printed[kind]["two"][2:] if not line.startswith("written: ")]
+    assert printed[kind]["evaluated"] == after_two_epochs
 
 
-def test_two_processes_evaluate_a_checkpoint_as_it_was_trained(jobs, start):
-    (two, _), (of_two, _) = jobs
-    after_two_epochs = of_two[2:]
-    assert finish(start("--evaluate", two)) == after_two_epochs
-
-
-def test_a_process_that_dies_ends_the_job_and_leaves_the_last_checkpoint_good(start, tmp_path):
+@pytest.mark.slow
+def test_two_processes_end_as_one_does(start_on_slice, finish, tmp_path, epochs_done):
     path = tmp_path / "run.pt"
-    process = start("--runs", 2, "--batch-size", 100, "--epochs", 1000, "--checkpoint", path)
-    while not path.exists() or not checkpoint.load(path)[1]["history"]:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.1)
-    os.kill(process_of_rank(1, process), signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
+    (line,) = finish(start_on_slice("--runs", 2, "--epochs", 1, "--checkpoint", path, "--quiet", in_two=True))
+    assert line.startswith("test accuracy ")
+    assert epochs_done(path) == 1
+
+
+def test_a_process_that_dies_ends_the_job_and_leaves_the_last_checkpoint_good(start_on_slice, tmp_path):
+    path = tmp_path / "run.pt"
+    job = start_on_slice("--runs", 2, "--epochs", 1_000_000, "--checkpoint", path, in_two=True)
+    second = next(number for line in job.stderr for number in re.findall(r"^rank 1 is process (\d+)$", line))
+    assert job.stdout.readline().startswith("epoch 1/")  # which is saved by then
+    os.kill(int(second), signal.SIGKILL)
+    _, err = job.communicate()
+    assert job.returncode != 0
     assert f"stopped after an epoch was saved; to go on: python train.py --resume {path}" in err.splitlines()
     run, state = checkpoint.load(path)
     assert state["history"]
     assert all(len(tensor) == run["runs"] for tensor in state["network"].values())
 
 
-def process_of_rank(rank, torchrun):
-    children = subprocess.run(["pgrep", "-P", str(torchrun.pid)], capture_output=True, text=True, check=True).stdout
-    environments = {int(child): Path(f"/proc/{child}/environ").read_text().split("\0") for child in children.split()}
-    (found,) = [child for child, environment in environments.items() if f"RANK={rank}" in environment]
-    return found
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--compile",), "--compile goes with one process for one network, got 2; leave it out"),
-        (("--resume", "nowhere.pt"), "nowhere.pt cannot be read"),
-        (("--lr", "x"), "argument --lr: must be a number"),
-        (("--checkpoint", "README.md/run.pt"), "README.md/run.pt cannot be written"),
+        pytest.param(
+            ("--compile",), "--compile goes with one process for one network", id="settings", marks=pytest.mark.slow
+        ),
+        pytest.param(("--resume", "nowhere.pt"), "nowhere.pt cannot be read", id="file-that-the-first-reads"),
+        pytest.param(("--lr", "x"), "argument --lr: must be a number", id="flag", marks=pytest.mark.slow),
+        pytest.param(
+            ("--checkpoint", "README.md/run.pt"),
+            "README.md/run.pt cannot be written",
+            id="file-that-the-first-writes",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["settings", "file-that-the-first-reads", "flag", "file-that-the-first-writes"],
 )
-def test_an_error_is_told_once_and_first(start, tmp_path, flags, message):
-    process = start("--checkpoint", tmp_path / "run.pt", *flags)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (1, "")
+def test_an_error_is_told_once_and_first(start_on_slice, tmp_path, flags, message):
+    job = start_on_slice("--checkpoint", tmp_path / "run.pt", *flags, in_two=True)
+    out, err = job.communicate()
+    assert (job.returncode, out) == (1, "")
     assert err.count(message) == 1
     ours = err.partition("torch/distributed/elastic")[0]  # where torchrun's own report begins
     assert [line.partition(message)[0] for line in ours.splitlines() if message in line] == ["train.py: "]
@@ -131,29 +143,47 @@ def test_an_error_is_told_once_and_first(start, tmp_path, flags, message):
     assert list(tmp_path.iterdir()) == []
 
 
-TELL_BESIDE_TORCHRUN = """
-import os, signal, sys
-from ce_torch.training import distributed
-
-class EndedWhileItSpeaks:
-    def write(self, text):
-        os.kill(os.getpid(), signal.SIGTERM)
-        sys.__stderr__.write(text)
-
-    def flush(self):
-        sys.__stderr__.flush()
-
-sys.stderr = EndedWhileItSpeaks()
-distributed.report_error("the reason")
-"""
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_on_mnist_what_one_does(start, finish, assert_weights, tmp_path, kind):
+    for path, words in (
+        ("one.pt", ()),
+        ("two.pt", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)),
+    ):
+        finish(start(*words, "train.py", *KINDS[kind], "--epochs", 2, "--checkpoint", tmp_path / path))
+    assert_weights(tmp_path / "two.pt", tmp_path / "one.pt", up_to=1e-3)
 
 
-def test_a_process_that_torchrun_ends_tells_its_error_first(root, tmp_path):
-    (tmp_path / "0").mkdir()
-    environment = os.environ | {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "0" / "error.json")}
-    command = [sys.executable, "-c", TELL_BESIDE_TORCHRUN]
-    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert run.stderr == "-c: the reason\n"
+@pytest.fixture
+def endings_raise():
+    """Have the signals by which torchrun ends a process raise an error in this one."""
+
+    def fail(number, frame):
+        raise AssertionError(f"ended by signal {number}")
+
+    before = {ending: signal.signal(ending, fail) for ending in distributed.END_SIGNALS}
+    yield
+    for ending, handler in before.items():
+        signal.signal(ending, handler)
+
+
+@pytest.mark.usefixtures("endings_raise")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_torchrun_ends_tells_its_error_first(monkeypatch, tmp_path, ending):
+    told = []
+
+    class EndedWhileItSpeaks:
+        def write(self, text):
+            os.kill(os.getpid(), ending)
+            told.append(text)
+
+        def flush(self):
+            pass
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "0" / "error.json"))
+    monkeypatch.setattr(sys, "stderr", EndedWhileItSpeaks())
+    distributed.report_error("the reason")
+    assert "".join(told).endswith(": the reason\n")
 
 
 def test_of_the_processes_of_a_job_the_first_to_fail_tells_why(monkeypatch, tmp_path, capsys):
@@ -201,6 +231,18 @@ def test_shares_hold_every_network_once_and_differ_by_one_at_most(n, processes, 
         shares.append(range(n)[distributed.own_part(n)])
     assert [i for share in shares for i in share] == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_of_networks_that_have_stalled_each_process_holds_its_own_back():
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    x, y = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+    networks = MLPs([3, 2], generators=generators)
+    second = slice(2, 4)
+    training = distributed.NetworkParallel(
+        networks, CrossEntropyCost(), x, y, lr=0.5, generator=generators, part=second
+    )
+    training.set_rates([False, False, True, False])
+    assert training.eta.flatten().tolist() == [0, 0.5]
 
 
 def test_more_processes_than_networks_are_refused(train, monkeypatch):

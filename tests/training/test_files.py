@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 
 import pytest
 
@@ -174,23 +173,15 @@ def test_what_is_no_file_is_told_and_stays(tmp_path, make, use):
 
 
 @pytest.fixture
-def python(root, tmp_path):
+def python(root, start, tmp_path):
     """Start Python on lines of code that know `files` and `path`, a file called run.pt in the folder of the test."""
-    started = []
 
     def python(code, path=tmp_path / "run.pt"):
         code = f"import os, pathlib, signal, sys, files\npath = pathlib.Path({str(path)!r})\n{code}"
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         # There files.py can be imported alone, without torch.
-        started.append(
-            subprocess.Popen([sys.executable, "-c", code], cwd=root / "ce_torch" / "training", text=True, **pipes)
-        )
-        return started[-1]
+        return start("-c", code, cwd=root / "ce_torch" / "training", stdin=subprocess.PIPE)
 
-    yield python
-    for process in started:
-        process.kill()
-        process.communicate()
+    return python
 
 
 DIE_WHILE_WRITING = """

@@ -4,60 +4,13 @@ from itertools import chain
 
 import pytest
 import torch
+from networks import assert_equal, examples, generator, new_training, new_training_of_many, train, weights
 from torch import nn
 
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
 from ce_torch.training.loop import Training, evaluate
-from ce_torch.training.network import MLP, MLPs
 
 COSTS = [QuadraticCost, CrossEntropyCost, LogLikelihoodCost]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def examples(n, seed=0):
-    g = generator(seed)
-    return torch.randn(n, 4, generator=g, dtype=torch.float64), torch.randint(0, 3, (n,), generator=g)
-
-
-def new_training(cost=None, *, n=23, seed=0, monitor=("validation",), lr=0.5, **options):
-    g = generator(seed)
-    return Training(
-        MLP([4, 5, 3], generator=g).double(),
-        cost or CrossEntropyCost(),
-        *examples(n),
-        lr=lr,
-        generator=g,
-        monitor={name: examples(50, seed=9) for name in monitor},
-        **options,
-    )
-
-
-def new_training_of_many(networks=3, seed=0, lr=0.5, **options):
-    generators = [generator(seed + k) for k in range(networks)]
-    return Training(
-        MLPs([4, 5, 3], generators=generators).double(),
-        CrossEntropyCost(),
-        *examples(23),
-        lr=lr,
-        generator=generators,
-        monitor={"validation": examples(50, seed=9)},
-        **options,
-    )
-
-
-def train(training, epochs, **options):
-    return list(training.run(epochs, **options))
-
-
-def weights(training):
-    return [parameter.detach().clone() for parameter in training.network.parameters()]
-
-
-def assert_equal(ours, theirs):
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def step_by_autograd(training, x, y, *, shrink):
@@ -272,62 +225,3 @@ def test_early_stopping_does_not_outlast_the_epochs():
 
 def test_early_stopping_ends_the_run():
     assert len(train(new_training(lr=0), 99, early_stopping=3)) == 4
-
-
-@pytest.mark.parametrize("lmbda", [0, 2])
-def test_each_of_many_networks_is_trained_as_it_is_alone(lmbda):
-    together = new_training_of_many(lmbda=lmbda)
-    history = train(together, 2)
-    for k in range(3):
-        alone = new_training(seed=k, lmbda=lmbda)
-        scores = [record["validation"] for record in train(alone, 2)]
-        torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(alone))
-        for measure in ("cost", "accuracy", "correct"):
-            ours = [record["validation"][measure][k] for record in history]
-            torch.testing.assert_close(ours, [score[measure] for score in scores])
-
-
-def test_each_of_many_networks_stops_early_where_it_does_alone():
-    together = new_training_of_many(networks=8)
-    train(together, 20, early_stopping=2)
-    alone = [new_training(seed=k) for k in range(8)]
-    epochs = [len(train(training, 20, early_stopping=2)) for training in alone]
-    assert len(together.history) == max(epochs) > min(epochs)
-    for k, training in enumerate(alone):
-        torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(training))
-
-
-def test_each_of_many_networks_has_its_own_learning_rate_and_regularization():
-    together = new_training_of_many(lr=[0.1, 0.5, 2.0], lmbda=[0, 3, 1])
-    train(together, 2)
-    for k, (lr, lmbda) in enumerate([(0.1, 0), (0.5, 3), (2.0, 1)]):
-        alone = new_training(seed=k, lr=lr, lmbda=lmbda)
-        train(alone, 2)
-        torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(alone))
-
-
-@pytest.mark.parametrize("lmbda", [0, [0, 2, 4]])
-def test_many_networks_compiled_are_trained_as_they_are_eagerly(lmbda):
-    eager, compiled = (new_training_of_many(lmbda=lmbda, compile=compile) for compile in (False, True))
-    train(eager, 2)
-    train(compiled, 2)
-    torch.testing.assert_close(weights(compiled), weights(eager))
-
-
-def test_memory_grows_by_the_networks_and_not_by_copies_of_the_data(peak_memory):
-    x, y = torch.rand(20_000, 100), torch.zeros(20_000, dtype=torch.int64)
-    generators = [generator(seed) for seed in range(8)]
-    networks = MLPs([100, 3, 3], generators=generators)
-    training = Training(networks, CrossEntropyCost(), x, y, lr=0.5, batch_size=50, generator=generators)
-    assert peak_memory(training.train_one_epoch) < x.nbytes / 2
-
-
-def test_a_network_that_diverges_disturbs_no_other():
-    with_it, without = new_training_of_many(), new_training_of_many()
-    with torch.no_grad():
-        for parameter in with_it.parameters:
-            parameter[1] = torch.nan
-    train(with_it, 2)
-    train(without, 2)
-    assert_equal([p[::2] for p in weights(with_it)], [p[::2] for p in weights(without)])
-    assert all(p[1].isnan().all() for p in weights(with_it))

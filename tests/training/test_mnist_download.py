@@ -11,18 +11,11 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 import torchvision
 
 from ce_torch.training import mnist
 
 RAW = Path("MNIST", "raw")
-
-
-def assert_same(ours, theirs):
-    for part, other in zip(ours, theirs, strict=True):
-        assert torch.equal(part.x, other.x)
-        assert torch.equal(part.y, other.y)
 
 
 class Mirror(http.server.SimpleHTTPRequestHandler):
@@ -56,14 +49,14 @@ def mirror(tmp_path, monkeypatch, packed):
 
 
 @pytest.mark.parametrize("made_before", [Path(), RAW], ids=["no-folder", "an-empty-folder"])
-def test_where_there_is_no_mnist_it_is_downloaded(real_mnist, packed, mirror, tmp_path, made_before):
+def test_where_there_is_no_mnist_it_is_downloaded(real_mnist, packed, mirror, tmp_path, made_before, assert_same_data):
     shutil.copytree(packed, mirror, dirs_exist_ok=True)
     data_dir = tmp_path / "data"
     if made_before != Path():
         (data_dir / made_before).mkdir(parents=True)
-    assert_same(mnist.load(data_dir), real_mnist)
+    assert_same_data(mnist.load(data_dir), real_mnist)
     shutil.rmtree(mirror)
-    assert_same(mnist.load(data_dir), real_mnist)
+    assert_same_data(mnist.load(data_dir), real_mnist)
 
 
 def serve_nothing(mirror, packed):

@@ -1,7 +1,9 @@
 """Where the program's output goes: a narrow terminal, a reader that has had enough, a full disk, closed, ASCII."""
 
 import contextlib
+import errno
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -10,73 +12,33 @@ import struct
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ce_torch.training import checkpoint
 from ce_torch.training.streams import PatientFile, patient
 
-RUN = ("--epochs", "2", "--batch-size", "1000", "--checkpoint")
+RUN = ("--epochs", 2, "--batch-size", 1000, "--checkpoint")
 
+# streams.py can be imported alone, without torch.
+WRITE_AND_LEAVE_A_FILE = """
+import sys
+from streams import run_with_patient_streams
 
-@pytest.fixture(scope="module")
-def start(root):
-    """Start train.py in a process of its own, through a shell's redirections, which does not outlive the tests."""
-    processes = []
+def main():
+    for line in ("first", "second"):
+        print(line, flush=True)
+        if sys.stdin:
+            sys.stdin.readline()
+    with open(sys.argv[1], "w") as file:
+        return file.write("") or 0
 
-    def start(*flags, redirections="", environment=None, **streams):
-        command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, root / "train.py", *flags]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-        process = subprocess.Popen(command, cwd=root, env=os.environ | (environment or {}), **streams)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-        for stream in filter(None, (process.stdout, process.stderr)):
-            stream.close()
-
-
-def epochs_done(path):
-    return len(checkpoint.load(path)[1]["history"])
-
-
-def test_help_is_printed_where_the_output_is_ascii(start):
-    process = start("--help", environment={"PYTHONIOENCODING": "ascii"})
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, b"")
-    assert rb"learning rate \u03b7" in out
-
-
-def test_a_reader_that_leaves_after_the_first_line_does_not_end_the_training(start, tmp_path):
-    path = tmp_path / "run.pt"
-    process = start(*RUN, path)
-    assert process.stdout.readline().startswith(b"epoch 1/2: ")
-    process.stdout.close()
-    _, err = process.communicate()
-    assert (process.returncode, err, epochs_done(path)) == (0, b"", 2)
-
-
-def test_closed_streams_do_not_end_the_training(start, tmp_path):
-    path = tmp_path / "run.pt"
-    process = start(*RUN, path, redirections="<&- >&- 2>&-")
-    assert process.communicate() == (b"", b"")
-    assert (process.returncode, epochs_done(path)) == (0, 2)
-
-
-def test_an_output_that_cannot_be_written_is_told_once_the_training_is_done(start, tmp_path):
-    path = tmp_path / "run.pt"
-    process = start(*RUN, path, redirections="> /dev/full")
-    _, err = process.communicate()
-    assert err == b"train.py: what was printed is lost (No space left on device)\n"
-    assert (process.returncode, epochs_done(path)) == (2, 2)
-
-
+sys.argv[0] = "talk.py"
+sys.exit(run_with_patient_streams(main))
+"""
 WRITE_TO_ONE = """
 import os, sys
-from ce_torch.training.streams import run_with_patient_streams
+from streams import run_with_patient_streams
 
 def main():
     with open(sys.argv[1], "w"):
@@ -86,9 +48,77 @@ run_with_patient_streams(main)
 """
 
 
+@pytest.fixture
+def talk(root, start, tmp_path):
+    """Start a program that prints two lines, each time waits for one, and then writes the file that is returned too."""
+
+    def talk(**options):
+        path = tmp_path / "end"
+        process = start("-c", WRITE_AND_LEAVE_A_FILE, path, cwd=root / "ce_torch" / "training", **options)
+        return process, path
+
+    return talk
+
+
+def run_redirected(redirections, *words, cwd):
+    """Run Python through a shell's redirections."""
+    command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_a_reader_that_leaves_after_the_first_line_does_not_end_the_program(talk):
+    process, end = talk(stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "first\n"
+    process.stdout.close()
+    _, err = process.communicate("\n\n")
+    assert (process.returncode, err) == (0, "")
+    assert end.exists()
+
+
+def test_closed_streams_do_not_end_the_program(root, tmp_path):
+    words = "-c", WRITE_AND_LEAVE_A_FILE, tmp_path / "end"
+    done = run_redirected("<&- >&- 2>&-", *words, cwd=root / "ce_torch" / "training")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "end").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_once_the_program_is_done(talk):
+    with open("/dev/full", "w") as full:
+        process, end = talk(stdin=subprocess.DEVNULL, stdout=full)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (2, "talk.py: what was printed is lost (No space left on device)\n")
+    assert end.exists()
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_after_the_first_epoch_does_not_end_the_training(start, tmp_path, epochs_done):
+    path = tmp_path / "run.pt"
+    process = start("train.py", *RUN, path)
+    assert process.stdout.readline().startswith("epoch 1/2: ")
+    process.stdout.close()
+    _, err = process.communicate()
+    assert (process.returncode, err, epochs_done(path)) == (0, "", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("redirections", "code", "err"),
+    [
+        ("<&- >&- 2>&-", 0, ""),
+        ("> /dev/full", 2, "train.py: what was printed is lost (No space left on device)\n"),
+    ],
+    ids=["closed", "full"],
+)
+def test_no_stream_ends_the_training(root, redirections, code, err, tmp_path, epochs_done):
+    path = tmp_path / "run.pt"
+    done = run_redirected(redirections, "train.py", *RUN, path, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
+    assert epochs_done(path) == 2
+
+
 def test_a_closed_stream_leaves_its_number_to_no_file(root, tmp_path):
-    words = [sys.executable, "-c", WRITE_TO_ONE, tmp_path / "file"]
-    subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *words], cwd=root, check=True)
+    words = "-c", WRITE_TO_ONE, tmp_path / "file"
+    assert run_redirected(">&-", *words, cwd=root / "ce_torch" / "training").returncode == 0
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -110,11 +140,15 @@ def terminal_that_is_gone():
     return (os.fdopen(writing, "w"),)
 
 
-@pytest.mark.parametrize("place", [full_pipe, pipe_without_a_reader, terminal_that_is_gone])
-def test_what_cannot_be_written_is_dropped(place):
+@pytest.mark.parametrize(
+    ("place", "error"), [(full_pipe, None), (pipe_without_a_reader, None), (terminal_that_is_gone, errno.EIO)]
+)
+def test_what_cannot_be_written_is_dropped_and_noted_unless_the_reader_has_had_enough(place, error):
     with contextlib.ExitStack() as stack:
         writing, *_ = map(stack.enter_context, place())
-        print("x" * 1_000_000, file=patient(PatientFile(writing.fileno(), "w", closefd=False), None))
+        file = PatientFile(writing.fileno(), "w", closefd=False)
+        print("x" * 1_000_000, file=patient(file, None))
+        assert getattr(file.error, "errno", None) == error
 
 
 def read_all(reading):
@@ -130,50 +164,64 @@ def read_all(reading):
         parts.append(part)
 
 
+def open_terminal(columns):
+    """Return the two ends of a terminal of so many columns: where to read what it shows, and where to write."""
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return reading, writing
+
+
 @pytest.fixture
-def on_terminal(start):
-    """Start train.py with its errors on a terminal of so many columns; return the process, and where to read them."""
-    opened = []
+def frames(train, monkeypatch):
+    """What train.py shows on a terminal of so many columns, one after the other, on a clock that never stands still."""
 
-    def on_terminal(*flags, columns=60):
-        reading, writing = pty.openpty()
-        opened.append(reading)
-        fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        process = start(*flags, stderr=writing)
-        os.close(writing)
-        return process, reading
+    def frames(*flags, columns):
+        clock = itertools.count()
+        monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+        reading, writing = open_terminal(columns)
+        with ThreadPoolExecutor() as pool, open(reading, "rb"):
+            shown = pool.submit(read_all, reading)
+            with open(writing, "w") as terminal, monkeypatch.context() as patch:
+                patch.setattr(sys, "stderr", terminal)
+                assert train(*flags).code == 0
+            return [frame.strip() for frame in re.split(r"[\r\n]+", shown.result())]
 
-    yield on_terminal
-    for reading in opened:
-        os.close(reading)
-
-
-def frames(reading):
-    return [frame.strip() for frame in re.split(r"[\r\n]+", read_all(reading))]
+    return frames
 
 
 @pytest.mark.parametrize("columns", [60, 40])
-def test_a_narrow_terminal_shows_the_accuracy_on_one_line(on_terminal, tmp_path, columns):
-    _, reading = on_terminal(*RUN, tmp_path / "run.pt", columns=columns)
-    shown = frames(reading)
+def test_a_narrow_terminal_shows_the_accuracy_on_one_line(frames, columns):
+    shown = frames("--epochs", 2, "--checkpoint", "run.pt", columns=columns)
     assert max(map(len, shown)) <= columns
     assert re.match(r"epoch 2/2: validation accuracy \d\d\.\d", shown[-2])
 
 
-def test_the_bar_moves_within_an_epoch(on_terminal, tmp_path):
-    _, reading = on_terminal("--epochs", "1", "--checkpoint", tmp_path / "run.pt", columns=100)
-    percents = {int(percent) for frame in frames(reading) for percent in re.findall(r"(\d+)%\|", frame)}
+def test_the_bar_moves_within_an_epoch(frames):
+    shown = frames("--epochs", 1, "--checkpoint", "run.pt", columns=100)
+    percents = {int(percent) for frame in shown for percent in re.findall(r"(\d+)%\|", frame)}
     assert len(percents - {0, 100}) > 1
 
 
-def test_a_terminal_shows_something_before_the_imports(on_terminal):
-    _, reading = on_terminal("--help")
-    assert frames(reading)[0] == "loading PyTorch ..."
+@pytest.fixture
+def at_start(start, tmp_path):
+    """train.py on a terminal, as soon as it shows something, and where to read the rest of it."""
+    reading, writing = open_terminal(columns=60)
+    process = start("train.py", "--epochs", 1_000_000, "--checkpoint", tmp_path / "run.pt", stderr=writing, text=False)
+    os.close(writing)
+    with open(reading, "rb"):
+        assert os.read(reading, len("loading PyTorch")) == b"loading PyTorch"
+        yield process, reading
 
 
-def test_ctrl_c_while_the_imports_run_leaves_no_traceback(on_terminal, tmp_path):
-    process, reading = on_terminal("--epochs", "1000", "--checkpoint", tmp_path / "run.pt")
-    assert os.read(reading, 7) == b"loading"
+def test_a_terminal_shows_something_before_the_imports(at_start, tmp_path):
+    process, _ = at_start
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_imports_run_leaves_no_traceback(at_start):
+    process, reading = at_start
     process.send_signal(signal.SIGINT)
     assert "Traceback" not in read_all(reading)
     assert process.wait() == 130

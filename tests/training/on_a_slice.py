@@ -1,0 +1,50 @@
+"""train.py as a program on a slice of MNIST, started in the project: python tests/training/on_a_slice.py SLICE FLAGS.
+
+A comma between flags starts another run after the first. The runs share one job of torchrun, which starts late.
+"""
+
+import itertools
+import os
+import runpy
+import sys
+from contextlib import nullcontext
+
+import torch
+
+sys.path.insert(0, os.getcwd())
+
+from ce_torch.training import distributed, mnist
+
+END_OF_RUN = "-" * 10  # what is printed after each of several runs
+
+
+def use_slice(path):
+    """Have the slice of MNIST in a file stand for MNIST."""
+    parts = torch.load(path)
+    mnist.load = lambda data_dir, device: mnist.MNIST(*(mnist.Examples(x.to(device), y.to(device)) for x, y in parts))
+    mnist.identify = lambda data: "MNIST"
+
+
+def run_all(commands):
+    """Run the program with each list of flags, in one job; return the exit code of the first that fails."""
+    program = runpy.run_path("train.py")
+    job, distributed.job = distributed.job, nullcontext
+    with job():
+        for flags in commands:
+            sys.argv = ["train.py", *flags]
+            if code := program["main"]():
+                return code
+            print(END_OF_RUN, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    _, path, *flags = sys.argv
+    use_slice(path)
+    if "RANK" in os.environ:
+        print(f"rank {os.environ['RANK']} is process {os.getpid()}", file=sys.stderr, flush=True)
+    commands = [list(group) for is_comma, group in itertools.groupby(flags, ",".__eq__) if not is_comma]
+    if len(commands) > 1:
+        distributed.exit_process(run_all(commands))
+    sys.argv = ["train.py", *flags]
+    runpy.run_path("train.py", run_name="__main__")
