@@ -126,7 +126,8 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             return C
 
         @staticmethod
-        def backward(ctx: Any, grad_output: Tensor | None) -> Gradients:
+        def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
+            (grad_output,) = grad_outputs
             implementation, statistics = ctx.implementation, ctx.statistics
             is_watched = count_dispatch_modes() and implementation is not function.operator
             if grad_output is None or is_watched or may_be_differentiated(grad_output):
@@ -153,7 +154,8 @@ def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
             return C
 
         @staticmethod
-        def backward(ctx: Any, grad_output: Tensor) -> Gradients:
+        def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
+            (grad_output,) = grad_outputs
             *tensors, statistics = ctx.saved_tensors
             inputs = *tensors, *ctx.constants
             z_needs_grad = ctx.needs_input_grad[1]
@@ -177,8 +179,8 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             ctx.save_for_forward(*inputs[1 : len(spec.derivatives) + 1])
 
         @staticmethod
-        def backward(ctx: Any, grad_output: Tensor | None) -> Gradients:
-            return gradients(ctx, spec, grad_output)
+        def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
+            return gradients(ctx, spec, *grad_outputs)
 
         @staticmethod
         @carry_tangents
@@ -192,7 +194,8 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             return reduce(ctx.reduction, sum(changes[1:], start=changes[0]), spec.counted(*tensors, *ctx.constants))
 
         @staticmethod
-        def vmap(info: Any, in_dims: tuple[int | None, ...], reduction: str, *inputs: Any) -> tuple[Tensor, int]:
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+            reduction, *inputs = arguments
             # A batch of costs is one cost of more examples, which is computed as any other.
             z, z_dim = inputs[0], in_dims[1]
             shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])

@@ -42,10 +42,10 @@ def exponentials(z: Tensor, c: float, t: Tensor | None = None) -> Exponentials:
 
 def exponents(z: Tensor, m: Tensor, c: float) -> Tensor:
     """Return c (z − m), 0 where both are ∞ and −∞ where both are −∞."""
-    return scale(c, (z - above_minus_infinity(m)).masked_fill(z == torch.inf, 0))
+    return scale(c, (z - clamp_infinite(m)).masked_fill(z == torch.inf, 0))
 
 
-def above_minus_infinity(m: Tensor) -> Tensor:
+def clamp_infinite(m: Tensor) -> Tensor:
     """Return m, or the lowest finite number for −∞, which still is ∞ away."""
     return m.clamp(min=torch.finfo(m.dtype).min)
 

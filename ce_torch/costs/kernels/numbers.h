@@ -57,9 +57,9 @@ using Floats = Reals<float>;
 using Words = Vector<uint32_t, 16>;
 using Halves = Vector<uint16_t, 16>;
 
-Floats widen(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
+Floats to_floats(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
 
-Floats widen(Halves x, Float16) {
+Floats to_floats(Halves x, Float16) {
   Words word = __builtin_convertvector(x, Words), exponent = word & 0x7c00;
   // 2¹¹² is by how much the exponents of a float are larger; subnormal numbers become normal.
   Words number = (Words)((Floats)((word & 0x7fff) << 13) * 0x1p112f);
@@ -93,7 +93,7 @@ Reals<double> load(const double* from, int64_t count) { return load_real(from, c
 template <class Half> Floats load_half(const Half* from, int64_t count) {
   Halves vector = {};
   std::memcpy(&vector, from, count * sizeof(Half));
-  return widen(vector, Half());
+  return to_floats(vector, Half());
 }
 Floats load(const Bfloat16* from, int64_t count) { return load_half(from, count); }
 Floats load(const Float16* from, int64_t count) { return load_half(from, count); }

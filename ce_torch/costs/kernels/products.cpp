@@ -13,12 +13,12 @@
 #include <vector>
 
 // Of threads.cpp.
-void share_out(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
+void parallel_for(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
 
 namespace {
 
-template <class Function> void share_out(int64_t parts, int threads, Function f) {
-  ::share_out(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
+template <class Function> void parallel_for(int64_t parts, int threads, Function f) {
+  ::parallel_for(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
 }
 
 
@@ -105,7 +105,7 @@ void store(Floats x, float* target) { std::memcpy(target, &x, sizeof x); }
 
 extern "C" void product(const Matrix& a, const Matrix& b, const Matrix& out, int64_t rows, int64_t columns,
                         int64_t inner, bool add, int threads) {
-  share_out((rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
+  parallel_for((rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
     for (int64_t start = part * part_rows; start < std::min((part + 1) * part_rows, rows); start += tile_rows)
       row_product(a, b, out, start, rows, columns, inner, add);
   });
@@ -116,7 +116,7 @@ extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const flo
                                 int64_t rows, int64_t columns, int64_t inner, int threads) {
   int64_t parts = (rows + part_rows - 1) / part_rows;
   std::vector<float> maxima(parts * columns, -std::numeric_limits<float>::infinity());
-  share_out(parts, threads, [&](int64_t part) {
+  parallel_for(parts, threads, [&](int64_t part) {
     float* largest = &maxima[part * columns];
     for (int64_t start = part * part_rows; start < std::min((part + 1) * part_rows, rows); start += tile_rows) {
       row_product(weight, x, z, start, rows, columns, inner, false);

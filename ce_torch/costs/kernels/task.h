@@ -8,12 +8,12 @@
 #endif
 
 // In threads.cpp.
-void share_out(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
+void parallel_for(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
 
 namespace {
 
-template <class Function> void share_out(int64_t parts, int threads, Function f) {
-  ::share_out(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
+template <class Function> void parallel_for(int64_t parts, int threads, Function f) {
+  ::parallel_for(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
 }
 
 // What is read of a row at once: little enough to stay in the nearest cache, where it is read a second time.
@@ -99,7 +99,7 @@ template <class Number> struct Typed : Task {
   // Calls f(row) for every row, in several threads.
   template <class Function> void each_row(Function f) const {
     int64_t together = std::max<int64_t>(part_elements / columns, 1);
-    share_out((rows + together - 1) / together, threads, [&](int64_t part) {
+    parallel_for((rows + together - 1) / together, threads, [&](int64_t part) {
       for (int64_t row = part * together; row < std::min((part + 1) * together, rows); row++) f(row);
     });
   }
@@ -111,7 +111,7 @@ template <class Number> struct Typed : Task {
       each_row([&](int64_t row) { f(row, 0, columns); });
       return;
     }
-    share_out(rows * row_parts, threads, [&](int64_t part) {
+    parallel_for(rows * row_parts, threads, [&](int64_t part) {
       int64_t start = part % row_parts * part_elements;
       f(part / row_parts, start, std::min(start + part_elements, columns));
     });

@@ -87,7 +87,7 @@ const int forked = pthread_atfork(nullptr, nullptr, [] {
 }  // namespace
 
 // Calls f(context, part) for every part from 0 on, in so many threads at most.
-void share_out(int64_t parts, int threads, void (*f)(void*, int64_t), void* context) {
+void parallel_for(int64_t parts, int threads, void (*f)(void*, int64_t), void* context) {
   Work work{f, context, parts, int(std::min<int64_t>(threads, parts)) - 1};
   if (work.helpers <= 0 || is_taken.exchange(true)) {
     work.take_parts();

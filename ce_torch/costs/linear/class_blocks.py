@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._product import product
-from ce_torch.costs._softmax import Exponentials, above_minus_infinity, exponents, scale
+from ce_torch.costs._softmax import Exponentials, clamp_infinite, exponents, scale
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.gradients import LayerGradients, Needs, TargetGradients
 from ce_torch.costs.linear.layer import Fields, Layer, Tangent, cast
@@ -52,7 +52,7 @@ class RunningSum:
     def raise_maximum(self, m: Tensor) -> Tensor:
         """Make m the largest so far, and return by how much x falls."""
         grows = m > self.m
-        fall = scale(self.c, torch.where(grows, m - above_minus_infinity(self.m), 0))
+        fall = scale(self.c, torch.where(grows, m - clamp_infinite(self.m), 0))
         others = (self.ones + self.others) * torch.exp(-fall)
         self.ones, self.others = torch.where(grows, 0, self.ones), torch.where(grows, others, self.others)
         self.m = m

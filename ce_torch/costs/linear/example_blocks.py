@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
-from ce_torch.costs._softmax import above_minus_infinity, exponents
+from ce_torch.costs._softmax import clamp_infinite, exponents
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
 from ce_torch.costs.kernels.products import add_product, exponentials_, weighted_inputs
@@ -124,7 +124,7 @@ def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics]
     m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
     y, value = layer.y.unsqueeze(0), on_value(layer)
     x_y = exponents(z.gather(0, y).squeeze(0), m, c)
-    others, off_value_x = exponentials_(z, above_minus_infinity(m), layer.y, c, layer.off_value)
+    others, off_value_x = exponentials_(z, clamp_infinite(m), layer.y, c, layer.off_value)
     r, T, e_y = others + x_y.expm1(), value, x_y.exp()
     t_x = product(value, x_y)
     if layer.off_value is not None and off_value_x is not None:
