@@ -119,7 +119,8 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
         @staticmethod
         def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
             save(ctx, spec, reduction, inputs)
-            ctx.save_for_forward(*inputs[: len(spec.derivatives)])
+            if is_forward_mode():
+                ctx.save_for_forward(*inputs[: spec.tensor_count])
             ctx.implementation = function.choose(inputs)
             C, ctx.statistics = ctx.implementation.cost(reduction, *inputs)
             ctx.hooked = has_saved_tensor_hooks()
@@ -176,7 +177,7 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             save(ctx, spec, inputs[0], inputs[1:])
-            ctx.save_for_forward(*inputs[1 : len(spec.derivatives) + 1])
+            ctx.save_for_forward(*inputs[1 : spec.tensor_count + 1])
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
@@ -218,7 +219,7 @@ def traced_form(transformed: type[Function]) -> type[Function]:
 
 def save(ctx: Any, spec: CostSpec, reduction: str, inputs: Sequence[Any], *more: Tensor) -> None:
     """Save z, y and the weights, and more tensors, for the backward pass."""
-    count = len(spec.derivatives)
+    count = spec.tensor_count
     ctx.reduction, ctx.constants = reduction, inputs[count:]
     ctx.save_for_backward(*inputs[:count], *more)
     ctx.set_materialize_grads(False)

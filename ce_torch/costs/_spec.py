@@ -57,6 +57,11 @@ class CostSpec:
         return self.delta, *self.other_derivatives.values()
 
     @cached_property
+    def tensor_count(self) -> int:
+        """How many arguments are tensors, or None: z, y and the weights."""
+        return len(self.derivatives)
+
+    @cached_property
     def parameters(self) -> dict[str, Any]:
         """The types of the formula's arguments, by their names."""
         return {name: p.annotation for name, p in inspect.signature(self.cost).parameters.items()}

@@ -54,9 +54,9 @@ def is_plain(tensor: Tensor) -> bool:
 
 def new_cost(reduction: str, z: Tensor, dtype: torch.dtype) -> Tensor:
     """Return memory for C."""
-    return torch.empty(z.shape[:-1] if reduction == "none" else (), dtype=dtype, device=z.device)
+    return z.new_empty(z.shape[:-1] if reduction == "none" else (), dtype=dtype)
 
 
 def new_statistics(z: Tensor, dtype: torch.dtype) -> Tensor:
     """Return memory for the statistics of each example."""
-    return torch.empty(2 + 4 * math.prod(z.shape[:-1]), dtype=dtype, device=z.device)
+    return z.new_empty(2 + 4 * math.prod(z.shape[:-1]), dtype=dtype)
