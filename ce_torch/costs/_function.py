@@ -24,12 +24,13 @@ from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
-from ce_torch.costs._spec import CostSpec
+from ce_torch.costs._spec import CostSpec, Formula
 from ce_torch.costs._torch_private import (
     FakeTensor,
     count_dispatch_modes,
     enable_forward_mode,
     has_saved_tensor_hooks,
+    is_exporting,
     is_forward_mode,
     is_functionalized,
     is_legacy_batched,
@@ -83,7 +84,7 @@ class CostFunction:
         """Return the function that suits the caller."""
         if torch.compiler.is_compiling():
             # The compiler differentiates formulas where torch.func asks; an exported program runs without ce_torch.
-            in_formulas = is_transformed() or torch.compiler.is_exporting() or Selection.backend == "formulas"
+            in_formulas = is_transformed() or is_exporting() or Selection.backend == "formulas"
             return self.traced.apply if in_formulas else self.compiled.apply
         if is_traced():
             # A trace holds operations, not functions of Python; autograd differentiates them.
@@ -118,7 +119,7 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
         # With setup_context PyTorch binds forward's signature at every call, a third of a small batch's time.
         @staticmethod
         def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
-            save(ctx, spec, reduction, inputs)
+            save(ctx, spec.tensor_count, reduction, inputs)
             if is_forward_mode():
                 ctx.save_for_forward(*inputs[: spec.tensor_count])
             ctx.implementation = function.choose(inputs)
@@ -132,26 +133,29 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             implementation, statistics = ctx.implementation, ctx.statistics
             is_watched = count_dispatch_modes() and implementation is not function.operator
             if grad_output is None or is_watched or may_be_differentiated(grad_output):
-                return gradients(ctx, spec, grad_output)
+                return gradients(ctx, spec.derivatives, spec.counted, grad_output)
             inputs = *ctx.saved_tensors, *ctx.constants
             if ctx.hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation, statistics = function.choose(inputs), None
             z_needs_grad = ctx.needs_input_grad[1]
             delta = implementation.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
-            return gradients(ctx, spec, grad_output, delta)
+            return gradients(ctx, spec.derivatives, spec.counted, grad_output, delta)
 
     return type(spec.class_name, (Eager,), {})
 
 
 def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
     """Return the form for `torch.compile`, which keeps the operators as they are."""
+    # Dynamo of torch 2.11 reads functions and numbers from around a Function, no other objects.
+    count, derivatives, counted = spec.tensor_count, spec.derivatives, spec.counted
+    operator_cost, operator_delta = operator.cost, operator.delta
 
     class Compiled(Function):
         @staticmethod
         def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
-            C, statistics = operator.cost(reduction, *inputs)
-            save(ctx, spec, reduction, inputs, statistics)
+            C, statistics = operator_cost(reduction, *inputs)
+            save(ctx, count, reduction, inputs, statistics)
             return C
 
         @staticmethod
@@ -160,28 +164,29 @@ def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
             *tensors, statistics = ctx.saved_tensors
             inputs = *tensors, *ctx.constants
             z_needs_grad = ctx.needs_input_grad[1]
-            delta = operator.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
-            return gradients(ctx, spec, grad_output, delta)
+            delta = operator_delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+            return gradients(ctx, derivatives, counted, grad_output, delta)
 
     return type(spec.class_name, (Compiled,), {})
 
 
 def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
     """Return the form for `torch.func`, over the formulas."""
+    count, cost, derivatives, counted = spec.tensor_count, spec.cost, spec.derivatives, spec.counted
 
     class Transformed(Function):
         @staticmethod
         def forward(reduction: str, *inputs: Any) -> Tensor:
-            return reduce(reduction, spec.cost(*to_compute_dtype(inputs)), spec.counted(*inputs))
+            return reduce(reduction, cost(*to_compute_dtype(inputs)), counted(*inputs))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            save(ctx, spec, inputs[0], inputs[1:])
-            ctx.save_for_forward(*inputs[1 : spec.tensor_count + 1])
+            save(ctx, count, inputs[0], inputs[1:])
+            ctx.save_for_forward(*inputs[1 : count + 1])
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
-            return gradients(ctx, spec, *grad_outputs)
+            return gradients(ctx, derivatives, counted, *grad_outputs)
 
         @staticmethod
         @carry_tangents
@@ -189,10 +194,10 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             arguments = *to_compute_dtype(tensors), *ctx.constants
             changes = [
                 product(tangent, derivative(*arguments)).sum(-1)
-                for derivative, tangent in zip(spec.derivatives, tangents, strict=False)
+                for derivative, tangent in zip(derivatives, tangents, strict=False)
                 if tangent is not None
             ]
-            return reduce(ctx.reduction, sum(changes[1:], start=changes[0]), spec.counted(*tensors, *ctx.constants))
+            return reduce(ctx.reduction, sum(changes[1:], start=changes[0]), counted(*tensors, *ctx.constants))
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
@@ -201,8 +206,8 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             z, z_dim = inputs[0], in_dims[1]
             shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
             batch = [batch_first(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
-            C, counted = function("none", *batch), spec.counted(*batch)
-            return torch.vmap(partial(reduce, reduction), in_dims=(0, None if counted is None else 0))(C, counted), 0
+            C, n = function("none", *batch), counted(*batch)
+            return torch.vmap(partial(reduce, reduction), in_dims=(0, None if n is None else 0))(C, n), 0
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -217,26 +222,31 @@ def traced_form(transformed: type[Function]) -> type[Function]:
     return type(transformed.__name__, (transformed,), {"jvp": staticmethod(Function.jvp)})
 
 
-def save(ctx: Any, spec: CostSpec, reduction: str, inputs: Sequence[Any], *more: Tensor) -> None:
-    """Save z, y and the weights, and more tensors, for the backward pass."""
-    count = spec.tensor_count
+def save(ctx: Any, count: int, reduction: str, inputs: Sequence[Any], *more: Tensor) -> None:
+    """Save z, y and the weights, the first `count` of the inputs, and more tensors, for the backward pass."""
     ctx.reduction, ctx.constants = reduction, inputs[count:]
     ctx.save_for_backward(*inputs[:count], *more)
     ctx.set_materialize_grads(False)
 
 
-def gradients(ctx: Any, spec: CostSpec, grad_output: Tensor | None, delta: Tensor | None = None) -> Gradients:
+def gradients(
+    ctx: Any,
+    derivatives: Sequence[Formula],
+    counted: Callable[..., Tensor | None],
+    grad_output: Tensor | None,
+    delta: Tensor | None = None,
+) -> Gradients:
     """Return the gradients by the inputs that need one: `delta`, if it is there, and the others by the formulas."""
     _, _, *needed_beside_z = ctx.needs_input_grad
     result: list[Tensor | None] = [None, delta, *(None for _ in needed_beside_z)]
     missing = [i for i, needed in enumerate(ctx.needs_input_grad) if needed and result[i] is None]
     if missing and grad_output is not None:
-        tensors = ctx.saved_tensors[: len(spec.derivatives)]
-        g = example_grad(grad_output, ctx.reduction, tensors[0], spec.counted(*tensors, *ctx.constants))
+        tensors = ctx.saved_tensors[: len(derivatives)]
+        g = example_grad(grad_output, ctx.reduction, tensors[0], counted(*tensors, *ctx.constants))
         # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
         arguments = *to_compute_dtype(tensors), *ctx.constants
         for i in missing:
-            result[i] = sum_to_shape(product(g, spec.derivatives[i - 1](*arguments)), tensors[i - 1])
+            result[i] = sum_to_shape(product(g, derivatives[i - 1](*arguments)), tensors[i - 1])
     return tuple(result)
 
 

@@ -45,6 +45,8 @@ TracerWarning: type[Warning] = find("jit.TracerWarning")
 # A tensor of shapes without numbers, as compilers trace with.
 FakeTensor: type[Tensor] = find("_subclasses.fake_tensor.FakeTensor")
 
+find("compiler._is_exporting_flag")
+_compiler = find("compiler")
 _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 _storage_address = find("_C._data_address")
@@ -86,6 +88,11 @@ def has_saved_tensor_hooks() -> bool:
 def is_functionalized() -> bool:
     """Return True inside `torch.func.functionalize`, which has no rule for functions of Python."""
     return any(interpreter.key() == _functionalize for interpreter in _interpreters() or ())
+
+
+def is_exporting() -> bool:
+    """Return True inside `torch.export`: Dynamo of torch 2.11 takes the public question for true wherever it looks."""
+    return _compiler._is_exporting_flag
 
 
 def is_recorded() -> bool:

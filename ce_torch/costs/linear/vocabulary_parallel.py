@@ -1,15 +1,13 @@
 """The classes of a layer shared out among processes, vocabulary-parallel: few numbers an example cross between them."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """This process's part of the classes: the group that has the others, its first class, and how many there are."""
 
     group: Any = None
