@@ -16,20 +16,22 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from benchmarks.memory import peak_memory
-from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+from ce_torch.costs._registry import COSTS as REGISTERED
 
 SIZES = ((10, 10), (128, 10), (128, 1000), (4096, 1000), (512, 32000), (256, 128256))
-OURS, PEER, COMPILED, FORMULA, LIGER, MEMORY = (
+OURS, OURS_COMPILED, PEER, COMPILED, FORMULA, LIGER, MEMORY = (
     "ce_torch",
+    "ce_torch, compiled",
     "PyTorch's own",
     "the same, compiled",
     "the formula, autograd",
@@ -39,6 +41,38 @@ OURS, PEER, COMPILED, FORMULA, LIGER, MEMORY = (
 Loss = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor, Tensor], None]
 
+# The costs as the registry has them, with the first of their examples' options.
+COSTS: dict[str, Loss] = {
+    function.spec.name: partial(cost.function, **function.spec.examples[0])
+    for cost in REGISTERED.values()
+    for function in cost.cost_functions
+}
+
+
+def focal_formula(z: Tensor, y: Tensor) -> Tensor:
+    a = torch.sigmoid(z)
+    H = -(y * a.log() + (1 - y) * (1 - a).log())
+    return ((0.25 * y + 0.75 * (1 - y)) * (a + y - 2 * a * y) ** 2 * H).sum(-1).mean()
+
+
+# Of each cost PyTorch's own loss, or torchvision's, and the formula, which autograd differentiates.
+PEERS: dict[str, tuple[Loss, Loss]] = {
+    "log_likelihood": (
+        F.cross_entropy,
+        lambda z, y: -(z.exp() / z.exp().sum(-1, keepdim=True)).gather(-1, y[:, None]).log().mean(),
+    ),
+    "cross_entropy": (
+        F.binary_cross_entropy_with_logits,
+        lambda z, y: -(y * torch.sigmoid(z).log() + (1 - y) * (1 - torch.sigmoid(z)).log()).sum(-1).mean(),
+    ),
+    "focal": (partial(sigmoid_focal_loss, reduction="mean"), focal_formula),
+    "quadratic": (
+        lambda z, y: F.mse_loss(torch.sigmoid(z), y),
+        lambda z, y: ((torch.sigmoid(z) - y) ** 2).sum(-1).mean() / 2,
+    ),
+    "linear_quadratic": (F.mse_loss, lambda z, y: ((z - y) ** 2).sum(-1).mean() / 2),
+}
+
 
 def contenders(cost: str, device: str) -> dict[str, Step]:
     """Return the contenders for a cost by name, each forward and backward, and what they can't be faster than."""
@@ -47,29 +81,14 @@ def contenders(cost: str, device: str) -> dict[str, Step]:
 
 def losses(cost: str, device: str) -> dict[str, Loss]:
     """Return the losses for a cost by name; all are means, PyTorch's over the neurons too."""
-    ours, peer, formula = {
-        "log_likelihood": (
-            log_likelihood,
-            F.cross_entropy,
-            lambda z, y: -(z.exp() / z.exp().sum(-1, keepdim=True)).gather(-1, y[:, None]).log().mean(),
-        ),
-        "cross_entropy": (
-            cross_entropy,
-            F.binary_cross_entropy_with_logits,
-            lambda z, y: -(y * torch.sigmoid(z).log() + (1 - y) * (1 - torch.sigmoid(z)).log()).sum(-1).mean(),
-        ),
-        "quadratic": (
-            quadratic,
-            lambda z, y: F.mse_loss(torch.sigmoid(z), y),
-            lambda z, y: ((torch.sigmoid(z) - y) ** 2).sum(-1).mean() / 2,
-        ),
-        "quadratic_linear": (
-            lambda z, y: quadratic(z, y, activation="linear"),
-            F.mse_loss,
-            lambda z, y: ((z - y) ** 2).sum(-1).mean() / 2,
-        ),
-    }[cost]
-    found = {OURS: ours, PEER: peer, COMPILED: torch.compile(peer, dynamic=False), FORMULA: formula}
+    ours, (peer, formula) = COSTS[cost], PEERS[cost]
+    found = {
+        OURS: ours,
+        OURS_COMPILED: torch.compile(ours, dynamic=False),
+        PEER: peer,
+        COMPILED: torch.compile(peer, dynamic=False),
+        FORMULA: formula,
+    }
     if cost == "log_likelihood" and device == "cuda":
         try:
             from liger_kernel.transformers.functional import liger_cross_entropy
@@ -90,7 +109,7 @@ def examples(cost: str, size: tuple[int, int], device: str, dtype: torch.dtype) 
 def forward_and_backward(loss: Loss) -> Step:
     def step(z: Tensor, y: Tensor) -> None:
         # A copy: Liger writes the gradient into the weighted inputs.
-        z = (z.clone() if loss.__module__.startswith("liger") else z).detach().requires_grad_()
+        z = (z.clone() if getattr(loss, "__module__", "").startswith("liger") else z).detach().requires_grad_()
         loss(z, y).backward()
 
     return step
@@ -183,7 +202,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    costs = ["log_likelihood", "cross_entropy", "quadratic", "quadratic_linear"]
+    costs = list(COSTS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--cost", nargs="+", choices=costs, default=costs)
@@ -192,14 +211,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.device}\n")
-    print("| cost, dtype, (N, C) | contender | time, µs | time / PyTorch's own | extra memory / z |")
+    print("| cost, dtype, (N, K) | contender | time, µs | time / PyTorch's own | extra memory / z |")
     print("|---|---|---|---|---|")
     rows = []
     for row in measure(arguments):
         rows.append(row)
-        N, C = row["size"]
+        N, K = row["size"]
         print(
-            f"| {row['cost']}, {row['dtype']}, ({N}, {C}) | {row['contender']} | {row['microseconds']:.0f} ± "
+            f"| {row['cost']}, {row['dtype']}, ({N}, {K}) | {row['contender']} | {row['microseconds']:.0f} ± "
             f"{row['spread']:.0f} | {row['ratio']:.2f} | {row['extra_memory']:.1%} |",
             flush=True,
         )

@@ -11,7 +11,7 @@ formulas, with rules for jvp and vmap.
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
+from ce_torch.costs._autograd import carry_tangents, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
@@ -26,19 +27,14 @@ from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs._spec import CostSpec, Formula
 from ce_torch.costs._torch_private import (
-    FakeTensor,
     count_dispatch_modes,
-    enable_forward_mode,
     has_saved_tensor_hooks,
     is_exporting,
     is_forward_mode,
     is_functionalized,
-    is_legacy_batched,
     is_traced,
     is_transformed,
-    primal,
 )
-from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.kernels.blocks import blocks
 from ce_torch.costs.kernels.cpp import cpp
 from ce_torch.costs.kernels.formulas import formulas
@@ -248,52 +244,6 @@ def gradients(
         for i in missing:
             result[i] = sum_to_shape(product(g, derivatives[i - 1](*arguments)), tensors[i - 1])
     return tuple(result)
-
-
-def carry_tangents(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """Let jvp(ctx, saved tensors, *tangents) be differentiated in forward mode, as when jacfwd goes over jacfwd.
-
-    PyTorch calls jvp with forward mode off, so that there, silently, its derivatives would be 0.
-    """
-
-    @wraps(jvp)
-    def differentiable(ctx: Any, *tangents: Any) -> Any:
-        # The tangents of the mode that calls are not to count again.
-        saved = [None if tensor is None else primal(tensor) for tensor in ctx.saved_tensors]
-        with enable_forward_mode():
-            return jvp(ctx, saved, *tangents)
-
-    return differentiable
-
-
-def only_values_matter(inputs: Sequence[Any]) -> bool:
-    """Return True if no derivative, no trace and no transform of what follows from the inputs can be asked for."""
-    tensors = (input for input in inputs if isinstance(input, Tensor))
-    return not (
-        torch.compiler.is_compiling()
-        or is_traced()
-        or is_transformed()
-        or is_forward_mode()
-        or count_dispatch_modes()
-        or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-    )
-
-
-def may_be_differentiated(grad_output: Tensor) -> bool:
-    """Return True if more than the numbers of the gradient that follows from `grad_output` is asked for."""
-    return (
-        torch.is_grad_enabled()
-        or is_forward_mode()
-        or not is_visible(grad_output)
-        or torch.compiler.is_compiling()  # compiled autograd traces a backward pass
-        or is_transformed()
-        or is_legacy_batched(grad_output)
-    )
-
-
-def is_visible(input: Any) -> bool:
-    """Return True for what operators support: plain tensors, fake ones, and what is no tensor."""
-    return not isinstance(input, Tensor) or is_plain(input) or isinstance(input, FakeTensor)
 
 
 def batch_first(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._function import carry_tangents, may_be_differentiated
+from ce_torch.costs._autograd import carry_tangents, may_be_differentiated
 from ce_torch.costs._torch_private import is_batched, is_forward_mode, is_functionalized, is_legacy_batched, is_recorded
 from ce_torch.costs.linear import class_blocks, operators
 from ce_torch.costs.linear.blocks import Plan

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._function import may_be_differentiated
+from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode
 from ce_torch.costs.linear import class_blocks, example_blocks
 from ce_torch.costs.linear.autograd import gradients

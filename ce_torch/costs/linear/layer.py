@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor
 
-from ce_torch.costs._function import may_be_differentiated
+from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear.blocks import Plan, column, narrow

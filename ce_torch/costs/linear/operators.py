@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._function import may_be_differentiated
+from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._torch_private import is_recorded
 from ce_torch.costs.linear import class_blocks, example_blocks
 from ce_torch.costs.linear.blocks import Plan
