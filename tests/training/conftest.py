@@ -87,6 +87,8 @@ def fails(train):
             # As users see them: pytest would raise them, and the program might take them for an error that it expects.
             warnings.simplefilter("always")
             warnings.simplefilter("ignore", DeprecationWarning)
+            # The garbage of another test: a download by torchvision that failed.
+            warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
             outcome = train(*flags)
         assert outcome.code == 2
         assert [str(warning.message) for warning in printed] == []
