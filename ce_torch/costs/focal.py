@@ -158,7 +158,7 @@ def focal(
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The focal loss of sigmoid neurons: N · `torchvision.ops.sigmoid_focal_loss(z, y)` for N neurons.
+    """The focal loss of sigmoid neurons: N · `torchvision.ops.sigmoid_focal_loss`, its mean, for N neurons.
 
     It is the cross-entropy, with less of neurons that are nearly right. Where alpha is None here it is −1 there.
     Research code may call this one `sigmoid_focal_loss`, the same function.

@@ -10,6 +10,7 @@ from itertools import cycle
 
 import pytest
 import torch
+from evaluation import cost_and_delta
 from heads import layer
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
@@ -128,13 +129,6 @@ def examples(backend: str):
         return z, torch.rand(shape, generator=generator).to(device, dtype)
 
     return examples
-
-
-def cost_and_delta(cost, z, y, **options):
-    """C, and δ as an upstream gradient other than 1 makes it."""
-    z = z.detach().requires_grad_()
-    C = cost(z, y, **options)
-    return C.detach(), *torch.autograd.grad(C, z, torch.linspace(1, 2, C.numel()).view(C.shape).to(C))
 
 
 def assert_kernels_are_formulas(cost, z, y, **options):

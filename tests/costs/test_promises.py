@@ -251,6 +251,16 @@ def test_nan_in_z_comes_out_as_nan_and_stays_with_its_example(case):
 
 
 @pytest.mark.every_backend
+def test_an_example_that_no_gradient_reaches_has_none_whatever_its_z(whole_case):
+    z, y = whole_case.examples(2, 3)
+    z[1, 0] = torch.nan
+    C = whole_case(z.requires_grad_(), y, "none")
+    (gradient,) = torch.autograd.grad(C, z, C.new_tensor([1, 0]))
+    assert gradient.isfinite().all()
+    assert not gradient[1].any()
+
+
+@pytest.mark.every_backend
 @pytest.mark.parametrize("infinity", [torch.inf, -torch.inf])
 def test_infinity_in_z_comes_out_as_the_limit_or_not_finite(case, infinity):
     z, y = case.examples(2, 3)
