@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ce_torch.costs._torch_private import count_dispatch_modes, is_traced, is_transformed
+from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed, tracing_state
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 CLASSES = frozenset({torch.int64, torch.uint8})  # as F.cross_entropy
@@ -244,7 +244,7 @@ def values_can_be_read(tensor: Tensor) -> bool:
         and not is_transformed()
         and not torch.compiler.is_compiling()
         and not count_dispatch_modes()
-        and not is_traced()
+        and tracing_state() is None
     )
 
 

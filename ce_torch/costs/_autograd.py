@@ -13,9 +13,9 @@ from ce_torch.costs._torch_private import (
     enable_forward_mode,
     is_forward_mode,
     is_legacy_batched,
-    is_traced,
     is_transformed,
     primal,
+    tracing_state,
 )
 from ce_torch.costs.kernels import is_plain
 
@@ -41,7 +41,7 @@ def only_values_matter(inputs: Sequence[Any]) -> bool:
     tensors = (input for input in inputs if isinstance(input, Tensor))
     return not (
         torch.compiler.is_compiling()
-        or is_traced()
+        or tracing_state() is not None
         or is_transformed()
         or is_forward_mode()
         or count_dispatch_modes()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ce_torch.costs._arguments import OPTIONS
-from ce_torch.costs._torch_private import TracerWarning, is_traced
+from ce_torch.costs._torch_private import TracerWarning, tracing_state
 
 Arguments = ParamSpec("Arguments")
 
@@ -47,7 +47,7 @@ def loss_function(
             for name, value in named.items():
                 if name in OPTIONS:
                     named[name] = OPTIONS[name](value)
-            if not is_traced():
+            if tracing_state() is None:
                 return cost(*positional, **named)
             with warnings.catch_warnings():
                 # The checks look at shapes, which are the same whenever the trace is run.

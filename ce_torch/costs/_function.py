@@ -32,8 +32,8 @@ from ce_torch.costs._torch_private import (
     is_exporting,
     is_forward_mode,
     is_functionalized,
-    is_traced,
     is_transformed,
+    tracing_state,
 )
 from ce_torch.costs.kernels.blocks import blocks
 from ce_torch.costs.kernels.cpp import cpp
@@ -66,7 +66,9 @@ class CostFunction:
     def __call__(self, reduction: str, *inputs: Any) -> Tensor:
         """Return C; where it fails for a class that there is not, say so."""
         try:
-            return self.form()(reduction, *inputs)
+            if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
+                return self.form()(reduction, *inputs)
+            return self.eager.apply(reduction, *inputs)
         except (IndexError, RuntimeError):
             # To look at the classes before takes a tenth of the time of a small cost.
             self.check_classes(*inputs)
@@ -77,18 +79,16 @@ class CostFunction:
         check_classes(y, z.shape[-1], *(inputs[i] for i in self.spec.positions(int)))
 
     def form(self) -> Callable[..., Tensor]:
-        """Return the function that suits the caller."""
+        """Return the function that suits a compiler, a trace, or `torch.func`."""
         if torch.compiler.is_compiling():
             # The compiler differentiates formulas where torch.func asks; an exported program runs without ce_torch.
             in_formulas = is_transformed() or is_exporting() or Selection.backend == "formulas"
             return self.traced.apply if in_formulas else self.compiled.apply
-        if is_traced():
+        if tracing_state() is not None:
             # A trace holds operations, not functions of Python; autograd differentiates them.
             return self.transformed.forward
-        if is_transformed():
-            record("formulas", "torch.func transforms the cost")
-            return self.transformed.forward if is_functionalized() else self.transformed.apply
-        return self.eager.apply
+        record("formulas", "torch.func transforms the cost")
+        return self.transformed.forward if is_functionalized() else self.transformed.apply
 
     def choose(self, inputs: Sequence[Any]) -> Any:
         """Return the implementation for tensors whose derivatives nobody asks for."""
@@ -134,8 +134,10 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             if ctx.hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation, statistics = function.choose(inputs), None
-            z_needs_grad = ctx.needs_input_grad[1]
+            _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
             delta = implementation.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+            if not any(others_need_grad):
+                return None, delta, *(None for _ in others_need_grad)
             return gradients(ctx, spec.derivatives, spec.counted, grad_output, delta)
 
     return type(spec.class_name, (Eager,), {})

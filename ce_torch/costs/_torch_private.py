@@ -38,8 +38,9 @@ is_legacy_batched: Callable[[Tensor], bool] = find("_C._functorch.is_legacy_batc
 is_batched: Callable[[Tensor], bool] = find("_C._functorch.is_batchedtensor")
 
 find("autograd.forward_ad._current_level")
-# Returns True if torch.jit.trace is active, and its warnings; documented, but not exported.
-is_traced: Callable[[], bool] = find("jit.is_tracing")
+# Returns None unless torch.jit.trace is active: torch.jit.is_tracing in a third of the time.
+tracing_state: Callable[[], Any] = find("_C._get_tracing_state")
+# Documented, but not exported.
 TracerWarning: type[Warning] = find("jit.TracerWarning")
 
 # A tensor of shapes without numbers, as compilers trace with.

@@ -24,7 +24,7 @@ from ce_torch.costs._call import loss_function
 from ce_torch.costs._module import Cost, to_out_dtype
 from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._reduction import quotient, reduce
-from ce_torch.costs._torch_private import is_forward_mode, is_traced
+from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
 from ce_torch.costs.linear.blocks import TENSORS, Plan
 from ce_torch.costs.linear.layer import Layer
@@ -107,7 +107,7 @@ def linear_log_likelihood(
     check_ignored(ignore_index, y)
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
-    if is_traced() and group is None:
+    if tracing_state() is not None and group is None:
         # Functions of Python, such as work z out block by block, are no part of a trace.
         return log_likelihood(
             linear(x, weight, bias),
