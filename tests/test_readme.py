@@ -45,7 +45,8 @@ def test_every_equation_has_its_row():
 
 @pytest.mark.parametrize("formula", IN_LINES + IN_BLOCKS)
 def test_every_formula_can_be_typeset(formula):
-    MathTextParser("path").parse(f"${' '.join(formula.split())}$")
+    typeset = MathTextParser("path").parse(f"${' '.join(formula.split())}$")
+    assert typeset.width > 0
 
 
 @pytest.mark.parametrize("formula", IN_LINES)

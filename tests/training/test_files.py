@@ -253,7 +253,7 @@ def test_a_place_that_another_process_has_claimed_is_refused(python, tmp_path, n
 
 def test_places_beside_one_another_are_claimed_apart(tmp_path):
     with files.claimed(tmp_path / "a.pt"), files.claimed(tmp_path / "b.pt"):
-        pass
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_claim_outlives_what_is_written_there(tmp_path):
