@@ -16,11 +16,11 @@ def progress(lesson: Lesson, until: int) -> str:
 def table(found: Deltas) -> str:
     """Return a table of the three, in Markdown."""
     numbers = range(1, len(found.by_hand) + 1)
-    ways = zip(("written by hand", "autograd", "differences"), found, strict=True)
+    deltas = zip(("written by hand", "autograd", "differences"), found, strict=True)
     lines = [
         ("$\\delta$", *(f"$j = {number}$" for number in numbers)),
         ("---", *("---" for _ in numbers)),
-        *((way, *(f"{value:.6f}" for value in delta)) for way, delta in ways),
+        *((source, *(f"{value:.6f}" for value in delta)) for source, delta in deltas),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -40,9 +40,9 @@ def test_exercise_monotonicity_of_softmax(network):
 
 
 def test_exercise_non_locality_of_softmax(network):
-    moved = network.z + torch.tensor([0, 0, 1])
-    assert (softmax_layer(moved) != softmax_layer(network.z)).all()
-    assert ((sigmoid_layer(moved) != sigmoid_layer(network.z)) == torch.tensor([False, False, True])).all()
+    shifted = network.z + torch.tensor([0, 0, 1])
+    assert (softmax_layer(shifted) != softmax_layer(network.z)).all()
+    assert ((sigmoid_layer(shifted) != sigmoid_layer(network.z)) == torch.tensor([False, False, True])).all()
 
 
 def test_exercise_inverting_the_softmax_layer(network):

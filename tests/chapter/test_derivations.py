@@ -94,8 +94,8 @@ def test_the_weighted_inputs_are_the_logarithms_of_the_outputs_and_a_constant():
 @pytest.mark.parametrize("j", range(3))
 def test_eq_81_82_and_84_delta_of_the_log_likelihood_is_a_minus_y(j):
     zs, a = outputs(3)
-    of_class = 1
-    assert is_zero(diff(-log(a[of_class]), zs[j]) - (a[j] - int(j == of_class)))
+    label = 1
+    assert is_zero(diff(-log(a[label]), zs[j]) - (a[j] - int(j == label)))
 
 
 def test_the_sigmoid_outputs_of_the_example_sum_to_2_2():

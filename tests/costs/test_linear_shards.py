@@ -93,14 +93,14 @@ def test_processes_that_share_the_classes_get_what_one_process_gets(processes, t
     inputs = layer()
     C, *derivatives = cost_and_derivatives(inputs, y, options)
     results = in_processes(processes, tmp_path, with_group, shares, inputs, y, options)
-    for of_one in results:
-        torch.testing.assert_close(of_one[0], C.detach())
-    of_each = [of_one[1:] for of_one in results]
+    for one in results:
+        torch.testing.assert_close(one[0], C.detach())
+    each = [one[1:] for one in results]
     for i, right in enumerate(derivatives):
-        found = [of_one[i] for of_one in of_each]
+        found = [one[i] for one in each]
         if i % 3 == 0:  # by x, the same in all
-            for of_one in found:
-                torch.testing.assert_close(of_one, right.detach())
+            for one in found:
+                torch.testing.assert_close(one, right.detach())
         else:
             torch.testing.assert_close(torch.cat(found), right.detach())
 
@@ -126,7 +126,7 @@ def without_a_group(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: obje
 
 def test_a_weight_that_is_a_dtensor_is_not_shared_out_unasked(processes, tmp_path):
     results = in_processes(processes, tmp_path, without_a_group, (5, 4), layer(), CLASSES, {})
-    assert all(of_one[0] for of_one in results)
+    assert all(one[0] for one in results)
 
 
 def with_examples_of_its_own(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
@@ -157,4 +157,4 @@ def third_derivative(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: obj
 
 def test_a_third_derivative_of_shards_is_refused_with_a_sentence(processes, tmp_path):
     results = in_processes(processes, tmp_path, third_derivative, (5, 4), layer(), CLASSES, {})
-    assert all(of_one[0] for of_one in results)
+    assert all(one[0] for one in results)

@@ -88,9 +88,9 @@ def test_forward_mode_and_vmap_ignore_what_is_ignored(row):
     with forward_ad.dual_level():
         C = forward_ad.unpack_dual(log_likelihood(forward_ad.make_dual(z, torch.ones_like(z)), y, reduction="sum"))
         torch.testing.assert_close(C.tangent.item(), 0.0)
-    of_each = vmap(grad(lambda z, y: log_likelihood(z, y, reduction="sum")))(z, y)
-    assert (of_each[1] == 0).all()
-    assert of_each[0].isfinite().all()
+    each = vmap(grad(lambda z, y: log_likelihood(z, y, reduction="sum")))(z, y)
+    assert (each[1] == 0).all()
+    assert each[0].isfinite().all()
 
 
 @pytest.mark.parametrize("what", [inf, nan])
