@@ -133,7 +133,8 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             inputs = *ctx.saved_tensors, *ctx.constants
             if ctx.hooked:
                 # Hooks may give back other tensors than were saved.
-                implementation, statistics = function.choose(inputs), None
+                implementation = function.choose(inputs)
+                _, statistics = implementation.cost("none", *inputs)
             _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
             delta = implementation.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
             if not any(others_need_grad):

@@ -8,6 +8,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from torch.testing._internal import composite_compliance
+from torch.utils.flop_counter import FlopCounterMode
 
 from ce_torch import explain, use_backend
 from ce_torch.costs._registry import SPECS
@@ -47,6 +48,14 @@ def test_a_trace_of_a_gradient_holds_two_operators(whole_case, tracing_mode):
     trace = make_fx(traced, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(z, y)
     assert len(operators(trace.graph)) == 2
     assert_close(trace(z, y), gradient(whole_case, z, y))
+
+
+def test_a_dispatch_mode_and_hooks_for_saved_tensors_go_together(whole_case):
+    z, y = whole_case.examples(6, 3)
+    expected = gradient(whole_case, z, y)
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    with FlopCounterMode(display=False), hooks:
+        assert_close(gradient(whole_case, z, y), expected)
 
 
 def test_functionalize_takes_a_cost_and_its_gradient(whole_case):
