@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed, tracing_state
+from ce_torch.costs.kernels.cpp import are_taken
 
 FLOATING = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16})
 CLASSES = frozenset({torch.int64, torch.uint8})  # as F.cross_entropy
@@ -21,10 +22,28 @@ CLASSES = frozenset({torch.int64, torch.uint8})  # as F.cross_entropy
 
 def check_arguments(z: Tensor, y: Tensor) -> Tensor:
     """Return y; raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
+    if are_taken(z, y):
+        return y
     check_floating("z", z)
     if z.ndim == 0:
         raise ValueError("z must have shape (..., K), the classes last, got a scalar; pass z.unsqueeze(-1)")
     return check_desired(y, z.shape, z, "z")
+
+
+def classes_last(dim: int, z: Tensor, *tensors: Any) -> Any:
+    """Return z, and tensors that broadcast to z, with its dimension `dim` last; return class indices as they are."""
+    if dim == -1:
+        return z, *tensors
+    check_floating("z", z)
+    if not -z.ndim <= dim < z.ndim:
+        raise ValueError(f"dim must be a dimension of z, of shape {tuple(z.shape)}, got {dim}")
+    return tuple(move_last(dim, z, tensor) for tensor in (z, *tensors))
+
+
+def move_last(dim: int, z: Tensor, tensor: Any) -> Any:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim > z.ndim:
+        return tensor
+    return tensor.reshape((1,) * (z.ndim - tensor.ndim) + tensor.shape).movedim(dim, -1)
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
@@ -98,7 +117,7 @@ def advice(y: Tensor, outputs: tuple[int, ...], z_name: str) -> str:
     if shape == (*classes, 1):
         return f"; if these are class indices, pass y.squeeze(-1){as_classes}"
     if z_name == "z" and not is_floating and len(outputs) > 2 and shape == (outputs[0], *outputs[2:]):
-        return "; if the classes come second in z, as in F.cross_entropy, pass z.movedim(1, -1)"
+        return "; if the classes come second in z, as in F.cross_entropy, pass dim=1"
     return ""
 
 
@@ -215,6 +234,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "activation": partial(check_choice, "activation", ("sigmoid", "linear")),
     "block_rows": check_block_rows,
     "class_weight": partial(check_weight, "class_weight"),
+    "dim": partial(check_number, "dim", (int,), -math.inf, math.inf, "an integer"),
     "ignore_index": check_ignore_index,
     "label_smoothing": partial(check_number, "label_smoothing", (float, int), 0, 1, "a number from 0 to 1"),
     "out_dtype": check_out_dtype,

@@ -18,6 +18,7 @@ from ce_torch.costs._torch_private import (
     tracing_state,
 )
 from ce_torch.costs.kernels import is_plain
+from ce_torch.costs.kernels.cpp import is_readable
 
 
 def carry_tangents(jvp: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,10 +55,9 @@ def may_be_differentiated(grad_output: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         or is_forward_mode()
-        or not is_visible(grad_output)
         or torch.compiler.is_compiling()  # compiled autograd traces a backward pass
         or is_transformed()
-        or is_legacy_batched(grad_output)
+        or not (is_readable(grad_output) or (is_visible(grad_output) and not is_legacy_batched(grad_output)))
     )
 
 

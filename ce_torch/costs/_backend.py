@@ -104,6 +104,8 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
 
 def choose(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> Implementation:
     """Return the first of the implementations that is allowed and supports the inputs."""
+    if Selection.backend == "auto" and recorded.get() is None and implementations[0].refusal(*inputs) is None:
+        return implementations[0]
     if Selection.backend != "auto":
         implementations = [one for one in implementations if one.name in CHOICES[Selection.backend]]
     for implementation in implementations:

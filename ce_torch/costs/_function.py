@@ -12,7 +12,7 @@ formulas, with rules for jvp and vmap.
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import carry_tangents, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._operators import define
-from ce_torch.costs._precision import compute_dtype, to_compute_dtype
+from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs._spec import CostSpec, Formula
@@ -35,6 +35,7 @@ from ce_torch.costs._torch_private import (
     is_transformed,
     tracing_state,
 )
+from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.blocks import blocks
 from ce_torch.costs.kernels.cpp import cpp
 from ce_torch.costs.kernels.formulas import formulas
@@ -47,7 +48,7 @@ class CostFunction:
     """A cost as a function of the reduction, z, y and what else its formula takes, and δ of each example."""
 
     def __init__(self, spec: CostSpec) -> None:
-        self.spec = spec
+        self.spec, self.count = spec, spec.tensor_count
         on_cpu, on_gpu, in_blocks, in_formulas = cpp(spec), triton(spec), blocks(spec), formulas(spec)
         self.implementations = on_cpu, on_gpu, in_blocks, in_formulas
         self.operator = define(
@@ -63,12 +64,13 @@ class CostFunction:
         self.compiled = compiled_form(spec, self.operator)
         self.eager = eager_form(spec, self)
 
-    def __call__(self, reduction: str, *inputs: Any) -> Tensor:
-        """Return C; where it fails for a class that there is not, say so."""
+    def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
+        """Return C in this dtype; where it fails for a class that there is not, say so."""
         try:
             if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
-                return self.form()(reduction, *inputs)
-            return self.eager.apply(reduction, *inputs)
+                return to_dtype(self.form()(reduction, *inputs), dtype)
+            plan = Plan(reduction, dtype, self.choose(inputs), inputs[self.count :])
+            return self.eager.apply(plan, *inputs[: self.count])
         except (IndexError, RuntimeError):
             # To look at the classes before takes a tenth of the time of a small cost.
             self.check_classes(*inputs)
@@ -90,7 +92,7 @@ class CostFunction:
         record("formulas", "torch.func transforms the cost")
         return self.transformed.forward if is_functionalized() else self.transformed.apply
 
-    def choose(self, inputs: Sequence[Any]) -> Any:
+    def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""
         if count_dispatch_modes() and Selection.backend != "formulas" and all(map(is_visible, inputs)):
             record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
@@ -106,40 +108,55 @@ class CostFunction:
         return choose(self.implementations, inputs).delta(ones, None, "none", *inputs)
 
 
+class Plan(NamedTuple):
+    """How an eager call computes C, in which dtype it is returned, and the constants that the formula takes."""
+
+    reduction: str
+    dtype: torch.dtype
+    implementation: Implementation
+    constants: tuple[Any, ...]
+
+
 def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
-    """Return the form for eager calls; autograd shows it by the cost's name."""
+    """Return the form for eager calls; autograd shows it by the cost's name.
+
+    At small sizes each step of it counts: PyTorch's own loss takes 30 µs forward and backward.
+    """
 
     class Eager(Function):
-        jvp = staticmethod(function.transformed.jvp)
-
         # With setup_context PyTorch binds forward's signature at every call, a third of a small batch's time.
         @staticmethod
-        def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
-            save(ctx, spec.tensor_count, reduction, inputs)
+        def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensor:
+            ctx.save_for_backward(*tensors)
             if is_forward_mode():
-                ctx.save_for_forward(*inputs[: spec.tensor_count])
-            ctx.implementation = function.choose(inputs)
-            C, ctx.statistics = ctx.implementation.cost(reduction, *inputs)
-            ctx.hooked = has_saved_tensor_hooks()
+                ctx.save_for_forward(*tensors)
+                ctx.set_materialize_grads(False)
+            ctx.reduction, dtype, implementation, ctx.constants = plan
+            C, statistics = implementation.cost(dtype, ctx.reduction, *tensors, *ctx.constants)
+            ctx.computed = implementation, statistics, has_saved_tensor_hooks()
             return C
 
         @staticmethod
-        def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
+        def backward(ctx: Any, *grad_outputs: Tensor) -> Gradients:
             (grad_output,) = grad_outputs
-            implementation, statistics = ctx.implementation, ctx.statistics
+            implementation, statistics, is_hooked = ctx.computed
             is_watched = count_dispatch_modes() and implementation is not function.operator
-            if grad_output is None or is_watched or may_be_differentiated(grad_output):
+            if is_watched or may_be_differentiated(grad_output):
                 return gradients(ctx, spec.derivatives, spec.counted, grad_output)
             inputs = *ctx.saved_tensors, *ctx.constants
-            if ctx.hooked:
+            if is_hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation = function.choose(inputs)
-                _, statistics = implementation.cost("none", *inputs)
+                _, statistics = implementation.cost(compute_dtype(inputs[0]), "none", *inputs)
             _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
             delta = implementation.delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
-            if not any(others_need_grad):
-                return None, delta, *(None for _ in others_need_grad)
+            if True not in others_need_grad:
+                return None, delta, *[None] * len(others_need_grad)
             return gradients(ctx, spec.derivatives, spec.counted, grad_output, delta)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+            return function.transformed.jvp(ctx, *tangents)
 
     return type(spec.class_name, (Eager,), {})
 
@@ -153,7 +170,7 @@ def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
     class Compiled(Function):
         @staticmethod
         def forward(ctx: Any, reduction: str, *inputs: Any) -> Tensor:
-            C, statistics = operator_cost(reduction, *inputs)
+            C, statistics = operator_cost(compute_dtype(inputs[0]), reduction, *inputs)
             save(ctx, count, reduction, inputs, statistics)
             return C
 
@@ -205,7 +222,7 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             z, z_dim = inputs[0], in_dims[1]
             shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
             batch = [batch_first(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
-            C, n = function("none", *batch), counted(*batch)
+            C, n = function(compute_dtype(batch[0]), "none", *batch), counted(*batch)
             return torch.vmap(partial(reduce, reduction), in_dims=(0, None if n is None else 0))(C, n), 0
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.

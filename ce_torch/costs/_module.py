@@ -4,19 +4,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ce_torch.costs._arguments import check_option
 from ce_torch.costs._function import CostFunction
-from ce_torch.costs._precision import is_autocast
-
-
-def to_out_dtype(z: Tensor, C: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
-    """Return C in `out_dtype`; for None in z's dtype, or float32 under autocast, as PyTorch's own losses."""
-    if out_dtype is None:
-        out_dtype = C.dtype if is_autocast(z.device) else z.dtype
-    return C if C.dtype == out_dtype else C.to(out_dtype)
 
 
 class Cost(nn.Module):
@@ -87,7 +78,7 @@ class Cost(nn.Module):
         options = {name: value for name, value in self.options.items() if name not in ("reduction", "out_dtype")}
         function, inputs = type(self).prepare(z, y, **options)
         function.check_classes(*inputs)
-        return function.delta(*inputs)
+        return function.delta(*inputs).movedim(-1, self.options["dim"])
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)

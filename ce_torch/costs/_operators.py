@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._precision import compute_dtype, to_dtype
 from ce_torch.costs._spec import CostSpec
 from ce_torch.costs.kernels import Implementation, new_cost, new_statistics
 
@@ -32,7 +32,12 @@ def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]])
     torch.library.register_fake(f"ce_torch::{name}", fake_cost, lib=LIBRARY)
     torch.library.register_fake(f"ce_torch::{delta_name}", fake_delta, lib=LIBRARY)
     operators = torch.ops.ce_torch
-    cost, delta = getattr(operators, name).default, getattr(operators, delta_name).default
+    operator, delta = getattr(operators, name).default, getattr(operators, delta_name).default
+
+    def cost(dtype: torch.dtype, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+        C, statistics = operator(reduction, *inputs)
+        return to_dtype(C, dtype), statistics
+
     return Implementation("operator", lambda *inputs: None, cost, delta)
 
 
@@ -40,7 +45,10 @@ def implement(name: str, delta_name: str, key: str, implementations: Sequence[Im
     """Let the first implementation that supports the inputs run for this dispatch key."""
 
     def cost(reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
-        return first(implementations, inputs).cost(reduction, *inputs)
+        dtype = compute_dtype(inputs[0])
+        C, statistics = first(implementations, inputs).cost(dtype, reduction, *inputs)
+        # An operator returns tensors.
+        return C, new_statistics(inputs[0], dtype) if statistics is None else statistics
 
     def delta(grad_output: Tensor, statistics: Tensor, reduction: str, *inputs: Any) -> Tensor:
         return first(implementations, inputs).delta(grad_output, statistics, reduction, *inputs)

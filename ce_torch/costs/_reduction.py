@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ce_torch.costs._precision import compute_dtype
+
 
 def reduce(reduction: str, C: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"; n is the number of examples that count."""
@@ -16,13 +18,20 @@ def reduce(reduction: str, C: Tensor, counted: Tensor | None = None) -> Tensor:
 
 
 def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Return the gradient that reaches the cost of each example of z, in a shape that broadcasts to z's."""
+    """Return the gradient that reaches the cost of each example of z, in a shape that broadcasts to z's.
+
+    It is of the dtype to compute in, before anything is rounded.
+    """
+    grad_output = grad_output.to(compute_dtype(z))
     if reduction == "none":
         return grad_output.unsqueeze(-1)
     if reduction == "sum":
         return grad_output
+    if counted is None:
+        return grad_output / math.prod(z.shape[:-1])
+    n = counted.sum()
     # Where no example counts, none has a gradient.
-    return grad_output / (math.prod(z.shape[:-1]) if counted is None else counted.sum().clamp(min=1))
+    return grad_output / n.masked_fill(n == 0, 1)
 
 
 def quotient(C: Tensor, n: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class CostSpec:
         name: of the operators and kernels; `class_name` is that of the autograd node and of the struct in C++.
         cost, delta: the formula, and δ = ∂C/∂z.
         other_derivatives: by y and by each of the weights, in the order of the arguments.
-        counted: which examples count in the mean: 1 or 0 for each, shape (...), or None for all.
+        counted: how much each example counts in the mean, shape (...), or None for 1.
         family: of the kernels: rows of a softmax layer, or a sum over elements.
         cpp: of a sum over elements a struct template with cost(z, y, p) and delta(z, y, p): see `elements.h`.
         triton: of a sum over elements cost and delta in Triton, of z, y and two numbers, the constants that the cost

@@ -3,6 +3,7 @@
 Each entry says what it is for, and what would replace it.
 """
 
+import ctypes
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -69,6 +70,39 @@ def _read_address(tensor: Tensor) -> int:
 # Returns the address of a tensor's numbers, to read only: `data_ptr` would copy what is copied on write. torch 2.11 has
 # no public way.
 read_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _read_address)
+
+
+# Returns what DLPack offers to C; of torch 2.14 without a copy of what is copied on write. Tensors offer it publicly.
+_dlpack_capsule: Callable[[], Any] = getattr(torch._C, "_const_dlpack_exchange_api", find("_C._dlpack_exchange_api"))
+
+# Returns True if the tensor is copied on write; None where DLPack only reads it.
+is_copied_on_write: Callable[[Tensor], bool] | None = (
+    None if hasattr(torch._C, "_const_dlpack_exchange_api") else find("_C._is_cow_tensor")
+)
+
+
+class _DlpackFunctions(ctypes.Structure):
+    """DLPackExchangeAPI of DLPack 1."""
+
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("earlier_api", ctypes.c_void_p),
+        ("managed_tensor_allocator", ctypes.c_void_p),
+        ("managed_tensor_from_py_object_no_sync", ctypes.c_void_p),
+        ("managed_tensor_to_py_object_no_sync", ctypes.c_void_p),
+        ("dltensor_from_py_object_no_sync", ctypes.c_void_p),
+    )
+
+
+def tensor_reader() -> int:
+    """Return the address of the function by which DLPack reads a tensor of Python's in C."""
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.argtypes, pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
+    functions = _DlpackFunctions.from_address(pointer(_dlpack_capsule(), b"dlpack_exchange_api"))
+    if functions.major != 1:
+        raise ImportError(f"ce_torch needs DLPack 1, torch {torch.__version__} has {functions.major}")
+    return functions.dltensor_from_py_object_no_sync
 
 
 def is_forward_mode() -> bool:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from ce_torch.costs._arguments import check_arguments, check_element_weight
+from ce_torch.costs._arguments import check_arguments, check_element_weight, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._function import CostFunction
-from ce_torch.costs._module import Cost, to_out_dtype
+from ce_torch.costs._module import Cost
+from ce_torch.costs._precision import result_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
@@ -100,8 +101,9 @@ CROSS_ENTROPY = CostFunction(
 
 
 def prepare(
-    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None
+    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None, dim: int
 ) -> tuple[CostFunction, tuple[Tensor | None, ...]]:
+    z, y, weight, pos_weight = classes_last(dim, z, y, weight, pos_weight)
     y = check_arguments(z, y)
     check_element_weight("weight", weight, z)
     check_element_weight("pos_weight", pos_weight, z)
@@ -115,6 +117,7 @@ def cross_entropy(
     *,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
+    dim: int = -1,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -136,6 +139,8 @@ def cross_entropy(
         weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's. For 0 the neuron
             costs nothing, whatever its z and y.
         pos_weight: p, a factor for the part of the cost that belongs to y, as `weight`.
+        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
+            shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x
             (`F.binary_cross_entropy_with_logits` also divides by the number of neurons), "sum" for Σₓ Cₓ, "none" for
             every Cₓ, shape (...).
@@ -155,8 +160,8 @@ def cross_entropy(
 
     Source: Nielsen, section 3.1, equations (57)-(67).
     """
-    function, inputs = prepare(z, y, weight, pos_weight)
-    return to_out_dtype(z, function(reduction, *inputs), out_dtype)
+    function, inputs = prepare(z, y, weight, pos_weight, dim)
+    return function(result_dtype(z, out_dtype), reduction, *inputs)
 
 
 class CrossEntropyCost(Cost):

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ce_torch.costs._arguments import OPTIONS, check_arguments, check_number
+from ce_torch.costs._arguments import OPTIONS, check_arguments, check_number, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._function import CostFunction
-from ce_torch.costs._module import Cost, to_out_dtype
+from ce_torch.costs._module import Cost
+from ce_torch.costs._precision import result_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
@@ -144,7 +145,8 @@ OPTIONS.update(
 )
 
 
-def prepare(z: Tensor, y: Tensor, alpha: float | None, gamma: float) -> tuple[CostFunction, tuple[Any, ...]]:
+def prepare(z: Tensor, y: Tensor, alpha: float | None, gamma: float, dim: int) -> tuple[CostFunction, tuple[Any, ...]]:
+    z, y = classes_last(dim, z, y)
     return FOCAL, (z, check_arguments(z, y), -1.0 if alpha is None else float(alpha), float(gamma))
 
 
@@ -155,6 +157,7 @@ def focal(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
+    dim: int = -1,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -171,6 +174,8 @@ def focal(
             stand for one-hot vectors.
         alpha: the weight of neurons with y = 1, from 0 to 1; those with y = 0 have 1 − alpha. None for no weights.
         gamma: at least 0, how much less neurons count that are nearly right. For 0 it is the cross-entropy.
+        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
+            shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (torchvision also divides by the number of
             neurons), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
@@ -189,8 +194,8 @@ def focal(
 
     Source: Lin, Goyal, Girshick, He and Dollár, "Focal Loss for Dense Object Detection", 2017.
     """
-    function, inputs = prepare(z, y, alpha, gamma)
-    return to_out_dtype(z, function(reduction, *inputs), out_dtype)
+    function, inputs = prepare(z, y, alpha, gamma, dim)
+    return function(result_dtype(z, out_dtype), reduction, *inputs)
 
 
 class FocalCost(Cost):

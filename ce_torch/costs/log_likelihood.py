@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, softmax
 from torch.nn import functional as F
 
-from ce_torch.costs._arguments import check_arguments, check_class_weight, check_ignored
+from ce_torch.costs._arguments import check_arguments, check_class_weight, check_ignored, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import one_hot
 from ce_torch.costs._function import CostFunction
-from ce_torch.costs._module import Cost, to_out_dtype
-from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._module import Cost
+from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import quotient
 from ce_torch.costs._softmax import exponentials
 from ce_torch.costs._spec import CostSpec
+from ce_torch.costs._torch_private import is_forward_mode, is_transformed
 
 # The formulas take z, y, the weights of the classes w (None for 1), c, ignore_index and label_smoothing.
 
@@ -58,7 +59,13 @@ def grad_weight(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: 
 def counted(
     z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float
 ) -> Tensor | None:
-    return None if y.is_floating_point() else y != ignore_index
+    """Return how much each example counts in the mean: for a class y its weight."""
+    return None if y.is_floating_point() else example_weight(z, y, w, ignore_index)
+
+
+def example_weight(z: Tensor, y: Tensor, w: Tensor | None, ignore_index: int) -> Tensor:
+    counts = y != ignore_index
+    return counts if w is None else w.to(compute_dtype(z))[y.where(counts, 0)].where(counts, 0)
 
 
 LOG_LIKELIHOOD = CostFunction(
@@ -81,7 +88,9 @@ def prepare(
     weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
+    dim: int,
 ) -> tuple[CostFunction, tuple[Any, ...]]:
+    z, y = classes_last(dim, z, y)
     y = check_arguments(z, y)
     check_class_weight("weight", weight, z.shape, z)
     check_ignored(ignore_index, y)
@@ -97,14 +106,15 @@ def log_likelihood(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    dim: int = -1,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The log-likelihood cost of a softmax layer: `F.cross_entropy(z, y)`, options included, for z of shape (N, K).
 
     It is not the chapter's `cross_entropy`, which is of sigmoid neurons. Research code may call this one
-    `softmax_cross_entropy`, the same function. Unlike in PyTorch, classes are always the last dimension of z, and y is
-    told apart by its dtype.
+    `softmax_cross_entropy`, the same function. Unlike in PyTorch, classes are the last dimension of z unless `dim` says
+    another, and the dtype of y tells class indices from desired outputs.
 
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    δ = a − y, by hand
 
@@ -118,6 +128,8 @@ def log_likelihood(
         ignore_index: examples whose class index this is cost nothing, whatever their z, and do not count in the mean.
             Class indices only.
         label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
+        dim: the dimension of z, and of desired outputs, that holds the classes; class indices lack it. It is 1 for z of
+            shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, "sum" for Σₓ Cₓ, "none" for every Cₓ,
             shape (...). For class indices the mean is weighted: n is the sum of the weights of the classes y.
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
@@ -142,12 +154,18 @@ def log_likelihood(
     scaled = z
     if isinstance(temperature, Tensor):
         scaled, temperature = divide(z, temperature), 1.0
-    function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing)
-    _, y, *_ = inputs
-    if reduction != "mean" or weight is None or y.is_floating_point():
-        return to_out_dtype(z, function(reduction, *inputs), out_dtype)
-    C = function("sum", *inputs)
-    return to_out_dtype(z, quotient(C, total_weight(y, weight.to(C.dtype), ignore_index)), out_dtype)
+    function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing, dim)
+    dtype = result_dtype(z, out_dtype)
+    if reduction != "mean" or weight is None or y.is_floating_point() or not may_change(weight):
+        return function(dtype, reduction, *inputs)
+    # The mean is divided by weights, which have a derivative too.
+    C = function(compute_dtype(z), "sum", *inputs)
+    return to_dtype(quotient(C, example_weight(z, y, weight, ignore_index).sum()), dtype)
+
+
+def may_change(weight: Tensor) -> bool:
+    """Return True if somebody may ask for a derivative by the weight."""
+    return weight.requires_grad or is_forward_mode() or is_transformed()
 
 
 def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
@@ -158,12 +176,6 @@ def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
     tensor = tensor.to(compute_dtype(tensor))
     finite = tensor.isfinite()
     return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature.to(tensor.dtype), tensor)
-
-
-def total_weight(y: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
-    """Return the sum of the weights of the classes y that are not ignored."""
-    ignored = y == ignore_index
-    return weight[y.masked_fill(ignored, 0)].masked_fill(ignored, 0).sum()
 
 
 class LogLikelihoodCost(Cost):
@@ -179,4 +191,4 @@ class LogLikelihoodCost(Cost):
     cost_functions = (LOG_LIKELIHOOD,)
 
     def activation(self, z: Tensor) -> Tensor:
-        return softmax(z / self.options["temperature"], -1)
+        return softmax(z / self.options["temperature"], self.options["dim"])

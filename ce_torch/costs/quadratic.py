@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ce_torch.costs._arguments import check_arguments
+from ce_torch.costs._arguments import check_arguments, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._function import CostFunction
-from ce_torch.costs._module import Cost, to_out_dtype
+from ce_torch.costs._module import Cost
+from ce_torch.costs._precision import result_dtype
 from ce_torch.costs._spec import CostSpec
 
 if TYPE_CHECKING:
@@ -116,13 +117,20 @@ LINEAR = CostFunction(
 )
 
 
-def prepare(z: Tensor, y: Tensor, activation: str) -> tuple[CostFunction, tuple[Tensor, Tensor]]:
+def prepare(z: Tensor, y: Tensor, activation: str, dim: int) -> tuple[CostFunction, tuple[Tensor, Tensor]]:
+    z, y = classes_last(dim, z, y)
     return (SIGMOID if activation == "sigmoid" else LINEAR), (z, check_arguments(z, y))
 
 
 @loss_function(mse_loss)
 def quadratic(
-    z: Tensor, y: Tensor, *, activation: str = "sigmoid", reduction: str = "mean", out_dtype: torch.dtype | None = None
+    z: Tensor,
+    y: Tensor,
+    *,
+    activation: str = "sigmoid",
+    dim: int = -1,
+    reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The quadratic cost: N / 2 · `F.mse_loss(torch.sigmoid(z), y)`, or `F.mse_loss(z, y)`, for N neurons.
 
@@ -133,6 +141,8 @@ def quadratic(
         y: desired outputs, floating point, shape (..., K); or class indices, int64, shape (...), which stand for
             one-hot vectors.
         activation: "sigmoid" for a = σ(z), "linear" for a = z.
+        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
+            shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (`F.mse_loss` also divides by the number
             of neurons, and has no ½), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
@@ -151,8 +161,8 @@ def quadratic(
 
     Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
     """
-    function, inputs = prepare(z, y, activation)
-    return to_out_dtype(z, function(reduction, *inputs), out_dtype)
+    function, inputs = prepare(z, y, activation, dim)
+    return function(result_dtype(z, out_dtype), reduction, *inputs)
 
 
 class QuadraticCost(Cost):

@@ -111,7 +111,7 @@ def test_a_process_that_is_forked_runs_kernels_too():
 def test_a_class_that_is_none_is_refused_before_memory_is_read():
     with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):
         LOG_LIKELIHOOD.implementations[0].cost(
-            "mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), None, 1.0, -100, 0.0
+            torch.float32, "mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), None, 1.0, -100, 0.0
         )
 
 

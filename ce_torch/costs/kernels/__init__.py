@@ -21,13 +21,14 @@ class Implementation(NamedTuple):
     """A way to compute a cost and its δ that are not differentiated again.
 
     `refusal(z, y, ...)` says why these inputs are not supported, and is None if they are. Then
-    C, statistics = cost(reduction, z, y, ...) and ∂C/∂z = delta(grad_output, statistics, reduction, z, y, ...).
-    Statistics, shape (2 + 4 N,), are what δ can use of the pass over z; for None delta makes that pass itself.
+    C, statistics = cost(dtype, reduction, z, y, ...) and ∂C/∂z = delta(grad_output, statistics, reduction, z, y, ...).
+    Statistics, shape (2 + 4 N,), are what δ can use of the pass over z; for None delta makes that pass itself. Where
+    that is as fast, cost returns None.
     """
 
     name: str
     refusal: Callable[..., str | None]
-    cost: Callable[..., tuple[Tensor, Tensor]]
+    cost: Callable[..., tuple[Tensor, Tensor | None]]
     delta: Callable[..., Tensor]
 
 

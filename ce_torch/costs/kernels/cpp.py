@@ -1,151 +1,145 @@
 """The kernels for the CPU: `softmax.h` and `elements.h`, with the formulas in C++ that the costs bring along.
 
-They take plain tensors whose numbers follow one another in memory, with y and weights of any dtype.
+They take plain tensors of any dtypes and strides. Python calls them as functions of its own, which read tensors by
+DLPack: at small sizes all that is around a kernel counts.
 """
 
 import ctypes
-import struct
-from collections.abc import Callable, Sequence
-from functools import cache
-from operator import itemgetter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
-from ce_torch.costs._torch_private import read_address
-from ce_torch.costs.kernels import NOT_PLAIN, Implementation, compiler, is_plain, new_cost, new_statistics
+from ce_torch.costs._torch_private import is_copied_on_write, tensor_reader
+from ce_torch.costs.kernels import NOT_PLAIN, Implementation, compiler, new_cost, new_statistics
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
 
-DTYPES = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-    torch.float64: "float64",
-}
-
-# The fields of the kernels' Task.
-TASK = struct.Struct("8P7q2d3i")
-CLASSES, OUTPUTS, WIDE_OUTPUTS = range(3)  # what y holds: classes, or outputs of z's dtype, or of the one to compute in
 REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
+# What `refusal` in `calls.h` returns is a place among these.
+REFUSALS = (
+    None,
+    NOT_PLAIN,
+    "a tensor is not on the CPU",
+    "a tensor is of a dtype that they do not support",
+    "y or a weight has a shape that does not fit",
+    "z or y has no memory",
+    "z has no dimension, or more than 16",
+    "the weights of the classes vary from example to example",
+)
+# C is made like one of these, which is faster than by its shape.
+DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
+SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in DTYPES}
+# Of fewer elements what δ can use of the pass over z is computed again sooner than kept.
+KEPT = 2048
 
 
 def cpp(spec: "CostSpec") -> Implementation:
     """Return the cost's kernels for the CPU as an implementation."""
-    options = task_options(spec)
-    count = len(spec.weights)
+    name, delta_name, refusal_name = spec.name, f"{spec.name}_delta", f"{spec.name}_refusal"
+    is_softmax, count = spec.family == "softmax", spec.tensor_count
 
-    def spec_refusal(z: Tensor, y: Tensor, *inputs: Any) -> str | None:
-        if spec.family == "softmax" and inputs[0] is not None and inputs[0].ndim != 1:
-            return "the weights of the classes vary from example to example"
-        return refusal(z, y, *inputs[:count])
+    def refusal(*inputs: Any) -> str | None:
+        if not inputs[0].is_cpu:
+            return "z is not on the CPU"
+        if not has_kernels():
+            return str(compiler.library())
+        place = function(refusal_name)(*inputs)
+        return REFUSALS[place] if place != 0 else refusal_in_memory(*inputs[:count])
 
-    def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-        statistics = new_statistics(z, compute_dtype(z))
-        C = new_cost(reduction, z, statistics.dtype)
-        if not run(spec.name, reduction, z, y, options((*inputs, *MISSING)), statistics, C.data_ptr(), 0, 0):
-            highest = z.shape[-1] - 1
+    def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
+        C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
+        statistics = new_statistics(z, compute_dtype(z)) if is_softmax and z.numel() > KEPT else None
+        if not kernel(name)(z, *inputs, REDUCTIONS[reduction], torch.get_num_threads(), statistics, C):
+            y, highest = inputs[0], z.shape[-1] - 1
             raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
         return C, statistics
 
-    def delta(
-        grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any
-    ) -> Tensor:
-        if statistics is None and spec.family == "softmax":
-            _, statistics = cost("none", z, y, *inputs)
-        elif statistics is None:
-            statistics = new_statistics(z, compute_dtype(z))
-        delta, grad_output = torch.empty_like(z), grad_output.to(statistics.dtype).contiguous()
-        addresses = 0, read_address(grad_output), delta.data_ptr()
-        run(spec.name + "_delta", reduction, z, y, options((*inputs, *MISSING)), statistics, *addresses)
+    def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
+        if is_softmax and z.numel() <= KEPT:
+            statistics = None
+        elif is_softmax and statistics is None:
+            _, statistics = cost(compute_dtype(z), reduction, z, *inputs)
+        delta = torch.empty_like(z)
+        last = REDUCTIONS[reduction], torch.get_num_threads(), statistics, grad_output, delta
+        kernel(delta_name)(z, *inputs, *last)
         return delta
 
-    return Implementation("cpp", spec_refusal, cost, delta)
+    return Implementation("cpp", refusal, cost, delta)
 
 
-# weight, pos_weight, ignore_index and two numbers.
-Options = tuple[Tensor | None, Tensor | None, int, float, float]
-
-
-def task_options(spec: "CostSpec") -> Callable[[Sequence[Any]], Options]:
-    """Return a function that sorts a cost's inputs after y, with `MISSING` at their end."""
-    count = len(spec.weights)
-    no_weight, no_integer, no_number = range(len(spec.parameters) - 2, len(spec.parameters) + 1)
-    weights = *range(count), no_weight, no_weight
-    integers, numbers = (*spec.positions(int), no_integer), (*spec.positions(float), no_number, no_number)
-    return itemgetter(*weights[:2], integers[0], *numbers[:2])
-
-
-MISSING = None, 0, 0.0
-
-
-def refusal(z: Tensor, y: Tensor, *weights: Tensor | None) -> str | None:
-    """Return why the kernels do not support these inputs."""
-    if not z.is_cpu:
-        return "z is not on the CPU"
-    if z.dtype not in DTYPES:
-        return "z is of a dtype that they do not support"
-    if y.shape != (z.shape if y.is_floating_point() else z.shape[:-1]):
-        return "y broadcasts to z"
-    if not (is_plain(z) and is_plain(y)):
-        return NOT_PLAIN
-    if not (z.is_contiguous() and y.is_contiguous()):
-        return "the numbers of z or y do not follow one another in memory; .contiguous() makes them"
-    # Memory may have been given back.
-    if z.numel() == 0 or read_address(z) == 0 or read_address(y) == 0:
-        return "z or y has no memory"
-    for weight in weights:
-        if weight is not None and not is_plain(weight):
+def refusal_in_memory(*tensors: Tensor | None) -> str | None:
+    """Return why the numbers in the memory of plain tensors can't be read, by DLPack."""
+    for tensor in tensors:
+        if tensor is not None and (tensor.is_neg() or (is_copied_on_write and is_copied_on_write(tensor))):
             return NOT_PLAIN
-        if weight is not None and strides(weight, z.shape) is None:
-            return "a weight is neither the same for all examples nor given for each of them"
-    if not has_kernels():
-        return str(compiler.library())
     return None
+
+
+def are_taken(z: Any, y: Any) -> bool:
+    """Return True if z and y are what every cost takes, on the CPU; False says nothing."""
+    if torch.compiler.is_compiling():
+        return False
+    takes = functions.get("ce_torch_takes")
+    return takes is not None and takes(z, y)
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Return True if a tensor is plain, with numbers in memory, on the CPU; False says nothing."""
+    reads = functions.get("ce_torch_reads")
+    return reads is not None and reads(tensor) and refusal_in_memory(tensor) is None
 
 
 def has_kernels() -> bool:
     return isinstance(compiler.library(), ctypes.CDLL)
 
 
-def strides(weight: Tensor, shape: Sequence[int]) -> tuple[int, int] | None:
-    """Return from one row and one column of z, of this shape, to the next of a weight, or None if they vary."""
-    columns = weight.shape[-1] if weight.ndim > 0 else 1
-    column = int(columns > 1)
-    if weight.numel() == columns:
-        return 0, column
-    return (columns, column) if weight.shape[:-1] == shape[:-1] else None
+def kernel(name: str) -> Callable[..., bool]:
+    """Return a kernel, of a cost's inputs, the reduction, threads, statistics, and C or grad_output and δ."""
+    return function(name)
 
 
-def locate(weight: Tensor | None, z: Tensor, dtype: torch.dtype) -> tuple[int, tuple[int, int], Tensor | None]:
-    """Return the address of a weight in this dtype, its steps, and the tensor, which must outlive the address."""
-    if weight is None:
-        return 0, (0, 0), None
-    weight = weight.to(dtype).contiguous()
-    return read_address(weight), strides(weight, z.shape) or (0, 0), weight
+# The functions of the kernels that were called, by their names.
+functions: dict[str, Callable[..., Any]] = {}
 
 
-def run(name: str, reduction: str, z: Tensor, y: Tensor, options: Options, statistics: Tensor, *outputs: int) -> bool:
-    """Run a kernel on a Task with these addresses of C, grad_output and delta; return whether it takes these y."""
-    target = CLASSES
-    if y.is_floating_point():
-        target = OUTPUTS if y.dtype == z.dtype else WIDE_OUTPUTS
-        y = y if target == OUTPUTS else y.to(statistics.dtype)
-    weight, pos_weight, ignore_index, first, second = options
-    weight_address, weight_steps, weight = locate(weight, z, statistics.dtype)
-    pos_weight_address, pos_weight_steps, pos_weight = locate(pos_weight, z, statistics.dtype)
-    steps = *weight_steps, *pos_weight_steps
-    columns = z.shape[-1]
-    addresses = read_address(z), read_address(y), weight_address, pos_weight_address, statistics.data_ptr()
-    sizes = z.numel() // columns, columns
-    last = first, second, target, REDUCTIONS[reduction], torch.get_num_threads()
-    return kernel(name, z.dtype)(TASK.pack(*addresses, *outputs, *sizes, *steps, ignore_index, *last))
+def function(name: str) -> Callable[..., Any]:
+    """Return a function of the kernels, which are there, that takes Python's objects."""
+    if not functions:
+        set_python = compiler.function(
+            "ce_torch_set_python", (ctypes.c_void_p, ctypes.py_object, ctypes.py_object), None
+        )
+        set_python(tensor_reader(), Tensor, torch.nn.Parameter)
+        functions.update({name: new_function(name) for name in ("ce_torch_takes", "ce_torch_reads")})
+    if name not in functions:
+        functions[name] = new_function(name)
+    return functions[name]
 
 
-@cache
-def kernel(name: str, dtype: torch.dtype) -> Callable[[bytes], bool]:
-    """Return a function of the library."""
-    return compiler.function(f"{name}_{DTYPES[dtype]}", (ctypes.c_char_p,), ctypes.c_bool)
+class MethodDefinition(ctypes.Structure):
+    """PyMethodDef: a function in C that Python can call."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+FASTCALL = 0x80
+# Python keeps their addresses.
+definitions: list[MethodDefinition] = []
+
+
+def new_function(name: str) -> Callable[..., Any]:
+    kernels = compiler.library()
+    assert isinstance(kernels, ctypes.CDLL)
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.argtypes, new.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p), ctypes.py_object
+    address = ctypes.cast(kernels[name], ctypes.c_void_p)
+    definitions.append(MethodDefinition(name.encode(), address, FASTCALL, None))
+    return new(ctypes.addressof(definitions[-1]), None, None)

@@ -27,72 +27,121 @@ template <class Real> struct Numbers {
 };
 
 // A cost that is a sum over neurons: of `Formula(numbers).cost(z, y, p)` times their weights, with p = pos_weight.
-template <template <class> class Formula, class Number> struct Elements : Typed<Number> {
-  using Base = Typed<Number>;
-  using typename Base::Real;
+template <template <class> class Formula, class Real, bool tiled> struct Elements : Rows<Real, tiled> {
+  using Base = Rows<Real, tiled>;
+  using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
+  using Base::task;
 
-  Formula<Real> formula;
-  int64_t element_count;
+  const Formula<Real> formula;
+  const bool is_weighted, has_pos_weight;
 
   explicit Elements(const Task& task)
-      : Base(merged(task)), formula{{Real(task.numbers[0]), Real(task.numbers[1])}}, element_count(task.elements()) {}
+      : Base{task},
+        formula{{Real(task.numbers[0]), Real(task.numbers[1])}},
+        is_weighted(task.data[of_weight]),
+        has_pos_weight(task.data[of_pos_weight]) {}
 
-  // Where C is reduced it does not matter where a row ends: short ones are taken together, the last few may be fewer.
-  static Task merged(Task task) {
-    bool any_row = task.target != Target::classes && any_row_has(task.weight, task.weight_row, task.weight_column, task) &&
-                   any_row_has(task.pos_weight, task.pos_weight_row, task.pos_weight_column, task);
-    task.counted() = double(task.rows);
-    if (task.reduction == Reduction::none || !any_row) return task;
-    int64_t together = std::max<int64_t>(chunk / task.columns, 1);
-    task.rows = (task.rows + together - 1) / together;
-    for (int64_t* columns : {&task.columns, &task.weight_row, &task.pos_weight_row}) *columns *= together;
-    return task;
+  // The blocks that a thread reads and works on.
+  struct Memory {
+    Vec z[block_vectors], y[block_vectors], weight[block_vectors], pos_weight[block_vectors];
+  };
+  struct Inputs {
+    typename Base::Numbers z, y, weight, pos_weight;
+  };
+
+  Inputs read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
+    Inputs inputs;
+    inputs.z = this->read(of_z, block, memory.z);
+    inputs.y = task.has_classes() ? one_hot(stripe, block, column, memory.y) : this->read(of_y, block, memory.y);
+    if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
+    if (has_pos_weight) inputs.pos_weight = this->read(of_pos_weight, block, memory.pos_weight);
+    return inputs;
   }
 
-  // Whether a weight is the same for all neurons, or is laid out as z is.
-  static bool any_row_has(const void* weight, int64_t row, int64_t column, const Task& task) {
-    return !weight || (row == 0 && column == 0) || (row == task.columns && column == 1);
+  // The outputs that classes stand for, from this column on.
+  typename Base::Numbers one_hot(const Stripe& stripe, const Block& block, int64_t column, Vec* y) const {
+    int64_t width = (block.numbers + lanes - 1) / lanes;
+    std::fill(y, y + block.lines * width, Vec{});
+    int64_t columns = tiled ? block.lines : block.numbers;
+    for (int64_t row = 0; row < stripe.rows; row++) {
+      int64_t place = task.class_at(this->start(stripe, row, of_y)) - column;
+      if (0 <= place && place < columns) ((Real*)y)[tiled ? place * width * lanes + row : place] = 1;
+    }
+    return {(const Loose<Real>*)y, y[std::min(block.numbers / lanes, block_vectors - 1)]};
   }
 
-  int64_t row_end(int64_t row) const { return std::min(this->columns, element_count - row * this->columns); }
-
-  template <class Function> inlined Vec weighted(Function f, int64_t row, int64_t column, int64_t count) const {
-    Vec value = f(load(this->z_row(row) + column, count), this->outputs(row, column, count),
-                  this->pos_weights(row, column, count));
-    return this->weight ? product<Vec>(this->weights(row, column, count), value) : value;
+  template <class Function> inlined Vec weighted(Function f, const Inputs& inputs, int64_t i, int64_t count) const {
+    Vec p = has_pos_weight ? inputs.pos_weight.at(i, count) : Vec{} + 1;
+    Vec value = f(inputs.z.at(i, count), inputs.y.at(i, count), p);
+    return is_weighted ? product<Vec>(inputs.weight.at(i, count), value) : value;
   }
 
-  // C of each row, the sum over its neurons.
+  // Returns false, and does no more, where some y is no class.
   bool cost() const {
-    auto cost = [&](Vec z, Vec y, Vec p) inlined { return formula.cost(z, y, p); };
-    if (this->target == Target::classes && !this->all_are_classes()) return false;
-    this->each_row([&](int64_t row) {
-      double total = 0;
-      for (int64_t start = 0; start < row_end(row); start += chunk) {
-        Vec sums = {};
-        each_vector<lanes>(start, std::min(start + chunk, row_end(row)), [&](int64_t column, int64_t count) inlined {
-          Vec costs = weighted(cost, row, column, count);
-          sums += first<Real>(count, costs, 0);
-        });
-        total += sum<Real>(sums);
-      }
-      this->row_costs()[row] = Real(total);
+    if (task.has_classes() && !task.all_are_classes()) return false;
+    if (task.statistics) *(double*)task.statistics = double(task.examples);
+    if (task.reduction == Reduction::none) {
+      this->each_stripe([&](const Stripe& stripe) {
+        Stat C[tile_vectors] = {};
+        add(C, stripe, 0, task.columns);
+        for (int64_t vector = 0; vector < this->width(stripe); vector++) this->store_cost(stripe, vector, C[vector]);
+      });
+      return true;
+    }
+    std::vector<double> costs(this->parts(part_columns()));
+    this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
+      Stat C[tile_vectors] = {};
+      add(C, stripe, start, end);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++)
+        this->each_row(stripe, vector, [&](int64_t lane, int64_t) { costs[part] += this->at(C[vector], lane); });
     });
-    this->reduce();
+    this->reduce(costs.data(), int64_t(costs.size()), double(task.examples));
     return true;
+  }
+
+  // The columns of a part: of all its rows a sum has so many elements.
+  static int64_t part_columns() { return part_elements / Base::stripe_rows; }
+
+  // Adds the costs of neurons to those of their rows.
+  void add(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
+    auto cost = [&](Vec z, Vec y, Vec p) inlined { return formula.cost(z, y, p); };
+    Memory memory;
+    for (int64_t next; start < end; start = next) {
+      next = std::min(start + this->block_columns(stripe), end);
+      Block block = this->block(stripe, start, next);
+      Inputs inputs = read_all(stripe, block, start, memory);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+        Vec sums = {};
+        this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+          sums += first<Real>(count, weighted(cost, inputs, i, count), 0);
+        });
+        C[vector] += this->sum_columns(sums);
+      }
+    }
   }
 
   // δ of each neuron, times the gradient of the row's cost.
   void delta() const {
+    task.use_large_pages();
     auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
-    this->each_row_part([&](int64_t row, int64_t start, int64_t end) {
-      Real g = this->row_grad(row);
-      Number* out = this->delta_row(row);
-      each_vector<lanes>(start, std::min(end, row_end(row)), [&](int64_t column, int64_t count) inlined {
-        store(product<Vec>(Vec{} + g, weighted(delta, row, column, count)), out + column, count);
-      });
+    this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t) {
+      Memory memory;
+      for (int64_t next; start < end; start = next) {
+        next = std::min(start + this->block_columns(stripe), end);
+        Block block = this->block(stripe, start, next);
+        Inputs inputs = read_all(stripe, block, start, memory);
+        auto result = this->result(block, memory.z);
+        for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+          Stat g = this->grad(stripe, vector, double(task.examples));
+          this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+            result.set(i, count, product<Vec>(Vec{} + g, weighted(delta, inputs, i, count)));
+          });
+        }
+        this->finish(result, block);
+        this->write(result, block);
+      }
     });
   }
 };

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._precision import to_compute_dtype
+from ce_torch.costs._precision import to_compute_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs.kernels import Implementation, new_statistics
@@ -20,9 +20,9 @@ def formulas(spec: "CostSpec") -> Implementation:
     def refusal(*inputs: Any) -> None:
         return None
 
-    def cost(reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def cost(dtype: torch.dtype, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         C = reduce(reduction, spec.cost(*to_compute_dtype(inputs)), spec.counted(*inputs))
-        return C, new_statistics(inputs[0], C.dtype)
+        return to_dtype(C, dtype), new_statistics(inputs[0], C.dtype)
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
         g = example_grad(grad_output, reduction, z, spec.counted(z, *inputs))

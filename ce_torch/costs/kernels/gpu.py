@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._precision import compute_dtype, to_dtype
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs.kernels import (
     NOT_PLAIN,
@@ -72,14 +72,21 @@ def softmax_refusal(
 
 
 def softmax_cost(
-    reduction: str, z: Tensor, y: Tensor, weight: None, c: float, ignore_index: int, label_smoothing: float
+    dtype: torch.dtype,
+    reduction: str,
+    z: Tensor,
+    y: Tensor,
+    weight: None,
+    c: float,
+    ignore_index: int,
+    label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Return C, and the statistics m and r of each row."""
     rows, classes, C = as_rows(z), y.reshape(-1), new_cost("none", z, torch.float32)
     statistics = new_statistics(z, torch.float32)
     inputs = rows, classes, normal(c), ignore_index
     launch("log_likelihood", rows, (len(rows),), C, *split(statistics), *inputs, *rows.stride(), *classes.stride())
-    return reduce(reduction, C, y != ignore_index), statistics
+    return to_dtype(reduce(reduction, C, y != ignore_index), dtype), statistics
 
 
 def softmax_delta(
@@ -96,7 +103,7 @@ def softmax_delta(
 ) -> Tensor:
     """Return δ times what reached C, shaped like z and of its dtype."""
     if statistics is None:
-        _, statistics = softmax_cost("none", z, y, weight, c, ignore_index, label_smoothing)
+        _, statistics = softmax_cost(torch.float32, "none", z, y, weight, c, ignore_index, label_smoothing)
     delta = z if in_place else new_delta(z)
     rows, classes, g = as_rows(z), y.reshape(-1), row_grads(grad_output, reduction, z, y != ignore_index)
     inputs = *split(statistics), rows, classes, normal(c), ignore_index
@@ -135,12 +142,12 @@ def elements(spec: "CostSpec") -> Implementation:
         first, second, *_ = *(inputs[i] for i in positions), 0.0, 0.0
         return rows, y, *rows.stride(), *y.stride(), first, second
 
-    def cost(reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def cost(dtype: torch.dtype, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
         C = new_cost("none", z, torch.float32)
         rows, *rest = prepare(z, y, inputs)
         formula, _ = formulas(spec)
         launch("elements", rows, (len(rows),), C, rows, *rest, formula=formula)
-        return reduce(reduction, C), new_statistics(z, torch.float32)
+        return to_dtype(reduce(reduction, C), dtype), new_statistics(z, torch.float32)
 
     def delta(
         grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any

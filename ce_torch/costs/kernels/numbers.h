@@ -10,7 +10,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 // What is called for each vector: not inlined, it would take its count of numbers for a variable.
 #define inlined __attribute__((always_inline))
@@ -38,6 +42,9 @@ template <> struct Wide<double> {
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
 };
 template <class Real> using Reals = Vector<Real, Wide<Real>::lanes>;
+// The same anywhere in memory.
+template <class Real>
+using Loose __attribute__((vector_size(64), aligned(alignof(Real)), may_alias)) = Real;
 
 // What tensors are made of.
 struct Bfloat16 {
@@ -59,6 +66,17 @@ using Halves = Vector<uint16_t, 16>;
 
 Floats to_floats(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
 
+#ifdef __F16C__
+// By instructions of the processor, eight at a time.
+Floats to_floats(Halves x, Float16) {
+  Floats out;
+  for (int i = 0; i < 2; i++) {
+    __m256 half = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)&x + i));
+    std::memcpy((char*)&out + i * sizeof half, &half, sizeof half);
+  }
+  return out;
+}
+#else
 Floats to_floats(Halves x, Float16) {
   Words word = __builtin_convertvector(x, Words), exponent = word & 0x7c00;
   // 2¹¹² is by how much the exponents of a float are larger; subnormal numbers become normal.
@@ -67,12 +85,25 @@ Floats to_floats(Halves x, Float16) {
   return (Floats)((exponent == 0x7c00 ? special : number) | (word & 0x8000) << 16);
 }
 
+#endif
+
 // To nearest, ties to even. A nan stays one.
 Halves narrow(Floats x, Bfloat16) {
   Words word = (Words)x, rounded = word + 0x7fff + (word >> 16 & 1);
   return __builtin_convertvector((x == x ? rounded : word | 0x400000) >> 16, Halves);
 }
 
+#ifdef __F16C__
+Halves narrow(Floats x, Float16) {
+  Halves out;
+  for (int i = 0; i < 2; i++) {
+    __m256 half;
+    std::memcpy(&half, (char*)&x + i * sizeof half, sizeof half);
+    _mm_storeu_si128((__m128i*)&out + i, _mm256_cvtps_ph(half, _MM_FROUND_TO_NEAREST_INT));
+  }
+  return out;
+}
+#else
 Halves narrow(Floats x, Float16) {
   Words word = (Words)x, sign = word >> 16 & 0x8000, size = word & 0x7fffffff;
   Words normal = ((size + 0xfff + (size >> 13 & 1)) >> 13) - (112 << 10);
@@ -82,6 +113,7 @@ Halves narrow(Floats x, Float16) {
   Words number = size < 0x38800000 ? subnormal : normal;
   return __builtin_convertvector((size >= 0x477ff000 ? special : number) | sign, Halves);
 }
+#endif
 
 template <class Real> Reals<Real> load_real(const Real* from, int64_t count) {
   Reals<Real> vector = {};
@@ -107,6 +139,17 @@ template <class Half> void store_half(Floats x, Half* to, int64_t count) {
 void store(Floats x, Bfloat16* to, int64_t count) { store_half(x, to, count); }
 void store(Floats x, Float16* to, int64_t count) { store_half(x, to, count); }
 
+// Numbers of any type as those to compute with.
+template <class Real, class Number> Reals<Real> load_as(const Number* from, int64_t count) {
+  if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>) {
+    return load(from, count);
+  } else {
+    Reals<Real> x = {};
+    for (int64_t lane = 0; lane < count; lane++) x[lane] = Real(load(from + lane, 1)[0]);
+    return x;
+  }
+}
+
 // The numbers of the lanes, from `start` on.
 template <class Real> typename Wide<Real>::Signed lane_numbers(int64_t start) {
   typename Wide<Real>::Signed lane;
@@ -119,16 +162,21 @@ template <class Real> Reals<Real> first(int64_t count, Reals<Real> x, Real other
   return count == Wide<Real>::lanes ? x : lane_numbers<Real>(-count) < 0 ? x : other;
 }
 
-template <class Real> Real sum(Reals<Real> x) {
-  Real total = 0;
-  for (int lane = 0; lane < Wide<Real>::lanes; lane++) total += x[lane];
-  return total;
+// The numbers of a vector as one, by halves: combined in a row, each would wait for the one before.
+template <class Real, int lanes, class Function> inlined inline Real combine(Vector<Real, lanes> x, Function f) {
+  if constexpr (lanes == 2) {
+    return f(x[0], x[1]);
+  } else {
+    Vector<Real, lanes / 2> half[2];
+    std::memcpy(half, &x, sizeof x);
+    return combine<Real, lanes / 2>(f(half[0], half[1]), f);
+  }
 }
-
+template <class Real> Real sum(Reals<Real> x) {
+  return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return left + right; });
+}
 template <class Real> Real largest(Reals<Real> x) {
-  Real most = x[0];
-  for (int lane = 1; lane < Wide<Real>::lanes; lane++) most = x[lane] > most ? x[lane] : most;
-  return most;
+  return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return right > left ? right : left; });
 }
 
 // The product, 0 where the factor is 0, also of what is not finite: what does not count adds nothing.
@@ -154,7 +202,7 @@ template <class Real> Reals<Real> exp_of_negative(Reals<Real> x) {
   return x < W::lowest_exponent ? 0 : series * power_of_2;
 }
 
-// ln(x) for x > 0, and −∞ for 0. With x = 2ᵏ f, √½ ≤ f < √2, it is k ln 2 + 2 artanh(q), q = (f − 1) / (f + 1).
+// ln(x) for x > 0, −∞ for 0, and nan for nan. With x = 2ᵏ f, √½ ≤ f < √2, it is k ln 2 + 2 artanh(q), q = (f − 1) / (f + 1).
 template <class Real> Reals<Real> log_of_positive(Reals<Real> x) {
   using W = Wide<Real>;
   using Bits = typename W::Bits;
@@ -165,7 +213,8 @@ template <class Real> Reals<Real> log_of_positive(Reals<Real> x) {
 #pragma GCC unroll 20
   for (int i = W::terms_of_log - 1; i >= 0; i--) series = Real(2) / Real(2 * i + 1) + q2 * series;
   Reals<Real> n = __builtin_convertvector(k, Reals<Real>);
-  return x == 0 ? -std::numeric_limits<Real>::infinity() : n * W::ln2_high + (n * W::ln2_low + q * series);
+  Reals<Real> log = n * W::ln2_high + (n * W::ln2_low + q * series);
+  return x == 0 ? -std::numeric_limits<Real>::infinity() : x == x ? log : x;
 }
 
 // ln(1 + u) for 0 ≤ u ≤ 1, as 2 artanh(q) with q = u / (2 + u) ≤ ⅓: no digit of a small u is lost.
@@ -175,5 +224,19 @@ template <class Real> Reals<Real> log1p_of_fraction(Reals<Real> u) {
   for (int i = Wide<Real>::terms_of_log - 1; i >= 0; i--) series = Real(2) / Real(2 * i + 1) + q2 * series;
   return q * series;
 }
+
+// ln(1 + r) for any r.
+template <class Real> Reals<Real> log1p_of_any(Reals<Real> r) {
+  return r >= 0 && r <= 1 ? log1p_of_fraction<Real>(r) : log_of_positive<Real>(1 + r);
+}
+
+// Of one number as of several: the same formulas are those of a row, and of rows side by side.
+inline Reals<float> exponential(Reals<float> x) { return exp_of_negative<float>(x); }
+inline Reals<double> exponential(Reals<double> x) { return exp_of_negative<double>(x); }
+inline float exponential(float x) { return exponential(Reals<float>{} + x)[0]; }
+inline double exponential(double x) { return exponential(Reals<double>{} + x)[0]; }
+inline Reals<float> log1p(Reals<float> r) { return log1p_of_any<float>(r); }
+inline Reals<double> log1p(Reals<double> r) { return log1p_of_any<double>(r); }
+using std::log1p;
 
 }  // namespace

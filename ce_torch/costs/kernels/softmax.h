@@ -1,4 +1,4 @@
-// Costs of a softmax layer, row by row.
+// Costs of a softmax layer.
 
 #pragma once
 
@@ -8,151 +8,285 @@ namespace {
 
 // The log-likelihood of a softmax layer. With m = maxⱼ zⱼ, xⱼ = c (zⱼ − m) and r = Σⱼ exp xⱼ − 1, to which the largest z
 // adds nothing, C = T ln(1 + r) − Σⱼ tⱼ xⱼ and δ = c (exp x (T − t) − t (r + (1 − exp x))) / (1 + r).
-template <class Number> struct Softmax : Typed<Number> {
-  using Base = Typed<Number>;
-  using typename Base::Real;
+template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
+  using Base = Rows<Real, tiled>;
+  using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
+  using Base::task;
   static constexpr Real infinity = std::numeric_limits<Real>::infinity();
+  static constexpr Real lowest = std::numeric_limits<Real>::lowest();
 
-  Real c, smoothing, off_value, total_weight = 0;
-  bool is_class, is_dense;
+  const Real c, smoothing, off_value;
+  const bool is_class;
+  // Of a class y without label smoothing t is 0 but at j = y.
+  const bool is_dense, is_weighted;
+  const Real total_weight;
 
-  explicit Softmax(const Task& task) : Base(task) {
-    c = Real(std::max(task.numbers[0], double(std::numeric_limits<Real>::min())));
-    is_class = task.target == Target::classes;
-    smoothing = Real(task.numbers[1]);
-    off_value = Real(task.numbers[1] / double(task.columns));
-    // Of a class y without label smoothing t is 0 but at j = y.
-    is_dense = !is_class || smoothing != 0;
-    if (is_class && is_dense)
-      each_vector<lanes>(0, task.columns, [&](int64_t column, int64_t count) inlined {
-        total_weight += sum<Real>(first<Real>(count, this->weights(0, column, count), 0));
-      });
+  explicit Softmax(const Task& task)
+      : Base{task},
+        c(Real(std::max(task.numbers[0], double(std::numeric_limits<Real>::min())))),
+        smoothing(Real(task.numbers[1])),
+        off_value(Real(task.numbers[1] / double(task.columns))),
+        is_class(task.has_classes()),
+        is_dense(!is_class || smoothing != 0),
+        is_weighted(is_dense && task.data[of_weight]),
+        total_weight(is_class && is_dense ? Real(sum_weights()) : 0) {}
+
+  Real weight(int64_t column) const {
+    return task.data[of_weight] ? this->number(of_weight, column * task.column.of[of_weight]) : Real(1);
+  }
+  double sum_weights() const {
+    double total = 0;
+    for (int64_t column = 0; column < task.columns; column++) total += weight(column);
+    return total;
   }
 
-  int64_t label(int64_t row) const { return ((const int64_t*)this->y)[row]; }
-
-  // t of a row, but for what a class y has at j = y beyond the others.
-  inlined Vec t(int64_t row, int64_t column, int64_t count) const {
-    Vec outputs = is_class ? Vec{} : (1 - smoothing) * this->outputs(row, column, count);
-    return first<Real>(count, this->weights(0, column, count) * (outputs + off_value), 0);
+  // How much counts in the mean: examples, or the weights of their classes.
+  double count() const {
+    if (!is_class) return double(task.examples);
+    double total = 0;
+    task.layout.each_start(of_y, [&](int64_t row) {
+      int64_t y = task.class_at(row);
+      if (y != task.ignore_index) total += weight(y);
+    });
+    return total;
   }
-  Real on_value(int64_t row) const {
-    if (!is_class) return 0;
-    return (1 - smoothing) * (this->weight ? ((const Real*)this->weight)[label(row)] : Real(1));
+
+  static constexpr int64_t none = -1;
+  // The class of a row; none if y are outputs, or it is ignored.
+  int64_t class_of(const Stripe& stripe, int64_t row) const {
+    if (!is_class) return none;
+    int64_t y = task.class_at(this->start(stripe, row, of_y));
+    return y == task.ignore_index ? none : y;
+  }
+  bool is_ignored(const Stripe& stripe, int64_t row) const { return is_class && class_of(stripe, row) == none; }
+  bool all_are_ignored(const Stripe& stripe) const {
+    for (int64_t row = 0; row < stripe.rows; row++)
+      if (!is_ignored(stripe, row)) return false;
+    return true;
   }
 
-  static Real finite(Real m) { return m == -infinity ? std::numeric_limits<Real>::lowest() : m; }
+  // Of rows with a class y: z there, and what t has there, all of it and beyond the others.
+  struct Label {
+    Stat z = {}, t = {}, on_value = {}, is_ignored = {};
+  };
+  Label label(const Stripe& stripe, int64_t vector) const {
+    Label label;
+    if (!is_class) return label;
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      int64_t y = class_of(stripe, row);
+      this->at(label.is_ignored, lane) = y == none;
+      if (y == none) return;
+      this->at(label.z, lane) =
+          this->number(of_z, this->start(stripe, row, of_z) + y * task.column.of[of_z]);
+      this->at(label.on_value, lane) = (1 - smoothing) * weight(y);
+      this->at(label.t, lane) = weight(y) * (1 - smoothing + off_value);
+    });
+    return label;
+  }
 
-  inlined Vec x(Vec z, Real m) const {
-    Vec difference = z - finite(m);
-    if (m == infinity) difference = z == infinity ? 0 : difference;
+  template <class Number> static Number finite(Number m) { return m == -infinity ? lowest : m; }
+
+  // c (z − m), 0 where both are ∞ and −∞ where both are −∞.
+  template <class Number> inlined Number x(Number z, Stat m) const {
+    Number difference = z - finite(m);
+    if constexpr (tiled) {
+      difference = z == infinity ? 0 : difference;
+    } else {
+      if (m == infinity) difference = z == infinity ? 0 : difference;
+    }
     return c * difference;
   }
-  Real x(Real z, Real m) const { return z == infinity ? 0 : c * (z - finite(m)); }
 
-  // The sums over the columns of a row so far: of exp x, of how many are 1 and of the others; of t x and of t.
-  struct Sums {
-    Real m = -infinity, ones = 0, others = 0, tx = 0, T = 0;
+  // The blocks that a thread reads and works on.
+  struct Memory {
+    Vec z[block_vectors], y[block_vectors], weight[block_vectors];
+  };
+  struct Inputs {
+    typename Base::Numbers z, y, weight;
   };
 
-  void add(Sums& sums, const Number* z, int64_t row, int64_t start, int64_t end) const {
-    auto z_at = [&](int64_t column, int64_t count) inlined {
-      // Past the end of a row there is the next, which is faster to read too than to leave out.
-      bool more_follows = row * this->columns + column + lanes <= this->elements();
-      return first<Real>(count, load(z + column, more_follows ? lanes : count), -infinity);
-    };
+  Inputs read_all(const Block& block, Memory& memory) const {
+    Inputs inputs;
+    inputs.z = this->read(of_z, block, memory.z);
+    if (!is_class) inputs.y = this->read(of_y, block, memory.y);
+    if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
+    return inputs;
+  }
+
+  // t in a vector, but for what a class y has at j = y beyond the others; 0 past the end of a row.
+  inlined Vec t(const Inputs& inputs, int64_t i, int64_t count) const {
+    Vec t = Vec{} + off_value;
+    if (!is_class) t += (1 - smoothing) * inputs.y.at(i, count);
+    if (is_weighted) t *= inputs.weight.at(i, count);
+    return first<Real>(count, t, 0);
+  }
+
+  // The sums over the columns of each row so far: of exp x, of how many are 1 and of the others; of t x and of t.
+  struct Sums {
+    Stat m = Stat{} - infinity, ones = {}, others = {}, tx = {}, T = {};
+    Stat r() const { return others + (ones - 1); }
+  };
+
+  void add(Sums& sums, const Inputs& inputs, const Block& block, int64_t vector) const {
+    auto z_at = [&](int64_t i, int64_t count) inlined { return first<Real>(count, inputs.z.at(i, count), -infinity); };
     Vec most = Vec{} - infinity;
-    each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
-      most = z_at(column, count) > most ? z_at(column, count) : most;
+    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      most = z_at(i, count) > most ? z_at(i, count) : most;
     });
-    Real m = largest<Real>(most);
-    if (m > sums.m) {
-      Real fall = c * (m - finite(sums.m));
-      sums.others = (sums.ones + sums.others == 0) ? 0 : (sums.ones + sums.others) * std::exp(-fall);
-      sums.ones = 0;
-      sums.tx -= product(sums.T, fall);
-      sums.m = m;
-    }
+    Stat m;
+    if constexpr (tiled) m = most;
+    else m = largest<Real>(most);
+    rescale(sums, m > sums.m ? m : sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {};
-    each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
-      Vec x_here = x(z_at(column, count), sums.m), e = exp_of_negative<Real>(x_here);
+    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      Vec x_here = x(z_at(i, count), sums.m), e = exponential(x_here);
       ones = x_here == 0 ? ones + 1 : ones;
       others = x_here == 0 ? others : others + e;
       if (is_dense) {
-        Vec t_here = t(row, column, count);
+        Vec t_here = t(inputs, i, count);
         tx += product(t_here, x_here);
         T += t_here;
       }
     });
-    sums.ones += sum<Real>(ones);
-    sums.others += sum<Real>(others);
-    if (is_dense) sums.tx += sum<Real>(tx), sums.T += sum<Real>(T);
+    sums.ones += this->sum_columns(ones);
+    sums.others += this->sum_columns(others);
+    if (is_dense) sums.tx += this->sum_columns(tx), sums.T += this->sum_columns(T);
+  }
+
+  // Makes the sums those for a larger m.
+  void rescale(Sums& sums, Stat m) const {
+    Stat fall = c * (m - finite(sums.m)), all = sums.ones + sums.others;
+    Stat others = all == 0 ? 0 : all * exponential(-fall);
+    sums.others = m > sums.m ? others : sums.others;
+    sums.ones = m > sums.m ? 0 : sums.ones;
+    sums.tx = m > sums.m ? sums.tx - product(sums.T, fall) : sums.tx;
+    sums.m = m;
+  }
+
+  // The sums of a stripe's rows.
+  void add_all(Sums* sums, const Stripe& stripe, Memory& memory) const {
+    for (int64_t start = 0; start < task.columns; start += this->block_columns(stripe)) {
+      Block block = this->block(stripe, start, std::min(start + this->block_columns(stripe), task.columns));
+      Inputs inputs = read_all(block, memory);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++) add(sums[vector], inputs, block, vector);
+    }
+  }
+  Stat T(const Sums& sums, const Label& label) const {
+    return is_class ? label.on_value + off_value * total_weight : sums.T;
   }
 
   // Returns false, and does no more, where some y is no class.
   bool cost() const {
-    if (is_class && !this->all_are_classes()) return false;
-    this->each_row([&](int64_t row) { cost(row); });
-    int64_t counted = 0;
-    for (int64_t row = 0; row < this->rows; row++) counted += !this->is_ignored(row);
-    this->counted() = double(counted);
-    this->reduce();
+    if (is_class && !task.all_are_classes()) return false;
+    double counted = count();
+    if (task.statistics) *(double*)task.statistics = counted;
+    bool is_reduced = task.reduction != Reduction::none;
+    std::vector<Real> costs(is_reduced ? this->rows : 0);
+    this->each_stripe([&](const Stripe& stripe) { cost(stripe, costs.data()); });
+    if (is_reduced) this->reduce(costs.data(), this->rows, counted);
     return true;
   }
 
-  void cost(int64_t row) const {
-    if (this->is_ignored(row)) {
-      this->row_costs()[row] = 0;
-      return;
+  void cost(const Stripe& stripe, Real* costs) const {
+    Sums all[tile_vectors];
+    Memory memory;
+    bool is_needed = !all_are_ignored(stripe);
+    if (is_needed) add_all(all, stripe, memory);
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      Label y = label(stripe, vector);
+      Sums& sums = all[vector];
+      Stat r = sums.r(), C = -sums.tx;
+      sums.T = T(sums, y);
+      C -= product(y.on_value, x(y.z, sums.m));
+      C += product(sums.T, log1p(r));
+      C = y.is_ignored != 0 ? 0 : C;
+      if (task.reduction == Reduction::none) this->store_cost(stripe, vector, C);
+      else this->each_row(stripe, vector, [&](int64_t lane, int64_t row) { costs[stripe.first + row] = this->at(C, lane); });
+      if (!task.statistics || !is_needed) continue;
+      this->store_statistic(0, stripe, vector, sums.m);
+      this->store_statistic(1, stripe, vector, r);
+      this->store_statistic(2, stripe, vector, sums.T);
     }
-    const Number* z = this->z_row(row);
-    Sums sums;
-    for (int64_t start = 0; start < this->columns; start += chunk)
-      add(sums, z, row, start, std::min(start + chunk, this->columns));
-    Real r = sums.others + (sums.ones - 1), C = -sums.tx;
-    if (is_class) {
-      sums.T = on_value(row) + off_value * total_weight;
-      C -= product(on_value(row), x(load(z + label(row), 1)[0], sums.m));
-    }
-    this->m()[row] = sums.m;
-    this->r()[row] = r;
-    this->T()[row] = sums.T;
-    this->row_costs()[row] = C + product(sums.T, std::log1p(r));
   }
+
+  // What δ takes of each row, and what it is at a class y.
+  struct Factors {
+    Stat m, r, T, by_s, is_zero, at_y;
+
+    template <class Number> inlined Number delta(Number e, Number t) const {
+      return by_s * (e * (T - t) - t * (r + (1 - e)));
+    }
+  };
 
   void delta() const {
-    this->each_row_part([&](int64_t row, int64_t start, int64_t end) { delta(row, start, end); });
+    task.use_large_pages();
+    double counted = task.statistics ? *(double*)task.statistics : count();
+    int64_t part_columns = task.statistics ? std::max<int64_t>(part_elements / this->stripe_rows, 1) : task.columns;
+    this->each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end, int64_t) {
+      delta(stripe, start, end, counted);
+    });
   }
 
-  void delta(int64_t row, int64_t start, int64_t end) const {
-    const Number* z = this->z_row(row);
-    Number* out = this->delta_row(row);
-    Real g = this->row_grad(row), m = this->m()[row], r = this->r()[row], T = this->T()[row];
-    if (this->is_ignored(row) || g == 0 || (T == 0 && (m == -infinity || r != r))) {
-      std::memset(out + start, 0, (end - start) * sizeof(Number));
+  void delta(const Stripe& stripe, int64_t start, int64_t end, double counted) const {
+    Memory memory;
+    Factors all[tile_vectors];
+    set_factors(all, stripe, counted, memory);
+    for (int64_t next; start < end; start = next) {
+      next = std::min(start + this->block_columns(stripe), end);
+      Block block = this->block(stripe, start, next);
+      auto result = this->result(block, memory.z);
+      bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
+      Inputs inputs;
+      if (!is_zero) inputs = read_all(block, memory);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++)
+        delta(all[vector], inputs, block, vector, is_zero, result);
+      this->finish(result, block);
+      for (int64_t row = 0; row < (is_class ? stripe.rows : 0); row++) {
+        int64_t y = class_of(stripe, row) - start;
+        if (0 <= y && y < next - start) this->at(result, block, y, row) = this->at(all[row / lanes].at_y, row % lanes);
+      }
+      this->write(result, block);
+    }
+  }
+
+  void set_factors(Factors* all, const Stripe& stripe, double counted, Memory& memory) const {
+    Sums sums[tile_vectors];
+    if (!task.statistics && !all_are_ignored(stripe)) add_all(sums, stripe, memory);
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      Label y = label(stripe, vector);
+      Factors& of = all[vector];
+      bool known = task.statistics;
+      of.m = known ? this->load_statistic(0, stripe, vector) : sums[vector].m;
+      of.r = known ? this->load_statistic(1, stripe, vector) : sums[vector].r();
+      of.T = known ? this->load_statistic(2, stripe, vector) : T(sums[vector], y);
+      Stat g = this->grad(stripe, vector, counted);
+      auto is_empty = (of.T == 0) & ((of.m == -infinity) | (of.r != of.r));
+      of.is_zero = (y.is_ignored != 0) | (g == 0) | is_empty ? Stat{} + 1 : Stat{};
+      of.by_s = c * g / (1 + of.r);
+      of.at_y = of.is_zero != 0 ? 0 : of.delta(exponential(x(y.z, of.m)), y.t);
+    }
+  }
+
+  void delta(const Factors& of, const Inputs& inputs, const Block& block, int64_t vector, bool is_zero,
+             typename Base::Result& result) const {
+    if (is_zero) {
+      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { result.set(i, count, Vec{}); });
       return;
     }
-    Real factor = c * g, factor_by_s = factor / (1 + r);
-    auto e_at = [&](int64_t column, int64_t count) inlined {
-      return exp_of_negative<Real>(x(load(z + column, count), m));
+    auto set = [&](int64_t i, int64_t count, Vec delta) inlined {
+      if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
+      result.set(i, count, delta);
     };
-    auto delta_at = [&](Vec e, Vec t) inlined { return factor_by_s * (e * (T - t) - t * (r + (1 - e))); };
+    auto e = [&](int64_t i, int64_t count) inlined { return exponential(x(inputs.z.at(i, count), of.m)); };
     if (is_dense) {
-      each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
-        store(delta_at(e_at(column, count), t(row, column, count)), out + column, count);
+      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+        set(i, count, of.delta(e(i, count), t(inputs, i, count)));
       });
     } else {
-      Real factor_of_e = factor_by_s * T;
-      each_vector<lanes>(start, end, [&](int64_t column, int64_t count) inlined {
-        store(factor_of_e * e_at(column, count), out + column, count);
-      });
-    }
-    if (is_class && start <= label(row) && label(row) < end) {
-      int64_t y = label(row);
-      Vec t_y = is_dense ? t(row, y, 1) + on_value(row) : Vec{} + on_value(row);
-      store(delta_at(e_at(y, 1), t_y), out + y, 1);
+      Stat factor = of.by_s * of.T;
+      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { set(i, count, factor * e(i, count)); });
     }
   }
 };

@@ -6,20 +6,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
 
-FILES = ("numbers.h", "task.h", "softmax.h", "elements.h", "exponentials.cpp", "products.cpp", "threads.cpp")
-NUMBERS = {"float32": "float", "float64": "double", "bfloat16": "Bfloat16", "float16": "Float16"}
+HEADERS = ("numbers.h", "layout.h", "task.h", "softmax.h", "elements.h", "python.h", "calls.h")
+FILES = (*HEADERS, "exponentials.cpp", "products.cpp", "threads.cpp")
 
-BEGINNING = """
-#include "elements.h"
-#include "softmax.h"
-
-extern "C" int ce_torch_abi_version() { return abi_version; }
+KERNEL = """{formula}
+template <class Real, bool tiled> using {class_name}Kernel = {kernel};
+constexpr Signature {name}_signature = {{{is_softmax}, "{inputs}"}};
+extern "C" PyObject* {name}(PyObject*, PyObject* const* arguments, int64_t) {{
+  return run_cost<{class_name}Kernel>(arguments, {name}_signature);
+}}
+extern "C" PyObject* {name}_delta(PyObject*, PyObject* const* arguments, int64_t) {{
+  return run_delta<{class_name}Kernel>(arguments, {name}_signature);
+}}
+extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* arguments, int64_t) {{
+  return refusal(arguments, {name}_signature);
+}}
 """
-
-EXPORTS = """
-extern "C" bool {name}_{dtype}(const Task& task) {{ return {kernel}(task).cost(); }}
-extern "C" bool {name}_delta_{dtype}(const Task& task) {{ return write_delta<{kernel}, {number}>(task); }}
-"""
+# How the kernels read an input of a formula, by its type.
+KINDS = {int: "i", float: "d"}
 
 
 def read_sources() -> dict[str, str]:
@@ -28,14 +32,17 @@ def read_sources() -> dict[str, str]:
     from ce_torch.costs._registry import SPECS
 
     files = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in FILES}
-    return {"costs.cpp": BEGINNING + "".join(map(source, SPECS)), **files}
+    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, SPECS)), **files}
 
 
 def source(spec: "CostSpec") -> str:
-    """Return the formulas of a cost in C++, and a function of its C and of its δ for each dtype."""
-    formula = f"namespace {{{spec.cpp}}}" if spec.cpp else ""
-    kernel = "Softmax<{number}>" if spec.family == "softmax" else f"Elements<{spec.class_name}, {{number}}>"
-    return formula + "".join(
-        EXPORTS.format(name=spec.name, dtype=dtype, kernel=kernel.format(number=number), number=number)
-        for dtype, number in NUMBERS.items()
+    """Return the formulas of a cost in C++, and functions that Python calls."""
+    is_softmax = spec.family == "softmax"
+    return KERNEL.format(
+        formula=f"namespace {{{spec.cpp}}}" if spec.cpp else "",
+        kernel="Softmax<Real, tiled>" if is_softmax else f"Elements<{spec.class_name}, Real, tiled>",
+        class_name=spec.class_name,
+        name=spec.name,
+        is_softmax=str(is_softmax).lower(),
+        inputs="".join(KINDS.get(kind, "w") for kind in [*spec.parameters.values()][2:]),
     )

@@ -1,7 +1,8 @@
-// What a kernel is asked for: the tensors of a cost, as rows of `columns` numbers, one after the other.
+// What a kernel is asked for, and how it reads and writes tensors: block by block, whatever their dtypes and steps.
 
 #pragma once
 
+#include "layout.h"
 #include "numbers.h"
 #ifdef __linux__
 #include <sys/mman.h>
@@ -16,143 +17,338 @@ template <class Function> void parallel_for(int64_t parts, int threads, Function
   ::parallel_for(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
 }
 
-// What is read of a row at once: little enough to stay in the nearest cache, where it is read a second time.
-constexpr int64_t chunk = 4096;
+// The vectors of a block: little enough for several blocks to stay in the nearest cache.
+constexpr int64_t block_vectors = 64;
+// The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
+constexpr int64_t tile_vectors = 4;
 // What a thread takes at once: enough to be worth it, little enough that none has to wait long for another.
 constexpr int64_t part_elements = 32768;
+// Of rows with no more columns what is done once a row takes long, unless rows are computed side by side.
+constexpr int64_t short_columns = 64;
+// Fewer rows than these leave more lanes empty than it costs to collect what lies apart.
+constexpr int64_t few_rows = 4;
 
-// What y holds: classes, or desired outputs of z's dtype, or of the one to compute in.
-enum class Target : int32_t { classes, outputs, wide_outputs };
-enum class Reduction : int32_t { none, sum, mean };
-// A change of Task, or of what a function takes, changes this number, here and in `cpp.py`.
-constexpr int32_t abi_version = 1;
+enum class Type { float32, float64, bfloat16, float16, int64 };
+enum class Reduction { none, sum, mean };
+// A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
+constexpr int abi_version = 2;
 
-// What `cpp.py` asks for, field by field as there. Weights, C and statistics are of the dtype to compute in.
+// Some numbers of a tensor: `lines` of so many `numbers`, from `start` on.
+struct Block {
+  int64_t lines, numbers;
+  Steps line, number, start;
+};
+
+// Reads the numbers of a line, which lie at steps, into vectors; 0 is behind the last.
+template <class Real, class Number> void read_line(const Number* from, int64_t step, int64_t count, Reals<Real>* out) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  int64_t i = 0;
+  if (step == 1) {
+    for (; i + lanes <= count; i += lanes) *out++ = load_as<Real>(from + i, lanes);
+    if (i < count) *out = load_as<Real>(from + i, count - i);
+    return;
+  }
+  for (; i < count; i += lanes) {
+    Number numbers[lanes] = {};
+    if (count - i >= lanes)
+      for (int64_t lane = 0; lane < lanes; lane++) numbers[lane] = from[(i + lane) * step];
+    else
+      for (int64_t lane = 0; lane < count - i; lane++) numbers[lane] = from[(i + lane) * step];
+    *out++ = load_as<Real>(numbers, lanes);
+  }
+}
+
+// Writes vectors as the numbers of a line, which lie at steps.
+template <class Real, class Number> void write_line(const Reals<Real>* from, Number* to, int64_t step, int64_t count) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  int64_t i = 0;
+  if (step == 1) {
+    for (; i + lanes <= count; i += lanes) store(*from++, to + i, lanes);
+    if (i < count) store(*from, to + i, count - i);
+    return;
+  }
+  for (; i < count; i += lanes) {
+    Number numbers[lanes];
+    store(*from++, numbers, lanes);
+    for (int64_t lane = 0; lane < std::min(lanes, count - i); lane++) to[(i + lane) * step] = numbers[lane];
+  }
+}
+
+// Calls f with a null pointer of the numbers that a type stands for.
+template <class Function> inlined inline auto with_numbers(Type type, Function f) {
+  switch (type) {
+    case Type::float64: return f((double*)nullptr);
+    case Type::bfloat16: return f((Bfloat16*)nullptr);
+    case Type::float16: return f((Float16*)nullptr);
+    default: return f((float*)nullptr);
+  }
+}
+
 struct Task {
-  const void* z;           // rows of `columns` numbers
-  const void* y;           // a class for each row, or desired outputs shaped like z
-  const void* weight;      // null for 1: of each class, or of each neuron
-  const void* pos_weight;  // null for 1: of each neuron
-  void* statistics;        // a double, how many rows count in the mean; from 2 on of each row m, then of each r, T, C
-  void* C;                 // of each row, or reduced
-  const void* grad;        // of C, shaped like it
-  void* delta;             // shaped like z
-  int64_t rows, columns;
-  int64_t weight_row, weight_column, pos_weight_row, pos_weight_column;  // from one to the next
+  char* data[operands] = {};  // null for a weight of 1; that of the rows is C
+  Type type[operands] = {};
+  Layout layout;  // of the rows
+  int64_t columns;
+  Steps column;  // from one to the next
+  int64_t examples;
   int64_t ignore_index;
   double numbers[2];  // temperature and label smoothing, or whatever else the cost takes
-  Target target;
   Reduction reduction;
-  int32_t threads;
+  int threads;
+  void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r, T, C
 
-  int64_t elements() const { return rows * columns; }
-  bool is_ignored(int64_t row) const { return target == Target::classes && ((const int64_t*)y)[row] == ignore_index; }
-  double& counted() const { return *(double*)((char*)statistics); }
-};
-
-static_assert(sizeof(Task) == 8 * 8 + 7 * 8 + 2 * 8 + 3 * 4 + 4, "the fields are those of TASK in cpp.py, and padding");
-
-// A task with the types of its numbers.
-template <class Number> struct Typed : Task {
-  using Real = typename Computed<Number>::Real;
-  using Vec = Reals<Real>;
-  static constexpr int64_t lanes = Wide<Real>::lanes;
-
-  explicit Typed(const Task& task) : Task(task) {}
-
-  const Number* z_row(int64_t row) const { return (const Number*)z + row * columns; }
-  Number* delta_row(int64_t row) const { return (Number*)delta + row * columns; }
-  Real* statistic(int which) const { return (Real*)statistics + 2 + which * rows; }
-  Real* m() const { return statistic(0); }
-  Real* r() const { return statistic(1); }
-  Real* T() const { return statistic(2); }
-  Real* row_costs() const { return reduction == Reduction::none ? (Real*)C : statistic(3); }
-
-  Real row_grad(int64_t row) const {
-    auto grads = (const Real*)grad;
-    return reduction == Reduction::none ? grads[row] : reduction == Reduction::sum ? *grads : Real(*grads / counted());
-  }
-
-  // Desired outputs y of a row from a column on.
-  inlined Vec outputs(int64_t row, int64_t column, int64_t count) const {
-    int64_t i = row * columns + column;
-    if (target == Target::outputs) return load((const Number*)y + i, count);
-    if (target == Target::wide_outputs) return load((const Real*)y + i, count);
-    int64_t lane = ((const int64_t*)y)[row] - column;
-    if (lane < 0 || lane >= count) return Vec{};
-    return lane_numbers<Real>(-lane) == 0 ? Vec{} + 1 : Vec{};
-  }
-
-  inlined Vec factors(const void* weight, int64_t row_step, int64_t column_step, int64_t row, int64_t column,
-              int64_t count) const {
-    if (!weight) return Vec{} + 1;
-    auto from = (const Real*)weight + row * row_step;
-    return column_step ? load(from + column, count) : Vec{} + *from;
-  }
-  inlined Vec weights(int64_t row, int64_t column, int64_t count) const {
-    return factors(weight, weight_row, weight_column, row, column, count);
-  }
-  inlined Vec pos_weights(int64_t row, int64_t column, int64_t count) const {
-    return factors(pos_weight, pos_weight_row, pos_weight_column, row, column, count);
-  }
-
-  // Calls f(row) for every row, in several threads.
-  template <class Function> void each_row(Function f) const {
-    int64_t together = std::max<int64_t>(part_elements / columns, 1);
-    parallel_for((rows + together - 1) / together, threads, [&](int64_t part) {
-      for (int64_t row = part * together; row < std::min((part + 1) * together, rows); row++) f(row);
-    });
-  }
-
-  // Calls f(row, start, end) for every row, in parts of its columns, in several threads.
-  template <class Function> void each_row_part(Function f) const {
-    int64_t row_parts = (columns + part_elements - 1) / part_elements;
-    if (row_parts == 1) {
-      each_row([&](int64_t row) { f(row, 0, columns); });
-      return;
-    }
-    parallel_for(rows * row_parts, threads, [&](int64_t part) {
-      int64_t start = part % row_parts * part_elements;
-      f(part / row_parts, start, std::min(start + part_elements, columns));
-    });
-  }
-
-  void reduce() const {
-    if (reduction == Reduction::none) return;
-    const Real* costs = row_costs();
-    double total = 0;
-    for (int64_t row = 0; row < rows; row++) total += costs[row];
-    *(Real*)C = Real(reduction == Reduction::sum ? total : total / counted());
-  }
-
+  bool has_classes() const { return type[of_y] == Type::int64; }
+  bool is_float64() const { return type[of_z] == Type::float64; }
+  int64_t elements() const { return layout.size() * columns; }
+  int64_t class_at(int64_t index) const { return ((const int64_t*)data[of_y])[index]; }
   bool all_are_classes() const {
-    auto y = (const int64_t*)this->y;
-    int64_t columns = this->columns, ignored = ignore_index;
-    return std::all_of(y, y + rows, [=](int64_t y) { return (0 <= y && y < columns) || y == ignored; });
+    bool all = true;
+    layout.each_start(of_y, [&](int64_t row) {
+      int64_t y = class_at(row);
+      all &= (0 <= y && y < columns) || y == ignore_index;
+    });
+    return all;
+  }
+
+  // What is written for the first time gets its pages, by 2 MB several times as fast as by 4 kB. Less than 4 MB has too
+  // few of them to matter.
+  void use_large_pages() const {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t page = 2 << 20;
+    int64_t bytes = elements() * (is_float64() ? 8 : type[of_delta] == Type::float32 ? 4 : 2);
+    if (bytes < 4 << 20) return;
+    auto memory = uintptr_t(data[of_delta]);
+    uintptr_t start = (memory + page - 1) / page * page, end = (memory + bytes) / page * page;
+    madvise((void*)start, end - start, MADV_HUGEPAGE);
+#endif
   }
 };
 
-// Calls f(column, count) for the columns from start to end, a vector's at a time.
-template <int64_t lanes, class Function> inlined inline void each_vector(int64_t start, int64_t end, Function f) {
-  for (; start + lanes <= end; start += lanes) f(start, lanes);
-  if (start < end) f(start, end - start);
-}
+// Rows that are computed together: one, whose columns lie side by side in vectors; or a tile of some, side by side.
+struct Stripe {
+  int64_t first, rows;
+  Steps start;
+};
 
-// δ is where memory is written for the first time and gets its pages, by 2 MB several times as fast as by 4 kB.
-// Less than 4 MB has too few of them to matter.
-void use_large_pages(void* memory, int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t page = 2 << 20;
-  if (bytes < 4 << 20) return;
-  uintptr_t start = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
-  madvise((void*)start, end - start, MADV_HUGEPAGE);
-#endif
-}
+// A number of one row, or of each of the rows of a vector.
+template <class Real, bool tiled> struct OfRows {
+  using Stat = Real;
+};
+template <class Real> struct OfRows<Real, true> {
+  using Stat = Reals<Real>;
+};
 
-template <class Cost, class Number> bool write_delta(const Task& task) {
-  use_large_pages(task.delta, task.elements() * sizeof(Number));
-  Cost(task).delta();
-  return true;
-}
+// A task computed in numbers of type Real, row by row or tile by tile.
+template <class Real, bool tiled> struct Rows {
+  using Vec = Reals<Real>;
+  // Something of a row, such as its maximum.
+  using Stat = typename OfRows<Real, tiled>::Stat;
+  static constexpr int64_t lanes = Wide<Real>::lanes;
+  static constexpr int64_t stripe_rows = tiled ? tile_vectors * lanes : 1;
+
+  const Task& task;
+  const int64_t rows = task.layout.size();
+
+  int64_t inner_size() const { return tiled ? task.layout.inner().size : rows; }
+  int64_t inner_stripes() const { return (inner_size() + stripe_rows - 1) / stripe_rows; }
+  // The vectors of a line.
+  static int64_t width(const Stripe& stripe) { return tiled ? (stripe.rows + lanes - 1) / lanes : 1; }
+  // How many rows of the stripe a vector of a line has.
+  static int64_t rows_of(const Stripe& stripe, int64_t vector) {
+    return tiled ? std::min(lanes, stripe.rows - vector * lanes) : 1;
+  }
+  // The columns of a block.
+  static int64_t block_columns(const Stripe& stripe) {
+    return tiled ? block_vectors / width(stripe) : block_vectors * lanes;
+  }
+
+  Stripe stripe(int64_t i) const {
+    int64_t outer = i / inner_stripes(), inner = i % inner_stripes() * stripe_rows;
+    int64_t first = outer * inner_size() + inner;
+    return {first, std::min(stripe_rows, inner_size() - inner), task.layout.start(first)};
+  }
+
+  // Where a row of a stripe begins in a tensor.
+  int64_t start(const Stripe& stripe, int64_t row, Operand tensor) const {
+    return stripe.start.of[tensor] + (tiled ? row * task.layout.inner().steps.of[tensor] : 0);
+  }
+
+  // One number of a tensor.
+  Real number(Operand tensor, int64_t index) const {
+    return with_numbers(task.type[tensor], [&](auto* null) {
+      return Real(load((std::remove_pointer_t<decltype(null)>*)task.data[tensor] + index, 1)[0]);
+    });
+  }
+
+  // Whether the numbers of a block lie in memory as vectors do.
+  bool are_vectors(Operand tensor, const Block& block) const {
+    Type real = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
+    return !tiled && block.number.of[tensor] == 1 && task.type[tensor] == real;
+  }
+
+  // The numbers of a block as vectors: where they are, or read into a thread's own memory.
+  struct Numbers {
+    const Loose<Real>* vectors;
+    Vec last;  // the numbers of a row behind its whole vectors
+
+    inlined Vec at(int64_t i, int64_t count) const { return count == lanes ? vectors[i] : last; }
+  };
+
+  Numbers read(Operand tensor, const Block& block, Vec* memory) const {
+    int64_t step = block.number.of[tensor], start = block.start.of[tensor], whole = block.numbers / lanes;
+    if (are_vectors(tensor, block)) {
+      auto from = (const Real*)task.data[tensor] + start;
+      return {(const Loose<Real>*)from, load(from + whole * lanes, block.numbers % lanes)};
+    }
+    int64_t vectors = (block.numbers + lanes - 1) / lanes, line_step = block.line.of[tensor];
+    with_numbers(task.type[tensor], [&](auto* null) {
+      auto from = (decltype(null))task.data[tensor] + start;
+      for (int64_t line = 0; line < block.lines; line++)
+        read_line<Real>(from + line * line_step, step, block.numbers, memory + line * vectors);
+    });
+    return {(const Loose<Real>*)memory, memory[std::min(whole, block_vectors - 1)]};
+  }
+
+  // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
+  struct Result {
+    Loose<Real>* vectors;
+    Vec last;
+
+    inlined void set(int64_t i, int64_t count, Vec x) {
+      if (count == lanes) vectors[i] = x;
+      else last = x;
+    }
+  };
+
+  Result result(const Block& block, Vec* memory) const {
+    Result result;
+    result.vectors = (Loose<Real>*)memory;
+    if (are_vectors(of_delta, block)) result.vectors = (Loose<Real>*)((Real*)task.data[of_delta] + block.start.of[of_delta]);
+    return result;
+  }
+
+  // One of the numbers that were set: that of a column, counted from the block's first, and of a row of the stripe.
+  static Real& at(const Result& result, const Block& block, int64_t column, int64_t row) {
+    int64_t line_vectors = (block.numbers + lanes - 1) / lanes;
+    return ((Real*)result.vectors)[tiled ? column * line_vectors * lanes + row : column];
+  }
+
+  // Stores the last numbers of a row beside the others.
+  void finish(Result& result, const Block& block) const {
+    if constexpr (!tiled) {
+      int64_t whole = block.numbers / lanes;
+      store(result.last, (Real*)result.vectors + whole * lanes, block.numbers % lanes);
+    }
+  }
+
+  void write(const Result& result, const Block& block) const {
+    if (are_vectors(of_delta, block)) return;
+    int64_t line_vectors = (block.numbers + lanes - 1) / lanes;
+    int64_t line_step = block.line.of[of_delta], step = block.number.of[of_delta], start = block.start.of[of_delta];
+    with_numbers(task.type[of_delta], [&](auto* null) {
+      using Number = std::remove_pointer_t<decltype(null)>;
+      if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>) {
+        auto to = (Number*)task.data[of_delta] + start;
+        for (int64_t line = 0; line < block.lines; line++)
+          write_line<Real>((const Vec*)result.vectors + line * line_vectors, to + line * line_step, step, block.numbers);
+      }
+    });
+  }
+
+  Block block(const Stripe& stripe, int64_t start, int64_t end) const {
+    Steps here = stripe.start + task.column * start;
+    if constexpr (tiled) return {end - start, stripe.rows, task.column, task.layout.inner().steps, here};
+    return {1, end - start, {}, task.column, here};
+  }
+
+  int64_t parts(int64_t part_columns) const {
+    return rows / inner_size() * inner_stripes() * ((task.columns + part_columns - 1) / part_columns);
+  }
+  // Calls f(stripe, start, end, part) for every stripe, in parts of so many columns, in several threads.
+  template <class Function> void each_part(int64_t part_columns, Function f) const {
+    int64_t column_parts = (task.columns + part_columns - 1) / part_columns;
+    int64_t parts = this->parts(part_columns);
+    int64_t elements = std::min(part_columns, task.columns) * std::min(stripe_rows, inner_size());
+    int64_t together = std::max<int64_t>(part_elements / elements, 1);
+    parallel_for((parts + together - 1) / together, task.threads, [&](int64_t group) {
+      for (int64_t part = group * together; part < std::min((group + 1) * together, parts); part++) {
+        int64_t start = part % column_parts * part_columns;
+        f(stripe(part / column_parts), start, std::min(start + part_columns, task.columns), part);
+      }
+    });
+  }
+  template <class Function> void each_stripe(Function f) const {
+    each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t, int64_t) { f(stripe); });
+  }
+
+  // Calls f(i, count) for the vectors i of a block that hold columns of the same rows, and count of them.
+  template <class Function> static inlined inline void each_vector(const Block& block, int64_t vector, Function f) {
+    if constexpr (tiled) {
+      int64_t width = (block.numbers + lanes - 1) / lanes;
+      for (int64_t line = 0; line < block.lines; line++) f(line * width + vector, lanes);
+    } else {
+      int64_t whole = block.numbers / lanes;
+      for (int64_t i = 0; i < whole; i++) f(i, lanes);
+      if (whole * lanes < block.numbers) f(whole, block.numbers - whole * lanes);
+    }
+  }
+
+  // What the columns that a vector holds add up to.
+  static Stat sum_columns(Vec x) {
+    if constexpr (tiled) return x;
+    else return sum<Real>(x);
+  }
+
+  // Calls f(lane, row of the stripe) for the rows of a vector.
+  template <class Function> static void each_row(const Stripe& stripe, int64_t vector, Function f) {
+    for (int64_t lane = 0; lane < rows_of(stripe, vector); lane++) f(lane, vector * lanes + lane);
+  }
+  // The number of a row among those of a vector's.
+  static Real& at(Stat& stat, int64_t lane) { return ((Real*)&stat)[lane]; }
+
+  Real* statistic(int which) const { return (Real*)task.statistics + 2 + which * rows; }
+  Stat load_statistic(int which, const Stripe& stripe, int64_t vector) const {
+    Real* from = statistic(which) + stripe.first + vector * lanes;
+    if constexpr (tiled) return load(from, rows_of(stripe, vector));
+    else return *from;
+  }
+  void store_statistic(int which, const Stripe& stripe, int64_t vector, Stat stat) const {
+    Real* to = statistic(which) + stripe.first + vector * lanes;
+    if constexpr (tiled) store(stat, to, rows_of(stripe, vector));
+    else *to = stat;
+  }
+
+  void set_cost(int64_t index, double C) const {
+    with_numbers(task.type[of_row], [&](auto* null) {
+      using Number = std::remove_pointer_t<decltype(null)>;
+      store(Reals<typename Computed<Number>::Real>{} + typename Computed<Number>::Real(C), (Number*)task.data[of_row] + index, 1);
+    });
+  }
+  // Stores the costs of a vector's rows in C.
+  void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      set_cost(start(stripe, row, of_row), at(C, lane));
+    });
+  }
+
+  // The gradients of the costs of a vector's rows.
+  Stat grad(const Stripe& stripe, int64_t vector, double counted) const {
+    if (task.reduction == Reduction::sum) return Stat{} + number(of_grad, 0);
+    // Where nothing counts, nothing has a gradient.
+    if (task.reduction == Reduction::mean) return Stat{} + (counted == 0 ? 0 : Real(number(of_grad, 0) / counted));
+    Stat grad = {};
+    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      at(grad, lane) = number(of_grad, start(stripe, row, of_grad));
+    });
+    return grad;
+  }
+
+  // Reduces costs, of rows or of parts, into C.
+  template <class Number> void reduce(const Number* costs, int64_t count, double counted) const {
+    double total = 0;
+    for (int64_t i = 0; i < count; i++) total += costs[i];
+    set_cost(0, task.reduction == Reduction::sum ? total : total / counted);
+  }
+};
 
 }  // namespace

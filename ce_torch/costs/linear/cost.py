@@ -21,8 +21,8 @@ from ce_torch.costs._arguments import (
 )
 from ce_torch.costs._backend import record
 from ce_torch.costs._call import loss_function
-from ce_torch.costs._module import Cost, to_out_dtype
-from ce_torch.costs._precision import is_autocast
+from ce_torch.costs._module import Cost
+from ce_torch.costs._precision import is_autocast, result_dtype, to_dtype
 from ce_torch.costs._reduction import quotient, reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
@@ -141,7 +141,7 @@ def linear_log_likelihood(
         layer = Layer(x_masked, weight, bias, targets.y, targets.on_value, targets.off_value)
         C = class_cost(layer, targets, plan, reduction)
         C = C.view(y.shape) if reduction == "none" else C
-    return to_out_dtype(x, C, out_dtype)
+    return to_dtype(C, result_dtype(x, out_dtype))
 
 
 def class_cost(layer: Layer, targets: ClassTargets, plan: Plan, reduction: str) -> Tensor:

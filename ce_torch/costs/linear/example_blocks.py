@@ -93,7 +93,7 @@ def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, 
     if layer.bias is not None:
         z += layer.bias
     options = None, c, -1, 0.0
-    C, sums = gpu.softmax_cost("none", z, layer.y, *options)
+    C, sums = gpu.softmax_cost(torch.float32, "none", z, layer.y, *options)
     example_factor = on_value(layer) * factor
     delta = gpu.softmax_delta(example_factor, sums, "none", z, layer.y, *options, in_place=True)
     if "x" in gradients:

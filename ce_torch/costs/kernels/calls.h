@@ -1,0 +1,229 @@
+// What Python calls: the kernels, with tensors as Python's objects.
+
+#pragma once
+
+#include "elements.h"
+#include "python.h"
+#include "softmax.h"
+
+namespace {
+
+// Reads a tensor of Python's, or fails with a Python exception: what PyTorch offers by DLPack.
+int (*read_tensor)(PyObject*, Tensor*);
+// The types of plain tensors: torch.Tensor and torch.nn.Parameter.
+PyObject* plain_types[2];
+
+bool is_plain(PyObject* object) {
+  PyObject* type = PyObject_Type(object);
+  Py_DecRef(type);
+  return type == plain_types[0] || type == plain_types[1];
+}
+
+bool find_type(const Tensor& tensor, Type* type) {
+  int bits = tensor.dtype.bits;
+  if (tensor.dtype.lanes != 1) return false;
+  switch (tensor.dtype.code) {
+    case dlpack_float: *type = bits == 32 ? Type::float32 : bits == 64 ? Type::float64 : Type::float16; return bits >= 16;
+    case dlpack_bfloat: *type = Type::bfloat16; return bits == 16;
+    case dlpack_int: *type = Type::int64; return bits == 64;
+    default: return false;
+  }
+}
+
+// Why the kernels do not support a call, a place in the sentences of `cpp.py`.
+enum Refusal : long { supported, not_plain, not_on_cpu, no_dtype, misfit, no_memory, too_many_dims, varying_weights };
+
+// Whether a tensor broadcasts to the shape of z.
+bool fits(const Tensor& weight, const Tensor& z) {
+  for (int dim = 1; dim <= weight.ndim; dim++)
+    if (dim > z.ndim || (weight.shape[weight.ndim - dim] != 1 && weight.shape[weight.ndim - dim] != z.shape[z.ndim - dim]))
+      return false;
+  return true;
+}
+
+// Reads a tensor, or says why it can't be taken.
+Refusal read_plain(PyObject* object, Tensor* tensor, Type* type) {
+  if (!is_plain(object)) return not_plain;
+  if (read_tensor(object, tensor) != 0) {
+    PyErr_Clear();
+    return not_plain;
+  }
+  if (tensor->device.type != dlpack_cpu) return not_on_cpu;
+  if (!find_type(*tensor, type)) return no_dtype;
+  return tensor->elements() != 0 && !tensor->data ? no_memory : supported;
+}
+
+// What a cost takes beside z and y, in the order of its formula: "w" is a weight, "i" ignore_index, "d" a number.
+struct Signature {
+  bool is_softmax;
+  const char* inputs;
+};
+
+// The tensors z, y, weight and pos_weight of a call.
+struct Inputs {
+  Tensor tensor[4];
+  Type type[4];
+  bool is_there[4] = {};
+
+  Refusal read(PyObject* const* arguments, const Signature& signature) {
+    for (int i = 0; i < 4 && (i < 2 || signature.inputs[i - 2] == 'w'); i++) {
+      if (is_none(arguments[i])) continue;
+      is_there[i] = true;
+      if (Refusal refusal = read_plain(arguments[i], &tensor[i], &type[i])) return refusal;
+    }
+    const Tensor &z = tensor[0], &y = tensor[1];
+    if (type[0] == Type::int64) return no_dtype;
+    if (z.ndim == 0 || z.ndim > most_dims) return too_many_dims;
+    if (z.elements() == 0 || !z.data || !y.data) return no_memory;
+    int dims = z.ndim - (type[1] == Type::int64);
+    if (y.ndim != dims || !std::equal(z.shape, z.shape + dims, y.shape)) return misfit;
+    for (int i = 2; i < 4; i++) {
+      if (!is_there[i]) continue;
+      const Tensor& weight = tensor[i];
+      if (type[i] == Type::int64) return no_dtype;
+      if (!fits(weight, z)) return misfit;
+      if (signature.is_softmax && (weight.ndim != 1 || weight.shape[0] != z.shape[z.ndim - 1])) return varying_weights;
+    }
+    return supported;
+  }
+};
+
+// From one number to the next in a dimension of z, counted from the last.
+int64_t step(const Tensor& tensor, int dim_from_last) {
+  int dim = tensor.ndim - dim_from_last;
+  return dim < 0 || tensor.shape[dim] == 1 ? 0 : tensor.strides[dim];
+}
+
+// A task from the arguments: z, y and what else the cost takes, then reduction, threads, statistics, and C, or
+// grad_output and δ.
+struct Call : Task {
+  int64_t element_count;
+
+  Call(PyObject* const* arguments, const Signature& signature, bool is_delta) {
+    Inputs inputs;
+    inputs.read(arguments, signature);
+    PyObject* const* argument = arguments + 2;
+    double* number = numbers;
+    for (const char* kind = signature.inputs; *kind; kind++, argument++) {
+      if (*kind == 'i') ignore_index = PyLong_AsLongLong(*argument);
+      if (*kind == 'd') *number++ = PyFloat_AsDouble(*argument);
+    }
+    reduction = Reduction(PyLong_AsLongLong(argument[0]));
+    threads = int(PyLong_AsLongLong(argument[1]));
+    Tensor other, results[2] = {};
+    statistics = is_none(argument[2]) || read_tensor(argument[2], &other) != 0 ? nullptr : other.data;
+    for (int i = 0; i < 1 + is_delta; i++) read_tensor(argument[3 + i], &results[i]);
+    find_type(results[0], &type[is_delta ? of_grad : of_row]);
+    set_layout(inputs, results, is_delta, signature.is_softmax);
+  }
+
+  void set_layout(const Inputs& inputs, const Tensor* results, bool is_delta, bool is_softmax) {
+    const Tensor& z = inputs.tensor[0];
+    for (int i = 0; i < 4; i++) {
+      if (!inputs.is_there[i]) continue;
+      data[i] = inputs.tensor[i].data;
+      type[i] = inputs.type[i];
+    }
+    data[is_delta ? of_grad : of_row] = results[0].data;
+    data[of_delta] = results[1].data;
+    type[of_delta] = type[of_z];
+    element_count = z.elements();
+    columns = z.shape[z.ndim - 1];
+    examples = element_count / columns;
+    int64_t row = 1;
+    for (int dim = 1; dim <= z.ndim; dim++) {
+      Steps steps;
+      for (int i = 0; i < 4; i++) {
+        bool lacks_columns = i == of_y && has_classes();
+        if (inputs.is_there[i] && dim > lacks_columns) steps.of[i] = step(inputs.tensor[i], dim - lacks_columns);
+      }
+      if (is_delta) steps.of[of_delta] = step(results[1], dim);
+      if (dim == 1) {
+        column = steps;
+        continue;
+      }
+      if (reduction == Reduction::none) {
+        if (is_delta) steps.of[of_grad] = step(results[0], dim - 1);
+        steps.of[of_row] = row;
+        row *= z.shape[z.ndim - dim];
+      }
+      layout.add(z.shape[z.ndim - dim], steps);
+    }
+    std::reverse(layout.dim, layout.dim + layout.dims);
+    // Of a sum over elements rows need not end where examples end.
+    bool is_flat = !is_softmax && reduction != Reduction::none && !has_classes();
+    if (is_flat) layout.add(columns, column);
+    layout.collapse();
+    if (is_flat) {
+      columns = layout.inner().size;
+      column = layout.inner().steps;
+      layout.dims--;
+      layout.collapse();
+    }
+  }
+
+  // Whether rows are computed side by side: where columns are not, or are few.
+  bool is_tiled() const {
+    int64_t rows = layout.inner().size;
+    if (columns <= short_columns) return rows >= columns;
+    bool is_strided = column.of[of_z] != 1 || (data[of_delta] && column.of[of_delta] != 1) ||
+                      (!has_classes() && column.of[of_y] != 1);
+    return is_strided && rows >= few_rows;
+  }
+};
+
+// Calls f with a number to compute with, and whether rows are computed side by side; other threads of Python's run
+// meanwhile, unless it is done before they could.
+template <class Function> bool run(const Call& call, Function f) {
+  auto kernel = [&] {
+    bool is_tiled = call.is_tiled();
+    if (call.is_float64()) return is_tiled ? f(0.0, std::true_type()) : f(0.0, std::false_type());
+    return is_tiled ? f(0.0f, std::true_type()) : f(0.0f, std::false_type());
+  };
+  if (call.element_count <= part_elements) return kernel();
+  WithoutPython meanwhile;
+  return kernel();
+}
+
+// Whether all y are classes; only then there is a C.
+template <template <class, bool> class Kernel> PyObject* run_cost(PyObject* const* arguments, const Signature& signature) {
+  Call call(arguments, signature, false);
+  return PyBool_FromLong(run(call, [&](auto real, auto tiled) { return Kernel<decltype(real), tiled>(call).cost(); }));
+}
+
+template <template <class, bool> class Kernel> PyObject* run_delta(PyObject* const* arguments, const Signature& signature) {
+  Call call(arguments, signature, true);
+  return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
+    Kernel<decltype(real), tiled>(call).delta();
+    return true;
+  }));
+}
+
+// Why the inputs are not supported.
+PyObject* refusal(PyObject* const* arguments, const Signature& signature) {
+  return PyLong_FromLong(Inputs().read(arguments, signature));
+}
+
+}  // namespace
+
+extern "C" {
+int ce_torch_abi_version() { return abi_version; }
+
+void ce_torch_set_python(int (*reads_tensor)(PyObject*, Tensor*), PyObject* tensor, PyObject* parameter) {
+  read_tensor = reads_tensor;
+  plain_types[0] = tensor;
+  plain_types[1] = parameter;
+}
+
+// Whether z and y are what every cost takes.
+PyObject* ce_torch_takes(PyObject*, PyObject* const* arguments, int64_t) {
+  return PyBool_FromLong(Inputs().read(arguments, {false, ""}) == supported);
+}
+
+// Whether a tensor's numbers can be read in memory.
+PyObject* ce_torch_reads(PyObject*, PyObject* const* arguments, int64_t) {
+  Tensor tensor;
+  Type type;
+  return PyBool_FromLong(read_plain(arguments[0], &tensor, &type) == supported);
+}
+}

@@ -1,0 +1,93 @@
+// How the numbers of several tensors lie in memory: the same rows and columns of each, at steps of its own.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+namespace {
+
+// Whose steps are known. `row` is a row's number in the order of the examples, by which C is found.
+enum Operand { of_z, of_y, of_weight, of_pos_weight, of_delta, of_grad, of_row, operands };
+
+// Where a row begins in each tensor, or how far it is from one number to the next, in numbers.
+struct Steps {
+  int64_t of[operands] = {};
+
+  Steps operator+(const Steps& other) const {
+    Steps sum = *this;
+    for (int i = 0; i < operands; i++) sum.of[i] += other.of[i];
+    return sum;
+  }
+  Steps operator*(int64_t factor) const {
+    Steps product = *this;
+    for (int64_t& step : product.of) step *= factor;
+    return product;
+  }
+  bool operator==(const Steps& other) const { return std::equal(of, of + operands, other.of); }
+};
+
+// More dimensions than PyTorch's tensors of numbers have in practice; calls with more are refused.
+constexpr int most_dims = 16;
+
+struct Dim {
+  int64_t size;
+  Steps steps;
+};
+
+// Dimensions, the last of which has the smallest steps of z. Rows are counted in that order.
+struct Layout {
+  int dims = 0;
+  Dim dim[most_dims];
+
+  void add(int64_t size, const Steps& steps) {
+    if (size != 1) dim[dims++] = {size, steps};
+  }
+
+  // Sorts the dimensions, and makes one of those that follow one another in all tensors.
+  void collapse() {
+    std::stable_sort(dim, dim + dims, [](const Dim& left, const Dim& right) {
+      return std::abs(left.steps.of[of_z]) > std::abs(right.steps.of[of_z]);
+    });
+    int last = 0;
+    for (int i = 1; i < dims; i++) {
+      if (dim[last].steps == dim[i].steps * dim[i].size)
+        dim[last] = {dim[last].size * dim[i].size, dim[i].steps};
+      else
+        dim[++last] = dim[i];
+    }
+    if (dims == 0) dim[0] = {1, {}};
+    dims = last + 1;
+  }
+
+  const Dim& inner() const { return dim[dims - 1]; }
+
+  int64_t size() const {
+    int64_t product = 1;
+    for (int i = 0; i < dims; i++) product *= dim[i].size;
+    return product;
+  }
+
+  // Calls f(start) with where each row begins in one tensor.
+  template <class Function> void each_start(Operand tensor, Function f) const {
+    int64_t rows = inner().size, step = inner().steps.of[tensor];
+    for (int64_t first = 0, end = size(); first < end; first += rows) {
+      int64_t begin = start(first).of[tensor];
+      for (int64_t row = 0; row < rows; row++) f(begin + row * step);
+    }
+  }
+
+  // Where the row of this number begins.
+  Steps start(int64_t row) const {
+    if (dims == 1) return dim[0].steps * row;
+    Steps steps;
+    for (int i = dims - 1; i >= 0; i--) {
+      steps = steps + dim[i].steps * (row % dim[i].size);
+      row /= dim[i].size;
+    }
+    return steps;
+  }
+};
+
+}  // namespace
