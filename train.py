@@ -2,16 +2,16 @@
 
     python train.py --cost ce                                the chapter's run: 30 hidden neurons, 30 epochs
     python train.py --cost ll --hidden 100 --epochs 60       softmax and log-likelihood, a larger network
-    python train.py --cost ce --runs 20                      20 networks at once: their mean, and how sure it is
+    python train.py --cost ce --runs 20                      20 networks at once: their mean and its margin
     python train.py --cost ce --lr 0.25 0.5 1 --runs 5       a grid at once: the best on validation data is chosen
-    torchrun --nproc-per-node 2 train.py --runs 20           in two processes: networks, or mini-batches, are shared out
+    torchrun --nproc-per-node 2 train.py --runs 20           two processes, which share the networks or mini-batches
     python train.py --resume checkpoints/ce-30-seed0.pt      go on after a break, or for more --epochs
     python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
 
-A checkpoint is written after every epoch, named after the run, and beside it the history of costs and accuracies.
-Started from any folder, it finds its own MNIST, and writes to checkpoints/ in that folder. Where a run is already it
-trains nothing, unless it is told to --resume that one, to write to another --checkpoint, or to --overwrite.
-The exit code is 0, or 1 where the run diverged, 2 where it cannot go on, 130 where it was stopped.
+The program writes a checkpoint after every epoch, and the history of costs and accuracies beside it. Both are named
+after the run. It starts from any folder, finds its own MNIST, and writes to checkpoints/ in the current folder. It
+never replaces a run unasked: --resume that run, name another --checkpoint, or --overwrite it.
+The exit code is 0; 1 if the run diverged; 2 if it cannot go on; 130 if it was stopped.
 """
 
 import argparse
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     # Torch reads this when it is imported. Threads that spin while they wait take the cores from those they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # The imports take seconds, and Ctrl-C would end them with a traceback.
-    at_interrupt = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    interrupt_handler = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     if sys.stderr and sys.stderr.isatty():
         print("loading PyTorch ...", end="\r", file=sys.stderr, flush=True)
 
@@ -39,7 +39,7 @@ from ce_torch.training.loop import Record, Training
 from ce_torch.training.progress import Progress, show_status, status
 from ce_torch.training.runs import check_compiler, choose_threads, explain_memory_errors, new_training
 from ce_torch.training.settings import Settings, UsageError
-from ce_torch.training.streams import run_with_patient_streams
+from ce_torch.training.streams import run_with_tolerant_streams
 
 NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
 
@@ -68,7 +68,7 @@ def train(flags: argparse.Namespace) -> int:
             raise UsageError(
                 f"--epochs {run['epochs']} is fewer than the {len(training.history)} done in {flags.resume}"
             )
-        with farewell(path, flags):
+        with explain_interrupt(path, flags):
             run_files.save(path, run, training)
             descend(run, training, path, flags.quiet)
         history = training.history
@@ -103,7 +103,7 @@ def show(flags: argparse.Namespace) -> int:
 
 
 @contextmanager
-def farewell(path: Path, flags: argparse.Namespace) -> Iterator[None]:
+def explain_interrupt(path: Path, flags: argparse.Namespace) -> Iterator[None]:
     """Print how to go on with the run if Ctrl-C stops it."""
     before = run_files.stamp(path)
     try:
@@ -205,5 +205,5 @@ def import_curves() -> ModuleType:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, at_interrupt)  # pyright: ignore[reportPossiblyUnboundVariable] (bound above, where this is main)
-    distributed.exit_process(run_with_patient_streams(main))
+    signal.signal(signal.SIGINT, interrupt_handler)  # pyright: ignore[reportPossiblyUnboundVariable] (bound above, where this is main)
+    distributed.exit_process(run_with_tolerant_streams(main))

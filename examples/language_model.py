@@ -1,10 +1,10 @@
-"""Train a small language model of words whose head, the output layer and its log-likelihood, is one cost.
+"""Train a small language model of words. Its head, the output layer and the log-likelihood, is one cost.
 
     python -m examples.language_model [--steps 500] [--batch 16] [--length 64] [--width 128] [--head ce]
 
-It learns the reference pages that come with Python, in about a minute on two cores. Then it measures the head alone,
-beside `nn.Linear` and `F.cross_entropy`: the median time of forward and backward, and the most memory of tensors, as
-PyTorch's profiler counts it, without that of the inputs and the gradients.
+The model learns the reference pages that come with Python, in about a minute on two cores. Then the program measures
+the head alone, beside `nn.Linear` with `F.cross_entropy`: the median time of forward and backward, and the peak memory
+of tensors beyond the inputs and gradients, as PyTorch's profiler counts it.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from ce_torch import LinearLogLikelihoodCost
 
 
 class LanguageModel(nn.Module):
-    """Turns words (..., length) into x (..., length, width), from which the cost tells each next word."""
+    """Turns words (..., length) into x (..., length, width), the input of the cost, which predicts each next word."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        # Small weights make all words about as likely, so the perplexity starts at the size of the vocabulary.
+        # With small weights all words are about equally likely, so the perplexity starts at the size of the vocabulary.
         nn.init.normal_(self.embedding.weight, std=width**-0.5)
         self.dropout = nn.Dropout(0.3)
         self.recurrent = nn.GRU(width, width, batch_first=True)
@@ -59,7 +59,7 @@ def read_text() -> tuple[Tensor, list[str]]:
 
 
 def draw(text: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Return windows of the text, drawn at random, (batch, length), and the word y that follows each word."""
+    """Return random windows of the text, (batch, length), and the word y that follows each word."""
     words = text.unfold(0, length + 1, 1)[torch.randint(len(text) - length, (batch,))]
     return words[:, :-1], words[:, 1:]
 
@@ -88,7 +88,7 @@ def perplexity(model: LanguageModel, text: Tensor, length: int) -> float:
 
 @torch.no_grad()
 def sample(model: LanguageModel, vocabulary: list[str], count: int) -> str:
-    """Draw words to follow a full stop, each by its likelihood a after the words before it."""
+    """Return words that follow a full stop, each drawn with its probability a after the words before it."""
     model.eval()
     words = torch.tensor([vocabulary.index(".")])
     for _ in range(count):
@@ -98,7 +98,7 @@ def sample(model: LanguageModel, vocabulary: list[str], count: int) -> str:
 
 
 def measure(model: LanguageModel, words: Tensor, y: Tensor, rounds: int = 15) -> Iterator[tuple[str, float, float]]:
-    """Yield each head's name, its median seconds forward and backward, and its bytes beyond inputs and gradients."""
+    """Yield each head's name, its median seconds of forward and backward, and its bytes beyond inputs and gradients."""
     inputs = [model(words).detach().requires_grad_(), *model.cost.layer.parameters()]
     heads = {"LinearLogLikelihoodCost": model.cost, "nn.Linear, F.cross_entropy": model.ordinary_cost}
     steps = {name: lambda cost=cost: torch.autograd.grad(cost(inputs[0], y), inputs) for name, cost in heads.items()}
@@ -143,9 +143,9 @@ def main() -> None:
         if step % max(steps // 10, 1) == 0:
             print(f"step {step}/{steps}: cost {C:.4f}", flush=True)
     print(f"validation perplexity after: {perplexity(model, validation, length):.1f}")
-    print(f"it says: {sample(model, vocabulary, count=25)}\n")
+    print(f"sample: {sample(model, vocabulary, count=25)}\n")
 
-    print(f"the heads alone, forward and backward for {batch} × {length} words, of {len(vocabulary)} classes each:")
+    print(f"the heads alone, forward and backward for {batch} × {length} words of {len(vocabulary)} classes:")
     for name, seconds, memory in measure(model, *draw(training, batch, length)):
         print(f"{name:27} {seconds * 1e3:8.1f} ms {memory / 1e6:8.1f} MB beyond inputs and gradients")
 

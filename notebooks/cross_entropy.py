@@ -16,7 +16,7 @@ with app.setup(hide_code=True):
     import marimo as mo
     import torch
 
-    # Where ce_torch is not installed, it is in the folder above.
+    # If ce_torch is not installed, it is found in the folder above.
     sys.path[:0] = map(str, Path(__file__).resolve().parents[:2])
 
     from canvas import Canvas, drawing
@@ -24,11 +24,11 @@ with app.setup(hide_code=True):
     from ce_torch import CrossEntropyCost, LogLikelihoodCost
     from ce_torch.chapter.comparison_report import NAMES
     from ce_torch.chapter.deltas import SUBJECTS, compute_deltas
-    from ce_torch.chapter.digits import load_test_images, trained
+    from ce_torch.chapter.digits import load_test_images, load_trained
     from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
     from ce_torch.chapter.handwriting import to_mnist
     from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
-    from ce_torch.chapter.picture import key, picture, shown
+    from ce_torch.chapter.picture import figure_element, legend_entry, picture
     from ce_torch.chapter.softmax import layer
     from ce_torch.chapter.words import progress, remark, table
 
@@ -38,9 +38,9 @@ def _():
     mo.md(r"""
     # Being wrong should teach
 
-    A neuron learns by going down the slope of a cost. It ought to learn fastest where it is most wrong. With the
-    quadratic cost it does the opposite; the cross-entropy is made so that it does as it ought to. The numbers of the
-    equations are those of Michael Nielsen's *Neural Networks and Deep Learning*, section 3.1.
+    A neuron learns by going down the slope of a cost. It should learn fastest where it is most wrong. With the
+    quadratic cost it does the opposite; with the cross-entropy it learns as it should. The equations have the numbers
+    of Michael Nielsen's *Neural Networks and Deep Learning*, section 3.1.
 
     ## One neuron
 
@@ -51,9 +51,10 @@ def _():
     \frac{\partial C}{\partial w} &= (a - y)\,\sigma'(z)\,x \tag{55} \\[1ex]
     \frac{\partial C}{\partial b} &= (a - y)\,\sigma'(z) \tag{56} \end{align}$$
 
-    The error $a - y$ is in them, as it should be. But so is $\sigma'(z) = a\,(1 - a)$, which is nearly 0 when $a$ is
-    nearly 1: the worse the answer, the less is learned from it. The cross-entropy, over $n$ examples $x$, is never
-    negative, and near 0 when every $a$ is near its $y$ of 0 or 1; and its slopes have no $\sigma'$:
+    The slopes have the error $a - y$ as a factor, as they should. But they also have the factor
+    $\sigma'(z) = a\,(1 - a)$, which is nearly 0 when $a$ is nearly 1: the worse the answer, the less the neuron learns
+    from it. The cross-entropy of $n$ examples $x$ is never negative. It is near 0 when every $a$ is near its $y$ of 0
+    or 1. Its slopes have no $\sigma'$:
 
     $$\begin{align} C &= -\frac{1}{n} \sum_x \left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] \tag{57} \\
     \frac{\partial C}{\partial w_j} &= \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61} \\
@@ -79,31 +80,31 @@ def _():
 
 @app.cell(hide_code=True)
 def _(b, epochs, first, first_eta, second, second_eta, w):
-    pupils = [(first, first_eta), (second, second_eta)]
+    choices = [(first, first_eta), (second, second_eta)]
     learn_from_start = partial(learn, w=w.value, b=b.value, epochs=epochs.value)
-    lessons = [(cost.selected_key, learn_from_start(cost.value, eta=eta.value)) for cost, eta in pupils]
-    return lessons, pupils
+    lessons = [(cost.selected_key, learn_from_start(cost.value, eta=eta.value)) for cost, eta in choices]
+    return choices, lessons
 
 
 @app.cell(hide_code=True)
-def _(epochs, lessons, pupils, run):
-    until = epochs.value if run.value else 0
-    draw = partial(draw_lessons, lessons=lessons, until=until)
+def _(choices, epochs, lessons, run):
+    last_epoch = epochs.value if run.value else 0
+    draw = partial(draw_lessons, lessons=lessons, last_epoch=last_epoch)
     pictures = (picture(partial(draw, name=name), f"{name}, against the epoch", moving=run.value) for name in COURSES)
     keys = (
-        key(f"{cost}, η = {eta.value:g}: {progress(lesson, until)}", COLORS[cost], style)
-        for (cost, lesson), (_, eta), style in zip(lessons, pupils, styles(lessons), strict=True)
+        legend_entry(f"{cost}, η = {eta.value:g}: {progress(lesson, last_epoch)}", COLORS[cost], style)
+        for (cost, lesson), (_, eta), style in zip(lessons, choices, styles(lessons), strict=True)
     )
-    mo.Html(shown(*pictures, caption="<br>".join(keys)))
+    mo.Html(figure_element(*pictures, caption="<br>".join(keys)))
     return
 
 
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    From $w = b = 2$ the quadratic cost has its smallest $\delta$ where the neuron is most wrong, and it takes most of
-    300 epochs to grow. From $w = 0.6$, $b = 0.9$, a milder mistake, the costs differ less. Heights of two different
-    costs do not compare, nor do their learning rates; the shapes of their curves do.
+    From $w = b = 2$, the quadratic cost has its smallest $\delta$ where the neuron is most wrong, and $\delta$ takes
+    most of 300 epochs to grow. From $w = 0.6$, $b = 0.9$, a milder mistake, the costs differ less. Compare the shapes
+    of the curves. The heights of two different costs do not compare, nor do their learning rates.
 
     ## Where the factor goes
 
@@ -115,26 +116,26 @@ def _():
     &= -\frac{1}{n} \sum_x \left(\frac{y}{\sigma} - \frac{1 - y}{1 - \sigma}\right) \sigma'\, x_j \tag{59} \\
     &= \frac{1}{n} \sum_x \frac{\sigma'\, x_j}{\sigma\,(1 - \sigma)} \left(\sigma - y\right) \tag{60} \end{align}$$
 
-    and $\sigma' = \sigma\,(1 - \sigma)$ is cancelled by what is below the line. One can also start from the wish, that
-    $\partial C / \partial b$ be $a - y$ (72). For any cost
+    Here the denominator cancels $\sigma' = \sigma\,(1 - \sigma)$. You can also start from the slope that you want,
+    $\partial C / \partial b = a - y$ (72). For any cost,
 
     $$\frac{\partial C}{\partial b} = \frac{\partial C}{\partial a}\,\sigma'(z)
     = \frac{\partial C}{\partial a}\,a\,(1 - a), \tag{73, 74}$$
 
-    so that the wish determines the cost's slope in $a$, and its integral the cost:
+    So the slope in $b$ determines the slope in $a$, and the integral of that is the cost:
 
     $$\begin{align} \frac{\partial C}{\partial a} &= \frac{a - y}{a\,(1 - a)} \tag{75} \\[1ex]
     C &= -\left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] + \text{constant} \tag{76} \end{align}$$
 
-    No other cost will do. Only the factor $x_j$ of (61) stays, whatever the cost: a weight acts through $w_j x_j$ and
-    nothing else. The cost can also be read as surprise: if $a$ is how likely the neuron holds $y = 1$ to be, it says
-    how surprised the neuron is, on average, by what $y$ turns out to be.
+    No other cost has these slopes. The factor $x_j$ of (61) stays with every cost, since a weight acts only through
+    $w_j x_j$. The cost also measures surprise: if $a$ is the neuron's probability of $y = 1$, the cost says how much
+    the true $y$ surprises the neuron on average.
 
     ## $\delta = a - y$, three ways
 
-    In a network, $\delta_j = \partial C / \partial z_j$ of the output layer is where backpropagation starts, and every
-    slope has it as a factor: $\partial C / \partial w_{jk} = a_k^{L-1}\,\delta_j$, with $a_k^{L-1}$ from the layer
-    before. For one example,
+    In a network, backpropagation starts from $\delta_j = \partial C / \partial z_j$ of the output layer. Every slope
+    there has it as a factor: $\partial C / \partial w_{jk} = a_k^{L-1}\,\delta_j$, where $a_k^{L-1}$ is an output of
+    the layer before. For one example:
 
     | output neurons | cost | $\delta$ | equations |
     |---|---|---|---|
@@ -143,9 +144,9 @@ def _():
     | linear, $a = z$ | quadratic | $a - y$ | (68–70) |
     | softmax | log-likelihood | $a - y$ | (81, 82, 84) |
 
-    In `ce_torch` each $\delta$ is a line written by hand. Here it is beside the one that autograd derives from the
-    textbook's formula, and beside finite differences of the cost. Try $z = 40$ where $y = 0$: the neuron is so wrong
-    that $1 - a$ is rounded to 0.
+    In `ce_torch` each $\delta$ is a line written by hand. The table compares it with the $\delta$ that autograd derives
+    from the textbook's formula, and with finite differences of the cost. Try $z = 40$ where $y = 0$: the neuron is so
+    wrong that $1 - a$ is rounded to 0.
     """)
     return
 
@@ -177,8 +178,8 @@ def _():
     mo.md(r"""
     ## Softmax
 
-    Another output layer, with another way out of the slowdown. Its outputs are positive and sum to 1, so that they can
-    be read as probabilities; a factor $c$, which is 1 / temperature, makes them harder or softer.
+    A softmax layer is another output layer, with another way out of the slowdown. Its outputs are positive and sum to
+    1, so they can be read as probabilities. A factor $c$, which is 1 / temperature, makes them harder or softer.
 
     $$\begin{align} a_j &= \frac{e^{z_j}}{\sum_k e^{z_k}} \tag{78} \\[2ex]
     \sum_j a_j &= \frac{\sum_j e^{z_j}}{\sum_k e^{z_k}} = 1 \tag{79} \\[2ex]
@@ -203,7 +204,7 @@ def _(temperature, z):
     a, slopes = layer(torch.tensor(z.value, dtype=torch.float64), temperature.value)
     outputs = partial(draw_outputs, a=a, color=COLORS["log-likelihood"], first=1)
     mo.Html(
-        shown(
+        figure_element(
             picture(
                 outputs, f"The outputs: {', '.join(f'{output:.2f}' for output in a)}", title=f"Σ a = {a.sum():.3f}"
             ),
@@ -217,17 +218,17 @@ def _(temperature, z):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    However the sliders stand, the signs stay, since
+    The signs stay the same wherever the sliders are, since
 
     $$\frac{\partial a_j}{\partial z_k} =
     \begin{cases} c\,a_j\,(1 - a_j) & k = j \\ -c\,a_j\,a_k & k \ne j \end{cases}$$
 
-    Softmax is monotonic: a weighted input raises its own output and lowers all others, by as much together. It is not
-    local: no slope is 0, if some are too small to be seen, so that each output depends on all weighted inputs. When
-    the temperature falls the largest $z$ takes all: a maximum, of which softmax is a softened form.
+    Softmax is monotonic: a weighted input raises its own output, and lowers all others by the same amount in total. It
+    is not local: each output depends on all weighted inputs. No slope is 0, though some are too small to be seen. When
+    the temperature falls, the largest $z$ takes all. That is a maximum, and softmax is a softened form of it.
 
-    The cost that goes with it is the log-likelihood. For an example of class $y$ it has once more the slopes without a
-    slowdown, where $y_j$ is 1 for the class $j = y$ and 0 for all others:
+    The log-likelihood is the cost for softmax. For an example of class $y$, let $y_j$ be 1 for $j = y$ and 0 for all
+    other classes. The slopes again have no slowdown:
 
     $$\begin{align} C &= -\ln a_y \tag{80} \\[1ex]
     \frac{\partial C}{\partial b_j} &= a_j - y_j \tag{81} \\[1ex]
@@ -235,8 +236,8 @@ def _():
 
     ## Ten neurons look at a digit
 
-    A network of 784 inputs, 30 hidden neurons and 10 outputs, trained on MNIST; with sigmoid outputs its cross-entropy
-    is that of all ten,
+    This network has 784 inputs, 30 hidden neurons and 10 outputs, and is trained on MNIST. With sigmoid outputs, its
+    cross-entropy is the sum over all ten,
 
     $$C = -\frac{1}{n} \sum_x \sum_j \left[\,y_j \ln a_j + (1 - y_j) \ln (1 - a_j)\,\right] \tag{63}$$
 
@@ -247,7 +248,7 @@ def _():
 
 @app.cell(hide_code=True)
 def _():
-    networks = {label: trained(name).network.requires_grad_(False) for name, label in NAMES.items()}
+    networks = {label: load_trained(name).network.requires_grad_(False) for name, label in NAMES.items()}
     network = mo.ui.dropdown(networks, value="cross-entropy", label="trained with", allow_select_none=False)
     number = mo.ui.slider(0, len(load_test_images().y) - 1, value=119, label="test image", show_value=True)
     canvas = mo.ui.anywidget(Canvas())
@@ -272,12 +273,12 @@ def _(image, label, network):
 
     ten = network.value(image)
     mo.Html(
-        shown(
+        figure_element(
             picture(partial(draw_digit, x=image), "What the network sees"),
             bars("sigmoid", CrossEntropyCost().activation(ten), "cross-entropy"),
             bars("softmax", LogLikelihoodCost().activation(ten), "log-likelihood"),
-            caption="Softmax's sum is 1 by (79)."
-            + ("" if label is None else f" ▼ It is a {label}: 1 is desired here."),
+            caption="The outputs of softmax sum to 1 by (79)."
+            + ("" if label is None else f" ▼ The digit is a {label}: its desired output is 1."),
         )
     )
     return
@@ -287,14 +288,14 @@ def _(image, label, network):
 def _(network):
     sums = network.value(load_test_images().x).sigmoid().sum(1)
     mo.md(rf"""
-    Over all {len(sums):,} test images the sum of this network's outputs under sigmoid goes from {sums.min():.3f} to
-    {sums.max():.2f}. Each neuron looks at its own $z$ alone, so nothing keeps the sum at 1. A network that was trained
-    with sigmoid neurons comes near to it where it is sure, as its desired outputs sum to 1, and misses it where it is
-    not. One that was trained with softmax need not come near: a number added to all $z$ changes nothing under softmax.
-    Softmax, in turn, makes probabilities of any scribble: it cannot say "none of these".
+    Over all {len(sums):,} test images, the sum of this network's sigmoid outputs goes from {sums.min():.3f} to
+    {sums.max():.2f}. Each neuron looks only at its own $z$, so nothing keeps the sum at 1. If the network was trained
+    with sigmoid neurons, the sum is near 1 where the network is sure, since its desired outputs sum to 1, and misses 1
+    where it is not. If it was trained with softmax, the sum need not be near 1, since a number added to all $z$ changes
+    nothing under softmax. Softmax, in turn, makes probabilities of any scribble: it cannot say "none of these".
 
-    Which to take? With its own cost each has $\delta = a - y$. Take softmax where one of the classes is right, and the
-    outputs are to be probabilities.
+    Which of the two should you take? With its own cost, each has $\delta = a - y$. Take softmax if exactly one of the
+    classes is right and the outputs should be probabilities.
     """)
     return
 

@@ -1,4 +1,4 @@
-"""What the tests of the program share. Imports are inside: the tests of the costs need torch alone."""
+"""Fixtures for all tests. They import late, since the tests of the costs need torch alone."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-# Read when torch is loaded, here and in processes that tests start. As many tests run at once as there are cores, each
-# on one thread; threads that spin while they wait slow one another down tenfold where runs share the cores.
+# Torch reads these when it is loaded, here and in processes that tests start. As many tests run at once as there are
+# cores, each on one thread. Threads that spin while they wait slow one another down tenfold on shared cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="session")
 def peak_memory():
-    """The most memory of tensors, in bytes, that a function has in use beyond what there was before."""
+    """Return the peak memory of tensors, in bytes, that a function uses beyond what is in use before."""
     from benchmarks.memory import peak_memory
 
     return peak_memory
@@ -51,7 +51,7 @@ def real_mnist(root):
 
 @pytest.fixture(scope="session")
 def slice_of_mnist(real_mnist):
-    """So few images of MNIST that an epoch takes a tenth of a second."""
+    """A slice of MNIST, so small that an epoch takes a tenth of a second."""
     from ce_torch.training import mnist
 
     parts = zip(real_mnist, (2_000, 500, 500), strict=True)
@@ -60,7 +60,7 @@ def slice_of_mnist(real_mnist):
 
 @pytest.fixture
 def small_mnist(slice_of_mnist, monkeypatch):
-    """The slice in the place of MNIST, where no --data-dir is."""
+    """Replace MNIST by the slice, unless there is a --data-dir."""
     from ce_torch.training import mnist
 
     load_files, identify_whole = mnist.load, mnist.identify
@@ -87,7 +87,7 @@ def program(root):
 
 @pytest.fixture
 def train(program, small_mnist, monkeypatch, capsys, tmp_path):
-    """train.py as a function of its flags, in a folder of its own, on a slice of MNIST."""
+    """Run train.py with flags, in a folder of its own and on a slice of MNIST."""
     import torch
 
     monkeypatch.chdir(tmp_path)
@@ -105,11 +105,11 @@ def train(program, small_mnist, monkeypatch, capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def start(root):
-    """Start a process of Python in the project's folder, which does not outlive the tests."""
+    """Start a process of Python in the project's folder; it ends with the tests."""
     processes = []
 
     def start(*words, text=True, **options):
-        # What pytest ignores, its children would ignore: Ctrl-C, where a shell runs pytest in the background.
+        # Children ignore the signals that pytest ignores. A shell that runs pytest in the background ignores Ctrl-C.
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         options = {"cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": text} | options
         process = subprocess.Popen([sys.executable, *map(str, words)], **options)
@@ -119,7 +119,7 @@ def start(root):
 
     yield start
     for process in processes:
-        process.terminate()  # torchrun ends its own processes then
+        process.terminate()  # torchrun then ends its own processes
         for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
             stream.close()
         process.wait()

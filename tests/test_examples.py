@@ -1,4 +1,4 @@
-"""The examples in docstrings print what they say, for a user who has imported torch and the costs."""
+"""Test that the examples in docstrings print what they show, for a user who has imported torch and the costs."""
 
 import ast
 import doctest
@@ -17,7 +17,7 @@ NAMES = {"torch": torch} | {name: getattr(place, name) for place in (ce_torch, f
 
 
 def examples() -> Iterator[doctest.DocTest]:
-    """Yield those of every docstring. The files are read, not imported: some need what is not on every machine."""
+    """Yield the examples of every docstring. Read the files without importing them: some need optional packages."""
     parser = doctest.DocTestParser()
     for path in sorted((PROJECT / "ce_torch").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -32,8 +32,8 @@ EXAMPLES = list(examples())
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_an_example_prints_what_it_says(example, monkeypatch):
-    monkeypatch.chdir(PROJECT)  # its data is that which mnist.load() reads
+def test_an_example_prints_what_it_shows(example, monkeypatch):
+    monkeypatch.chdir(PROJECT)
     torch.manual_seed(0)
     assert doctest.DocTestRunner().run(example).failed == 0
 

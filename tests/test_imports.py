@@ -1,4 +1,4 @@
-"""What needs what: the costs need torch alone, and the parts of the program do not know one another."""
+"""Test the imports: the costs need torch alone, and the parts of the program do not import one another."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ PARTS = ["network", "mnist", "files"]
 
 
 def imports(path, when_loaded=False):
-    """The full names of all that a file imports, wherever in the file it does, or only when it is loaded."""
+    """Yield the full names of all that a file imports: anywhere, or only when it is loaded."""
     package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
     tree = ast.parse(path.read_text())
     for node in tree.body if when_loaded else ast.walk(tree):
@@ -37,14 +37,14 @@ def is_in(name, package):
 
 
 def test_the_library_can_be_imported_where_only_torch_is_installed(root):
-    # None makes an import of that name fail, as where it is not installed.
+    # None makes an import of that name fail, as if it were not installed.
     code = f"import sys; sys.modules.update(dict.fromkeys({FOR_THE_PROGRAM + FOR_A_GPU})); import {', '.join(MODULES)}"
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 
 def test_the_library_does_not_load_what_only_the_program_needs(root):
-    # torch itself may import numpy and tqdm, where they are installed.
+    # torch itself may import numpy and tqdm if they are installed.
     code = "import sys, torch; before = set(sys.modules); import ce_torch; print(*sys.modules.keys() - before)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert not {*loaded.split()} & {*FOR_THE_PROGRAM, *FOR_A_GPU}
@@ -52,15 +52,15 @@ def test_the_library_does_not_load_what_only_the_program_needs(root):
 
 @pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
 def test_a_cost_imports_nothing_of_the_package_but_costs(path):
-    ours = [name for name in imports(path) if is_in(name, "ce_torch")]
-    assert [name for name in ours if not is_in(name, "ce_torch.costs")] == []
+    names = [name for name in imports(path) if is_in(name, "ce_torch")]
+    assert [name for name in names if not is_in(name, "ce_torch.costs")] == []
 
 
 @pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
 def test_a_cost_imports_nothing_foreign_but_torch(path):
-    # Triton is for those who read types, and for files that are loaded where it is.
-    of_kernels = {*FOR_A_GPU} if path.stem == "gpu_kernels" else set()
-    assert foreign(imports(path, when_loaded=True)) <= of_kernels
+    # Type checkers may read Triton's names anywhere; only the file of its kernels loads it.
+    allowed = {*FOR_A_GPU} if path.stem == "gpu_kernels" else set()
+    assert foreign(imports(path, when_loaded=True)) <= allowed
     assert foreign(imports(path)) <= {*FOR_A_GPU}
 
 

@@ -1,4 +1,4 @@
-"""The examples as their readers start them."""
+"""Test the example of a language model as its readers start it."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def language_model(root):
 
 @pytest.fixture
 def run(language_model, monkeypatch, capsys, tmp_path):
-    """The language model as a function of its flags, in an empty folder: its exit code, and what it prints."""
+    """Run the language model with flags in an empty folder, and return its exit code and what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def run(*flags):
@@ -71,9 +71,9 @@ def test_both_heads_train_the_language_model_alike(language_model):
         model = language_model.LanguageModel(len(vocabulary), width=32)
         return list(language_model.train(model, text, head, steps=10, batch=4, length=16))
 
-    of_ours = costs("ce")
-    torch.testing.assert_close(of_ours, costs("linear"), rtol=1e-4, atol=0)
-    assert of_ours[-1] < of_ours[0]
+    actual = costs("ce")
+    torch.testing.assert_close(actual, costs("linear"), rtol=1e-4, atol=0)
+    assert actual[-1] < actual[0]
 
 
 def test_the_embedding_is_the_weight_of_the_head(language_model):
@@ -90,7 +90,7 @@ def test_the_embedding_is_the_weight_of_the_head(language_model):
         (("--length", 100_000), "argument --length: must be a whole number from 1 to 5000, got '100000'"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_sentence(run, flags, sentence):
+def test_a_wrong_flag_is_refused_in_one_sentence(run, flags, sentence):
     code, out, err = run(*flags)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].endswith(sentence)

@@ -1,4 +1,4 @@
-"""What is published: the wheel holds the library, without the chapter's program, and says which version it is."""
+"""Test what is published: the wheel holds the library without the chapter's program, and the citation its version."""
 
 import re
 import tomllib
@@ -35,7 +35,7 @@ def test_the_wheel_holds_every_file_that_the_costs_read():
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
 
 
-def test_the_version_is_the_one_that_the_citation_names():
+def test_the_citation_names_the_version():
     assert (
         re.search(r"^version: (.*)$", (PROJECT / "CITATION.cff").read_text(), re.MULTILINE)[1] == ce_torch.__version__
     )

@@ -1,4 +1,4 @@
-"""What the pages show is so: their examples run, the tests that they name are there, their formulas can be typeset."""
+"""Test the pages: their examples run, the tests that they name exist, and their formulas can be typeset."""
 
 import re
 from pathlib import Path
@@ -51,10 +51,10 @@ def test_every_formula_can_be_typeset(formula):
 
 @pytest.mark.parametrize("formula", IN_LINES)
 def test_markdown_leaves_every_formula_as_it_is(formula):
-    # What GitHub would take for an escape, emphasis, HTML or a link.
+    # GitHub would read these as an escape, emphasis, HTML or a link.
     assert not re.search(r"\\[^A-Za-z]|(?<![A-Za-z0-9])_|[*<>~&]|\]\(", formula)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_dollar_is_that_of_a_formula(page):
+def test_every_dollar_belongs_to_a_formula(page):
     assert "$" not in FORMULA.sub("", PROSE[page])

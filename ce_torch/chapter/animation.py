@@ -23,7 +23,7 @@ def animate(costs: dict[str, Cost], w: float, b: float, eta: float) -> bytes:
     lines = []
     for axes, (name, course) in zip(panels, COURSES.items(), strict=True):
         values = (course(lesson) for _, lesson in lessons)
-        lines += zip(draw_lessons(axes, name, lessons, until=0), values, strict=True)
+        lines += zip(draw_lessons(axes, name, lessons, last_epoch=0), values, strict=True)
     add_legend_below(figure, columns=len(lessons))
     epochs = len(lessons[0][1].a)
     frames = []

@@ -3,12 +3,13 @@
     python -m ce_torch.chapter.compare             an hour and a half; writes docs/comparison/
     python -m ce_torch.chapter.compare --quick     a small version in a minute; writes checkpoints/comparison-quick/
 
-For each cost and size of network, choose the learning rate of the highest mean accuracy on validation data, over seeds
-that are used for nothing else. Train networks of the same seeds with every cost at its rate: network k of each starts
-from the same weights and sees the same mini-batches. Then count the epochs that each cost takes to an accuracy of 90%,
-at the same rates and at its own.
+For each cost and size of network, choose the learning rate with the highest mean accuracy on validation data, over
+seeds that are used for nothing else. Train networks of the same seeds with every cost at its rate: network k of each
+cost starts from the same weights and sees the same mini-batches. Then count the epochs that each cost takes to reach an
+accuracy of 90%, at the rates that all costs share and at its own.
 
-Every training is saved in checkpoints/ after each epoch: started again, the program goes on where it was.
+Each training is saved in checkpoints/ after every epoch; those that count epochs, at their end. Start the program
+again, and it goes on from there.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from ce_torch.training.runs import choose_threads, new_training
 from ce_torch.training.settings import Settings, grid
 
 COSTS = ("quadratic", "ce", "ll")
-# The first seed of the networks by which rates are chosen. The networks that are compared have seeds from 0 on.
+# The first seed of the networks that choose the rates. The networks that are compared have seeds from 0 on.
 FIRST_CHOICE_SEED = 1000
 
 
@@ -86,14 +87,14 @@ class Comparison:
     def choose(self, cost: str, hidden: int) -> dict[str, Any]:
         """Train at every rate; return the best, and the accuracies on validation data."""
         run = self.run(cost, hidden, list(self.plan.rates), self.plan.choices, FIRST_CHOICE_SEED)
-        last = self.trained(run, "validation").history[-1]
+        last = self.train(run, "validation").history[-1]
         scores = [finite_accuracies(select_point(last, run, i)["validation"]) for i in range(len(grid(run)))]
         validation = [{"accuracies": accuracies, "diverged": diverged} for accuracies, diverged in scores]
         return {"cost": cost, "hidden": hidden, "rate": grid(run)[best_point(last, run)].lr, "validation": validation}
 
     def train_final(self, rate: float, cost: str, hidden: int) -> dict[str, Any]:
         """Return the test accuracies of each network after each epoch."""
-        history = self.trained(self.run(cost, hidden, rate, self.plan.runs, 0), "test").history
+        history = self.train(self.run(cost, hidden, rate, self.plan.runs, 0), "test").history
         test = [record["test"]["accuracy"] for record in history]
         return {"cost": cost, "hidden": hidden, "rate": rate, "test": test}
 
@@ -101,7 +102,7 @@ class Comparison:
         """Return the validation accuracies of each network at each look, until all reach the goal."""
         run = self.run(cost, hidden, rate, self.plan.runs, 0) | {"goal": self.plan.goal, "looks": self.plan.looks}
         path = self.folder / f"speed-{settings.run_name(run)}.pt"
-        state = self.saved(path, run)
+        state = self.load(path, run)
         if state is None:
             state = {"validation": list(self.accuracies_to_goal(run))}
             checkpoint.save(path, run, state)
@@ -111,14 +112,15 @@ class Comparison:
 
     def run(self, cost: str, hidden: int, rate: float | list[float], runs: int, seed: int) -> Settings:
         """Return the settings that train.py would give a training, and the number of examples."""
-        own = {"cost": cost, "hidden": [hidden], "lr": rate, "runs": runs, "seed": seed}
-        return settings.DEFAULTS | own | {"epochs": self.plan.epochs} | self.data_settings
+        flags = {"cost": cost, "hidden": [hidden], "lr": rate, "runs": runs, "seed": seed}
+        return settings.DEFAULTS | flags | {"epochs": self.plan.epochs} | self.data_settings
 
-    def trained(self, run: Settings, monitored: str) -> Training:
+    def train(self, run: Settings, monitored: str) -> Training:
+        """Train to the end, from the saved state if there is one."""
         path = self.folder / f"{settings.run_name(run)}.pt"
         choose_threads(run)
         training = new_training(run, self.data, (monitored,))
-        if (state := self.saved(path, run)) is not None:
+        if (state := self.load(path, run)) is not None:
             training.load_state_dict(state)
             self.skip(run, len(training.history))
         for _ in training.run(run["epochs"]):
@@ -147,7 +149,7 @@ class Comparison:
                         return
             self.progress(run)
 
-    def saved(self, path: Path, run: Settings) -> dict[str, Any] | None:
+    def load(self, path: Path, run: Settings) -> dict[str, Any] | None:
         """Return the saved state of a training; None if there is none, or it belongs to another plan."""
         if not path.exists():
             return None
@@ -187,16 +189,16 @@ def write(results: dict[str, Any], folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="train little, to see it work")
+    parser.add_argument("--quick", action="store_true", help="make a small comparison, to see it work")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for train.py")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write the report")
     flags = parser.parse_args()
     plan, name = (QUICK, "comparison-quick") if flags.quick else (Plan(), "comparison")
-    kept = Path("checkpoints") / name
+    checkpoints = Path("checkpoints") / name
     try:
-        folder = flags.write or (kept if flags.quick else Path("docs") / name)
-        with files.claimed(kept / "results.json"):
-            write(Comparison(plan, mnist.load(flags.data_dir), kept).results(), folder)
+        folder = flags.write or (checkpoints if flags.quick else Path("docs") / name)
+        with files.claim(checkpoints / "results.json"):
+            write(Comparison(plan, mnist.load(flags.data_dir), checkpoints).results(), folder)
     except (mnist.DataError, files.FileError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ce_torch.chapter.comparison_report import CHAPTER, NAMES, SHOWN, epochs_to_goal
+from ce_torch.chapter.comparison_report import CHAPTER, EPOCHS_SHOWN, NAMES, epochs_to_goal
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, mark_diverged, mark_values
 from ce_torch.training.confidence import mean_and_margin
@@ -32,13 +32,13 @@ def accuracies(results: Results) -> Figure:
             axes.errorbar(place + 0.35, average, margin, fmt="o", color=color, capsize=6, label="mean, 95% confidence")
             if (hidden, cost) in CHAPTER:
                 axes.plot(place - 0.35, CHAPTER[hidden, cost], "*k", markersize=10, label="the chapter's run")
-        # Runs far below the others would flatten them all.
+        # Leave out runs far below the others, which would flatten them all.
         middle = np.concatenate([last[1:-1] for last in percents])
         lowest = max(axes.get_ylim()[0], np.quantile(middle, 0.1) - 2)
         axes.set_ylim(lowest, None)
         names = [f"{NAMES[final['cost']]}\nη = {final['rate']:g}" for final in finals]
-        below = [int((last < lowest).sum()) for last in percents]
-        names = [f"{name}\n↓ {runs} below" if runs else name for name, runs in zip(names, below, strict=True)]
+        runs_below = [int((last < lowest).sum()) for last in percents]
+        names = [f"{name}\n↓ {runs} below" if runs else name for name, runs in zip(names, runs_below, strict=True)]
         axes.set_xticks(range(len(finals)), names)
         axes.set(title=f"{hidden} hidden neurons", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)
@@ -84,7 +84,7 @@ def speed(results: Results) -> Figure:
         if ends:
             axes.plot(*zip(*ends, strict=True), "ok", label=f"here all runs have reached {plan['goal']:.0%}")
         axes.axhline(100 * plan["goal"], color="gray", linestyle=":")
-        axes.set(ylabel="validation accuracy, %", title=f"η = {rate:g} for every cost", xlim=(0, SHOWN))
+        axes.set(ylabel="validation accuracy, %", title=f"η = {rate:g} for every cost", xlim=(0, EPOCHS_SHOWN))
         count_epochs(axes)
         axes.grid(alpha=0.3)
     add_legend_below(figure, columns=4)

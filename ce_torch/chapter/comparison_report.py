@@ -11,25 +11,26 @@ from ce_torch.training.confidence import Difference, mean_and_margin, median_and
 NAMES = {"quadratic": "quadratic", "ce": "cross-entropy", "ll": "log-likelihood"}
 # Accuracies in percent, by hidden neurons and cost: Nielsen, section 3.1, and chapter 1 for the quadratic cost.
 CHAPTER = {(30, "quadratic"): 95.42, (30, "ce"): 95.49, (100, "quadratic"): 96.59, (100, "ce"): 96.82}
-# The quadratic cost learns so many times slower, the chapter argues: 1 / ∫ σ(1 − σ) dσ, for σ from 0 to 1.
+# The chapter argues that the quadratic cost learns this many times slower: 1 / ∫ σ(1 − σ) dσ, for σ from 0 to 1.
 SLOWDOWN = 6
 LEVEL = 0.05
-SHOWN = 6  # epochs in the picture of the first ones
+EPOCHS_SHOWN = 6  # in the picture of the first epochs
 
 REPORT = """\
 # Which cost is better?
 
-Nielsen's section 3.1 compares its costs by a run of each, and warns that this is not convincing. Here are {runs} runs
-of each, with error bars: of the chapter's networks, 784 inputs, {sizes} hidden neurons, 10 outputs, weights and biases
-from N(0, 1), trained for {epochs} epochs on the {examples:,} training examples of {data} in mini-batches of 10.
+Nielsen's section 3.1 compares its costs by one run of each, and warns that this is not convincing. This page compares
+{runs} runs of each, with error bars. The networks are the chapter's: 784 inputs, {sizes} hidden neurons, 10 outputs,
+weights and biases from N(0, 1). They are trained for {epochs} epochs on the {examples:,} training examples of {data},
+in mini-batches of 10.
 
 Written by `python -m ce_torch.chapter.compare`; every figure is in [results.json](results.json).
 
 ## Accuracy
 
-On test data, after the last epoch: the mean and its margin (95% confidence), the median, the best and the worst run,
-how many runs stayed below {goal:.0%}, and the one run that the chapter tells of. η is the rate chosen on validation
-data.
+The table gives the accuracy on test data after the last epoch: the mean and its margin (95% confidence), the median,
+the best and the worst run. It also gives the number of runs that end below {goal:.0%}, and the one run that the chapter
+reports. η is the rate chosen on validation data.
 
 {accuracies}
 
@@ -37,42 +38,43 @@ data.
 
 ## Differences
 
-Each network is compared with the one of the same seed, which started from the same weights and saw the same
-mini-batches: the mean difference in percentage points, its 95% interval, and the p-values of Student's and of
-Wilcoxon's test for pairs. Of {comparisons} comparisons each must have p < {level:.4f} for the chance that any of them
-is wrong to stay below {together:.0%} (Bonferroni).
+Each network is compared with the network of the same seed, which started from the same weights and saw the same
+mini-batches. The table gives the mean difference in percentage points, its 95% interval, and the p-values of Student's
+and of Wilcoxon's test for pairs. A difference counts only if p < {level:.4f}: with {comparisons} comparisons, the
+chance that any of them is wrong then stays below {level_of_all:.0%} (Bonferroni).
 
 {differences}
 
 ## Learning rates
 
-The mean accuracy on validation data of {choices} runs at each rate, with seeds of their own. The highest is chosen.
+The table gives the mean accuracy on validation data of {choices} runs at each rate, with seeds used for nothing else.
+Of the rates at which the fewest runs diverge, the one with the highest mean is chosen.
 
 {rates}
 
-{ends}![The validation accuracy at each learning rate](rates.png)
+{edge_notes}![The validation accuracy at each learning rate](rates.png)
 
 ## The two rules of thumb
 
-How many epochs the costs take to an accuracy of {goal:.0%} on validation data, looked at {looks} times an epoch: the
-median over {runs} runs of {smallest} hidden neurons, and its 95% interval. A run that has not arrived after {epochs}
-epochs counts as one that never does.
+The table gives the number of epochs that each cost takes to reach an accuracy of {goal:.0%} on validation data: the
+median over {runs} runs with {smallest} hidden neurons, and its 95% interval. The accuracy is measured {looks} times an
+epoch. A run that has not arrived after {epochs} epochs counts as one that never does.
 
 {speeds}
 
 ![The validation accuracy in the first epochs](speed.png)
 
-The median and the quartiles of the runs, in the first {shown} epochs. A curve ends at a dot where all of its runs have
-reached {goal:.0%}: from there on they were not looked at.
+The picture shows the median and the quartiles of the runs in the first {epochs_shown} epochs. A curve ends at a dot
+when all of its runs have reached {goal:.0%}; the training stops there.
 
-**How much slower the quadratic cost learns at the same rate.** About 6 times, the chapter argues, since its δ has a
-factor σ′ more, whose mean over the outputs is 1/6. The epochs of the quadratic cost, in parts of the cross-entropy's of
-the same seed, median and interval:
+**How much slower does the quadratic cost learn at the same rate?** About 6 times, the chapter argues: its δ has the
+additional factor σ′, and the mean of σ′ over all outputs is 1/6. Divide the epochs of the quadratic cost by those of
+the cross-entropy with the same seed. The quotients have this median and interval:
 
-{slower}
+{slowdowns}
 
-**How many more epochs it needs, each cost at the rate chosen for it.** Of the same seed the quadratic cost takes
-{more} more than the cross-entropy. Its rate is {ratio:.2g} times the cross-entropy's; the rule says 6.
+**How many more epochs does it need, with each cost at its own rate?** With the same seed, the quadratic cost takes
+{extra_epochs} more than the cross-entropy. Its rate is {ratio:.2g} times the cross-entropy's; the rule says 6.
 
 ## What the data support
 
@@ -80,13 +82,13 @@ the same seed, median and interval:
 
 ## What they do not
 
-- The margins are over seeds. The 10,000 test images are a sample too: that makes ± 0.43 points of an accuracy of 95%,
-  less of differences between networks on the same images.
-- The rates are from a coarse grid, and chosen by {choices} runs: a cost may be better at a rate that was not tried.
-- Student's interval takes means for normal. Where some runs stay far below the others (see *below {goal:.0%}*),
-  Wilcoxon's test is the one to trust.
-- Nothing is said of other sizes, data, mini-batches, regularization or first weights. Of these first weights, from
-  N(0, 1), the outputs begin saturated, which is the quadratic cost's hard case.
+- The margins cover the choice of the seeds. The 10,000 test images are a sample too: this adds ± 0.43 points to an
+  accuracy of 95%, and less to a difference between networks on the same images.
+- The rates are from a coarse grid, and {choices} runs choose them: a cost may be better at a rate that was not tried.
+- Student's interval assumes that means are normally distributed. Trust Wilcoxon's test where some runs end far below
+  the others (see the column *below {goal:.0%}*).
+- The data say nothing about other sizes, data, mini-batches, regularization and first weights. With first weights from
+  N(0, 1) the outputs begin saturated, which is the hard case for the quadratic cost.
 """
 
 Results = dict[str, Any]
@@ -94,7 +96,7 @@ Results = dict[str, Any]
 
 def markdown(results: Results) -> str:
     """Return the report as Markdown, which shows the pictures of `comparison_pictures`."""
-    plan, differences = results["plan"], list(compared(results))
+    plan, differences = results["plan"], list(compare_costs(results))
     level = LEVEL / len(differences)
     return REPORT.format(
         **{name: plan[name] for name in ("runs", "epochs", "goal", "choices", "looks")},
@@ -105,14 +107,14 @@ def markdown(results: Results) -> str:
         accuracies=table_of_accuracies(results),
         comparisons=len(differences),
         level=level,
-        shown=SHOWN,
-        together=LEVEL,
+        epochs_shown=EPOCHS_SHOWN,
+        level_of_all=LEVEL,
         differences=table_of_differences(differences),
         rates=table_of_rates(results),
-        ends="".join(f"{sentence}\n\n" for sentence in grid_edge_notes(results)),
+        edge_notes="".join(f"{sentence}\n\n" for sentence in grid_edge_notes(results)),
         speeds=table_of_speeds(results),
-        slower=bullets(slower(results, rate) for rate in plan["same_rates"]),
-        more=more_epochs(results),
+        slowdowns=bullets(slowdown(results, rate) for rate in plan["same_rates"]),
+        extra_epochs=extra_epochs(results),
         ratio=chosen_rate(results, "quadratic") / chosen_rate(results, "ce"),
         verdicts=bullets(
             f"{hidden} hidden neurons: {verdict(first, second, found, level)}"
@@ -127,19 +129,19 @@ def table_of_accuracies(results: Results) -> str:
     for final in results["finals"]:
         hidden, cost, last = final["hidden"], final["cost"], final["test"][-1]
         average, margin = mean_and_margin(last)
-        below = sum(accuracy < goal for accuracy in last)
+        runs_below = sum(accuracy < goal for accuracy in last)
         accuracies = (
             f"{average:.2%} ± {100 * margin:.2f}",
             *(f"{summarise(last):.2%}" for summarise in (median, max, min)),
         )
         chapter = f"{CHAPTER[hidden, cost]}%" if (hidden, cost) in CHAPTER else ""
-        rows.append((hidden, NAMES[cost], f"{final['rate']:g}", *accuracies, below, chapter))
+        rows.append((hidden, NAMES[cost], f"{final['rate']:g}", *accuracies, runs_below, chapter))
     names = "hidden", "cost", "η", "test accuracy", "median", "best", "worst", f"below {goal:.0%}", "the chapter's run"
     return table(names, rows)
 
 
-def compared(results: Results) -> Iterator[tuple[int, str, str, Difference]]:
-    """Yield the hidden neurons, two costs, and the difference of the first's networks and the second's."""
+def compare_costs(results: Results) -> Iterator[tuple[int, str, str, Difference]]:
+    """Yield the hidden neurons, the names of two costs, and the difference of their networks."""
     for hidden in results["plan"]["hidden"]:
         last = {final["cost"]: final["test"][-1] for final in results["finals"] if final["hidden"] == hidden}
         for second, first in combinations(last, 2):
@@ -172,10 +174,10 @@ def verdict(first: str, second: str, found: Difference, level: float) -> str:
         better, worse = (first, second) if found.mean > 0 else (second, first)
         least, most = sorted((abs(low), abs(high)))
         text = f"the {NAMES[better]} cost is better than the {NAMES[worse]} cost, by {least:.2f} to {most:.2f} points."
-        return text + (" Wilcoxon's test does not see it." if found.p_wilcoxon >= level else "")
+        return text + (" Wilcoxon's test does not confirm it." if found.p_wilcoxon >= level else "")
     text = (
-        f"no difference of the means of the {NAMES[first]} and the {NAMES[second]} cost is shown; one of more than "
-        f"{max(abs(low), abs(high)):.2f} points is unlikely."
+        f"the data show no difference between the means of the {NAMES[first]} and the {NAMES[second]} cost; "
+        f"one of more than {max(abs(low), abs(high)):.2f} points is unlikely."
     )
     if found.p_wilcoxon < level:
         text += f" Most runs do differ, by Wilcoxon's test (p = {found.p_wilcoxon:.2g}): a few outliers hide it."
@@ -229,17 +231,17 @@ def epochs_by_rate(results: Results, cost: str, rate: float) -> list[float]:
     return epochs_to_goal(speed, results["plan"])
 
 
-def slower(results: Results, rate: float) -> str:
-    """Return the ratio of the epochs of the quadratic cost and of the cross-entropy at a rate, compared with 6."""
+def slowdown(results: Results, rate: float) -> str:
+    """Return the ratio of the epochs of the quadratic cost to those of the cross-entropy, compared with 6, as text."""
     ratios = [quadratic / ce for quadratic, ce in arrived_pairs(results, rate, rate)]
     if not ratios:
         return f"η = {rate:g}: unknown, as no run of the cross-entropy arrived."
     _, low, high = median_and_interval(ratios)
-    against = "more than" if low > SLOWDOWN else "less than" if high < SLOWDOWN else "which does not exclude"
-    return f"η = {rate:g}: {format_interval(ratios)} times, {against} {SLOWDOWN}."
+    relation = "more than" if low > SLOWDOWN else "less than" if high < SLOWDOWN else "which does not exclude"
+    return f"η = {rate:g}: {format_interval(ratios)} times, {relation} {SLOWDOWN}."
 
 
-def more_epochs(results: Results) -> str:
+def extra_epochs(results: Results) -> str:
     rates = (chosen_rate(results, cost) for cost in ("quadratic", "ce"))
     more = [quadratic - ce for quadratic, ce in arrived_pairs(results, *rates)]
     return f"{format_interval(more)} epochs" if more else "an unknown number of epochs"

@@ -53,34 +53,34 @@ def measure_networks(history: list[Record], name: str, measure: str) -> np.ma.Ma
 
 def figure_of_grid(record: Record, run: Settings) -> Figure:
     points = grid(run)
-    across, along = ("lr", "lmbda") if isinstance(run["lr"], list) else ("lmbda", "lr")
+    x_name, line_name = ("lr", "lmbda") if isinstance(run["lr"], list) else ("lmbda", "lr")
     point_accuracies = [finite_accuracies(select_point(record, run, i)["validation"])[0] for i in range(len(points))]
     means = np.array(
         [mean_and_margin(accuracies) if accuracies else (np.nan, np.nan) for accuracies in point_accuracies]
     )
-    values = sorted({getattr(point, across) for point in points})
-    lines = dict.fromkeys(getattr(point, along) for point in points)
+    values = sorted({getattr(point, x_name) for point in points})
+    lines = dict.fromkeys(getattr(point, line_name) for point in points)
     # Leave room for an upright label of each value, and for the names of the lines.
     figure = Figure(figsize=(max(6, 0.2 * len(values)), 4.3 + 0.06 * len(lines)), layout="constrained")
     axes = figure.subplots()
     # The places are evenly spaced, since a grid may have 0 and powers of ten.
-    places = [values.index(getattr(point, across)) for point in points]
+    places = [values.index(getattr(point, x_name)) for point in points]
     for value in lines:
-        line = [i for i, point in enumerate(points) if getattr(point, along) == value]
+        line = [i for i, point in enumerate(points) if getattr(point, line_name) == value]
         line.sort(key=lambda i: places[i])
         drawn = axes.errorbar(
             [places[i] for i in line],
             means[line, 0],
             np.nan_to_num(means[line, 1]),
             marker="o",
-            label=f"{along} {value:g}",
+            label=f"{line_name} {value:g}",
         )
         if diverged := [places[i] for i in line if not point_accuracies[i]]:
             mark_diverged(axes, diverged, drawn.lines[0].get_color())
     best = best_point(record, run)
     axes.plot(places[best], means[best, 0], "*k", markersize=14, zorder=3, label="chosen")
     mark_values(axes, range(len(values)), values)
-    axes.set(xlabel=across, ylabel="accuracy on validation data")
+    axes.set(xlabel=x_name, ylabel="accuracy on validation data")
     axes.grid(alpha=0.3)
     add_legend_below(figure, columns=4)
     return figure

@@ -22,9 +22,9 @@ class Subject(NamedTuple):
 class Deltas(NamedTuple):
     """δ of one example, computed in three ways."""
 
-    by_hand: Tensor
-    by_autograd: Tensor
-    by_differences: Tensor
+    manual: Tensor
+    autograd: Tensor
+    differences: Tensor
 
 
 def sigmoid(z: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ SUBJECTS = {
 def compute_deltas(subject: Subject, z: Tensor, y: Tensor, step: float = 1e-5) -> Deltas:
     """Return δ for weighted inputs z and desired outputs y, both of shape (K,).
 
-    By hand it is `cost.delta`. Autograd derives it from the textbook's formula, which is independent of the cost.
-    Finite differences use the cost's own values, (C(z + step) − C(z − step)) / (2 step).
+    `manual` is `cost.delta`, written by hand. `autograd` comes from the textbook's formula, independently of the cost.
+    `differences` are finite differences of the cost's own values, (C(z + step) − C(z − step)) / (2 step).
     """
     cost = subject.cost
-    by_autograd = torch.func.grad(subject.formula)(z, y)
+    autograd = torch.func.grad(subject.formula)(z, y)
     steps = step * torch.eye(len(z), dtype=z.dtype)
     desired = y.expand(len(z), -1)
     options = cost.options | {"reduction": "none"}
-    above, below = (type(cost).function(z + change, desired, **options) for change in (steps, -steps))
-    return Deltas(cost.delta(z, y), by_autograd, (above - below) / (2 * step))
+    C_up, C_down = (type(cost).function(z + change, desired, **options) for change in (steps, -steps))
+    return Deltas(cost.delta(z, y), autograd, (C_up - C_down) / (2 * step))

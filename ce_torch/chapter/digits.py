@@ -2,7 +2,7 @@
 
     python train.py --cost ce --checkpoint checkpoints/chapter-ce.pt --overwrite
 
-trains one again, and likewise for quadratic and ll. The checkpoints come with the project.
+trains one of them again; do the same for quadratic and ll. The checkpoints come with the project.
 """
 
 from functools import cache
@@ -30,7 +30,7 @@ class Trained(NamedTuple):
     history: list[Record]
 
 
-def trained(name: str, folder: Path = FOLDER) -> Trained:
+def load_trained(name: str, folder: Path = FOLDER) -> Trained:
     """Return the network that comes with the project for a cost: "quadratic", "ce" or "ll".
 
     Raises:
@@ -50,7 +50,7 @@ def load_test_images() -> mnist.Examples:
 
 
 class Digits(NamedTuple):
-    """Images that a network gets wrong: their numbers, their pixels, its outputs, and their digits."""
+    """Images that a network gets wrong: their numbers, their pixels, the network's outputs, and their digits."""
 
     numbers: Tensor
     x: Tensor

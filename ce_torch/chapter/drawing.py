@@ -1,4 +1,4 @@
-"""Drawings on given axes, which the figures, the animation and the notebook share."""
+"""Draw on given axes the parts that the figures, the animation and the notebook share."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,9 +21,8 @@ def add_legend_below(figure: Figure, columns: int) -> None:
     named = {}
     for axes in figure.axes:
         for drawn, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            named.pop(
-                name, None
-            )  # a name that several curves share, such as that of dots for runs, moves behind their own names
+            # Names that several curves share, such as "a run", go behind those of single curves.
+            named.pop(name, None)
             named[name] = drawn
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
 
@@ -45,25 +44,25 @@ def mark_values(axes: Axes, places: Sequence[float], values: Sequence[float]) ->
 
 
 def mark_diverged(axes: Axes, places: Sequence[float], color: ColorType) -> None:
-    """Mark at the bottom the places where all runs have diverged and there is no point to draw."""
+    """Mark the places where all runs have diverged, at the bottom, since there is no point to draw."""
     bottom = axes.get_xaxis_transform()
     axes.plot(places, [0.03] * len(places), "x", color=color, transform=bottom, label="all runs diverged")
 
 
-def draw_course(axes: Axes, values: Tensor, color: str, label: str, until: int = 0, style: str = "-") -> Line2D:
-    """Draw a value's course faintly, and a line up to an epoch with a dot at its end; return the line."""
+def draw_course(axes: Axes, values: Tensor, color: str, label: str, last_epoch: int = 0, style: str = "-") -> Line2D:
+    """Draw a value's course faintly, and a line with a dot at its end up to `last_epoch`; return the line."""
     axes.plot(values, style, color=color, alpha=0.2)
-    (line,) = axes.plot(values[: until + 1], style, color=color, label=label, marker="o", markevery=[-1])
+    (line,) = axes.plot(values[: last_epoch + 1], style, color=color, label=label, marker="o", markevery=[-1])
     line.set_clip_on(False)  # the dot often ends at 0, where the axes end too
     count_epochs(axes)
     return line
 
 
-def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], until: int) -> list[Line2D]:
-    """Draw one of the courses of each lesson, in the colour of its cost; return their lines up to an epoch."""
+def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], last_epoch: int) -> list[Line2D]:
+    """Draw one of the courses of each lesson, in the colour of its cost; return their lines up to `last_epoch`."""
     lines = []
     for number, ((cost, lesson), style) in enumerate(zip(lessons, styles(lessons), strict=True)):
-        lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, until, style))
+        lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, last_epoch, style))
         lines[-1].set_gid(f"moving-{number}")
     axes.set_ylabel(name)
     axes.set_ylim(bottom=0)
@@ -93,7 +92,7 @@ def draw_digit(axes: Axes, x: Tensor) -> None:
 
 
 def draw_slopes(axes: Axes, slopes: Tensor) -> None:
-    """Draw each ∂aⱼ/∂zₖ as a square: blue if aⱼ rises with zₖ, red if it falls, and the stronger, the more."""
+    """Draw each ∂aⱼ/∂zₖ as a square: blue if aⱼ rises with zₖ, red if it falls, stronger if it is steeper."""
     largest = float(slopes.abs().max())
     for j, row in enumerate(slopes.tolist(), 1):
         for k, slope in enumerate(row, 1):

@@ -20,14 +20,13 @@ from ce_torch import CrossEntropyCost, LogLikelihoodCost
 from ce_torch.chapter.animation import animate
 from ce_torch.chapter.comparison_report import NAMES
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.digits import most_wrong, trained
+from ce_torch.chapter.digits import load_trained, most_wrong
 from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, draw_digit, draw_outputs
 from ce_torch.chapter.neuron import SIGMOID_COSTS, epochs_to_output, learn, slopes
 from ce_torch.training import files, mnist
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
-# Beyond ± this z a neuron is saturated: σ′ < 0.02.
-FLAT = 4
+SATURATED_Z = 4  # beyond ± this z a neuron is saturated: σ′ < 0.02
 
 
 class Drawing(NamedTuple):
@@ -53,8 +52,8 @@ def sigmoid() -> Figure:
     value_axes.plot(z, a, color="black")
     slope_axes.plot(z, a * (1 - a), color="black")
     for axes in (value_axes, slope_axes):
-        axes.axvspan(-8, -FLAT, color="tab:red", alpha=0.1, label="saturated: σ′ < 0.02")
-        axes.axvspan(FLAT, 8, color="tab:red", alpha=0.1)
+        axes.axvspan(-8, -SATURATED_Z, color="tab:red", alpha=0.1, label="saturated: σ′ < 0.02")
+        axes.axvspan(SATURATED_Z, 8, color="tab:red", alpha=0.1)
         axes.set(xlabel="z", xlim=(-8, 8))
     value_axes.set_ylabel("σ(z)")
     slope_axes.set_ylabel("σ′(z) = σ(z) (1 − σ(z))")
@@ -93,10 +92,10 @@ def slowdown() -> Figure:
 
 
 def starts() -> Figure:
-    figure, (both,) = panels(1, 2)
+    figure, (row,) = panels(1, 2)
     places = torch.linspace(-3, 6, 91)
     longest, images = 1000, []
-    for axes, (name, cost) in zip(both, SIGMOID_COSTS.items(), strict=True):
+    for axes, (name, cost) in zip(row, SIGMOID_COSTS.items(), strict=True):
         lesson = learn(cost, places[None, :], places[:, None], eta=0.15, epochs=longest)
         epochs = epochs_to_output(lesson, 0.1)
         colors = epochs.clamp(max=longest).numpy()
@@ -105,7 +104,7 @@ def starts() -> Figure:
         stars[0].set_markeredgecolor("black")
         axes.set(title=name, xlabel="w at the start", ylabel="b at the start")
     add_legend_below(figure, columns=1)
-    figure.colorbar(images[0], ax=both, extend="max", label="epochs until a < 0.1")
+    figure.colorbar(images[0], ax=row, extend="max", label="epochs until a < 0.1")
     return figure
 
 
@@ -142,21 +141,21 @@ def entropy() -> Figure:
 
 
 def training() -> Figure:
-    figure, (both,) = panels(1, 2)
-    for axes, measure in zip(both, ("accuracy", "cost"), strict=True):
+    figure, (row,) = panels(1, 2)
+    for axes, measure in zip(row, ("accuracy", "cost"), strict=True):
         for (name, label), (data, style) in product(NAMES.items(), (("training", "-"), ("test", "--"))):
-            history = trained(name).history
+            history = load_trained(name).history
             epochs, values = zip(*((record["epoch"], record[data][measure]) for record in history), strict=True)
             axes.plot(epochs, values, style, color=COLORS[label], label=f"{label}, {data}")
         axes.set_ylabel(measure)
         count_epochs(axes)
-    both[1].set_yscale("log")
+    row[1].set_yscale("log")
     add_legend_below(figure, columns=3)
     return figure
 
 
 def digits() -> Figure:
-    network = trained("ce")
+    network = load_trained("ce")
     found = most_wrong(network, *mnist.load().test, n=8)
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     grid = figure.subplots(4, 4, height_ratios=(2, 1, 2, 1))
@@ -173,50 +172,50 @@ DRAWINGS = {
     "sigmoid": Drawing(
         sigmoid,
         "The sigmoid function and its slope",
-        "Where a neuron is saturated, right or wrong, σ is flat: σ′ is nearly 0, and with it the quadratic cost's "
-        "slopes, equations (55) and (56).",
+        "Where a neuron is saturated, right or wrong, σ is flat. There σ′ is nearly 0, and so are the slopes of the "
+        "quadratic cost, equations (55) and (56).",
     ),
     "neuron": Drawing(
         neuron,
         "A single neuron learns to turn 1 into 0",
-        "Equations (54) and (57). With the quadratic cost, η = 0.15, the output is 0.09 and 0.20 after 300 epochs; the "
-        "badly wrong neuron hardly learns for half of them. With the cross-entropy it learns at once. For that the "
-        "text gives η = 0.005, the broken line: at this rate 300 epochs end near 0.42 and 0.78, which is not the "
-        "picture that it describes; at 0.15 it is.",
+        "Equations (54) and (57). With the quadratic cost and η = 0.15, the output is 0.09 and 0.20 after 300 epochs. "
+        "The badly wrong neuron hardly learns for half of them; with the cross-entropy it learns at once. The text "
+        "gives η = 0.005 for the cross-entropy, the broken line. At this rate the output is near 0.42 and 0.78 after "
+        "300 epochs. The course that the text describes is the one at η = 0.15.",
     ),
     "slowdown": Drawing(
         slowdown,
         "The learning slowdown",
-        "How fast the neuron learns against how wrong it is, for x = 1 and y = 0. By equation (62) the "
-        "cross-entropy's slope is the error itself; by (56) the quadratic cost's has a factor σ′, and vanishes where "
-        "the neuron is most wrong.",
+        "How fast the neuron learns against how wrong it is, for x = 1 and y = 0. By equation (62) the slope of the "
+        "cross-entropy is the error itself. By (56) the slope of the quadratic cost has a factor σ′, and vanishes "
+        "where the neuron is most wrong.",
     ),
     "starts": Drawing(
         starts,
         "From every start",
-        "How many epochs the neuron takes to an output below 0.1, by where it starts, η = 0.15; yellow is 1000 or "
-        "more. The quadratic cost's learning times explode where w + b is large and σ′ small, equations (55) and (56); "
-        "the cross-entropy's grow in proportion, (61) and (62).",
+        "The number of epochs until the output is below 0.1, for each start, with η = 0.15; yellow is 1000 or more. "
+        "With the quadratic cost it explodes where w + b is large and σ′ small, equations (55) and (56). With the "
+        "cross-entropy it grows in proportion to w + b, (61) and (62).",
     ),
     "softmax": Drawing(
         softmax,
         "Softmax",
-        "Left: four neurons, of which one weighted input varies. As its output grows the others fall, and all "
-        "together make 1, equations (78) and (79). Right: the outputs for z = 2.5, −1, 3.2 and 0.5 and a factor c, "
-        "equation (83); for large c the largest takes all, which is where the name comes from.",
+        "Left: four neurons; the weighted input of one varies. As its output grows the others fall, and the sum stays "
+        "1, equations (78) and (79). Right: the outputs for z = 2.5, −1, 3.2 and 0.5 and a factor c, equation (83). "
+        "For large c the largest takes all; this is where the name comes from.",
     ),
     "entropy": Drawing(
         entropy,
         "Where the cross-entropy is smallest",
-        "For every y the cross-entropy is smallest where a = y; there it is the binary entropy, equation (64), and 0 "
-        "only for y = 0 or 1.",
+        "For every y the cross-entropy is smallest where a = y. There it is the binary entropy, equation (64), which "
+        "is 0 only for y = 0 or 1.",
     ),
     "training": Drawing(
         training,
         "The costs on MNIST",
-        "One run of each cost, 30 hidden neurons, seed 0, the chapter's rates: η = 3 for the quadratic cost (54), 0.5 "
-        "for the cross-entropy (63) and the log-likelihood (80). Costs of different kinds do not compare. For 20 runs "
-        "and error bars see [the comparison](../comparison/README.md).",
+        "One run of each cost, with 30 hidden neurons, seed 0 and the chapter's rates: η = 3 for the quadratic cost "
+        "(54), 0.5 for the cross-entropy (63) and the log-likelihood (80). The values of different costs do not "
+        "compare. For 20 runs and error bars see [the comparison](../comparison/README.md).",
     ),
     "digits": Drawing(
         digits,

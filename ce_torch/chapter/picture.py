@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {  # the keys are literals to matplotlib, which a type c
     "svg.hashsalt": "ce_torch",
 }
 SIZE = 3.0, 2.5  # inches: a third of a page
-AXES = 0.19, 0.19, 0.78, 0.7  # left, bottom, width, height, in parts of the size; a layout engine would take time
+AXES = 0.19, 0.19, 0.78, 0.7  # left, bottom, width, height, as fractions of the size; a layout engine would take time
 # Matplotlib's settings belong to the process, and a server draws for several readers at once.
 drawing = threading.Lock()
 
@@ -72,7 +72,7 @@ def to_page_element(svg: str, description: str, moving: bool) -> str:
 
 
 def tidy(root: Element) -> None:
-    """Remove from an SVG element all that affects the rest of the page, and its fixed size."""
+    """Remove all that would affect the rest of the page from an SVG element, and its fixed size."""
     for element in list(root.iter()):
         element.tag = element.tag.removeprefix(f"{{{SVG}}}")
         if element.tag == "g":
@@ -85,12 +85,12 @@ def tidy(root: Element) -> None:
         del root.attrib[size]
 
 
-def key(name: str, color: str, style: str = "-") -> str:
+def legend_entry(name: str, color: str, style: str = "-") -> str:
     """Return a legend entry, a piece of line and its name, as elements of a page."""
     line = "╍╍" if style == "--" else "━━"
     return f'<span style="color: {to_hex(color)}" aria-hidden="true">{line}</span> {name}'
 
 
-def shown(*pictures: str, caption: str) -> str:
+def figure_element(*pictures: str, caption: str) -> str:
     """Return an element of a page with pictures side by side, or one below the other if there is no room."""
     return f'<figure class="pictures"><div>{"".join(pictures)}</div><figcaption>{caption}</figcaption></figure>'

@@ -24,7 +24,7 @@ def layer(z: Tensor, temperature: float = 1.0) -> Layer:
         tensor([[ 0.2500, -0.2500],
                 [-0.2500,  0.2500]], dtype=torch.float64)
 
-    Source: Nielsen, section 3.1, equations (78), (79) and (83), whose c is 1 / temperature.
+    Source: Nielsen, section 3.1, equations (78), (79) and (83) with c = 1 / temperature.
     """
     activation = LogLikelihoodCost(temperature=temperature).activation
     return Layer(activation(z), torch.func.jacrev(activation)(z))

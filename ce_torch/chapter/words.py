@@ -4,9 +4,9 @@ from ce_torch.chapter.deltas import Deltas
 from ce_torch.chapter.neuron import Lesson
 
 
-def progress(lesson: Lesson, until: int) -> str:
+def progress(lesson: Lesson, last_epoch: int) -> str:
     """Return a single neuron's output, cost and δ at the start and at an epoch, as text."""
-    moments = [0, until] if until else [0]
+    moments = [0, last_epoch] if last_epoch else [0]
     values = {"a": lesson.a, "C": lesson.C, "δ": lesson.delta}
     return ", ".join(
         f"{name} = {' → '.join(f'{course[epoch]:.3f}' for epoch in moments)}" for name, course in values.items()
@@ -14,8 +14,8 @@ def progress(lesson: Lesson, until: int) -> str:
 
 
 def table(found: Deltas) -> str:
-    """Return a table of the three, in Markdown."""
-    numbers = range(1, len(found.by_hand) + 1)
+    """Return a table of the three δ, in Markdown."""
+    numbers = range(1, len(found.manual) + 1)
     deltas = zip(("written by hand", "autograd", "differences"), found, strict=True)
     lines = [
         ("$\\delta$", *(f"$j = {number}$" for number in numbers)),
@@ -27,10 +27,10 @@ def table(found: Deltas) -> str:
 
 def remark(found: Deltas) -> str:
     """Return the distance between autograd's δ and the hand-written one, as text."""
-    apart = (found.by_hand - found.by_autograd).abs().max()
-    if apart.isfinite():
-        return f"By hand and from autograd differ by {apart:.0e} at most."
+    distance = (found.manual - found.autograd).abs().max()
+    if distance.isfinite():
+        return f"The hand-written δ and autograd's differ by {distance:.0e} at most."
     return (
-        "The textbook's formula has a logarithm or an exponential here that is infinite in floating point, and "
-        "autograd inherits it. What is written by hand stays finite."
+        "Here the textbook's formula has a logarithm or an exponential that is infinite in floating point, and "
+        "autograd inherits it. The hand-written δ stays finite."
     )

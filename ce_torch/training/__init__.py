@@ -1,1 +1,1 @@
-"""The chapter's program: the network, MNIST, its training and what is kept of it."""
+"""The chapter's program: the network, MNIST, the training and its files."""

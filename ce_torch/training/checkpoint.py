@@ -1,4 +1,4 @@
-"""Checkpoints: a run's settings and the state of its training in a file, which is read as untrusted.
+"""Checkpoints: files with a run's settings and the state of its training, which are read as untrusted.
 
 A checkpoint is a zip file that torch.save makes. The comment at its end is the SHA-256 of all bytes before it, which
 reveals damage. Files of version 1 have none: they load, but damage in them may go unnoticed.
@@ -50,7 +50,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings and the state that `save` wrote.
 
     Raises:
-        CheckpointError: the file cannot be read, is no checkpoint, or is not what was written.
+        CheckpointError: the file cannot be read, is no checkpoint, or was changed since.
     """
     file = read(path)
     no_checkpoint = f"{path} is no checkpoint of ce_torch, or is damaged; name one that train.py wrote"

@@ -11,11 +11,11 @@ def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
         mean ± t s / √n
 
-    with s the standard deviation of the n values, and t the quantile of Student's distribution of n − 1 degrees of
-    freedom. The values must be independent, such as the accuracies of runs with different seeds.
+    where s is the standard deviation of the n values, and t the quantile of Student's distribution with n − 1 degrees
+    of freedom. The values must be independent, such as the accuracies of runs with different seeds.
 
     Args:
-        values: one or more numbers. The margin of a single one is nan, since it says nothing about the others.
+        values: one or more numbers. A single one has the margin nan, since it says nothing about other values.
         confidence: above 0 and below 1.
 
     Example:
@@ -36,7 +36,7 @@ def mean_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
 
 class Difference(NamedTuple):
-    """A mean difference, its margin, and the p-values of "there is none" by Student's and by Wilcoxon's test."""
+    """A mean difference, its margin, and the p-values of Student's and of Wilcoxon's test for no difference."""
 
     mean: float
     margin: float
@@ -45,10 +45,12 @@ class Difference(NamedTuple):
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Difference:
-    """Return the mean of firstₖ − secondₖ, for pairs k that share everything but what is compared, such as the seed.
+    """Return the mean of firstₖ − secondₖ over pairs k, its margin and its p-values.
+
+    A pair shares all but what is compared: two networks have the same seed, for example.
 
     Args:
-        first, second: two or more numbers each, of the same pairs.
+        first, second: two or more numbers each, in the order of the pairs.
         confidence: of the margin, above 0 and below 1.
 
     Example:
@@ -70,13 +72,14 @@ def paired_difference(first: Sequence[float], second: Sequence[float], confidenc
 
 
 def median_and_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return the median, and an interval that covers the true one with at least this confidence, whatever the law.
+    """Return the median, and an interval that covers the true median with at least this confidence.
 
-    Its ends are the k-th value from below and from above: the true median lies outside with a chance of at most
-    2 P(B < k), for B of the binomial distribution of n and ½. A value that is only known to be large may be inf.
+    The values may have any distribution. The ends of the interval are the k-th smallest and the k-th largest value. The
+    true median lies outside with a probability of at most 2 P(B < k), where B has the binomial distribution of n trials
+    with probability ½. A value that is only known to be large may be inf.
 
     Args:
-        values: one or more numbers, independent. For fewer than 6 the interval is from −inf to inf.
+        values: one or more independent numbers. With fewer than 6, the 95% interval goes from −inf to inf.
         confidence: above 0 and below 1.
 
     Example:

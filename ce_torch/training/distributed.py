@@ -44,7 +44,7 @@ def job() -> Iterator[None]:
         # No process leaves while another still waits for it, unless one is lost.
         with suppress(RuntimeError):
             distributed.barrier()
-    # Only after a success: an error is printed first, and then the others notice that this process is lost.
+    # Only after a success: an error must be printed before the others notice that this process is lost.
     distributed.destroy_process_group()
 
 
@@ -75,7 +75,7 @@ def report_error(reason: str) -> None:
 def claim_report(folder: Path) -> bool:
     """Return True in the first process of a job that calls this."""
     try:
-        (folder / "told").touch(exist_ok=False)
+        (folder / "error-reported").touch(exist_ok=False)
     except OSError as error:
         return not isinstance(error, FileExistsError)  # on a full disk, print twice rather than never
     return True
@@ -117,12 +117,12 @@ def local_rank() -> int:
 
 
 def own_part(n: int) -> slice:
-    """Return the part of n networks that this process trains; parts differ by one network at most."""
+    """Return the part of n networks that this process trains. The sizes of parts differ by one at most."""
     return slice(n * rank() // processes(), n * (rank() + 1) // processes())
 
 
 def share_from_first(find: Callable[[], T]) -> T:
-    """Call `find` in the first process, and return or raise its result in every process: the others need no file."""
+    """Call `find` in the first process; return or raise its result in every process. So the others need no files."""
     if processes() == 1:
         return find()
     found: list[Any] = [attempt(find) if rank() == 0 else None]
@@ -194,7 +194,7 @@ class BatchParallel(Training):
         with exchange():
             z = self.replica(x)
             delta = self.cost.delta(z.detach(), y)
-            # The gradients come out as the mean over the processes, each of which has a part of the sum.
+            # DistributedDataParallel averages the gradients over the processes; each process has a part of the sum.
             z.backward(delta * (self.eta * n / m))
         self.update(parameter.grad for parameter in self.parameters if parameter.grad is not None)
         self.network.zero_grad()

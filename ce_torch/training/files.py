@@ -1,4 +1,4 @@
-"""Files that are written all or not at all, by one run at a time."""
+"""Write files whole or not at all, and by one run at a time."""
 
 import errno
 import fcntl
@@ -20,13 +20,13 @@ class FileError(Exception):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that at every moment, whatever happens, it is the whole old one or the whole new one.
 
-    A symbolic link stays, and its target is written. A file that is there keeps its permissions.
+    A symbolic link stays, and its target is written. An existing file keeps its permissions.
 
     Raises:
         FileError: the system refuses it, or what is at `path` is no regular file.
     """
     with scratch_file(path, content) as scratch:
-        os.replace(scratch, target_of(path))
+        os.replace(scratch, resolve_target(path))
         sync_folder(scratch.parent)
 
 
@@ -37,35 +37,35 @@ def check_room(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
+def claim(path: Path) -> Iterator[None]:
     """Claim `path` for this process: until the end of the block, or of the process, nobody else can claim it.
 
     Raises:
         FileError: another process has claimed it, or nothing can be written there.
     """
-    with ExitStack() as at_the_end:
-        with errors_told(path):
-            target = target_of(path)
-            at_the_end.enter_context(folder_of(target))
+    with ExitStack() as cleanup:
+        with explain_errors(path):
+            target = resolve_target(path)
+            cleanup.enter_context(make_folder(target))
             lock = target.with_name(f".{target.name}.lock")
             descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT, 0o666)
-            at_the_end.callback(os.close, descriptor)
-        # A lock file without a name is that of a process that has just removed it.
-        if not (locked(descriptor) and os.fstat(descriptor).st_nlink):
+            cleanup.callback(os.close, descriptor)
+        # If the lock file has lost its name, the process that held it has just removed it.
+        if not (try_lock(descriptor) and os.fstat(descriptor).st_nlink):
             raise FileError(f"{path} is being written by another run; wait until it ends, or name another place")
-        at_the_end.callback(lock.unlink, missing_ok=True)
+        cleanup.callback(lock.unlink, missing_ok=True)
         yield
 
 
 @contextmanager
 def scratch_file(path: Path, content: bytes) -> Iterator[Path]:
-    """Write a file beside `path`, on the disk by then, which is removed at the end unless it has been renamed."""
-    with errors_told(path), folder_of(target := target_of(path)):
+    """Write a file beside `path`, and yield its path once it is on the disk. Remove it at the end, unless renamed."""
+    with explain_errors(path), make_folder(target := resolve_target(path)):
         remove_scratch_files(target)
         scratch = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             with open(scratch, "wb") as file:
-                locked(file.fileno())
+                try_lock(file.fileno())
                 if target.exists():
                     os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
                 file.write(content)
@@ -78,29 +78,29 @@ def scratch_file(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def remove_scratch_files(target: Path) -> None:
-    """Remove what processes that were killed while they wrote `target` have left; a living one has its file locked."""
+    """Remove the scratch files of `target` that killed processes left. A living process holds a lock on its own."""
     for scratch in target.parent.glob(f".{glob.escape(target.name)}.*"):
         if scratch.suffix[1:].isdecimal():
             with suppress(OSError), open(scratch, "rb+") as file:  # removed meanwhile, or not ours
-                if locked(file.fileno()):
+                if try_lock(file.fileno()):
                     scratch.unlink()
 
 
-def locked(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Lock an open file until it is closed, and return True; return False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        # Where the file system has no locks, who starts two runs at one place must see to it.
+        # Some file systems have no locks. There the user must not start two runs at one place.
         if error.errno not in LOCKS_UNKNOWN:
             raise
     return True
 
 
-def target_of(path: Path) -> Path:
-    """Return the path of the file itself, which `path` may be a symbolic link to."""
+def resolve_target(path: Path) -> Path:
+    """Return the path of the file itself; `path` may be a symbolic link to it."""
     if path.exists() and not path.is_file():
         raise FileError(f"{path} is a folder or a device, and cannot be written as a file; name another place")
     target = Path(os.path.realpath(path))
@@ -110,13 +110,13 @@ def target_of(path: Path) -> Path:
 
 
 @contextmanager
-def folder_of(target: Path) -> Iterator[None]:
-    """Make the folder that a file goes to; remove what was made if it is empty at the end."""
+def make_folder(target: Path) -> Iterator[None]:
+    """Make the folder of a file; at the end, remove the folders that were made and are still empty."""
     made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        # A file where a folder should be "exists" to the system.
+        # If a file is in the place of a folder, the system only says that it exists.
         reason = "not a folder" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
         raise OSError(error.errno, f"its folder cannot be made: {reason}") from error
     try:
@@ -128,8 +128,8 @@ def folder_of(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def errors_told(path: Path) -> Iterator[None]:
-    """Raise what the system says of writing at `path` as a `FileError`."""
+def explain_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` in the block into a `FileError` that names `path` and says what to do."""
     try:
         yield
     except OSError as error:
@@ -138,7 +138,7 @@ def errors_told(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the folder's new entry reach the disk too."""
+    """Write the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

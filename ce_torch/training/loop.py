@@ -9,8 +9,8 @@ from torch.nn.functional import one_hot
 
 from ce_torch.costs._module import Cost
 
-# Mini-batches in a chunk, ten of one network. Compiled, a chunk is one graph: a call costs as much as the arithmetic of
-# two small mini-batches. Chunks of many networks must fit into the cache together.
+# How many mini-batches a chunk may have; one network takes ten. A compiled chunk is one graph, and a call of a graph
+# takes as long as the arithmetic of two small mini-batches. The chunks of many networks must fit into the cache.
 CHUNK_SIZES = (10, 5, 2, 1)
 BATCHES_IN_CACHE = 64
 EVALUATION_SIZE = 2_000  # examples
@@ -25,31 +25,30 @@ class Descend(Protocol):
 
 
 class Training:
-    """The training of a network, or of many at once, an epoch at a time.
+    """The training of a network, or of many at once, one epoch at a time.
 
-    Each mini-batch of m examples x moves the weights and biases against the gradient of its cost, which is
-    backpropagated from the cost's δ,
+    Each mini-batch of m examples x moves the weights and biases against the gradient of its cost:
 
         w → (1 − ηλ/n) w − η ∂C/∂w,    b → b − η ∂C/∂b,    C = (1/m) Σₓ Cₓ
 
-    for n training examples, shuffled anew for every epoch.
+    The gradient is backpropagated from the cost's δ. The n training examples are shuffled anew for every epoch.
 
     Args:
-        network: gives the weighted inputs of the output layer, (n, classes); or those of many networks, as `MLPs`
-            does, (networks, n, classes), for x of its own for each or shared by all.
+        network: maps x to the weighted inputs of the output layer, (n, K); or, like `MLPs`, to those of many networks,
+            (networks, n, K). Many networks share x, or each has its own.
         cost: gives δ; its reduction does not matter.
         x, y: the examples to train on: inputs (n, ...), and class indices (n,), int64.
-        lr: η, the learning rate; for many networks it may be a sequence, of one for each.
-        lmbda: λ, the strength of the L2 regularization; a sequence as well, if lr may be.
+        lr: η, the learning rate; for many networks one number, or a sequence with one for each.
+        lmbda: λ, the strength of the L2 regularization; one number or a sequence, like lr.
         batch_size: m; the last mini-batch of an epoch may be smaller.
         generator: a CPU generator, for the shuffles; a new one, seeded with 0, if None. For many networks a sequence
             of generators: each network has shuffles of its own.
         monitor: what to evaluate after each epoch, (x, y) by name. Early stopping watches "validation".
-        compile: compile the step, with torch.compile(fullgraph=True): a start of some seconds, faster epochs.
+        compile: compile the steps with torch.compile(fullgraph=True). The start takes some seconds; epochs are faster.
 
     Attributes:
-        history: a record for each epoch done: {"epoch": 1, "test": {"cost": 0.9, "accuracy": 0.91, "correct": 9100,
-            "examples": 10000}}, a key for each name in `monitor`. Costs are without the L2 term. For many networks
+        history: a record for each epoch: {"epoch": 1, "test": {"cost": 0.9, "accuracy": 0.91, "correct": 9100,
+            "examples": 10000}}, with a key for each name in `monitor`. Costs leave out the L2 term. For many networks,
             cost, accuracy and correct are lists.
 
     Example:
@@ -59,7 +58,7 @@ class Training:
         >>> data = mnist.load()
         >>> network, cost = MLP([784, 30, 10]), CrossEntropyCost()
         >>> training = Training(network, cost, *data.training, lr=0.5, monitor={"test": data.test})
-        >>> for record in training.run(epochs=1):  # 30 reach 95%
+        >>> for record in training.run(epochs=1):  # 30 epochs reach 95%
         ...     print(record["epoch"], record["test"]["accuracy"] > 0.9)
         1 True
 
@@ -87,7 +86,7 @@ class Training:
             self.many, self.generators = False, [generator or torch.Generator().manual_seed(0)]
         else:
             self.many, self.generators = True, list(generator)
-        self.example_dim = 1 if self.many else 0  # the dimension before is that of the networks
+        self.example_dim = 1 if self.many else 0  # the networks, if many, come first
         fitting = (size for size in CHUNK_SIZES if size * len(self.generators) <= BATCHES_IN_CACHE)
         self.chunk_size = next(fitting, 1)
         self.monitor = dict(monitor or {})
@@ -101,10 +100,10 @@ class Training:
             self.descend = compiled(self.descend)
 
     def run(self, epochs: int, early_stopping: int | None = None) -> Iterator[Record]:
-        """Train until `epochs` are done, those before a `load_state_dict` included, and yield the record of each.
+        """Train until `epochs` are done, and yield the record of each. Epochs before a `load_state_dict` count.
 
-        With `early_stopping`, stop sooner: once the accuracy on validation data has not risen for that many epochs. Of
-        many networks, each stops where it would alone, and stays as it is until the last has stopped.
+        With `early_stopping`, stop once the accuracy on validation data has not risen for that many epochs. Each of
+        many networks stops where it would stop alone, and keeps its weights until the last has stopped.
         """
         for _ in self.epochs(epochs, early_stopping):
             self.train_one_epoch()
@@ -121,7 +120,7 @@ class Training:
             self.descend(examples)
 
     def chunks(self) -> Iterator[Tensor]:
-        """Shuffle the examples, and yield the numbers of those of some mini-batches at a time."""
+        """Shuffle the examples, and yield their numbers, some mini-batches at a time."""
         orders = [torch.randperm(len(self.x), generator=generator) for generator in self.generators]
         order = (torch.stack(orders) if self.many else orders[0]).to(self.x.device)
         yield from order.split(self.batch_size * self.chunk_size, self.example_dim)
@@ -160,7 +159,7 @@ class Training:
         return {name: evaluate(self.network, self.cost, x, y) for name, (x, y) in self.monitor.items()}
 
     def stalled(self, patience: int | None) -> list[bool]:
-        """Tell for each network if its validation accuracy has not risen for `patience` epochs."""
+        """Return for each network whether its validation accuracy has not risen for `patience` epochs."""
         if patience is None or not self.history:
             return [False]
         accuracies = torch.tensor([record["validation"]["accuracy"] for record in self.history], dtype=torch.float64)
@@ -197,7 +196,7 @@ class Training:
 
 
 def compiled(descend: Descend) -> Descend:
-    """Return `descend` compiled into one graph, the calls of autograd in it included."""
+    """Return `descend` compiled into one graph, with its calls of autograd."""
     # The module takes a second to load, and has no public name.
     from torch._dynamo import config
 
@@ -212,9 +211,9 @@ def gather(tensor: Tensor, examples: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> Record:
-    """Return the cost, the accuracy and the counts behind it of a network on examples x, y (class indices).
+    """Return a network's cost and accuracy on examples x and y (class indices), and the counts behind the accuracy.
 
-    For many networks, whose z has the shape (networks, n, classes), cost, accuracy and correct are lists.
+    For many networks, with z of shape (networks, n, K), cost, accuracy and correct are lists.
     """
     total = correct = torch.zeros((), device=x.device)
     for x_part, y_part in zip(x.split(EVALUATION_SIZE), y.split(EVALUATION_SIZE), strict=True):

@@ -24,7 +24,7 @@ RAW = Path("MNIST", "raw")
 SHIPPED = Path(__file__).resolve().parents[2] / "data"
 FULL = {errno.ENOSPC, errno.EDQUOT}
 IN_MEMORY = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()  # Linux has files in memory
-DIGEST = "c97a2c607853b499a01d274c02fa5de533f80f6f09404e77aa0e02ec99b4c1f5"  # of `identify`
+DIGEST = "c97a2c607853b499a01d274c02fa5de533f80f6f09404e77aa0e02ec99b4c1f5"  # of MNIST, by `identify`
 
 
 class DataError(Exception):
@@ -39,7 +39,7 @@ class Examples(NamedTuple):
 
 
 class MNIST(NamedTuple):
-    """The 50,000 examples to train on, the 10,000 to choose hyper-parameters by, the 10,000 to test on."""
+    """50,000 examples to train on, 10,000 to choose hyper-parameters with, and 10,000 to test on."""
 
     training: Examples
     validation: Examples
@@ -91,7 +91,7 @@ def load(data_dir: str | Path | None = None, device: torch.device | str = "cpu")
 
 
 def identify(data: MNIST) -> str:
-    """Return "MNIST"; or a name for other data, that changes with any label and any level of grey (of 256).
+    """Return "MNIST"; or, for other data, a name that changes with any label and any level of grey (of 256).
 
     Example:
         >>> from ce_torch.training import mnist
@@ -186,7 +186,7 @@ def read(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise DataError(
             f"{path} cannot be read ({reason(error)}); see to that, or name another folder with --data-dir"
         ) from error
-    except (AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:  # torchvision's, of a header
+    except (AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:  # the header is wrong
         raise not_mnist from error
     if values.shape != shape:
         raise not_mnist

@@ -19,8 +19,8 @@ class MLP(nn.Sequential):
 
     Args:
         sizes: the number of neurons in each layer, the inputs first: [784, 30, 10].
-        init: "scaled" draws weights from N(0, 1/n), n the number of inputs of the neuron, as network2.py does;
-            "large" draws them from N(0, 1), as the chapter's runs do. Biases are from N(0, 1) in both.
+        init: "scaled" draws the weights of a neuron with n inputs from N(0, 1/n), as network2.py does. "large" draws
+            them from N(0, 1), as the chapter's runs do. Both draw biases from N(0, 1).
         generator: draws the numbers; PyTorch's global generator if None.
 
     Raises:
@@ -53,19 +53,19 @@ class MLP(nn.Sequential):
     @overload
     def __getitem__(self, idx: int) -> nn.Module: ...
     def __getitem__(self, idx: slice | int) -> nn.Module:
-        """Return a layer; or, for a slice, the layers as an nn.Sequential: it is no MLP if it ends in a sigmoid."""
+        """Return a layer; or, for a slice, the layers as an nn.Sequential, since an MLP never ends in a sigmoid."""
         return nn.Sequential(*list(self)[idx]) if isinstance(idx, slice) else list(self)[idx]
 
 
 def uninitialised_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer without the time that PyTorch takes to draw its first weights."""
+    """Return a linear layer without first weights: PyTorch takes time to draw its own."""
     return cast(nn.Linear, nn.utils.skip_init(nn.Linear, inputs, outputs))
 
 
 class MLPs(nn.Sequential):
-    """Networks of the same sizes, computed at once: in a batched product for each layer.
+    """Networks of the same sizes, computed at once: one batched product for each layer.
 
-    Network r is the `MLP` of `generators[r]`, up to rounding, and has row r of every parameter.
+    Network r has row r of every parameter, and is the `MLP` of `generators[r]`, up to rounding.
 
     Args:
         sizes, init: as for `MLP`.
@@ -103,9 +103,9 @@ class Linears(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 3:
-            # In this order the gradient of the weights is laid out as they are.
+            # In this order the gradient has the memory layout of the weights.
             return torch.baddbmm(self.bias.unsqueeze(-1), self.weight, x.mT).mT
-        # For an x that all networks share, their neurons are one layer, and x is not copied for each.
+        # All networks share x. As one layer of neurons they need no copies of it.
         z = nn.functional.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
         return z.unflatten(-1, self.bias.shape).movedim(-2, 0)
 

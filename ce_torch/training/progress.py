@@ -16,7 +16,7 @@ STATUS_WIDTH = 30
 
 
 class Progress:
-    """Shows the progress of a run, whose history grows meanwhile.
+    """Shows the progress of a run while its history grows.
 
     A narrow terminal cuts the bar off at the end, so the most important part comes first.
     """

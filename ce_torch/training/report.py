@@ -13,7 +13,7 @@ Scores = dict[str, Any]  # the result of `evaluate`
 
 
 def select_point(record: Record, run: Settings, point: int) -> Record:
-    """Return a record of the networks of one point of the grid; those of each point follow one another."""
+    """Return the record of one point of the grid. The networks of a point follow one another."""
     if len(grid(run)) == 1:
         return record
     networks = slice(point * run["runs"], (point + 1) * run["runs"])
@@ -26,7 +26,7 @@ def select_point(record: Record, run: Settings, point: int) -> Record:
 
 
 def best_point(record: Record, run: Settings) -> int:
-    """Return the number of the point that is best on validation data: fewest diverged, then highest mean accuracy."""
+    """Return the number of the best point on validation data: fewest diverged runs, then highest mean accuracy."""
 
     def merit(point: int) -> tuple[int, float]:
         accuracies, diverged = finite_accuracies(select_point(record, run, point)["validation"])
@@ -49,7 +49,7 @@ def finite_accuracies(scores: Scores) -> tuple[list[float], int]:
 
 
 def epoch_line(record: Record, run: Settings) -> str:
-    """Return the mean cost and accuracies after an epoch; for a grid, those of the point that leads."""
+    """Return the mean cost and accuracies after an epoch; for a grid, those of the best point so far."""
     leader = best_point(record, run)
     leading = select_point(record, run, leader)
     names = "training", "validation", "test"
@@ -126,5 +126,5 @@ def has_diverged(record: Record, run: Settings) -> bool:
 def early_end(history: Sequence[Record], run: Settings) -> str:
     """Return the reason why a run ended before its last epoch."""
     not_risen = f"validation accuracy has not risen for {run['early_stopping']} epochs"
-    why = "no weights are numbers any more" if has_diverged(history[-1], run) else not_risen
+    why = "the cost is no longer finite" if has_diverged(history[-1], run) else not_risen
     return f"stopped after epoch {len(history)} of {run['epochs']}: {why}"

@@ -14,7 +14,7 @@ from ce_torch.training.checkpoint import CheckpointError
 from ce_torch.training.loop import Training
 from ce_torch.training.settings import Settings, UsageError
 
-ENDINGS = (".history.json", ".curves.png", ".grid.png")  # of the files next to a checkpoint
+ENDINGS = (".history.json", ".curves.png", ".grid.png")  # names of the files next to a checkpoint
 
 
 def checkpoint_path(flags: argparse.Namespace) -> Path:
@@ -33,16 +33,16 @@ def sibling(path: Path, ending: str) -> Path:
 
 @contextmanager
 def claim(path: Path, flags: argparse.Namespace) -> Iterator[None]:
-    """Keep other runs away from `path`. Of many processes only the first writes, so only it claims the path.
+    """Keep other runs away from `path`. Only the first of many processes writes, so only it claims the path.
 
     Raises:
         UsageError: this run would replace files, and the flags do not ask for that.
     """
-    is_missing = is_resumed(path, flags) and not path.exists()  # an error when it is read
+    is_missing = is_resumed(path, flags) and not path.exists()  # reading it raises the error
     if distributed.rank() > 0 or is_missing:
         yield
         return
-    with files.claimed(path):
+    with files.claim(path):
         existing = [file for file in (path, *(sibling(path, ending) for ending in ENDINGS)) if file.exists()]
         if existing and not is_resumed(path, flags):
             if not flags.overwrite:
@@ -79,7 +79,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings of the run in a checkpoint, with what the flags change, and the state of its training."""
+    """Return the settings of the run in a checkpoint, as flags change them, and the state of its training."""
     saved, state = distributed.share_from_first(lambda: read(path))
     return settings.resumed_settings(flags, saved, path), state
 
@@ -87,7 +87,7 @@ def load(flags: argparse.Namespace, path: Path) -> tuple[Settings, dict[str, Any
 def read(path: Path) -> tuple[Settings, dict[str, Any]]:
     """Return the content of a checkpoint. Raises `CheckpointError`, also if it does not come from train.py."""
     saved, state = checkpoint.load(path)
-    saved.setdefault("runs", 1)  # which the first checkpoints lack
+    saved.setdefault("runs", 1)  # the first checkpoints lack it
     try:
         settings.check_saved(saved)
     except UsageError as error:
@@ -96,8 +96,8 @@ def read(path: Path) -> tuple[Settings, dict[str, Any]]:
         raise CheckpointError(f"{path} does not hold the history of a run of train.py; name another checkpoint")
     if "data" not in saved:
         print(
-            f"{path} is of an older format: damage in it cannot be seen, nor which data it was trained on; "
-            f"--resume writes it anew, with both",
+            f"{path} has an older format, without a digest that shows damage and without the name of its data; "
+            f"--resume adds both",
             file=sys.stderr,
         )
     return saved, state

@@ -84,7 +84,7 @@ def check_memory(run: Settings) -> None:
     if needed > available:
         flags = " ".join(format_flag(name, run[name]) for name in ("hidden", "lr", "lmbda", "runs"))
         raise UsageError(
-            f"{flags} would take {needed / 1e9:,.0f} GB of memory, of which there are {available / 1e9:,.0f}; choose "
+            f"{flags} would take {needed / 1e9:,.0f} GB of memory, and this machine has {available / 1e9:,.0f}; choose "
             f"fewer neurons or networks"
         )
 

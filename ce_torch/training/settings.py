@@ -12,7 +12,7 @@ from ce_torch.costs import _registry
 from ce_torch.training.network import INITIALISERS
 
 SHORT_NAMES = {"cross_entropy": "ce", "log_likelihood": "ll"}
-LEARNING_RATES = {"quadratic": 3.0}  # of the chapter's runs, where it is not 0.5
+LEARNING_RATES = {"quadratic": 3.0}  # of the chapter's runs, if it is not 0.5
 # Each cost, by its name on the command line, with its learning rate.
 COSTS = {SHORT_NAMES.get(name, name): (cost, LEARNING_RATES.get(name, 0.5)) for name, cost in _registry.COSTS.items()}
 
@@ -31,7 +31,7 @@ IDENTITY: Settings = {
 }
 CHANGEABLE: Settings = {"epochs": 30, "early_stopping": None, "compile": False}
 DEFAULTS = IDENTITY | CHANGEABLE
-MAX_NAME_LENGTH = 100  # of a run; file systems take 255 bytes at most, with the endings
+MAX_NAME_LENGTH = 100  # file systems take 255 bytes at most, with the endings
 
 MAX_WHOLE_NUMBER = 2**32 - 1
 
@@ -72,7 +72,7 @@ def resumed_settings(flags: argparse.Namespace, saved: Settings, path: Path) -> 
 
 
 def check_saved(saved: Settings) -> None:
-    """Raise `UsageError` if flags could not make the settings of a saved run."""
+    """Raise `UsageError` if no flags could give the settings of a saved run."""
     if missing := DEFAULTS.keys() - saved.keys():
         raise UsageError(f"its run has no {min(missing)}")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -89,7 +89,7 @@ def check_saved(saved: Settings) -> None:
 def run_name(settings: Settings) -> str:
     """Name a run by its cost, its hidden neurons, all other settings that differ from the defaults, and its seed.
 
-    A name too long for a file is cut, and ends with a digest of all of it.
+    Cut a name that is too long for a file, and end it with a digest of the whole name.
     """
     _, lr = COSTS[settings["cost"]]
     default = IDENTITY | {"lr": lr}
@@ -131,7 +131,10 @@ def parse_flags(description: str) -> argparse.Namespace:
     saved = parser.add_argument_group("a run that is saved").add_mutually_exclusive_group()
     saved.add_argument("--resume", type=Path, metavar="PATH", help="go on with the run in a checkpoint")
     saved.add_argument(
-        "--evaluate", type=Path, metavar="PATH", help="print a checkpoint's test accuracy, or --plot it, train nothing"
+        "--evaluate",
+        type=Path,
+        metavar="PATH",
+        help="print a checkpoint's test accuracy without training; with --plot, draw its curves too",
     )
     return parser.parse_args()
 
@@ -141,7 +144,7 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--cost",
         choices=COSTS,
-        help="of sigmoid neurons quadratic, ce (cross-entropy) or focal; of softmax ll (log-likelihood) (default ce)",
+        help="quadratic, ce (cross-entropy) or focal for sigmoid neurons; ll (log-likelihood) for softmax (default ce)",
     )
     add("--hidden", type=whole_number(1), nargs="+", metavar="N", help="neurons in each hidden layer (default 30)")
     add("--epochs", type=whole_number(1), metavar="N", help="passes over the 50,000 training examples (default 30)")
@@ -166,9 +169,10 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--init",
         choices=INITIALISERS,
-        help="weights from N(0, 1), or scaled: from N(0, 1/n) for neurons of n inputs (default large, the chapter's)",
+        help="large draws weights from N(0, 1), as the chapter does; scaled from N(0, 1/n) for neurons with n inputs "
+        "(default large)",
     )
-    add("--seed", type=whole_number(0), metavar="N", help="of the first weights and the shuffles (default 0)")
+    add("--seed", type=whole_number(0), metavar="N", help="seed of the first weights and the shuffles (default 0)")
     add(
         "--runs",
         type=whole_number(1),
@@ -197,7 +201,7 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
         type=Path,
         metavar="PATH",
         help="where to write the run after every epoch (default: named after the run, in checkpoints/ of the current "
-        "folder); nothing that is there is replaced",
+        "folder); existing files are not replaced",
     )
     add(
         "--overwrite", action="store_true", help="replace the run at --checkpoint, once an epoch of the new one is done"

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-class PatientFile(io.FileIO):
-    """A file that drops what it cannot write: a training goes on if its output cannot be read.
+class TolerantFile(io.FileIO):
+    """A file that drops what it cannot write, so that training goes on without a reader or without room.
 
     Attributes:
-        error: the last error but a broken pipe, which only means that its reader has stopped.
+        error: the last error, except a broken pipe: that only means that the reader has left.
     """
 
     error: OSError | None = None
@@ -23,7 +23,7 @@ class PatientFile(io.FileIO):
     def write(self, text: "ReadableBuffer", /) -> int:
         size = memoryview(text).nbytes
         try:
-            return super().write(text) or size  # None, where a pipe that must not block is full
+            return super().write(text) or size  # None if a non-blocking pipe is full
         except BrokenPipeError:
             return size
         except OSError as error:
@@ -31,16 +31,16 @@ class PatientFile(io.FileIO):
             return size
 
 
-def run_with_patient_streams(main: Callable[[], int]) -> int:
-    """Run a program with patient streams and return its exit code, which is not 0 if any output is lost."""
+def run_with_tolerant_streams(main: Callable[[], int]) -> int:
+    """Run a program with tolerant streams and return its exit code, which is not 0 if any output is lost."""
     if sys.stdout is not sys.__stdout__:  # a notebook has a stream of its own, which takes everything
         return main()
     # The next file that is opened would take the number of a closed stream, and get all that is printed.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    output, errors = PatientFile(1, "w", closefd=False), PatientFile(2, "w", closefd=False)
-    sys.stdout, sys.stderr = patient(output, sys.stdout), patient(errors, sys.stderr)
+    output, errors = TolerantFile(1, "w", closefd=False), TolerantFile(2, "w", closefd=False)
+    sys.stdout, sys.stderr = tolerant_stream(output, sys.stdout), tolerant_stream(errors, sys.stderr)
     code = main()
     if output.error is None:
         return code
@@ -48,7 +48,7 @@ def run_with_patient_streams(main: Callable[[], int]) -> int:
     return code or 2
 
 
-def patient(file: PatientFile, stream: TextIO | None) -> TextIO:
+def tolerant_stream(file: TolerantFile, stream: TextIO | None) -> TextIO:
     """Return a stream that writes to a file as `stream` does, and escapes characters that its encoding lacks."""
     encoding = stream.encoding if stream else "utf-8"
     return io.TextIOWrapper(io.BufferedWriter(file), encoding, errors="backslashreplace", line_buffering=True)

@@ -1,4 +1,4 @@
-"""The section's figures, drawn once for all tests, and random networks for its equations."""
+"""Fixtures: the section's figures, drawn once for all tests, and random networks for its equations."""
 
 import pickle
 from functools import partial, partialmethod
@@ -13,8 +13,8 @@ from ce_torch.training.network import MLP
 
 
 @pytest.fixture(scope="session")
-def drawn(root):
-    """One of the section's figures by its name, worked out once; each time a copy: to lay it out again moves it."""
+def section_figure(root):
+    """Return a copy of one of the section's figures, by its name. A layout changes a figure, so none is shared."""
     from ce_torch.chapter.figures import DRAWINGS
 
     with pytest.MonkeyPatch.context() as patch:
@@ -24,7 +24,7 @@ def drawn(root):
 
 
 class Examples:
-    """A network of random weights with six random examples: x, and desired outputs y or classes."""
+    """A network with random weights and six random examples: x, and desired outputs y or classes."""
 
     def __init__(self, sizes, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -40,14 +40,14 @@ class Examples:
         self.a_before = self.network[:-1](self.x).detach()
 
     def gradient(self, parameter, cost, reduction="mean", y=None):
-        """Return ∂C/∂w or ∂C/∂b of the output layer; for each example on its own if reduction is "none"."""
+        """Return ∂C/∂w or ∂C/∂b of the output layer; with reduction "none", one for each example."""
         name = f"{len(self.network) - 1}.{parameter}"
         z = partial(functional_call, self.network, args=(self.x,))
         y = self.y if y is None else y
         return jacobian(lambda p: cost(z({name: p}), y, reduction=reduction), self.network.get_parameter(name))
 
-    by_w = partialmethod(gradient, "weight")
-    by_b = partialmethod(gradient, "bias")
+    gradient_in_w = partialmethod(gradient, "weight")
+    gradient_in_b = partialmethod(gradient, "bias")
 
 
 @pytest.fixture(params=range(3))

@@ -1,4 +1,4 @@
-"""The equations (54)-(77), the exercises and the examples of Nielsen's section 3.1, each tested on the library."""
+"""Test the library on the equations (54)-(77), the exercises and the examples of Nielsen's section 3.1."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def sigma(z):
 
 
 def outer(error, a):
-    """Return error_j a_k for each example, shape (n, j, k) as w has it."""
+    """Return error_j a_k for each example, with the shape (n, j, k)."""
     return error[:, :, None] * a[:, None, :]
 
 
@@ -57,7 +57,7 @@ def test_the_single_neuron_learns_from_its_first_output_to_its_last(w, b, first,
     assert (round(a[0], 2), round(a[-1], 2)) == (first, last)
 
 
-def test_the_single_neuron_that_is_badly_wrong_hardly_learns_for_150_epochs():
+def test_a_badly_wrong_neuron_hardly_learns_for_150_epochs():
     a = outputs_while_learning(2.0, 2.0)
     assert a[0] - a[150] < 0.1 * (a[150] - a[300])
 
@@ -67,11 +67,11 @@ def test_eq_54_quadratic_cost(neuron):
 
 
 def test_eq_55_quadratic_cost_by_w(neuron):
-    assert_close(neuron.by_w(quadratic, "none"), outer((neuron.a - neuron.y) * neuron.sigma_prime, neuron.x))
+    assert_close(neuron.gradient_in_w(quadratic, "none"), outer((neuron.a - neuron.y) * neuron.sigma_prime, neuron.x))
 
 
 def test_eq_56_quadratic_cost_by_b_where_y_is_0(neuron):
-    assert_close(neuron.by_b(quadratic, "none", 0 * neuron.y), neuron.a * neuron.sigma_prime)
+    assert_close(neuron.gradient_in_b(quadratic, "none", 0 * neuron.y), neuron.a * neuron.sigma_prime)
 
 
 def test_eq_57_cross_entropy(neuron):
@@ -80,27 +80,27 @@ def test_eq_57_cross_entropy(neuron):
 
 def test_eq_58_cross_entropy_by_w_from_sigma_by_w(neuron):
     w, b = neuron.network[0].weight, neuron.network[0].bias
-    a_by_w = jacobian(lambda w: sigma(neuron.x @ w.T + b), w).squeeze(1)
-    terms = (neuron.y / neuron.a - (1 - neuron.y) / (1 - neuron.a))[:, :, None] * a_by_w
-    assert_close(neuron.by_w(cross_entropy), -terms.mean(0))
+    da_dw = jacobian(lambda w: sigma(neuron.x @ w.T + b), w).squeeze(1)
+    terms = (neuron.y / neuron.a - (1 - neuron.y) / (1 - neuron.a))[:, :, None] * da_dw
+    assert_close(neuron.gradient_in_w(cross_entropy), -terms.mean(0))
 
 
 def test_eq_59_cross_entropy_by_w_from_sigma_prime(neuron):
     factor = neuron.y / neuron.a - (1 - neuron.y) / (1 - neuron.a)
-    assert_close(neuron.by_w(cross_entropy), -outer(factor * neuron.sigma_prime, neuron.x).mean(0))
+    assert_close(neuron.gradient_in_w(cross_entropy), -outer(factor * neuron.sigma_prime, neuron.x).mean(0))
 
 
 def test_eq_60_cross_entropy_by_w_over_a_common_denominator(neuron):
     factor = neuron.sigma_prime / (neuron.a * (1 - neuron.a))
-    assert_close(neuron.by_w(cross_entropy), outer(factor * (neuron.a - neuron.y), neuron.x).mean(0))
+    assert_close(neuron.gradient_in_w(cross_entropy), outer(factor * (neuron.a - neuron.y), neuron.x).mean(0))
 
 
 def test_eq_61_cross_entropy_by_w_without_sigma_prime(neuron):
-    assert_close(neuron.by_w(cross_entropy), outer(neuron.a - neuron.y, neuron.x).mean(0))
+    assert_close(neuron.gradient_in_w(cross_entropy), outer(neuron.a - neuron.y, neuron.x).mean(0))
 
 
 def test_eq_62_cross_entropy_by_b_without_sigma_prime(neuron):
-    assert_close(neuron.by_b(cross_entropy), (neuron.a - neuron.y).mean(0))
+    assert_close(neuron.gradient_in_b(cross_entropy), (neuron.a - neuron.y).mean(0))
 
 
 def test_exercise_sigma_prime(network):
@@ -108,7 +108,7 @@ def test_exercise_sigma_prime(network):
     assert_close(QuadraticCost().delta(network.z, y_one_below_a), network.a * (1 - network.a))
 
 
-def test_the_cross_entropy_learns_faster_the_more_wrong_it_is_and_the_quadratic_cost_does_not():
+def test_only_the_cross_entropy_learns_faster_the_more_wrong_the_neuron_is():
     z = torch.linspace(-4, 12, 100, dtype=torch.float64).unsqueeze(-1)
     assert (CrossEntropyCost().delta(z, 0 * z).diff(dim=0) > 0).all()
     assert QuadraticCost().delta(z, 0 * z)[-1] < QuadraticCost().delta(z, 0 * z)[0]
@@ -137,7 +137,7 @@ def test_eq_64_cross_entropy_where_a_is_y(neuron):
 
 def test_eq_65_quadratic_cost_by_w_in_a_network(network):
     error = (network.a - network.y) * network.sigma_prime
-    assert_close(network.by_w(quadratic), outer(error, network.a_before).mean(0))
+    assert_close(network.gradient_in_w(quadratic), outer(error, network.a_before).mean(0))
 
 
 def test_eq_66_cross_entropy_error(network):
@@ -145,11 +145,11 @@ def test_eq_66_cross_entropy_error(network):
 
 
 def test_eq_67_cross_entropy_by_w_in_a_network(network):
-    assert_close(network.by_w(cross_entropy), outer(network.a - network.y, network.a_before).mean(0))
+    assert_close(network.gradient_in_w(cross_entropy), outer(network.a - network.y, network.a_before).mean(0))
 
 
 def test_exercise_cross_entropy_by_b_in_a_network(network):
-    assert_close(network.by_b(cross_entropy), (network.a - network.y).mean(0))
+    assert_close(network.gradient_in_b(cross_entropy), (network.a - network.y).mean(0))
 
 
 def test_eq_68_quadratic_error_of_linear_neurons(network):
@@ -158,11 +158,11 @@ def test_eq_68_quadratic_error_of_linear_neurons(network):
 
 
 def test_eq_69_quadratic_cost_of_linear_neurons_by_w(network):
-    assert_close(network.by_w(quadratic_of_linear), outer(network.z - network.y, network.a_before).mean(0))
+    assert_close(network.gradient_in_w(quadratic_of_linear), outer(network.z - network.y, network.a_before).mean(0))
 
 
 def test_eq_70_quadratic_cost_of_linear_neurons_by_b(network):
-    assert_close(network.by_b(quadratic_of_linear), (network.z - network.y).mean(0))
+    assert_close(network.gradient_in_b(quadratic_of_linear), (network.z - network.y).mean(0))
 
 
 def test_the_quadratic_cost_learns_six_times_slower_on_average():
@@ -173,24 +173,24 @@ def test_the_quadratic_cost_learns_six_times_slower_on_average():
 
 
 def test_eq_71_cross_entropy_of_one_example_by_w(neuron):
-    assert_close(neuron.by_w(cross_entropy, "none"), outer(neuron.a - neuron.y, neuron.x))
+    assert_close(neuron.gradient_in_w(cross_entropy, "none"), outer(neuron.a - neuron.y, neuron.x))
 
 
 def test_eq_72_cross_entropy_of_one_example_by_b(neuron):
-    assert_close(neuron.by_b(cross_entropy, "none"), neuron.a - neuron.y)
+    assert_close(neuron.gradient_in_b(cross_entropy, "none"), neuron.a - neuron.y)
 
 
-@pytest.mark.parametrize(("cost", "of_a"), [(quadratic, lambda y, a: (a - y) ** 2 / 2), (cross_entropy, entropy)])
-def test_eq_73_cost_by_b_is_cost_by_a_times_sigma_prime(cost, of_a, neuron):
+@pytest.mark.parametrize(("cost", "formula"), [(quadratic, lambda y, a: (a - y) ** 2 / 2), (cross_entropy, entropy)])
+def test_eq_73_cost_by_b_is_cost_by_a_times_sigma_prime(cost, formula, neuron):
     a = neuron.a.requires_grad_()
-    (C_by_a,) = grad(of_a(neuron.y, a).sum(), a)
-    assert_close(neuron.by_b(cost, "none"), C_by_a * neuron.sigma_prime)
+    (dC_da,) = grad(formula(neuron.y, a).sum(), a)
+    assert_close(neuron.gradient_in_b(cost, "none"), dC_da * neuron.sigma_prime)
 
 
 def test_eq_74_cross_entropy_by_b_is_its_slope_in_a_times_a_and_1_minus_a(neuron):
     y, a, h = neuron.y, neuron.a, 1e-5 * neuron.a * (1 - neuron.a)
     slope = (cross_entropy_of_output(a + h, y) - cross_entropy_of_output(a - h, y)) / (2 * h)
-    assert_close(neuron.by_b(cross_entropy, "none"), slope * a * (1 - a), rtol=1e-6, atol=1e-8)
+    assert_close(neuron.gradient_in_b(cross_entropy, "none"), slope * a * (1 - a), rtol=1e-6, atol=1e-8)
 
 
 def test_eq_75_cross_entropy_by_a(neuron):
@@ -199,16 +199,16 @@ def test_eq_75_cross_entropy_by_a(neuron):
 
 
 def test_eq_76_the_integral_of_eq_75_is_the_cross_entropy_of_one_example(neuron):
-    C, C_of_start = (cross_entropy(z, neuron.y, reduction="none") for z in (neuron.z, 0 * neuron.z))
-    assert_close(C - C_of_start, integral_of_eq_75(neuron.z, neuron.y))
+    C, C_at_start = (cross_entropy(z, neuron.y, reduction="none") for z in (neuron.z, 0 * neuron.z))
+    assert_close(C - C_at_start, integral_of_eq_75(neuron.z, neuron.y))
 
 
 def test_eq_77_the_mean_integral_of_eq_75_is_the_cross_entropy(neuron):
-    C, C_of_start = (cross_entropy(z, neuron.y) for z in (neuron.z, 0 * neuron.z))
-    assert_close(C - C_of_start, integral_of_eq_75(neuron.z, neuron.y).mean())
+    C, C_at_start = (cross_entropy(z, neuron.y) for z in (neuron.z, 0 * neuron.z))
+    assert_close(C - C_at_start, integral_of_eq_75(neuron.z, neuron.y).mean())
 
 
 @pytest.mark.parametrize("cost", [quadratic, quadratic_of_linear, cross_entropy])
 def test_exercise_the_x_j_term_cannot_be_removed(cost, neuron):
     neuron.x[:, 0] = 0
-    assert_close(neuron.by_w(cost, "none"), outer(neuron.by_b(cost, "none"), neuron.x))
+    assert_close(neuron.gradient_in_w(cost, "none"), outer(neuron.gradient_in_b(cost, "none"), neuron.x))

@@ -1,4 +1,4 @@
-"""The equations (78)-(84) of Nielsen's section 3.1, of softmax layers and the exercises, each tested on the library."""
+"""Test the library on the equations (78)-(84) of Nielsen's section 3.1 and the exercises on softmax layers."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ sigmoid_layer, softmax_layer = CrossEntropyCost().activation, LogLikelihoodCost(
 
 
 def outer(error, a):
-    """Return error_j a_k for each example, shape (n, j, k) as w has it."""
+    """Return error_j a_k for each example, with the shape (n, j, k)."""
     return error[:, :, None] * a[:, None, :]
 
 
@@ -58,19 +58,21 @@ def test_eq_80_log_likelihood(network):
 @pytest.mark.parametrize("y", ["classes", "one_hot"])
 def test_eq_81_log_likelihood_by_b(y, network):
     error = network.softmax - network.one_hot
-    assert_close(network.by_b(log_likelihood, "none", getattr(network, y)), error)
+    assert_close(network.gradient_in_b(log_likelihood, "none", getattr(network, y)), error)
 
 
 @pytest.mark.parametrize("y", ["classes", "one_hot"])
 def test_eq_82_log_likelihood_by_w(y, network):
     error = network.softmax - network.one_hot
-    assert_close(network.by_w(log_likelihood, "none", getattr(network, y)), outer(error, network.a_before))
+    assert_close(network.gradient_in_w(log_likelihood, "none", getattr(network, y)), outer(error, network.a_before))
 
 
 def test_exercise_deriving_equations_81_and_82(network):
     a = network.softmax
-    C_by_a, a_by_z = -network.one_hot / a, torch.diag_embed(a) - outer(a, a)
-    assert_close(network.by_b(log_likelihood, "none", network.classes), torch.einsum("xk,xkj->xj", C_by_a, a_by_z))
+    dC_da, da_dz = -network.one_hot / a, torch.diag_embed(a) - outer(a, a)
+    assert_close(
+        network.gradient_in_b(log_likelihood, "none", network.classes), torch.einsum("xk,xkj->xj", dC_da, da_dz)
+    )
 
 
 @pytest.mark.parametrize("c", [0.2, 1, 3])
@@ -80,7 +82,7 @@ def test_eq_83_softmax_with_a_constant_c(c, network):
 
 
 @pytest.mark.parametrize("c", [1e-3, 0.2, 1, 3, 20])
-def test_exercise_the_outputs_of_softmax_with_a_constant_c_form_a_distribution(c, network):
+def test_exercise_softmax_outputs_with_a_constant_c_form_a_distribution(c, network):
     a = LogLikelihoodCost(temperature=1 / c).activation(network.z)
     assert (a > 0).all()
     assert_close(a.sum(-1), torch.ones(6, dtype=torch.float64))
@@ -92,7 +94,7 @@ def test_exercise_the_outputs_of_softmax_with_a_constant_c_form_a_distribution(c
     ids=["one greatest z", "two", "three"],
 )
 def test_exercise_where_the_name_softmax_comes_from(z, limit):
-    z, limit = (torch.tensor(of, dtype=torch.float64) for of in (z, limit))
+    z, limit = (torch.tensor(values, dtype=torch.float64) for values in (z, limit))
     distances = [(LogLikelihoodCost(temperature=1 / c).activation(z) - limit).abs().max() for c in (1, 10, 1e6)]
     assert distances[0] >= distances[1] >= distances[2]
     assert distances[2] < 1e-15

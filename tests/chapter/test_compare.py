@@ -1,4 +1,4 @@
-"""The comparison of costs: what it trains, that a break loses nothing, and what it writes."""
+"""Test the comparison of costs: what it trains, that a break loses nothing, and what it writes."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ PLAN = Plan(hidden=(4, 5), rates=(0.1, 3.0), choices=2, runs=3, epochs=2, same_r
 
 @pytest.fixture(scope="module")
 def data(real_mnist):
-    """A slice of MNIST, on which a training takes a tenth of a second."""
+    """A slice of MNIST; to train on it takes a tenth of a second."""
     return mnist.MNIST(*(mnist.Examples(part.x[:500], part.y[:500]) for part in real_mnist))
 
 
@@ -32,37 +32,37 @@ def results(data, folder):
     return Comparison(PLAN, data, folder).results()
 
 
-def kept(folder):
+def load_checkpoints(folder):
     return {path.name: checkpoint.load(path) for path in folder.glob("*.pt")}
 
 
-def test_every_cost_and_size_gets_the_rate_that_is_best_on_validation_data(results):
+def test_every_cost_and_size_gets_the_best_rate_on_validation_data(results):
     assert [(choice["hidden"], choice["cost"]) for choice in results["choices"]] == [
         (hidden, cost) for hidden in (4, 5) for cost in ("quadratic", "ce", "ll")
     ]
     for choice in results["choices"]:
-        means = [sum(of_rate["accuracies"]) / 2 for of_rate in choice["validation"]]
+        means = [sum(validation["accuracies"]) / 2 for validation in choice["validation"]]
         assert choice["rate"] == PLAN.rates[means.index(max(means))]
 
 
-def test_what_is_compared_was_trained_at_the_chosen_rate(results):
+def test_networks_are_compared_at_the_chosen_rate(results):
     rates = {(choice["hidden"], choice["cost"]): choice["rate"] for choice in results["choices"]}
     assert {(final["hidden"], final["cost"]): final["rate"] for final in results["finals"]} == rates
 
 
-def test_the_accuracies_compared_are_of_every_run_after_every_epoch(results):
+def test_every_run_has_a_test_accuracy_after_every_epoch(results):
     for final in results["finals"]:
         assert torch.tensor(final["test"]).shape == (PLAN.epochs, PLAN.runs)
 
 
-def test_the_networks_compared_are_of_the_same_seeds_which_chose_nothing(results, folder):
+def test_compared_networks_have_the_same_seeds_and_chose_no_rate(results, folder):
     seeds = {"choices": set(), "finals": set()}
-    for run, _ in kept(folder).values():
+    for run, _ in load_checkpoints(folder).values():
         seeds["choices" if isinstance(run["lr"], list) else "finals"].add((run["seed"], run["runs"]))
     assert seeds == {"choices": {(compare.FIRST_CHOICE_SEED, 2)}, "finals": {(0, 3)}}
 
 
-def test_looks_at_the_accuracy_end_where_all_have_reached_the_goal(results):
+def test_timing_ends_when_all_networks_have_reached_the_goal(results):
     for speed in results["speeds"]:
         looks = torch.tensor(speed["validation"])
         arrived = (looks >= PLAN.goal).cumsum(0).bool().all(1)
@@ -93,12 +93,12 @@ def test_a_break_changes_nothing(epochs, results, data, tmp_path, monkeypatch):
     assert Comparison(PLAN, data, tmp_path).results() == results
 
 
-def test_what_is_done_is_not_done_again(results, data, folder, monkeypatch):
+def test_finished_trainings_are_not_repeated(results, data, folder, monkeypatch):
     monkeypatch.setattr(Training, "descend", None)
     assert Comparison(PLAN, data, folder).results() == results
 
 
-def test_trainings_of_another_plan_are_done_again(results, data, folder, tmp_path):
+def test_trainings_of_another_plan_are_repeated(results, data, folder, tmp_path):
     other = Plan(**{**results["plan"], "epochs": 1})
     Comparison(other, data, tmp_path).results()
     assert Comparison(PLAN, data, tmp_path).results() == results
@@ -112,15 +112,15 @@ def test_trainings_of_other_data_are_refused_and_stay(results, data, folder):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_trainings_of_before_they_named_their_data_are_not_done_again(results, data, folder, tmp_path, monkeypatch):
-    for name, (run, state) in kept(folder).items():
+def test_old_trainings_that_do_not_name_their_data_are_not_repeated(results, data, folder, tmp_path, monkeypatch):
+    for name, (run, state) in load_checkpoints(folder).items():
         del run["data"]
         checkpoint.save(tmp_path / name, run, state)
     monkeypatch.setattr(Training, "descend", None)
     assert Comparison(PLAN, data, tmp_path).results() == results
 
 
-def test_a_training_is_the_one_that_train_py_would_make(results, train, small_mnist, data, tmp_path, monkeypatch):
+def test_a_training_is_the_same_as_with_train_py(results, train, small_mnist, data, tmp_path, monkeypatch):
     final = results["finals"][1]
     flags = "--cost", final["cost"], "--hidden", 4, "--lr", final["rate"], "--runs", 3, "--epochs", 2
     monkeypatch.setattr(mnist, "load", lambda *_: data)
@@ -131,7 +131,7 @@ def test_a_training_is_the_one_that_train_py_would_make(results, train, small_mn
 
 @pytest.fixture
 def run_compare(data, monkeypatch, capsys, tmp_path):
-    """The program as a function of its flags, in a folder of its own, with a small plan."""
+    """Run the program with flags, in a folder of its own and with a small plan."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "QUICK", PLAN)
 
@@ -155,7 +155,7 @@ def test_the_program_writes_the_report_its_pictures_and_figures(run_compare, dat
 
 
 def test_a_second_comparison_in_the_same_folder_is_refused(run_compare, tmp_path):
-    with files.claimed(tmp_path / "checkpoints" / "comparison-quick" / "results.json"):
+    with files.claim(tmp_path / "checkpoints" / "comparison-quick" / "results.json"):
         code, _, err = run_compare("--quick")
     assert code == 2
     assert "is being written by another run" in err
@@ -177,5 +177,5 @@ def test_ctrl_c_says_how_to_go_on(run_compare, data, monkeypatch):
 
 
 def test_the_settings_of_a_plan_are_those_of_train_py(results, folder):
-    for run, _ in kept(folder).values():
+    for run, _ in load_checkpoints(folder).values():
         assert settings.DEFAULTS.keys() <= run.keys()

@@ -1,4 +1,4 @@
-"""The report of the comparison: its verdicts follow from the figures, whichever way they turn out."""
+"""Test the report of the comparison: its verdicts follow from the figures, whatever these are."""
 
 import re
 
@@ -21,35 +21,34 @@ NEVER = 99
 
 
 def results(quadratic=0.95, ce=0.96, ll=0.96, epochs=None, rates=(3.0, 0.5, 0.5)):
-    """Results with a mean accuracy for each cost, whose runs lie up to 0.0019 above it, and its epochs to the goal."""
+    """Return results from an accuracy and the epochs to the goal for each cost. Runs are up to 0.0019 more accurate."""
     epochs = {"quadratic": 3, "ce": 1, "ll": 1} | (epochs or {})
     means = {"quadratic": quadratic, "ce": ce, "ll": ll}
-    of_costs = list(zip(means, rates, strict=True))
+    pairs = list(zip(means, rates, strict=True))
     validation = [{"accuracies": [0.9, 0.95], "diverged": 0}, {"accuracies": [0.8], "diverged": 1}]
     return {
         "plan": PLAN,
         "examples": 50_000,
-        "choices": [{"cost": cost, "hidden": 30, "rate": rate, "validation": validation} for cost, rate in of_costs],
+        "choices": [{"cost": cost, "hidden": 30, "rate": rate, "validation": validation} for cost, rate in pairs],
         "finals": [
-            {"cost": cost, "hidden": 30, "rate": rate, "test": [accuracies(means[cost], cost)]}
-            for cost, rate in of_costs
+            {"cost": cost, "hidden": 30, "rate": rate, "test": [accuracies(means[cost], cost)]} for cost, rate in pairs
         ],
         "speeds": [
             {"cost": cost, "hidden": 30, "rate": rate, "validation": looks(epochs[cost])}
-            for cost, own in of_costs
-            for rate in dict.fromkeys((0.5, own))
+            for cost, own_rate in pairs
+            for rate in dict.fromkeys((0.5, own_rate))
         ],
     }
 
 
 def accuracies(mean, cost):
-    """The runs of each cost in an order of its own, such that no two pairs differ by the same."""
+    """Return the accuracies of the runs of a cost, in an order of its own, so that pairs of runs differ."""
     step = {"quadratic": 1, "ce": 3, "ll": 7}[cost]
     return mean if isinstance(mean, list) else [mean + 1e-4 * (step * k % RUNS) for k in range(RUNS)]
 
 
 def looks(epochs):
-    """Accuracies of networks that are at the goal after so many epochs."""
+    """Return the accuracies, at each look, of networks that reach the goal after `epochs`."""
     return [[0.95 if look / 2 >= epochs else 0.5] * RUNS for look in range(1, 7)]
 
 
@@ -61,7 +60,7 @@ def verdicts(**figures):
     return section(markdown(results(**figures)), "What the data support").splitlines()
 
 
-def test_a_cost_that_is_better_is_said_to_be_better():
+def test_a_better_cost_is_called_better():
     first, *_ = verdicts(quadratic=0.95, ce=0.96)
     assert re.fullmatch(
         r"- 30 hidden neurons: the cross-entropy cost is better than the quadratic cost, by 0\.9\d to 1\.\d\d points\.",
@@ -69,24 +68,24 @@ def test_a_cost_that_is_better_is_said_to_be_better():
     )
 
 
-def test_a_result_against_the_chapter_is_told_like_any_other():
+def test_a_result_against_the_chapter_is_reported_like_any_other():
     first, *_ = verdicts(quadratic=0.97, ce=0.96)
     assert first.startswith("- 30 hidden neurons: the quadratic cost is better than the cross-entropy cost, by ")
 
 
-def test_where_no_difference_is_shown_it_says_how_large_one_may_be():
+def test_without_a_difference_the_verdict_says_how_large_one_may_be():
     *_, last = verdicts(ce=0.96, ll=0.96)
     assert re.fullmatch(
-        r"- 30 hidden neurons: no difference of the means of the log-likelihood and the cross-entropy cost is shown; "
-        r"one of more than 0\.\d\d points is unlikely\.",
+        r"- 30 hidden neurons: the data show no difference between the means of the log-likelihood and the "
+        r"cross-entropy cost; one of more than 0\.\d\d points is unlikely\.",
         last,
     )
 
 
-def test_outliers_that_hide_a_difference_from_the_mean_are_told():
+def test_outliers_that_hide_a_difference_are_reported():
     quadratic = [0.955 + 1e-4 * k for k in range(RUNS - 1)] + [0.999]
     first, *_ = verdicts(quadratic=quadratic, ce=[a + 0.002 + 1e-5 * k for k, a in enumerate(quadratic[:-1])] + [0.90])
-    assert "no difference of the means" in first
+    assert "no difference between the means" in first
     assert "Most runs do differ, by Wilcoxon's test" in first
 
 
@@ -97,40 +96,40 @@ def test_the_accuracies_stand_beside_the_chapters():
     )
 
 
-def test_runs_that_stayed_behind_are_counted():
+def test_runs_that_end_below_the_goal_are_counted():
     report = markdown(results(quadratic=[0.95] * 17 + [0.85] * 3))
     assert "| 3 | 95.42% |" in section(report, "Accuracy")
 
 
 @pytest.mark.parametrize(
-    ("quadratic", "says"),
+    ("quadratic", "sentence"),
     [(3, "3.0 (3.0 to 3.0) times, less than 6"), (NEVER, "∞ (∞ to ∞) times, more than 6")],
 )
-def test_the_rule_of_six_is_tested_at_the_same_rate(quadratic, says):
+def test_the_rule_of_six_is_tested_at_the_same_rate(quadratic, sentence):
     report = section(markdown(results(epochs={"quadratic": quadratic, "ce": 1})), "The two rules of thumb")
-    assert f"- η = 0.5: {says}." in report
+    assert f"- η = 0.5: {sentence}." in report
 
 
-def test_the_epochs_more_are_those_at_each_costs_own_rate():
+def test_extra_epochs_are_counted_at_each_costs_own_rate():
     report = section(markdown(results()), "The two rules of thumb")
     assert "2.0 (2.0 to 2.0) epochs more than the cross-entropy. Its rate is 6 times" in report.replace("\n", " ")
 
 
-def test_where_no_run_arrived_nothing_is_known_of_the_rules():
+def test_the_slowdown_is_unknown_if_no_run_arrived():
     report = section(markdown(results(epochs={"quadratic": NEVER, "ce": NEVER})), "The two rules of thumb")
     assert "- η = 0.5: unknown, as no run of the cross-entropy arrived." in report
 
 
-def test_the_chosen_rate_is_marked_and_divergence_told():
+def test_the_chosen_rate_is_marked_and_divergence_is_reported():
     report = section(markdown(results()), "Learning rates")
     assert "| 30 | cross-entropy | **92.50%** | 80.00% (1 diverged) |" in report
 
 
-def test_a_rate_at_the_end_of_the_grid_is_told():
+def test_a_chosen_rate_at_the_end_of_the_grid_is_reported():
     report = section(markdown(results(rates=(3.0, 0.5, 0.5))), "Learning rates")
     assert "η = 3 is the end of the grid: the quadratic cost with 30 hidden neurons" in report
 
 
-def test_a_network_has_reached_the_goal_at_its_first_look_at_it():
+def test_a_network_has_reached_the_goal_once_its_accuracy_is_there():
     speed = {"validation": [[0.5, 0.5, 0.95], [0.9, 0.5, 0.5], [0.8, 0.8, 0.8]]}
     assert epochs_to_goal(speed, {"looks": 2, "goal": 0.9}) == [1.0, float("inf"), 0.5]

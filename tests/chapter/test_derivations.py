@@ -1,4 +1,4 @@
-"""The section's derivations, symbol by symbol: what test_chapter.py checks for numbers, sympy shows for all of them."""
+"""Test the section's derivations by symbols: sympy shows for all numbers what test_chapter.py checks for some."""
 
 import pytest
 import sympy
@@ -16,8 +16,8 @@ def is_zero(expression):
     return simplify(expression) == 0
 
 
-def by_weighted_input(cost, activation):
-    """∂C/∂z of a neuron with a = activation."""
+def slope_in_z(cost, activation):
+    """Return ∂C/∂z of a neuron with a = activation."""
     return diff(cost.subs(a, activation), z)
 
 
@@ -25,7 +25,7 @@ def test_sigma_prime_is_sigma_times_1_minus_sigma():
     assert is_zero(sigma_prime - sigma * (1 - sigma))
 
 
-def test_eq_64_the_cross_entropy_is_least_where_a_is_y_and_there_it_is_the_binary_entropy():
+def test_eq_64_the_least_cross_entropy_is_the_binary_entropy():
     slope = diff(cross_entropy, a)
     assert is_zero(slope.subs(a, y))
     curvature_at_y = simplify(diff(slope, a).subs(a, y))
@@ -42,28 +42,28 @@ DELTAS = {
 
 @pytest.mark.parametrize(("cost", "activation", "delta"), DELTAS.values(), ids=DELTAS)
 def test_delta_of_an_output_neuron(cost, activation, delta):
-    assert is_zero(by_weighted_input(cost, activation) - delta)
+    assert is_zero(slope_in_z(cost, activation) - delta)
 
 
 @pytest.mark.parametrize(("cost", "activation", "delta"), DELTAS.values(), ids=DELTAS)
 def test_the_slopes_in_a_network_are_means_over_the_examples(cost, activation, delta):
-    # (65), (67), (69), (70): n = 2 examples, of which each has its own y, its own outputs of the layer before
-    # (before, others) and thus its own z.
-    w, w_of_others = symbols("w_jk w_jl", real=True)
+    # (65), (67), (69), (70) with n = 2 examples. Each has its own y, its own outputs of the layer before (before,
+    # others), and so its own z.
+    w, other_w = symbols("w_jk w_jl", real=True)
     examples = list(zip(symbols("y:2", positive=True), symbols("before:2"), symbols("others:2"), strict=True))
-    zs = [w * before + w_of_others * others + b for _, before, others in examples]
-    of_examples = [{z: of_z, y: of_y} for of_z, (of_y, _, _) in zip(zs, examples, strict=True)]
-    C = sum(cost.subs(a, activation).subs(example) for example in of_examples) / 2
-    deltas = [delta.subs(example) for example in of_examples]
-    of_w = sum(before * found for (_, before, _), found in zip(examples, deltas, strict=True)) / 2
-    assert is_zero(diff(C, w) - of_w)
+    zs = [w * before + other_w * others + b for _, before, others in examples]
+    substitutions = [{z: own_z, y: own_y} for own_z, (own_y, _, _) in zip(zs, examples, strict=True)]
+    C = sum(cost.subs(a, activation).subs(example) for example in substitutions) / 2
+    deltas = [delta.subs(example) for example in substitutions]
+    dC_dw = sum(before * found for (_, before, _), found in zip(examples, deltas, strict=True)) / 2
+    assert is_zero(diff(C, w) - dC_dw)
     assert is_zero(diff(C, b) - sum(deltas) / 2)
 
 
-def test_eq_71_to_75_a_slope_in_b_of_a_minus_y_asks_for_this_slope_in_a():
+def test_eq_71_to_75_the_slope_in_b_determines_the_slope_in_a():
     # ∂C/∂b = ∂C/∂a σ′, (73), with σ′ = a (1 − a), (74).
-    of_a = Symbol("C'")
-    (found,) = sympy.solve(sympy.Eq(of_a * a * (1 - a), a - y), of_a)
+    dC_da = Symbol("C'")
+    (found,) = sympy.solve(sympy.Eq(dC_da * a * (1 - a), a - y), dC_da)
     assert is_zero(found - (a - y) / (a * (1 - a)))
 
 
@@ -85,7 +85,7 @@ def test_softmax_is_monotonic_and_not_local(j, k):
     assert is_zero(diff(a[j], zs[k]) - a[j] * (int(j == k) - a[k]))  # above 0 for j = k, below for all others
 
 
-def test_the_weighted_inputs_are_the_logarithms_of_the_outputs_and_a_constant():
+def test_the_weighted_inputs_are_the_logarithms_of_the_outputs_plus_a_constant():
     zs, a = outputs(3)
     constants = [simplify(sympy.expand_log(log(a_j), force=True) - z_j) for a_j, z_j in zip(a, zs, strict=True)]
     assert len(set(constants)) == 1
@@ -106,32 +106,32 @@ def test_the_sigmoid_outputs_of_the_example_sum_to_2_2():
 
 def test_eq_83_the_outputs_form_a_distribution_for_every_c():
     _, a = outputs(3, factor=c)
-    assert all(of_neuron.is_positive for of_neuron in a)
+    assert all(output.is_positive for output in a)
     assert is_zero(sum(a) - 1)
 
 
 @pytest.mark.parametrize("r", [1, 2, 3])
 def test_eq_83_the_largest_outputs_share_all_as_c_grows(r):
     zs, a = outputs(r + 2, factor=c)
-    # The first r weighted inputs are the largest; the others are less by 1 and by 3.
+    # The first r weighted inputs are the largest; the others are smaller by 1 and by 3.
     below = dict(zip(zs, [*[z] * r, z - 1, z - 3], strict=True))
-    limits = [limit(simplify(of_neuron.subs(below)), c, oo) for of_neuron in a]
+    limits = [limit(simplify(output.subs(below)), c, oo) for output in a]
     assert limits == [Rational(1, r)] * r + [0, 0]
 
 
 def test_eq_83_all_outputs_are_equal_as_c_vanishes():
     _, a = outputs(3, factor=c)
-    assert [limit(of_neuron, c, 0) for of_neuron in a] == [Rational(1, 3)] * 3
+    assert [limit(output, c, 0) for output in a] == [Rational(1, 3)] * 3
 
 
-def test_the_roles_of_y_and_a_swapped_are_infinite_where_y_is_0_or_1():
+def test_with_y_and_a_swapped_the_cost_is_infinite_where_y_is_0_or_1():
     swapped = -(a * log(y) + (1 - a) * log(1 - y))
     assert limit(swapped, y, 0, "+") == oo
     assert limit(swapped, y, 1, "-").subs(a, sympy.Rational(1, 2)) == oo
 
 
-def test_no_cost_of_the_output_alone_can_remove_the_x_of_the_slope():
+def test_no_cost_of_the_output_can_remove_x_from_the_slope():
     # Whatever C is, ∂C/∂w = C′(a) σ′(z) x: where x = 0 the weight does not learn.
-    w, of = Symbol("w"), Function("C")
-    slope = diff(of(sigma.subs(z, w * x + b)), w)
+    w, C = Symbol("w"), Function("C")
+    slope = diff(C(sigma.subs(z, w * x + b)), w)
     assert slope.subs(x, 0).doit() == 0

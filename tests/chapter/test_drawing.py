@@ -1,4 +1,4 @@
-"""Every picture: its names lie on nothing, its epochs are whole numbers, and nothing in it stops without a word."""
+"""Test every picture: nothing overlaps, epochs are whole numbers, and a label explains a curve that stops."""
 
 import json
 from functools import partial
@@ -15,30 +15,30 @@ from PIL import Image
 
 from ce_torch.chapter.comparison_pictures import accuracies, rates, speed
 from ce_torch.chapter.curves import figure_of_grid, figure_of_run, png
-from ce_torch.chapter.digits import PROJECT, trained
+from ce_torch.chapter.digits import PROJECT, load_trained
 from ce_torch.chapter.drawing import draw_lessons
 from ce_torch.chapter.figures import DRAWINGS
 from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
 
 RESULTS = json.loads((PROJECT / "docs" / "comparison" / "results.json").read_text())
-# What else is in docs/ than the section's figures, and how it is drawn.
-OTHERS = {
-    **{f"comparison/{of.__name__}": partial(of, RESULTS) for of in (accuracies, rates, speed)},
-    "curves": lambda: figure_of_run(trained("ce").history),
+# The other pictures in docs/, besides the section's figures, and how they are drawn.
+OTHER_PICTURES = {
+    **{f"comparison/{draw.__name__}": partial(draw, RESULTS) for draw in (accuracies, rates, speed)},
+    "curves": lambda: figure_of_run(load_trained("ce").history),
 }
-SHOWN = [*(f"figures/{name}" for name in DRAWINGS), *OTHERS]
+PICTURES_IN_DOCS = [*(f"figures/{name}" for name in DRAWINGS), *OTHER_PICTURES]
 
 
 def history(*epochs, names=("training", "test")):
-    """The history of networks from the costs of each after each epoch; the accuracies are 1 − cost / 10."""
+    """Return a history with the costs of each network after each epoch. The accuracies are 1 − cost / 10."""
     scores = [{"cost": list(costs), "accuracy": [1 - min(cost, 9) / 10 for cost in costs]} for costs in epochs]
-    return [{"epoch": epoch, **dict.fromkeys(names, of)} for epoch, of in enumerate(scores, 1)]
+    return [{"epoch": epoch, **dict.fromkeys(names, score)} for epoch, score in enumerate(scores, 1)]
 
 
 def grid(lr, lmbda, means):
-    """A figure of a grid of two runs a point, from the mean accuracy at each point; nan where both have diverged."""
-    twice = [accuracy + aside for accuracy in means for aside in (-0.01, 0.01)]
-    scores = {"cost": [nan if np.isnan(accuracy) else 1.0 for accuracy in twice], "accuracy": twice}
+    """Draw a grid with two runs at each point from the mean accuracies; a mean is nan if both runs diverged."""
+    runs = [accuracy + offset for accuracy in means for offset in (-0.01, 0.01)]
+    scores = {"cost": [nan if np.isnan(accuracy) else 1.0 for accuracy in runs], "accuracy": runs}
     return figure_of_grid({"epoch": 1, "validation": scores}, {"lr": lr, "lmbda": lmbda, "runs": 2})
 
 
@@ -46,7 +46,7 @@ def lessons():
     figure = Figure(layout="constrained")
     axes = figure.subplots()
     both = [(name, learn(cost, 2, 2, eta=0.15, epochs=3)) for name, cost in SIGMOID_COSTS.items()]
-    draw_lessons(axes, next(iter(COURSES)), both, until=3)
+    draw_lessons(axes, next(iter(COURSES)), both, last_epoch=3)
     return figure
 
 
@@ -67,20 +67,20 @@ MADE_UP = {
 
 
 @pytest.fixture(scope="session")
-def draw(drawn, root):
-    """Draw what has a name, but the section's figures once for all tests."""
+def draw(section_figure, root):
+    """Draw a picture by its name. The section's figures are drawn once for all tests."""
 
     def draw(name):
         if name.startswith("figures/"):
-            return drawn(name.removeprefix("figures/"))
+            return section_figure(name.removeprefix("figures/"))
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
-            return (OTHERS | MADE_UP)[name]()
+            return (OTHER_PICTURES | MADE_UP)[name]()
 
     return draw
 
 
-@pytest.fixture(scope="module", params=[*SHOWN, *MADE_UP])
+@pytest.fixture(scope="module", params=[*PICTURES_IN_DOCS, *MADE_UP])
 def figure(request, draw):
     figure = draw(request.param)
     figure.draw_without_rendering()  # lays it out
@@ -91,15 +91,15 @@ def legends(figure):
     return figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
 
 
-def test_names_lie_on_no_axes_and_on_none_of_their_labels(figure):
+def test_legends_overlap_neither_axes_nor_their_labels(figure):
     for legend in legends(figure):
         assert not [axes for axes in figure.axes if legend.get_window_extent().overlaps(axes.get_tightbbox())]
 
 
-def test_all_that_is_drawn_is_within_the_picture(figure):
+def test_axes_and_legends_are_within_the_picture(figure):
     outside = figure.bbox.padded(1)  # a pixel
-    for drawn in (*figure.axes, *legends(figure)):
-        box = drawn.get_tightbbox()
+    for artist in (*figure.axes, *legends(figure)):
+        box = artist.get_tightbbox()
         assert outside.contains(box.x0, box.y0)
         assert outside.contains(box.x1, box.y1)
 
@@ -113,15 +113,15 @@ def test_epochs_are_whole_numbers(figure):
             assert all(tick == round(tick) for tick in ticks)
 
 
-def test_no_tick_label_lies_on_its_neighbour(figure):
+def test_no_tick_label_overlaps_its_neighbour(figure):
     for axes in figure.axes:
         labels = [label for label in axes.get_xticklabels() if label.get_text()]
         for label, following in pairwise(labels):
             assert not label.get_window_extent().overlaps(following.get_window_extent())
 
 
-def inside(axes):
-    """The colours of the pixels within axes."""
+def axes_pixels(axes):
+    """Return the colours of the pixels within axes."""
     canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()
     x0, y0, x1, y1 = axes.bbox.extents.round().astype(int)
@@ -130,35 +130,35 @@ def inside(axes):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_is_seen_however_short_it_is(epochs):
+def test_a_short_run_is_visible(epochs):
     for axes in figure_of_run(history(*[(1,), (0.5,)][:epochs])).axes:
-        assert np.isclose(inside(axes), to_rgb("tab:orange"), atol=0.02).all(1).sum() > 10
+        assert np.isclose(axes_pixels(axes), to_rgb("tab:orange"), atol=0.02).all(1).sum() > 10
 
 
-def test_the_range_of_many_networks_is_seen_after_one_epoch():
+def test_the_range_of_many_networks_is_visible_after_one_epoch():
     shade = 1 - 0.2 * (1 - np.array(to_rgb("tab:blue")))
     for axes in figure_of_run(history((1, 3), names=["training"])).axes:
-        assert np.isclose(inside(axes), shade, atol=0.02).all(1).sum() > 100
+        assert np.isclose(axes_pixels(axes), shade, atol=0.02).all(1).sum() > 100
 
 
-def test_networks_that_diverge_are_told_and_do_not_take_the_others_away():
+def test_networks_that_diverge_are_counted_and_the_others_still_drawn():
     figure = figure_of_run(history((1, 1), (0.5, 0.7), (0.4, inf), (0.2, nan)))
-    of_cost, of_accuracy = figure.axes
-    np.testing.assert_allclose(of_cost.lines[0].get_ydata(), [1, 0.6, 0.4, 0.2])
-    np.testing.assert_allclose(of_accuracy.lines[0].get_ydata(), [0.9, 0.94, 0.96, 0.98])
+    cost_axes, accuracy_axes = figure.axes
+    np.testing.assert_allclose(cost_axes.lines[0].get_ydata(), [1, 0.6, 0.4, 0.2])
+    np.testing.assert_allclose(accuracy_axes.lines[0].get_ydata(), [0.9, 0.94, 0.96, 0.98])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "test", "1 of 2 diverged"]
-    assert of_cost.lines[-1].get_xdata()[0] == 3
+    assert cost_axes.lines[-1].get_xdata()[0] == 3
 
 
-def test_a_run_that_diverges_ends_with_a_word():
+def test_a_run_that_diverges_is_labelled_so():
     figure = figure_of_run(history((1,), (2,), (nan,)))
-    of_cost, of_accuracy = figure.axes
-    for axes in (of_cost, of_accuracy):
+    cost_axes, accuracy_axes = figure.axes
+    for axes in (cost_axes, accuracy_axes):
         assert axes.lines[0].get_ydata().count() == 2
     assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_grid_has_a_tick_at_each_of_its_values_and_a_mark_where_all_runs_diverged():
+def test_a_grid_has_a_tick_at_each_value_and_a_mark_where_all_runs_diverged():
     figure = grid([0.1, 0.5, 1e9], 0.0, [0.8, 0.9, nan])
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "0.5", "1e+09"]
@@ -172,14 +172,14 @@ def test_a_grid_of_zeros_is_drawn():
 
 
 @pytest.mark.parametrize("y", [0.1, 0.3, 0.5])
-def test_the_cross_entropy_leaves_the_picture_at_both_ends(drawn, y):
-    (axes,) = drawn("entropy").axes
+def test_the_cross_entropy_leaves_the_picture_at_both_ends(section_figure, y):
+    (axes,) = section_figure("entropy").axes
     (curve,) = (line for line in axes.lines if line.get_label() == f"C for y = {y}")
     left, right = curve.get_ydata()[[0, -1]]
     assert min(left, right) > axes.get_ylim()[1]
 
 
-def test_a_curve_of_the_first_epochs_ends_at_the_edge_or_at_a_dot_that_is_named():
+def test_a_curve_of_the_first_epochs_ends_at_the_edge_or_at_a_labelled_dot():
     figure = speed(RESULTS)
     for axes in figure.axes:
         (dots,) = (line for line in axes.lines if line.get_label() == "here all runs have reached 90%")
@@ -189,13 +189,13 @@ def test_a_curve_of_the_first_epochs_ends_at_the_edge_or_at_a_dot_that_is_named(
     assert "here all runs have reached 90%" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_every_rate_that_was_tried_and_every_run_is_in_the_picture_of_the_rates():
+def test_the_picture_of_the_rates_shows_every_rate_and_every_run():
     for axes, hidden in zip(rates(RESULTS).axes, RESULTS["plan"]["hidden"], strict=True):
         assert axes.get_xticks().tolist() == RESULTS["plan"]["rates"]
         low, high = axes.get_ylim()
-        of_runs = [v["accuracies"] for c in RESULTS["choices"] if c["hidden"] == hidden for v in c["validation"]]
-        assert low < 100 * np.min(of_runs)
-        assert 100 * np.max(of_runs) < high
+        run_accuracies = [v["accuracies"] for c in RESULTS["choices"] if c["hidden"] == hidden for v in c["validation"]]
+        assert low < 100 * np.min(run_accuracies)
+        assert 100 * np.max(run_accuracies) < high
 
 
 def test_a_rate_at_which_all_runs_diverged_is_marked():
@@ -207,9 +207,9 @@ def test_a_rate_at_which_all_runs_diverged_is_marked():
         assert [line.get_xdata() for line in crosses] == [[12]] * 3
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", PICTURES_IN_DOCS)
 def test_a_picture_in_docs_is_the_one_that_is_drawn(name, root, draw):
-    with Image.open(root / "docs" / f"{name}.png") as kept, Image.open(BytesIO(png(draw(name)))) as now:
-        assert kept.size == now.size
-        differ = (np.asarray(kept.convert("RGB")) != np.asarray(now.convert("RGB"))).any(-1)
-    assert differ.mean() < 1e-3  # another processor may round a pixel otherwise
+    with Image.open(root / "docs" / f"{name}.png") as expected, Image.open(BytesIO(png(draw(name)))) as actual:
+        assert expected.size == actual.size
+        differ = (np.asarray(expected.convert("RGB")) != np.asarray(actual.convert("RGB"))).any(-1)
+    assert differ.mean() < 1e-3  # another processor may round a pixel differently

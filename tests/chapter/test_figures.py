@@ -1,4 +1,4 @@
-"""The figures of the section: what is on them, that they are the same every time, and the networks they show."""
+"""Test the section's figures: what they show, that they are the same every time, and the networks behind them."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from PIL import Image
 
 from ce_torch.chapter import animation, figures
 from ce_torch.chapter.curves import png
-from ce_torch.chapter.digits import load_test_images, most_wrong, trained
+from ce_torch.chapter.digits import load_test_images, load_trained, most_wrong
 from ce_torch.chapter.figures import DRAWINGS
 from ce_torch.training import checkpoint
 from ce_torch.training.loop import evaluate
@@ -18,21 +18,21 @@ NETWORKS = ["quadratic", "ce", "ll"]
 
 
 @pytest.fixture(autouse=True)
-def in_the_project(root, monkeypatch):
+def chdir_to_project(root, monkeypatch):
     monkeypatch.chdir(root)
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
-def test_every_axis_has_a_label(name, drawn):
-    for axes in drawn(name).axes:
+def test_every_axis_has_a_label(name, section_figure):
+    for axes in section_figure(name).axes:
         if axes.axison and axes.get_label() != "<colorbar>":
             assert axes.get_xlabel()
             assert axes.get_ylabel()
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
-def test_every_figure_has_a_legend(name, drawn):
-    figure = drawn(name)
+def test_every_figure_has_a_legend(name, section_figure):
+    figure = section_figure(name)
     assert figure.legends or all(axes.get_legend() for axes in figure.axes if axes.get_legend_handles_labels()[0])
 
 
@@ -41,19 +41,19 @@ def test_every_caption_names_its_equations(name):
     assert re.search(r"\(\d\d\)", DRAWINGS[name].caption)
 
 
-SLOW = ("starts", "digits")  # to draw
+SLOW = ("starts", "digits")  # figures that take long to draw
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in DRAWINGS]
 )
-def test_a_figure_is_the_same_every_time_to_the_byte(name, drawn):
-    assert png(drawn(name)) == png(DRAWINGS[name].draw())
+def test_a_figure_is_the_same_every_time_to_the_byte(name, section_figure):
+    assert png(section_figure(name)) == png(DRAWINGS[name].draw())
 
 
 @pytest.fixture
 def write_figures(tmp_path, monkeypatch):
-    """The program, which writes to a folder of its own; it returns what it has written by its name."""
+    """Run the program in a folder of its own, and return the content of each file that it writes, by name."""
 
     def write_figures():
         monkeypatch.setattr(sys, "argv", ["figures", "--write", str(tmp_path)])
@@ -64,17 +64,17 @@ def write_figures(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_the_program_writes_is_what_is_in_docs_but_for_rounding(write_figures, root):
-    kept = {path.name: path.read_bytes() for path in (root / "docs" / "figures").iterdir()}
+def test_the_program_writes_the_files_in_docs_up_to_rounding(write_figures, root):
+    docs = {path.name: path.read_bytes() for path in (root / "docs" / "figures").iterdir()}
     written = write_figures()
     assert {name: len(content) for name, content in written.items()} == {
-        name: pytest.approx(len(content), rel=0.1) for name, content in kept.items()
+        name: pytest.approx(len(content), rel=0.1) for name, content in docs.items()
     }
 
 
-def test_the_program_writes_every_figure_and_a_page_that_shows_them(write_figures, drawn, monkeypatch):
+def test_the_program_writes_every_figure_and_a_page_that_shows_them(write_figures, section_figure, monkeypatch):
     for name, drawing in DRAWINGS.items():
-        monkeypatch.setitem(DRAWINGS, name, drawing._replace(draw=lambda name=name: drawn(name)))
+        monkeypatch.setitem(DRAWINGS, name, drawing._replace(draw=lambda name=name: section_figure(name)))
     monkeypatch.setattr(animation, "EPOCHS_PER_FRAME", 100)
     written = write_figures()
     assert written.keys() == {*(f"{name}.png" for name in DRAWINGS), "neuron.gif", "README.md"}
@@ -98,17 +98,17 @@ def test_the_animation_is_small_and_moves(root):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_that_comes_with_the_project_is_as_good_as_its_history_says(name, real_mnist):
-    network, cost, history = trained(name)
+def test_a_network_of_the_project_is_as_good_as_its_history_says(name, real_mnist):
+    network, cost, history = load_trained(name)
     last = history[-1]["test"]
-    now = evaluate(network, cost, *real_mnist.test)
+    actual = evaluate(network, cost, *real_mnist.test)
     assert len(history) == 30
-    assert now["correct"] == pytest.approx(last["correct"], abs=1)  # another processor may round otherwise
-    assert now["cost"] == pytest.approx(last["cost"], rel=1e-4)
+    assert actual["correct"] == pytest.approx(last["correct"], abs=1)  # another processor may round differently
+    assert actual["cost"] == pytest.approx(last["cost"], rel=1e-4)
 
 
 def test_the_digits_most_wrong_are_those_of_the_highest_cost(real_mnist):
-    network = trained("ce")
+    network = load_trained("ce")
     x, y = (part[:500] for part in real_mnist.test)
     found = most_wrong(network, x, y, n=3)
     costs = [evaluate(network.network, network.cost, x[i : i + 1], y[i : i + 1])["cost"] for i in range(500)]
@@ -125,4 +125,4 @@ def test_the_test_images_are_found_from_any_folder_and_read_once(real_mnist, tmp
 
 def test_a_checkpoint_that_is_missing_is_named(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match=r"chapter-ce\.pt cannot be read"):
-        trained("ce", tmp_path)
+        load_trained("ce", tmp_path)

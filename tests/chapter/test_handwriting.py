@@ -1,15 +1,15 @@
-"""A drawn digit becomes one like MNIST's."""
+"""Test that a drawn digit becomes an image like those of MNIST."""
 
 import pytest
 import torch
 from torch.nn.functional import interpolate, pad
 
-from ce_torch.chapter.digits import trained
+from ce_torch.chapter.digits import load_trained
 from ce_torch.chapter.handwriting import to_mnist
 
 
-def drawn(x, scale, left, top):
-    """An image of MNIST as somebody might have drawn it: larger, and anywhere."""
+def enlarge_and_move(x, scale, left, top):
+    """Return an image of MNIST as somebody might have drawn it: larger, and anywhere."""
     image = interpolate(x.view(1, 1, 28, 28), scale_factor=scale, mode="bilinear")[0, 0]
     return pad(image, (left, 5, top, 9))
 
@@ -17,7 +17,7 @@ def drawn(x, scale, left, top):
 def test_an_image_of_mnist_that_was_moved_is_moved_back(real_mnist):
     whole = [x for x in real_mnist.test.x[:100] if spans_the_box(x)]
     for x in whole:
-        torch.testing.assert_close(to_mnist(drawn(x, 1, 13, 2)), x)
+        torch.testing.assert_close(to_mnist(enlarge_and_move(x, 1, 13, 2)), x)
     assert len(whole) > 90
 
 
@@ -28,14 +28,14 @@ def spans_the_box(x):
 
 @pytest.mark.parametrize("scale", [2, 5])
 def test_the_network_reads_a_large_digit_as_it_reads_the_small_one(scale, real_mnist):
-    network = trained("ce").network
+    network = load_trained("ce").network
     x = real_mnist.test.x[:200]
-    large = torch.stack([to_mnist(drawn(image, scale, 40, 3)) for image in x])
+    large = torch.stack([to_mnist(enlarge_and_move(image, scale, 40, 3)) for image in x])
     assert (network(large).argmax(1) == network(x).argmax(1)).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("shape", [(56, 4), (4, 56), (1, 1), (300, 200)])
-def test_it_fits_the_box_and_keeps_its_proportions(shape):
+def test_a_drawing_fits_the_box_and_keeps_its_proportions(shape):
     drawing = pad(torch.ones(shape), (30, 2, 7, 50))
     ink = to_mnist(drawing).view(28, 28) > 0
     height, width = (int(ink.any(dim).sum()) for dim in (1, 0))

@@ -1,4 +1,4 @@
-"""The section's single neuron."""
+"""Test the section's single neuron."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The softmax layer that the notebook shows."""
+"""Test the softmax layer that the notebook shows."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The notebook as an app, and a browser that looks at it."""
+"""Fixtures: the notebook as an app, and a browser that shows it."""
 
 import shutil
 import socket
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-LONGEST = 300_000  # ms that anything may take on a machine that does much else
+TIMEOUT = 300_000  # ms for anything, on a busy machine
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,7 +31,7 @@ def notebook(root):
 
 @pytest.fixture(scope="session")
 def app(notebook, tmp_path_factory):
-    """The address of the notebook, started as the README starts it."""
+    """The address of the notebook, which is started as the README says."""
     port = free_port()
     command = [sys.executable, "-m", "marimo", "run", notebook, "--headless", "--no-token", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("app"), stdout=subprocess.DEVNULL)
@@ -66,24 +66,24 @@ def browser():
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=LONGEST)
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = chromium.new_context()
-        context.set_default_timeout(LONGEST)
+        context.set_default_timeout(TIMEOUT)
         yield context
         chromium.close()
 
 
 @pytest.fixture(scope="session")
-def look(app, browser):
-    """Open the notebook in a window. What goes wrong there, or asks for anything from elsewhere, is an error."""
+def open_page(app, browser):
+    """Open the notebook in a window. An error in the page, or a request to another address, fails the test."""
 
     @contextmanager
-    def look(width=1280, scheme="light"):
+    def open_page(width=1280, scheme="light"):
         page = browser.new_page()
         complaints = []
-        page.on("request", lambda request: None if is_at_home(request.url) else complaints.append(request.url))
+        page.on("request", lambda request: None if is_local(request.url) else complaints.append(request.url))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.set_viewport_size({"width": width, "height": 900})
@@ -94,20 +94,20 @@ def look(app, browser):
         page.close()
         assert complaints == []
 
-    def is_at_home(url):
+    def is_local(url):
         return url.startswith((app, "data:", "blob:"))
 
-    return look
+    return open_page
 
 
 @pytest.fixture
-def page(look):
-    with look() as page:
+def page(open_page):
+    with open_page() as page:
         yield page
 
 
 @pytest.fixture(scope="module")
-def shared_page(look):
-    """A page for those tests that do not mind what others have typed and moved there."""
-    with look() as page:
+def shared_page(open_page):
+    """A page for tests that accept what others have typed and moved there."""
+    with open_page() as page:
         yield page

@@ -1,4 +1,4 @@
-"""The notebook as its reader meets it: in a browser, narrow or wide, light or dark, with no network."""
+"""Test the notebook as readers see it: in a browser, narrow or wide, light or dark, without a network."""
 
 from math import exp
 from statistics import median
@@ -6,7 +6,7 @@ from statistics import median
 import pytest
 from playwright.sync_api import expect
 
-# The others, of a narrow page that is dark and of a wide one that is light, are slow.
+# The other two combinations run with the slow tests.
 SCREENS = [
     pytest.param((width, scheme), id=f"{width}-{scheme}", marks=marks)
     for width, scheme, marks in [
@@ -17,8 +17,8 @@ SCREENS = [
     ]
 ]
 
-# How long, in ms, until a figure is another one after a slider was moved by a key. A reader should not wait for longer
-# than 200; machines that test may be too busy to tell.
+# Move a slider by a key, and return the milliseconds until a figure changes. A reader should not wait longer than 200.
+# No test requires that, since its machine may be busy.
 MOVE = """(slider, [number, key]) => new Promise((done, fail) => {
   const figure = () => document.querySelectorAll("figure")[number]?.innerHTML;
   const before = figure();
@@ -82,10 +82,10 @@ def figure(page, number):
 
 
 @pytest.fixture(scope="module", params=SCREENS, ids=lambda screen: f"{screen[0]}-{screen[1]}")
-def screen(request, look):
-    """The notebook on each kind of screen, opened once for all who look at it."""
+def screen(request, open_page):
+    """The notebook on each kind of screen, opened once for all tests."""
     width, scheme = request.param
-    with look(width, scheme) as page:
+    with open_page(width, scheme) as page:
         yield page, width, scheme
 
 
@@ -95,7 +95,7 @@ def press_run(page):
 
 
 def place(page):
-    """Where the last dot of the neuron's figures is: of |δ|, of the cross-entropy. It goes right and down."""
+    """Return the place of the last dot in the first figure, |δ| of the cross-entropy. It goes right and down."""
     return page.evaluate(f"({DOT})()")
 
 
@@ -107,7 +107,7 @@ def test_the_page_is_no_wider_than_the_screen(screen):
         assert box["x"] + box["width"] <= width
 
 
-def test_the_ink_of_the_pictures_goes_with_the_scheme(screen):
+def test_the_ink_of_the_pictures_suits_the_colour_scheme(screen):
     page, _, scheme = screen
     assert (page.locator("figure svg text").first.evaluate(BRIGHTNESS) > 128) == (scheme == "dark")
 
@@ -127,7 +127,7 @@ def test_run_can_be_pressed_again(page):
     assert page.wait_for_function(f"([x, y]) => ({DOT})()[0] < x", arg=late).json_value()
 
 
-def test_who_wants_no_motion_sees_the_end_at_once(page):
+def test_with_reduced_motion_the_end_is_shown_at_once(page):
     page.emulate_media(reduced_motion="reduce")
     press_run(page)
     before = place(page)
@@ -135,12 +135,12 @@ def test_who_wants_no_motion_sees_the_end_at_once(page):
     assert place(page) == before
 
 
-@pytest.mark.parametrize(("number", "of"), [(0, 0), (5, 1), (10, 2)], ids=["w", "z1", "test image"])
-def test_a_slider_moves_its_picture_with_every_key(number, of, shared_page, record_property):
-    before = figure(shared_page, of).inner_html()
-    waits = [slider(shared_page, number).evaluate(MOVE, [of, key]) for key in ["ArrowRight"] * 3]
+@pytest.mark.parametrize(("number", "figure_number"), [(0, 0), (5, 1), (10, 2)], ids=["w", "z1", "test image"])
+def test_a_slider_moves_its_picture_with_every_key(number, figure_number, shared_page, record_property):
+    before = figure(shared_page, figure_number).inner_html()
+    waits = [slider(shared_page, number).evaluate(MOVE, [figure_number, key]) for key in ["ArrowRight"] * 3]
     record_property("median_wait_ms", round(median(waits)))
-    assert figure(shared_page, of).inner_html() != before
+    assert figure(shared_page, figure_number).inner_html() != before
 
 
 def test_a_slider_moves_its_own_picture_only(shared_page):
@@ -155,7 +155,7 @@ def test_a_drawn_digit_is_read(page):
     expect(page.locator("figure svg[aria-label='Ten outputs; 7 is the largest']")).to_have_count(2)
 
 
-def test_a_drawing_outlasts_a_look_at_the_test_images(page):
+def test_a_drawing_stays_while_test_images_are_shown(page):
     page.get_by_role("tab", name="Draw").click()
     draw(page, [(0.5, 0.1), (0.5, 0.9)])
     expect(page.locator("figure svg[aria-label='Ten outputs; 1 is the largest']")).to_have_count(2)
@@ -169,12 +169,12 @@ def test_z_can_be_typed_to_every_digit(shared_page):
     expect(shared_page.get_by_text(f"{1 / (1 + exp(-2.345)):.6f}")).to_have_count(3)  # three ways
 
 
-def test_it_is_said_where_autograd_of_the_textbook_is_not_finite(shared_page):
+def test_the_page_says_where_autograd_is_not_finite(shared_page):
     type_first_z(shared_page, "40")
     expect(shared_page.get_by_text("that is infinite in floating point")).to_be_visible()
 
 
-def test_an_empty_box_is_asked_to_be_filled(shared_page):
+def test_the_page_asks_for_a_number_in_an_empty_box(shared_page):
     type_first_z(shared_page, "")
     expect(shared_page.get_by_text("Type a number into every box.")).to_be_visible()
 

@@ -1,4 +1,4 @@
-"""The notebook as a plain script."""
+"""Test the notebook as a plain script."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ import pytest
 
 
 @pytest.mark.slow
-def test_it_runs_from_top_to_bottom_in_any_folder_and_leaves_nothing_there(notebook, tmp_path):
+def test_the_notebook_runs_in_any_folder_and_leaves_nothing_there(notebook, tmp_path):
     done = subprocess.run([sys.executable, notebook], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_marimo_finds_nothing_to_complain_of(notebook, tmp_path):
+def test_marimo_finds_no_fault(notebook, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "marimo", "check", "--strict", notebook], cwd=tmp_path, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""What the tests of the program share: processes, checkpoints, and files of MNIST's format."""
+"""Fixtures for the tests of the program: processes, checkpoints, and files in MNIST's format."""
 
 import gzip
 import shutil
@@ -11,8 +11,8 @@ import torch
 
 from ce_torch.training import checkpoint, mnist
 
-IN_TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-LONGEST = 600  # seconds that a process may take on a machine that does much else
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+TIMEOUT = 600  # seconds for a process, on a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -24,21 +24,21 @@ def slice_file(slice_of_mnist, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start_on_slice(start, slice_file):
-    """Start train.py on a slice of MNIST in a process of its own, or in two that torchrun starts."""
+    """Start train.py on a slice of MNIST, in a new process or in two that torchrun starts."""
     program = Path(__file__).with_name("on_a_slice.py")
 
-    def start_on_slice(*flags, in_two=False, **options):
-        return start(*(IN_TWO if in_two else ()), program, slice_file, *flags, **options)
+    def start_on_slice(*flags, two_processes=False, **options):
+        return start(*(TORCHRUN if two_processes else ()), program, slice_file, *flags, **options)
 
     return start_on_slice
 
 
 @pytest.fixture(scope="session")
 def finish():
-    """Wait for the end of a process, which must be a good one, and return the lines that it has printed."""
+    """Wait until a process ends without an error, and return the lines that it has printed."""
 
     def finish(process):
-        out, err = process.communicate(timeout=LONGEST)
+        out, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, err
         return out.splitlines()
 
@@ -47,7 +47,7 @@ def finish():
 
 @pytest.fixture(scope="session")
 def epochs_done():
-    """How many epochs the checkpoint at a path has."""
+    """Return the number of epochs in the checkpoint at a path."""
 
     def epochs_done(path):
         _, training = checkpoint.load(path)
@@ -58,7 +58,7 @@ def epochs_done():
 
 @pytest.fixture(scope="session")
 def weights():
-    """The weights and biases in the checkpoint at a path, by their names."""
+    """Return the weights and biases in the checkpoint at a path, by name."""
 
     def weights(path):
         _, training = checkpoint.load(path)
@@ -69,25 +69,25 @@ def weights():
 
 @pytest.fixture(scope="session")
 def assert_weights():
-    """Assert that the weights in two checkpoints are the same, bit for bit unless `up_to` says otherwise."""
+    """Assert that the weights in two checkpoints are equal, or differ by `tolerance` at most."""
 
-    def assert_weights(path, other, up_to=0):
-        ours, theirs = (checkpoint.load(place)[1]["network"] for place in (path, other))
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=up_to)
+    def assert_weights(path, other, tolerance=0):
+        actual, expected = (checkpoint.load(place)[1]["network"] for place in (path, other))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
     return assert_weights
 
 
 @pytest.fixture
-def fails(train):
-    """train.py as a function of flags that it must refuse: returns the one line that it prints to stderr."""
+def refusal(train):
+    """Run train.py with flags that it must refuse, and return the one line that it prints to stderr."""
 
-    def fails(*flags):
+    def refusal(*flags):
         with warnings.catch_warnings(record=True) as printed:
-            # As users see them: pytest would raise them, and the program might take them for an error that it expects.
+            # Show warnings as users see them: pytest would raise them, and the program might handle them as errors.
             warnings.simplefilter("always")
             warnings.simplefilter("ignore", DeprecationWarning)
-            # The garbage of another test: a download by torchvision that failed.
+            # A failed download by torchvision, in another test, leaves an open socket to the garbage collector.
             warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
             outcome = train(*flags)
         assert outcome.code == 2
@@ -96,12 +96,12 @@ def fails(train):
         assert line.startswith("train.py: ")
         return line
 
-    return fails
+    return refusal
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Where the first test that needs a checkpoint leaves it for the others."""
+    """The path where the first test that needs a checkpoint leaves it for the others."""
     return tmp_path_factory.mktemp("trained") / "run.pt"
 
 
@@ -115,36 +115,36 @@ def saved(train, trained, tmp_path):
 
 @pytest.fixture(scope="session")
 def files_under():
-    """The content of every file in a folder and in those within it."""
+    """Return the content of every file in a folder and its subfolders."""
     return lambda folder: {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="session")
 def assert_same_data():
-    """Assert that two pieces of data are the same in all their parts."""
+    """Assert that two data sets are equal in all parts."""
 
-    def assert_same_data(ours, theirs):
-        for part, other in zip(ours, theirs, strict=True):
-            assert torch.equal(part.x, other.x)
-            assert torch.equal(part.y, other.y)
+    def assert_same_data(actual, expected):
+        for actual_part, expected_part in zip(actual, expected, strict=True):
+            assert torch.equal(actual_part.x, expected_part.x)
+            assert torch.equal(actual_part.y, expected_part.y)
 
     return assert_same_data
 
 
-# So few examples that files of them are read in no time, where MNIST has thousands.
-FEW = {"TRAINING": 50, "VALIDATION": 10, "TEST": 10}
-FEW_SHAPES = dict(zip(mnist.FILES, [(60, 28, 28), (60,), (10, 28, 28), (10,)], strict=True))
+# MNIST has thousands of examples; files with so few are read at once.
+TINY_SIZES = {"TRAINING": 50, "VALIDATION": 10, "TEST": 10}
+TINY_SHAPES = dict(zip(mnist.FILES, [(60, 28, 28), (60,), (10, 28, 28), (10,)], strict=True))
 
 
 @pytest.fixture
-def few(tmp_path_factory, monkeypatch):
-    """A folder with files of few examples, random pixels and digits, which are as many as must be."""
-    for name, n in FEW.items():
+def tiny_mnist(tmp_path_factory, monkeypatch):
+    """A folder with files of few examples, random pixels and digits; the program expects that number of them."""
+    for name, n in TINY_SIZES.items():
         monkeypatch.setattr(mnist, name, n)
     folder = tmp_path_factory.mktemp("few")
     (folder / mnist.RAW).mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    for name, shape in FEW_SHAPES.items():
+    for name, shape in TINY_SHAPES.items():
         values = torch.randint(256 if "images" in name else 10, shape, generator=generator).byte()
         header = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
         (folder / mnist.RAW / name).write_bytes(header + values.numpy().tobytes())
@@ -152,16 +152,16 @@ def few(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def other_data(few):
+def other_data(tiny_mnist):
     """A folder with data that is not MNIST, and the name of that data."""
-    return few, mnist.identify(mnist.load(few, "cpu"))
+    return tiny_mnist, mnist.identify(mnist.load(tiny_mnist, "cpu"))
 
 
 @pytest.fixture
-def few_packed(few):
-    """A folder with the same files, packed."""
+def tiny_mnist_packed(tiny_mnist):
+    """The same folder with packed files."""
     for name in mnist.FILES:
-        path = few / mnist.RAW / name
+        path = tiny_mnist / mnist.RAW / name
         path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    return few
+    return tiny_mnist

@@ -1,4 +1,4 @@
-"""Small networks and how they are trained, for the tests of the loop."""
+"""Small networks and their trainings, for the tests of the loop."""
 
 import torch
 
@@ -50,5 +50,5 @@ def weights(training):
     return [parameter.detach().clone() for parameter in training.network.parameters()]
 
 
-def assert_equal(ours, theirs):
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+def assert_equal(actual, expected):
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))

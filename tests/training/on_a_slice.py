@@ -1,6 +1,6 @@
-"""train.py as a program on a slice of MNIST, started in the project: python tests/training/on_a_slice.py SLICE FLAGS.
+"""Run train.py on a slice of MNIST, in the project's folder: python tests/training/on_a_slice.py SLICE FLAGS.
 
-A comma between flags starts another run after the first. The runs share one job of torchrun, which starts late.
+A comma between flags starts another run after the first. The runs share one job of torchrun, which takes long to start.
 """
 
 import itertools
@@ -15,11 +15,11 @@ sys.path.insert(0, os.getcwd())
 
 from ce_torch.training import distributed, mnist
 
-END_OF_RUN = "-" * 10  # what is printed after each of several runs
+END_OF_RUN = "-" * 10  # printed after each of several runs
 
 
 def use_slice(path):
-    """Have the slice of MNIST in a file stand for MNIST."""
+    """Replace MNIST by the slice of it in a file."""
     parts = torch.load(path)
     mnist.load = lambda data_dir, device: mnist.MNIST(*(mnist.Examples(x.to(device), y.to(device)) for x, y in parts))
     mnist.identify = lambda data: "MNIST"

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is loaded, and nothing else is."""
+"""Test checkpoints: what was saved is loaded, and nothing else."""
 
 import io
 import os
@@ -27,7 +27,7 @@ def training():
 
 @pytest.fixture
 def saved(training, tmp_path):
-    """Where a run is saved."""
+    """The path of a saved run."""
     checkpoint.save(tmp_path / "run.pt", SETTINGS, training.state_dict())
     return tmp_path / "run.pt"
 
@@ -50,7 +50,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 4, 100, 1_000, -1_000, -34, -32, -1])
-def test_a_truncated_file_is_told_as_damaged(saved, kept):
+def test_a_truncated_file_is_called_damaged(saved, kept):
     saved.write_bytes(saved.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=r"run\.pt .*damaged"):
         checkpoint.load(saved)
@@ -59,7 +59,7 @@ def test_a_truncated_file_is_told_as_damaged(saved, kept):
 def test_no_flipped_bit_goes_unseen(saved):
     content = saved.read_bytes()
     draw = random.Random(0)
-    # Anywhere, and at the end of the file, where its digest is.
+    # Flip bits anywhere, and each byte at the end of the file, where its digest is.
     places = [draw.randrange(len(content)) for _ in range(1_000)] + list(range(len(content) - 60, len(content)))
     for place in places:
         flipped = bytes([content[place] ^ 1 << draw.randrange(8)])
@@ -81,8 +81,8 @@ def test_a_file_that_was_changed_and_saved_without_its_digest_is_refused(saved):
         checkpoint.load(saved)
 
 
-def of_version_1(training):
-    """What was written before checkpoints had digests."""
+def pack_version_1(training):
+    """Return the bytes of a checkpoint of version 1, which has no digest."""
     buffer = io.BytesIO()
     torch.save({"format": checkpoint.FORMAT, "version": 1, "settings": SETTINGS, "training": training}, buffer)
     return buffer.getvalue()
@@ -90,7 +90,7 @@ def of_version_1(training):
 
 def test_a_checkpoint_of_version_1_loads(training, tmp_path):
     state = training.state_dict()
-    (tmp_path / "old.pt").write_bytes(of_version_1(state))
+    (tmp_path / "old.pt").write_bytes(pack_version_1(state))
     settings, loaded = checkpoint.load(tmp_path / "old.pt")
     assert settings == SETTINGS
     torch.testing.assert_close(loaded, state, rtol=0, atol=0)
@@ -117,6 +117,6 @@ def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
 
 def test_a_large_file_that_is_no_checkpoint_is_not_read_to_its_end(tmp_path):
     (tmp_path / "video").touch()
-    os.truncate(tmp_path / "video", 1 << 40)  # of which nothing is on the disk
+    os.truncate(tmp_path / "video", 1 << 40)  # a sparse file, which takes no room on the disk
     with pytest.raises(CheckpointError, match="video is no checkpoint"):
         checkpoint.load(tmp_path / "video")

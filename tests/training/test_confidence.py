@@ -1,4 +1,4 @@
-"""Means of runs, and their margins."""
+"""Test means and medians of runs, and their margins."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from ce_torch.training.confidence import mean_and_margin, median_and_interval, p
 
 
 def test_the_margin_is_that_of_students_distribution():
-    # Of 2 values the quantile is tan(π/2 · 0.95), in closed form.
+    # For 2 values the quantile is tan(π/2 · 0.95), in closed form.
     mean, margin = mean_and_margin([1.0, 3.0])
     assert mean == 2
     assert margin == pytest.approx(math.tan(math.pi / 2 * 0.95) * statistics.stdev([1.0, 3.0]) / math.sqrt(2))
@@ -20,14 +20,14 @@ def test_more_confidence_takes_a_wider_margin():
     assert mean_and_margin(values, 0.99)[1] > mean_and_margin(values, 0.95)[1] > mean_and_margin(values, 0.5)[1]
 
 
-def test_of_one_value_the_margin_is_unknown():
+def test_the_margin_of_one_value_is_unknown():
     mean, margin = mean_and_margin([0.5])
     assert mean == 0.5
     assert math.isnan(margin)
 
 
-def test_a_difference_is_that_of_pairs():
-    # Far apart, but each second one is 0.1 to 0.3 smaller than its first.
+def test_a_difference_is_the_mean_over_pairs():
+    # The values are far apart, but each second one is 0.1 to 0.3 smaller than its first.
     found = paired_difference([1.1, 5.2, 9.3, 20.2, 30.1], [1.0, 5.0, 9.0, 20.0, 30.0])
     assert found.mean == pytest.approx(0.18)
     assert found.margin == pytest.approx(mean_and_margin([0.1, 0.2, 0.3, 0.2, 0.1])[1])
@@ -41,7 +41,7 @@ def test_the_p_value_is_5_percent_where_the_95_percent_margin_ends_at_0():
     assert paired_difference(shifted, [0.0] * 4).p_student == pytest.approx(0.05)
 
 
-def test_wilcoxons_p_value_is_the_chance_of_the_signs_where_all_are_the_same():
+def test_wilcoxons_p_value_of_equal_signs_is_their_probability():
     assert paired_difference([1.1, 5.2, 9.3, 20.4, 30.5], [1, 5, 9, 20, 30]).p_wilcoxon == pytest.approx(2 / 2**5)
 
 

@@ -1,4 +1,4 @@
-"""Files are whole whatever happens, stay what they were, and are written by one run at a time."""
+"""Test that files are always whole, keep their links and permissions, and are written by one run at a time."""
 
 import contextlib
 import errno
@@ -37,7 +37,7 @@ def test_write_leaves_no_scratch_file(tmp_path):
 
 
 def refusing(code):
-    """What the system does where it refuses a call."""
+    """Return a function that refuses a call, as the system does."""
 
     def refuse(*_):
         raise OSError(code, os.strerror(code))
@@ -71,34 +71,38 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_scratch(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_where_the_disk_is_full_it_says_to_make_room(tmp_path, monkeypatch, code):
+def test_the_error_of_a_full_disk_says_to_make_room(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "fsync", refusing(code))
     with pytest.raises(FileError, match=rf"file cannot be written \({os.strerror(code)}\); make room"):
         files.write_atomically(tmp_path / "file", b"new")
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO])
-def test_where_room_is_not_what_lacks_it_says_so(tmp_path, monkeypatch, code):
+def test_any_other_error_says_to_name_another_place(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "fsync", refusing(code))
     with pytest.raises(FileError, match=rf"file cannot be written \({os.strerror(code)}\); name another place"):
         files.write_atomically(tmp_path / "file", b"new")
 
 
 @pytest.mark.parametrize("place", ["text/file", "text/folder/file"])
-def test_a_folder_that_cannot_be_made_is_told_so(tmp_path, place):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path, place):
     (tmp_path / "text").write_text("a file, where a folder should be\n")
     with pytest.raises(FileError, match=rf"{place} cannot be written \(its folder cannot be made: not a folder\)"):
         files.write_atomically(tmp_path / place, b"new")
 
 
-def test_the_new_content_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+def test_the_new_content_is_on_the_disk_before_it_replaces_the_old(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda file: done.append(stat.S_ISDIR(os.fstat(file).st_mode)) or fsync(file))
+
+    def record_fsync(descriptor):
+        done.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
     files.write_atomically(tmp_path / "file", b"new")
-    of_the_file, of_the_folder = False, True
-    assert done == [of_the_file, "replace", of_the_folder]
+    assert done == ["sync file", "replace", "sync folder"]
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
@@ -120,11 +124,11 @@ def test_a_file_keeps_its_permissions(tmp_path, mode):
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", mode)
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["to-a-file", "to-nothing-yet"])
-def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path, there):
+@pytest.mark.parametrize("exists", [True, False], ids=["to-a-file", "to-nothing-yet"])
+def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path, exists):
     (tmp_path / "elsewhere").mkdir()
     target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"
-    if there:
+    if exists:
         target.write_bytes(b"old")
     link.symlink_to("elsewhere/target")
     files.write_atomically(link, b"new")
@@ -133,7 +137,7 @@ def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path, there):
     assert (names(tmp_path), names(tmp_path / "elsewhere")) == (["elsewhere", "link"], ["target"])
 
 
-def test_links_that_lead_to_one_another_are_told_and_stay(tmp_path):
+def test_links_that_lead_to_one_another_are_reported_and_stay(tmp_path):
     path, other = tmp_path / "a", tmp_path / "b"
     path.symlink_to(other)
     other.symlink_to(path)
@@ -156,13 +160,13 @@ def write(path):
 
 
 def claim(path):
-    with files.claimed(path):
+    with files.claim(path):
         pass
 
 
 @pytest.mark.parametrize("make", [os.mkdir, make_fifo, link_to_a_device])
 @pytest.mark.parametrize("use", [write, claim])
-def test_what_is_no_file_is_told_and_stays(tmp_path, make, use):
+def test_a_place_that_is_no_file_is_reported_and_stays(tmp_path, make, use):
     path = tmp_path / "place"
     make(path)
     before = path.lstat()
@@ -174,11 +178,11 @@ def test_what_is_no_file_is_told_and_stays(tmp_path, make, use):
 
 @pytest.fixture
 def python(root, start, tmp_path):
-    """Start Python on lines of code that know `files` and `path`, a file called run.pt in the folder of the test."""
+    """Start Python on lines of code that can use `files` and `path`, a file run.pt in the folder of the test."""
 
     def python(code, path=tmp_path / "run.pt"):
         code = f"import os, pathlib, signal, sys, files\npath = pathlib.Path({str(path)!r})\n{code}"
-        # There files.py can be imported alone, without torch.
+        # In this folder files.py can be imported alone, without torch.
         return start("-c", code, cwd=root / "ce_torch" / "training", stdin=subprocess.PIPE)
 
     return python
@@ -193,14 +197,14 @@ os.fsync = lambda _: print("writing", flush=True) or sys.stdin.read()
 files.write_atomically(path, b"slow")
 """
 CLAIM_AND_WAIT = """
-with files.claimed(path):
+with files.claim(path):
     print("claimed", flush=True)
     sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("name", ["run.pt", "run[1]*.pt"])
-def test_what_a_killed_process_left_is_cleared(python, tmp_path, name):
+def test_the_scratch_file_of_a_killed_process_is_removed(python, tmp_path, name):
     path = tmp_path / name
     assert python(DIE_WHILE_WRITING, path).wait() == -signal.SIGKILL
     assert len(names(tmp_path)) == 1
@@ -208,7 +212,7 @@ def test_what_a_killed_process_left_is_cleared(python, tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-def test_what_a_living_process_writes_is_left_to_it(python, tmp_path):
+def test_the_scratch_file_of_a_living_process_stays(python, tmp_path):
     process = python(WAIT_WHILE_WRITING)
     assert process.stdout.readline() == "writing\n"
     files.write_atomically(tmp_path / "run.pt", b"fast")
@@ -219,7 +223,7 @@ def test_what_a_living_process_writes_is_left_to_it(python, tmp_path):
 
 
 @pytest.mark.parametrize("name", [".run.pt.backup", ".run.pt", "run.pt.1", ".run.pt2.1", ".another.pt.1"])
-def test_what_only_looks_like_a_scratch_file_stays(tmp_path, name):
+def test_a_file_that_only_looks_like_a_scratch_file_stays(tmp_path, name):
     (tmp_path / name).write_text("mine")
     files.write_atomically(tmp_path / "run.pt", b"new")
     assert (tmp_path / name).read_text() == "mine"
@@ -233,7 +237,7 @@ def test_check_room_leaves_what_is_there(tmp_path):
     assert (tmp_path / "old").read_bytes() == b"old"
 
 
-def test_check_room_says_where_there_is_none(tmp_path, monkeypatch):
+def test_check_room_raises_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", raise_no_space)
     with pytest.raises(FileError, match="make room"):
         files.check_room(tmp_path / "file", b"new")
@@ -244,23 +248,23 @@ def test_a_place_that_another_process_has_claimed_is_refused(python, tmp_path, n
     (tmp_path / "link.pt").symlink_to("run.pt")
     process = python(CLAIM_AND_WAIT)
     assert process.stdout.readline() == "claimed\n"
-    with pytest.raises(FileError, match=rf"{name} is being written by another run"), files.claimed(tmp_path / name):
+    with pytest.raises(FileError, match=rf"{name} is being written by another run"), files.claim(tmp_path / name):
         pass
     process.communicate()
-    with files.claimed(tmp_path / name):
+    with files.claim(tmp_path / name):
         pass
 
 
-def test_places_beside_one_another_are_claimed_apart(tmp_path):
-    with files.claimed(tmp_path / "a.pt"), files.claimed(tmp_path / "b.pt"):
+def test_neighbouring_places_can_be_claimed_at_once(tmp_path):
+    with files.claim(tmp_path / "a.pt"), files.claim(tmp_path / "b.pt"):
         assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_claim_outlives_what_is_written_there(tmp_path):
+def test_a_claim_outlives_a_write(tmp_path):
     path = tmp_path / "run.pt"
-    with files.claimed(path):
+    with files.claim(path):
         files.write_atomically(path, b"new")
-        with pytest.raises(FileError, match="another run"), files.claimed(path):
+        with pytest.raises(FileError, match="another run"), files.claim(path):
             pass
 
 
@@ -269,30 +273,30 @@ def test_a_claim_ends_with_a_killed_process(python, tmp_path):
     assert process.stdout.readline() == "claimed\n"
     process.kill()
     process.wait()
-    with files.claimed(tmp_path / "run.pt"):
+    with files.claim(tmp_path / "run.pt"):
         pass
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, FileError])
 def test_a_claim_leaves_nothing_behind(tmp_path, error):
-    with contextlib.suppress(*[error] if error else []), files.claimed(tmp_path / "run.pt"):
+    with contextlib.suppress(*[error] if error else []), files.claim(tmp_path / "run.pt"):
         if error:
             raise error
     assert names(tmp_path) == []
 
 
-def test_a_claim_whose_lock_was_removed_as_it_was_taken_is_refused(tmp_path, monkeypatch):
-    """As when the run before ends in between: the next one could take a lock file of its own."""
+def test_a_claim_is_refused_if_its_lock_file_was_just_removed(tmp_path, monkeypatch):
+    """The run before may end in between. Then the next run could make and lock a new file."""
     flock = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", lambda *call: (tmp_path / ".run.pt.lock").unlink() or flock(*call))
-    with pytest.raises(FileError, match="another run"), files.claimed(tmp_path / "run.pt"):
+    with pytest.raises(FileError, match="another run"), files.claim(tmp_path / "run.pt"):
         pass
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
-def test_a_file_system_without_locks_can_be_written_all_the_same(tmp_path, monkeypatch, code):
+def test_a_file_system_without_locks_can_still_be_written(tmp_path, monkeypatch, code):
     monkeypatch.setattr(fcntl, "flock", refusing(code))
-    with files.claimed(tmp_path / "run.pt"):
+    with files.claim(tmp_path / "run.pt"):
         files.write_atomically(tmp_path / "run.pt", b"new")
     assert names(tmp_path) == ["run.pt"]

@@ -1,4 +1,4 @@
-"""Mini-batch stochastic gradient descent: the step, the epoch, the break, the record."""
+"""Test mini-batch stochastic gradient descent: the step, the epoch, the break, the record."""
 
 from itertools import chain
 
@@ -14,7 +14,7 @@ COSTS = [QuadraticCost, CrossEntropyCost, LogLikelihoodCost]
 
 
 def step_by_autograd(training, x, y, *, shrink):
-    """The weights and biases after a step by the formula, on the gradients that autograd derives from the cost."""
+    """Return the weights and biases after a step by the formula, with the gradients that autograd derives."""
     parameters = list(training.network.parameters())
     y = nn.functional.one_hot(y, 3).to(x.dtype)
     gradients = torch.autograd.grad(training.cost(training.network(x), y), parameters)
@@ -36,7 +36,7 @@ def test_a_step_shrinks_the_weights_and_moves_all_against_the_gradient(cost, lmb
 def test_each_mini_batch_is_a_step_of_its_own_mean_gradient():
     training = new_training(n=7, batch_size=3, lmbda=2)
     x, y = examples(1)
-    # All examples the same: each of the three mini-batches, of 3, 3 and 1, has the mean gradient of one example.
+    # All examples are the same, so each of the three mini-batches, of 3, 3 and 1, has the mean gradient of one example.
     training = Training(
         training.network, training.cost, x.expand(7, 4), y.expand(7), lr=0.5, lmbda=2, batch_size=3, monitor={}
     )
@@ -62,7 +62,7 @@ class Witness(nn.Linear):
 
 
 def batches_of_epochs(n, batch_size, epochs=1):
-    """The examples of each mini-batch, told by their numbers, for each epoch."""
+    """Return for each epoch the numbers of the examples in each mini-batch."""
     witness = Witness()
     x = torch.arange(float(n)).unsqueeze(1)
     training = Training(witness, CrossEntropyCost(), x, torch.zeros(n, dtype=torch.int64), lr=0, batch_size=batch_size)
@@ -127,13 +127,13 @@ def test_a_break_changes_nothing(new):
 def test_a_state_stays_as_it_was_when_training_goes_on():
     training = new_training()
     train(training, 1)
-    state, then = training.state_dict(), weights(training)
+    state, expected = training.state_dict(), weights(training)
     train(training, 2)
-    assert_equal(state["network"].values(), then)
+    assert_equal(state["network"].values(), expected)
     assert len(state["history"]) == 1
 
 
-def test_run_goes_on_to_so_many_epochs_in_all():
+def test_run_counts_the_epochs_done_before():
     training = new_training()
     assert [record["epoch"] for record in train(training, 2)] == [1, 2]
     assert [record["epoch"] for record in train(training, 5)] == [3, 4, 5]
@@ -168,7 +168,7 @@ def test_the_costs_reduction_does_not_matter_to_the_history(reduction):
     assert training.history[0]["validation"]["cost"] == pytest.approx(mean.history[0]["validation"]["cost"])
 
 
-# More than are evaluated at once, and a part of 7 whose costs are unlike the others'.
+# More examples than are evaluated at once, with a last part of 7.
 MANY = 20_007
 
 
@@ -182,7 +182,7 @@ def test_evaluate_gives_the_mean_cost_of_all_examples(cost, n):
 
 
 @pytest.mark.parametrize(("n", "correct"), [(4, 0), (4, 3), (4, 4), (MANY, 15_000)])
-def test_evaluate_counts_the_examples_whose_largest_output_is_theirs(n, correct):
+def test_evaluate_counts_the_examples_whose_largest_output_is_right(n, correct):
     y = torch.arange(n) % 3
     guesses = torch.where(torch.arange(n) < correct, y, (y + 1) % 3)
     record = evaluate(nn.Identity(), CrossEntropyCost(), nn.functional.one_hot(guesses, 3).float(), y)
@@ -202,7 +202,7 @@ def test_evaluate_counts_the_examples_whose_largest_output_is_theirs(n, correct)
         ([0.3, 0.1, 0.2], None, False),
     ],
 )
-def test_early_stopping_waits_so_many_epochs_for_the_accuracy_to_rise(accuracies, patience, stops):
+def test_early_stopping_waits_for_the_accuracy_to_rise(accuracies, patience, stops):
     training = new_training()
     history = [{"epoch": epoch, "validation": {"accuracy": a}} for epoch, a in enumerate(accuracies, start=1)]
     training.load_state_dict({**training.state_dict(), "history": history})

@@ -1,4 +1,4 @@
-"""Mini-batch stochastic gradient descent of many networks at once, each as it is alone."""
+"""Test that gradient descent trains many networks at once as it trains each of them alone."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from ce_torch.training.network import MLPs
 
 
 @pytest.mark.parametrize("lmbda", [0, 2])
-def test_each_of_many_networks_is_trained_as_it_is_alone(lmbda):
+def test_each_of_many_networks_is_trained_as_if_alone(lmbda):
     together = new_training_of_many(lmbda=lmbda)
     history = train(together, 2)
     for k in range(3):
@@ -18,11 +18,11 @@ def test_each_of_many_networks_is_trained_as_it_is_alone(lmbda):
         scores = [record["validation"] for record in train(alone, 2)]
         torch.testing.assert_close([parameter[k] for parameter in weights(together)], weights(alone))
         for measure in ("cost", "accuracy", "correct"):
-            ours = [record["validation"][measure][k] for record in history]
-            torch.testing.assert_close(ours, [score[measure] for score in scores])
+            actual = [record["validation"][measure][k] for record in history]
+            torch.testing.assert_close(actual, [score[measure] for score in scores])
 
 
-def test_each_of_many_networks_stops_early_where_it_does_alone():
+def test_each_of_many_networks_stops_early_as_if_alone():
     together = new_training_of_many(networks=8)
     train(together, 20, early_stopping=2)
     alone = [new_training(seed=k) for k in range(8)]
@@ -42,14 +42,14 @@ def test_each_of_many_networks_has_its_own_learning_rate_and_regularization():
 
 
 @pytest.mark.parametrize("lmbda", [pytest.param(0, marks=pytest.mark.slow), [0, 2, 4]])
-def test_many_networks_compiled_are_trained_as_they_are_eagerly(lmbda):
+def test_many_networks_train_the_same_compiled_and_eager(lmbda):
     eager, compiled = (new_training_of_many(lmbda=lmbda, compile=compile) for compile in (False, True))
     train(eager, 2)
     train(compiled, 2)
     torch.testing.assert_close(weights(compiled), weights(eager))
 
 
-def test_memory_grows_by_the_networks_and_not_by_copies_of_the_data(peak_memory):
+def test_many_networks_make_no_copies_of_the_data(peak_memory):
     x, y = torch.rand(5_000, 400), torch.zeros(5_000, dtype=torch.int64)
     generators = [generator(seed) for seed in range(8)]
     networks = MLPs([400, 3, 3], generators=generators)
@@ -58,11 +58,11 @@ def test_memory_grows_by_the_networks_and_not_by_copies_of_the_data(peak_memory)
 
 
 def test_a_network_that_diverges_disturbs_no_other():
-    with_it, without = new_training_of_many(), new_training_of_many()
+    disturbed, undisturbed = new_training_of_many(), new_training_of_many()
     with torch.no_grad():
-        for parameter in with_it.parameters:
+        for parameter in disturbed.parameters:
             parameter[1] = torch.nan
-    train(with_it, 2)
-    train(without, 2)
-    assert_equal([p[::2] for p in weights(with_it)], [p[::2] for p in weights(without)])
-    assert all(p[1].isnan().all() for p in weights(with_it))
+    train(disturbed, 2)
+    train(undisturbed, 2)
+    assert_equal([p[::2] for p in weights(disturbed)], [p[::2] for p in weights(undisturbed)])
+    assert all(p[1].isnan().all() for p in weights(disturbed))

@@ -1,4 +1,4 @@
-"""MNIST as tensors: what is in them, where they are found, and what other data is called."""
+"""Test MNIST as tensors: their content, where the files are found, and the names of other data."""
 
 import gzip
 import hashlib
@@ -49,53 +49,53 @@ def test_the_first_digits_are_mnists(real_mnist, part, digits):
     assert getattr(real_mnist, part).y[:5].tolist() == digits
 
 
-def test_training_then_validation_are_torchvisions_training_set_in_its_order(real_mnist, unpacked):
-    theirs = torchvision.datasets.MNIST(unpacked)
-    first, then = real_mnist.training, real_mnist.validation
-    assert torch.equal(torch.cat([first.x, then.x]), theirs.data.flatten(1) / 255)
-    assert torch.equal(torch.cat([first.y, then.y]), theirs.targets)
+def test_training_and_validation_data_are_torchvisions_training_set_in_order(real_mnist, unpacked):
+    expected = torchvision.datasets.MNIST(unpacked)
+    training, validation = real_mnist.training, real_mnist.validation
+    assert torch.equal(torch.cat([training.x, validation.x]), expected.data.flatten(1) / 255)
+    assert torch.equal(torch.cat([training.y, validation.y]), expected.targets)
 
 
 def test_the_test_set_is_torchvisions_in_its_order(real_mnist, unpacked):
-    theirs = torchvision.datasets.MNIST(unpacked, train=False)
-    assert torch.equal(real_mnist.test.x, theirs.data.flatten(1) / 255)
-    assert torch.equal(real_mnist.test.y, theirs.targets)
+    expected = torchvision.datasets.MNIST(unpacked, train=False)
+    assert torch.equal(real_mnist.test.x, expected.data.flatten(1) / 255)
+    assert torch.equal(real_mnist.test.y, expected.targets)
 
 
 def test_unpacked_files_are_read_like_packed_ones(real_mnist, unpacked, assert_same_data):
     assert_same_data(mnist.load(unpacked), real_mnist)
 
 
-def test_it_is_found_from_any_folder(real_mnist, tmp_path, monkeypatch, assert_same_data):
+def test_mnist_is_found_from_any_folder(real_mnist, tmp_path, monkeypatch, assert_same_data):
     monkeypatch.chdir(tmp_path)
     assert_same_data(mnist.load(), real_mnist)
 
 
-def test_where_the_projects_files_are_not_it_is_looked_for_in_the_current_folder(few, monkeypatch, assert_same_data):
-    monkeypatch.setattr(mnist, "SHIPPED", few / "nowhere")
-    (few / "data").symlink_to(few)
-    monkeypatch.chdir(few)
-    assert_same_data(mnist.load(), mnist.load(few))
+def test_without_the_projects_files_mnist_is_read_from_the_current_folder(tiny_mnist, monkeypatch, assert_same_data):
+    monkeypatch.setattr(mnist, "SHIPPED", tiny_mnist / "nowhere")
+    (tiny_mnist / "data").symlink_to(tiny_mnist)
+    monkeypatch.chdir(tiny_mnist)
+    assert_same_data(mnist.load(), mnist.load(tiny_mnist))
 
 
-def test_a_read_only_folder_is_enough(few_packed):
-    folders = [few_packed, few_packed / "MNIST", few_packed / mnist.RAW]
-    before = entries(few_packed)
+def test_a_read_only_folder_is_enough(tiny_mnist_packed):
+    folders = [tiny_mnist_packed, tiny_mnist_packed / "MNIST", tiny_mnist_packed / mnist.RAW]
+    before = entries(tiny_mnist_packed)
     for folder in folders:
         folder.chmod(0o555)
     try:
-        mnist.load(few_packed)
+        mnist.load(tiny_mnist_packed)
     finally:
         for folder in folders:
             folder.chmod(0o755)
-    # Permissions do not bind root; that nothing is written shows there too.
-    assert entries(few_packed) == before
+    # Permissions do not bind root, so also check that nothing is written.
+    assert entries(tiny_mnist_packed) == before
 
 
-def test_other_images_under_mnists_names_are_taken_as_they_are(few):
-    first, _, test = mnist.load(few)
-    images = (few / mnist.RAW / mnist.FILES[0]).read_bytes()[16:]
-    labels = (few / mnist.RAW / mnist.FILES[3]).read_bytes()[8:]
+def test_other_images_under_mnists_names_are_taken_as_they_are(tiny_mnist):
+    first, _, test = mnist.load(tiny_mnist)
+    images = (tiny_mnist / mnist.RAW / mnist.FILES[0]).read_bytes()[16:]
+    labels = (tiny_mnist / mnist.RAW / mnist.FILES[3]).read_bytes()[8:]
     assert first.x.flatten().mul(255).round().tolist() == list(images[: first.x.numel()])
     assert test.y.tolist() == list(labels)
 
@@ -104,19 +104,19 @@ def test_mnist_is_known(real_mnist):
     assert mnist.identify(real_mnist) == "MNIST"
 
 
-def test_other_data_is_named_by_the_sha256_of_its_parts(few):
+def test_other_data_is_named_by_the_sha256_of_its_parts(tiny_mnist):
     images, labels, test_images, test_labels = (
-        (few / mnist.RAW / name).read_bytes()[16 if "images" in name else 8 :] for name in mnist.FILES
+        (tiny_mnist / mnist.RAW / name).read_bytes()[16 if "images" in name else 8 :] for name in mnist.FILES
     )
     split, pixels = 50, 50 * 784
     parts = images[:pixels], labels[:split], images[pixels:], labels[split:], test_images, test_labels
     digest = hashlib.sha256(b"".join(parts)).hexdigest()
-    assert mnist.identify(mnist.load(few)) == f"data {digest[:16]}, not MNIST"
+    assert mnist.identify(mnist.load(tiny_mnist)) == f"data {digest[:16]}, not MNIST"
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("change", ["x", "y"])
-def test_a_grey_or_a_label_that_differs_makes_other_data(slice_of_mnist, part, change):
+def test_another_grey_or_label_makes_other_data(slice_of_mnist, part, change):
     examples = getattr(slice_of_mnist, part)
     tensor = getattr(examples, change).clone()
     tensor.view(-1)[-1] += 1 / 255 if change == "x" else 1

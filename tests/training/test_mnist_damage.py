@@ -1,4 +1,4 @@
-"""Files of MNIST that are missing, damaged or cannot be read: an error names them, and says what to do."""
+"""Test files of MNIST that are missing, damaged or unreadable: an error names them, and says what to do."""
 
 import errno
 import gzip
@@ -13,7 +13,7 @@ from ce_torch.training import mnist
 
 
 def pack(path, damage=lambda content: content, more=b""):
-    """Put a packed copy of a file, and of what is added to it, in its place, with damage done to it."""
+    """Replace a file by a packed copy, with `more` bytes after its content and with damage to the result."""
     packed = path.with_name(f"{path.name}.gz")
     packed.write_bytes(damage(gzip.compress(path.read_bytes() + more)))
     path.unlink()
@@ -91,7 +91,7 @@ def say_more_examples(path):
 
 
 def say_another_shape_of_as_many(path):
-    """Keep the number of values, where there are several dimensions."""
+    """Change the shape, and keep the number of values if there are several dimensions."""
     content = bytearray(path.read_bytes())
     content[7] //= 2
     if "images" in path.name:
@@ -149,67 +149,67 @@ DAMAGES = [
 
 @pytest.mark.parametrize("name", mnist.FILES)
 @pytest.mark.parametrize("damage", [remove, *DAMAGES])
-def test_a_file_that_is_missing_or_damaged_is_named(few, damage, name):
-    path = damage(few / mnist.RAW / name)
+def test_a_file_that_is_missing_or_damaged_is_named(tiny_mnist, damage, name):
+    path = damage(tiny_mnist / mnist.RAW / name)
     with pytest.raises(mnist.DataError, match=re.escape(str(path))):
-        mnist.load(few)
+        mnist.load(tiny_mnist)
 
 
-def test_of_a_packed_file_no_more_is_unpacked_than_shows_that_it_is_too_long(few, monkeypatch):
-    pack_too_much(few / mnist.RAW / mnist.FILES[0])
+def test_unpacking_stops_one_byte_after_the_expected_size(tiny_mnist, monkeypatch):
+    pack_too_much(tiny_mnist / mnist.RAW / mnist.FILES[0])
     written = []
     monkeypatch.setattr(Path, "write_bytes", lambda _, content: written.append(len(content)))
     with pytest.raises(mnist.DataError):
-        mnist.load(few)
+        mnist.load(tiny_mnist)
     assert written == [16 + 60 * 784 + 1]
 
 
-def test_an_unpacked_file_that_is_too_long_is_not_read(few, monkeypatch):
-    lengthen(few / mnist.RAW / mnist.FILES[0])
+def test_an_unpacked_file_that_is_too_long_is_not_read(tiny_mnist, monkeypatch):
+    lengthen(tiny_mnist / mnist.RAW / mnist.FILES[0])
     monkeypatch.setattr(torchvision.datasets.mnist, "read_image_file", lambda _: pytest.fail("it was read"))
     with pytest.raises(mnist.DataError, match="must hold"):
-        mnist.load(few)
+        mnist.load(tiny_mnist)
 
 
-def test_a_missing_file_is_not_called_damaged(few):
-    path = few / mnist.RAW / mnist.FILES[-1]
+def test_a_missing_file_is_not_called_damaged(tiny_mnist):
+    path = tiny_mnist / mnist.RAW / mnist.FILES[-1]
     path.unlink()
     with pytest.raises(mnist.DataError, match=rf"{re.escape(str(path))} is missing"):
-        mnist.load(few)
+        mnist.load(tiny_mnist)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOSPC])
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_an_error_of_the_system_is_told_as_what_it_is(few, monkeypatch, code, ending):
+def test_an_error_of_the_system_is_not_called_damage(tiny_mnist, monkeypatch, code, ending):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
     if ending:
         for name in mnist.FILES:
-            pack(few / mnist.RAW / name)
+            pack(tiny_mnist / mnist.RAW / name)
     monkeypatch.setattr(gzip, "open", refuse)
     monkeypatch.setattr(torchvision.datasets.mnist, "open", refuse, raising=False)
-    path = few / mnist.RAW / f"{mnist.FILES[0]}{ending}"
-    with pytest.raises(mnist.DataError, match=rf"{path} cannot be read \({os.strerror(code)}\)") as told:
-        mnist.load(few)
-    assert not re.search("damaged|remove|replace", str(told.value))
+    path = tiny_mnist / mnist.RAW / f"{mnist.FILES[0]}{ending}"
+    with pytest.raises(mnist.DataError, match=rf"{path} cannot be read \({os.strerror(code)}\)") as error:
+        mnist.load(tiny_mnist)
+    assert not re.search("damaged|remove|replace", str(error.value))
 
 
 @pytest.mark.parametrize("name", [name for name in mnist.FILES if "labels" in name])
-def test_a_label_that_is_no_digit_is_named(few, name):
-    path = few / mnist.RAW / name
+def test_a_label_that_is_no_digit_is_named(tiny_mnist, name):
+    path = tiny_mnist / mnist.RAW / name
     path.write_bytes(path.read_bytes()[:-1] + b"\x0a")
     with pytest.raises(mnist.DataError, match=rf"{re.escape(str(path))} must hold classes from 0 to 9, got 10"):
-        mnist.load(few)
+        mnist.load(tiny_mnist)
 
 
-def test_a_folder_that_may_not_be_read_is_told_so(few, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_named(tiny_mnist, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", refuse)
-    with pytest.raises(mnist.DataError, match=rf"{few / mnist.RAW} cannot be read \(Permission denied\)"):
-        mnist.load(few)
+    with pytest.raises(mnist.DataError, match=rf"{tiny_mnist / mnist.RAW} cannot be read \(Permission denied\)"):
+        mnist.load(tiny_mnist)
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):

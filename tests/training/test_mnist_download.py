@@ -1,4 +1,4 @@
-"""Where there is no MNIST: torchvision downloads it, and a download that fails leaves nothing behind."""
+"""Test downloads: torchvision downloads a missing MNIST, and a download that fails leaves nothing behind."""
 
 import errno
 import functools
@@ -34,7 +34,7 @@ class Mirror(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def mirror(tmp_path, monkeypatch, packed):
     """A folder that torchvision downloads MNIST from."""
-    # The repository's archives are not compressed as the original ones, whose checksums torchvision knows.
+    # torchvision knows the checksums of the original archives; those in this repository are compressed differently.
     sums = [(f"{name}.gz", hashlib.md5((packed / f"{name}.gz").read_bytes()).hexdigest()) for name in mnist.FILES]
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", sums)
     folder = tmp_path / "mirror"
@@ -49,7 +49,7 @@ def mirror(tmp_path, monkeypatch, packed):
 
 
 @pytest.mark.parametrize("made_before", [Path(), RAW], ids=["no-folder", "an-empty-folder"])
-def test_where_there_is_no_mnist_it_is_downloaded(real_mnist, packed, mirror, tmp_path, made_before, assert_same_data):
+def test_missing_mnist_is_downloaded(real_mnist, packed, mirror, tmp_path, made_before, assert_same_data):
     shutil.copytree(packed, mirror, dirs_exist_ok=True)
     data_dir = tmp_path / "data"
     if made_before != Path():
@@ -109,7 +109,7 @@ def test_a_failed_download_says_what_the_mirror_said(tmp_path):
 @pytest.mark.parametrize(
     ("code", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EACCES, "put train-images")]
 )
-def test_an_error_of_the_system_is_told_with_what_helps(tmp_path, monkeypatch, code, remedy):
+def test_an_error_of_the_system_is_reported_with_a_remedy(tmp_path, monkeypatch, code, remedy):
     def download(self):
         raise OSError(code, os.strerror(code))
 
@@ -134,14 +134,14 @@ def test_an_interrupted_download_leaves_nothing_behind(tmp_path, monkeypatch, ma
 
 
 def test_a_failed_download_spares_what_another_run_downloaded_meanwhile(tmp_path, monkeypatch):
-    theirs = tmp_path / "data" / RAW / mnist.FILES[0]
+    other_file = tmp_path / "data" / RAW / mnist.FILES[0]
 
     def download(self):
-        theirs.parent.mkdir(parents=True)
-        theirs.touch()
+        other_file.parent.mkdir(parents=True)
+        other_file.touch()
         raise OSError
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
     with pytest.raises(mnist.DataError):
         mnist.load(tmp_path / "data")
-    assert theirs.exists()
+    assert other_file.exists()

@@ -1,4 +1,4 @@
-"""The chapter's network: its layers, its first weights, its errors."""
+"""Test the chapter's network: its layers, its first weights, its errors."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_biases_are_normal_whatever_init(init):
 
 
 def assert_normal(sample):
-    """Assert that a sample is from N(0, 1): mean, spread, and the share within one, that is no other law's."""
+    """Assert that a sample is from N(0, 1), by mean, spread and the part within ±1, which other distributions lack."""
     sample = sample.detach().flatten()
     assert sample.mean().item() == pytest.approx(0, abs=0.03)
     assert sample.std().item() == pytest.approx(1, abs=0.03)
@@ -65,8 +65,8 @@ def assert_normal(sample):
 
 
 def test_init_is_scaled_by_default():
-    ours, theirs = (MLP([4, 3], generator=generator(), **options) for options in ({}, {"init": "scaled"}))
-    assert torch.equal(ours[0].weight, theirs[0].weight)
+    default, scaled = (MLP([4, 3], generator=generator(), **options) for options in ({}, {"init": "scaled"}))
+    assert torch.equal(default[0].weight, scaled[0].weight)
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -102,13 +102,13 @@ def networks_alone_and_together(networks=3):
     return alone, MLPs([4, 6, 5, 3], init="large", generators=[generator(seed) for seed in range(networks)])
 
 
-def test_networks_worked_out_at_once_are_those_of_their_generators_for_an_x_that_they_share():
+def test_networks_computed_at_once_are_those_computed_alone_if_they_share_x():
     alone, together = networks_alone_and_together()
     x = torch.randn(7, 4, generator=generator(9))
     torch.testing.assert_close(together(x), torch.stack([network(x) for network in alone]))
 
 
-def test_networks_worked_out_at_once_are_those_of_their_generators_for_an_x_of_each():
+def test_networks_computed_at_once_are_those_computed_alone_if_each_has_its_own_x():
     alone, together = networks_alone_and_together()
     x = torch.randn(3, 7, 4, generator=generator(9))
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""train.py as its users start it: in any folder, stopped by Ctrl-C, killed, beside another run, without a compiler."""
+"""Test train.py as users start it: in any folder, stopped by Ctrl-C, killed, beside another run, without a compiler."""
 
 import os
 import re
@@ -14,7 +14,7 @@ MNIST_LINE = (
 
 @pytest.fixture(scope="module")
 def one_epoch(root, start, finish, tmp_path_factory):
-    """The folder and the lines of the chapter's run, one epoch long, on all of MNIST, from a folder that has none."""
+    """The folder and the lines of one epoch of the chapter's run, on all of MNIST, from a folder without MNIST."""
     folder = tmp_path_factory.mktemp("one_epoch")
     return folder, finish(start(root / "train.py", "--epochs", 1, cwd=folder))
 
@@ -35,7 +35,7 @@ def test_one_epoch_of_the_chapters_run_recognizes_nine_digits_of_ten(one_epoch):
     assert float(re.fullmatch(MNIST_LINE, lines[-1])[1]) > 90
 
 
-def test_a_run_leaves_its_checkpoint_and_its_history_in_the_current_folder_and_nothing_else(one_epoch):
+def test_a_run_leaves_only_its_checkpoint_and_history_in_the_current_folder(one_epoch):
     folder, _ = one_epoch
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {"checkpoints/ce-30-seed0.pt", "checkpoints/ce-30-seed0.history.json"}
@@ -43,14 +43,14 @@ def test_a_run_leaves_its_checkpoint_and_its_history_in_the_current_folder_and_n
 
 @pytest.fixture
 def endless(start_on_slice, tmp_path):
-    """A run of more epochs than a test waits for, of which one at least is saved, and the path of its checkpoint."""
+    """A run of very many epochs, once the first is saved, and the path of its checkpoint."""
     path = tmp_path / "run.pt"
     process = start_on_slice("--epochs", 1_000_000, "--checkpoint", path)
     assert process.stdout.readline().startswith("epoch 1/"), process.communicate()[1]
     return process, path
 
 
-def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(endless, train, epochs_done, assert_weights, tmp_path):
+def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(endless, train, epochs_done, assert_weights, tmp_path):
     process, path = endless
     process.kill()
     process.wait()
@@ -72,7 +72,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_a_checkpoint_that_loads(endless, ep
     assert epochs_done(path) >= 1
 
 
-def test_a_second_run_at_one_place_is_refused(endless, train, tmp_path):
+def test_a_second_run_at_the_same_place_is_refused(endless, train, tmp_path):
     process, path = endless
     (tmp_path / "link.pt").symlink_to(path)
     for flags in (("--checkpoint", "run.pt", "--overwrite"), ("--resume", "run.pt"), ("--resume", "link.pt")):
@@ -84,7 +84,7 @@ def test_a_second_run_at_one_place_is_refused(endless, train, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["nowhere/g++", "false"])
-def test_a_compiler_that_does_not_work_is_found_before_anything_is_written(start_on_slice, tmp_path, compiler):
+def test_a_broken_compiler_is_reported_before_anything_is_written(start_on_slice, tmp_path, compiler):
     process = start_on_slice("--compile", "--checkpoint", tmp_path / "run.pt", env=os.environ | {"CXX": compiler})
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
@@ -95,7 +95,7 @@ def test_a_compiler_that_does_not_work_is_found_before_anything_is_written(start
 
 @pytest.fixture(scope="module")
 def help_page(start):
-    """What --help prints where the output has no Greek letters, and what OpenMP says of itself."""
+    """What --help prints if the output cannot show Greek letters, and the settings that OpenMP shows."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_DISPLAY_ENV": "verbose", "PYTHONIOENCODING": "ascii"}
     process = start("train.py", "--help", env=environment)

@@ -1,4 +1,4 @@
-"""Where the program's output goes: a narrow terminal, a reader that has had enough, a full disk, closed, ASCII."""
+"""Test where the program's output goes: a narrow terminal, a reader that leaves, a full disk, a closed stream."""
 
 import contextlib
 import errno
@@ -16,14 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ce_torch.training.streams import PatientFile, patient
+from ce_torch.training.streams import TolerantFile, tolerant_stream
 
 RUN = ("--epochs", 2, "--batch-size", 1000, "--checkpoint")
 
 # streams.py can be imported alone, without torch.
-WRITE_AND_LEAVE_A_FILE = """
+PRINT_AND_WRITE_A_FILE = """
 import sys
-from streams import run_with_patient_streams
+from streams import run_with_tolerant_streams
 
 def main():
     for line in ("first", "second"):
@@ -34,34 +34,34 @@ def main():
         return file.write("") or 0
 
 sys.argv[0] = "talk.py"
-sys.exit(run_with_patient_streams(main))
+sys.exit(run_with_tolerant_streams(main))
 """
-WRITE_TO_ONE = """
+WRITE_TO_DESCRIPTOR_1 = """
 import os, sys
-from streams import run_with_patient_streams
+from streams import run_with_tolerant_streams
 
 def main():
     with open(sys.argv[1], "w"):
         return os.write(1, b"printed")
 
-run_with_patient_streams(main)
+run_with_tolerant_streams(main)
 """
 
 
 @pytest.fixture
 def talk(root, start, tmp_path):
-    """Start a program that prints two lines, each time waits for one, and then writes the file that is returned too."""
+    """Start a program that prints two lines, reads a line after each, and then writes a file; return both."""
 
     def talk(**options):
         path = tmp_path / "end"
-        process = start("-c", WRITE_AND_LEAVE_A_FILE, path, cwd=root / "ce_torch" / "training", **options)
+        process = start("-c", PRINT_AND_WRITE_A_FILE, path, cwd=root / "ce_torch" / "training", **options)
         return process, path
 
     return talk
 
 
 def run_redirected(redirections, *words, cwd):
-    """Run Python through a shell's redirections."""
+    """Run Python with a shell's redirections."""
     command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, *map(str, words)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
@@ -76,13 +76,13 @@ def test_a_reader_that_leaves_after_the_first_line_does_not_end_the_program(talk
 
 
 def test_closed_streams_do_not_end_the_program(root, tmp_path):
-    words = "-c", WRITE_AND_LEAVE_A_FILE, tmp_path / "end"
+    words = "-c", PRINT_AND_WRITE_A_FILE, tmp_path / "end"
     done = run_redirected("<&- >&- 2>&-", *words, cwd=root / "ce_torch" / "training")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "end").exists()
 
 
-def test_an_output_that_cannot_be_written_is_told_once_the_program_is_done(talk):
+def test_lost_output_is_reported_at_the_end_of_the_program(talk):
     with open("/dev/full", "w") as full:
         process, end = talk(stdin=subprocess.DEVNULL, stdout=full)
     _, err = process.communicate()
@@ -109,15 +109,15 @@ def test_a_reader_that_leaves_after_the_first_epoch_does_not_end_the_training(st
     ],
     ids=["closed", "full"],
 )
-def test_no_stream_ends_the_training(root, redirections, code, err, tmp_path, epochs_done):
+def test_closed_or_full_streams_do_not_end_the_training(root, redirections, code, err, tmp_path, epochs_done):
     path = tmp_path / "run.pt"
     done = run_redirected(redirections, "train.py", *RUN, path, cwd=root)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
     assert epochs_done(path) == 2
 
 
-def test_a_closed_stream_leaves_its_number_to_no_file(root, tmp_path):
-    words = "-c", WRITE_TO_ONE, tmp_path / "file"
+def test_no_file_gets_the_number_of_a_closed_stream(root, tmp_path):
+    words = "-c", WRITE_TO_DESCRIPTOR_1, tmp_path / "file"
     assert run_redirected(">&-", *words, cwd=root / "ce_torch" / "training").returncode == 0
     assert (tmp_path / "file").read_text() == ""
 
@@ -143,21 +143,21 @@ def terminal_that_is_gone():
 @pytest.mark.parametrize(
     ("place", "error"), [(full_pipe, None), (pipe_without_a_reader, None), (terminal_that_is_gone, errno.EIO)]
 )
-def test_what_cannot_be_written_is_dropped_and_noted_unless_the_reader_has_had_enough(place, error):
+def test_a_failed_write_is_dropped_and_noted_unless_the_reader_has_left(place, error):
     with contextlib.ExitStack() as stack:
         writing, *_ = map(stack.enter_context, place())
-        file = PatientFile(writing.fileno(), "w", closefd=False)
-        print("x" * 1_000_000, file=patient(file, None))
+        file = TolerantFile(writing.fileno(), "w", closefd=False)
+        print("x" * 1_000_000, file=tolerant_stream(file, None))
         assert getattr(file.error, "errno", None) == error
 
 
 def read_all(reading):
-    """Read what a process writes on a terminal, until it has left."""
+    """Read what a process writes on a terminal, until the process ends."""
     parts = []
     while True:
         try:
             part = os.read(reading, 1 << 16)
-        except OSError:  # as Linux has it, once nobody has the terminal open
+        except OSError:  # Linux raises it once nobody has the terminal open
             part = b""
         if not part:
             return b"".join(parts).decode()
@@ -165,7 +165,7 @@ def read_all(reading):
 
 
 def open_terminal(columns):
-    """Return the two ends of a terminal of so many columns: where to read what it shows, and where to write."""
+    """Return the two ends of a terminal: one to read what it shows, and one to write to."""
     reading, writing = pty.openpty()
     fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     return reading, writing
@@ -173,7 +173,7 @@ def open_terminal(columns):
 
 @pytest.fixture
 def frames(train, monkeypatch):
-    """What train.py shows on a terminal of so many columns, one after the other, on a clock that never stands still."""
+    """Run train.py on a terminal, and return all that it shows. Its clock moves on with every look."""
 
     def frames(*flags, columns):
         clock = itertools.count()
@@ -203,8 +203,8 @@ def test_the_bar_moves_within_an_epoch(frames):
 
 
 @pytest.fixture
-def at_start(start, tmp_path):
-    """train.py on a terminal, as soon as it shows something, and where to read the rest of it."""
+def starting_program(start, tmp_path):
+    """train.py on a terminal, once it shows something, and the end of the terminal to read the rest from."""
     reading, writing = open_terminal(columns=60)
     process = start("train.py", "--epochs", 1_000_000, "--checkpoint", tmp_path / "run.pt", stderr=writing, text=False)
     os.close(writing)
@@ -213,15 +213,15 @@ def at_start(start, tmp_path):
         yield process, reading
 
 
-def test_a_terminal_shows_something_before_the_imports(at_start, tmp_path):
-    process, _ = at_start
+def test_a_terminal_shows_something_before_the_imports(starting_program, tmp_path):
+    process, _ = starting_program
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_while_the_imports_run_leaves_no_traceback(at_start):
-    process, reading = at_start
+def test_ctrl_c_while_the_imports_run_leaves_no_traceback(starting_program):
+    process, reading = starting_program
     process.send_signal(signal.SIGINT)
     assert "Traceback" not in read_all(reading)
     assert process.wait() == 130

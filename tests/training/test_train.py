@@ -1,4 +1,4 @@
-"""train.py as a function of its flags: what it prints, what it trains, and how."""
+"""Test what train.py prints, what it trains, and how, for its flags."""
 
 import re
 import sys
@@ -68,7 +68,7 @@ def scores(accuracy):
     return {"cost": 0.5, "accuracy": accuracy, "correct": round(10_000 * accuracy), "examples": 10_000}
 
 
-def test_early_stopping_is_told(train):
+def test_early_stopping_is_reported(train):
     outcome = train("--lr", 0, "--epochs", 9, "--early-stopping", 2, "--checkpoint", "run.pt")
     assert "stopped after epoch 3 of 9: validation accuracy has not risen for 2 epochs" in outcome.out
 
@@ -100,7 +100,7 @@ def test_compile_trains_to_nearly_the_same_weights(train, tmp_path, weights):
 
 
 @pytest.mark.parametrize(("flags", "times"), [([], 0), (["--compile"], 1)])
-def test_the_step_is_compiled_where_compile_says_so(train, monkeypatch, flags, times):
+def test_the_step_is_compiled_only_with_compile(train, monkeypatch, flags, times):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda steps, **_: calls.append(steps) or steps)
     train("--epochs", 1, "--checkpoint", "run.pt", *flags)
@@ -118,7 +118,7 @@ def test_a_run_that_diverged_ends_with_code_1(train, runs):
 
 def test_a_run_that_diverged_is_not_trained_on(train):
     outcome = train(*DIVERGES)
-    assert "stopped after epoch 1 of 5: no weights are numbers any more" in outcome.out
+    assert "stopped after epoch 1 of 5: the cost is no longer finite" in outcome.out
 
 
 def test_a_single_network_is_trained_on_one_thread(train, monkeypatch):

@@ -1,4 +1,4 @@
-"""train.py with files that are no checkpoint, or not its own: one line that names them, and every file as it was."""
+"""Test train.py with files that are no checkpoints of its own: it names them in one line, and changes no file."""
 
 import os
 import pickle
@@ -49,23 +49,23 @@ def no_checkpoint(request, saved):
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
-def test_a_missing_checkpoint_is_named(fails, flag):
-    assert "nowhere/run.pt" in fails(flag, "nowhere/run.pt")
+def test_a_missing_checkpoint_is_named(refusal, flag):
+    assert "nowhere/run.pt" in refusal(flag, "nowhere/run.pt")
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
-def test_what_is_no_checkpoint_is_named(fails, no_checkpoint, flag):
-    assert str(no_checkpoint) in fails(flag, no_checkpoint)
+def test_a_file_that_is_no_checkpoint_is_named(refusal, no_checkpoint, flag):
+    assert str(no_checkpoint) in refusal(flag, no_checkpoint)
 
 
 @pytest.mark.parametrize("flags", [("--resume",), ("--checkpoint",), ("--overwrite", "--checkpoint")])
-def test_what_is_no_checkpoint_stays_byte_for_byte(fails, no_checkpoint, flags, tmp_path, files_under):
+def test_a_file_that_is_no_checkpoint_stays_byte_for_byte(refusal, no_checkpoint, flags, tmp_path, files_under):
     before = files_under(tmp_path)
-    assert str(no_checkpoint) in fails(*flags, no_checkpoint)
+    assert str(no_checkpoint) in refusal(*flags, no_checkpoint)
     assert files_under(tmp_path) == before
 
 
-# Of every type and range that a flag refuses, and of types that no flag gives.
+# Values of every type and range that a flag refuses, and of types that no flag gives.
 EDITS = [
     ("cost", "hinge"),
     ("cost", 3),
@@ -104,10 +104,10 @@ EDITS = [
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
 @pytest.mark.parametrize(("name", "value"), EDITS)
-def test_a_setting_that_no_run_has_is_named(fails, saved, name, value, flag, tmp_path, files_under):
+def test_a_setting_that_no_run_has_is_named(refusal, saved, name, value, flag, tmp_path, files_under):
     changed(saved, lambda content: content["settings"].update({name: value}))
     before = files_under(tmp_path)
-    line = fails(flag, saved)
+    line = refusal(flag, saved)
     assert str(saved) in line
     assert name.replace("_", "-") in line.replace("_", "-")
     assert files_under(tmp_path) == before
@@ -115,18 +115,18 @@ def test_a_setting_that_no_run_has_is_named(fails, saved, name, value, flag, tmp
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_checkpoint_without_all_its_content_is_named(fails, saved, damage, flag):
+def test_a_checkpoint_without_all_its_content_is_named(refusal, saved, damage, flag):
     changed(saved, DAMAGES[damage])
-    assert str(saved) in fails(flag, saved)
+    assert str(saved) in refusal(flag, saved)
 
 
-def test_a_newer_checkpoint_is_told_by_its_version(fails, saved):
+def test_the_version_of_a_newer_checkpoint_is_named(refusal, saved):
     NO_CHECKPOINTS["newer-version"](saved)
-    assert f"version {checkpoint.VERSION + 1}" in fails("--resume", saved)
+    assert f"version {checkpoint.VERSION + 1}" in refusal("--resume", saved)
 
 
 class Code:
-    """Makes a folder when it is unpickled by who trusts it."""
+    """Makes a folder when a trusting program unpickles it."""
 
     def __init__(self, folder):
         self.folder = str(folder)
@@ -148,6 +148,6 @@ def test_code_in_a_file_does_not_run(train, tmp_path, flag, protocol, dump):
     assert not folder.exists()
 
 
-def test_there_is_nothing_to_draw_of_a_run_without_an_epoch(fails, saved):
+def test_plot_is_refused_for_a_run_without_an_epoch(refusal, saved):
     changed(saved, lambda content: content["training"].update(history=[]))
-    assert "none in saved.pt" in fails("--evaluate", saved.name, "--plot")
+    assert "none in saved.pt" in refusal("--evaluate", saved.name, "--plot")

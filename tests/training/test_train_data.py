@@ -1,4 +1,4 @@
-"""train.py on data that is not MNIST."""
+"""Test train.py on data that is not MNIST."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from ce_torch.training import checkpoint
 
 
-def test_data_that_is_not_mnist_is_named_in_the_last_line_and_in_the_files(train, other_data, tmp_path):
+def test_other_data_is_named_in_the_last_line_and_in_the_files(train, other_data, tmp_path):
     folder, name = other_data
     flags = ("--data-dir", folder, "--batch-size", 1_000)
     trained = train(*flags, "--epochs", 1, "--checkpoint", "run.pt", "--quiet")
@@ -20,7 +20,7 @@ def test_data_that_is_not_mnist_is_named_in_the_last_line_and_in_the_files(train
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
-def test_a_run_goes_with_its_own_data_alone(train, other_data, tmp_path, flag):
+def test_a_run_accepts_only_its_own_data(train, other_data, tmp_path, flag):
     folder, name = other_data
     train("--epochs", 1, "--checkpoint", "mnist.pt")
     train("--data-dir", folder, "--batch-size", 1_000, "--epochs", 1, "--checkpoint", "other.pt")
@@ -35,7 +35,7 @@ def test_a_run_goes_with_its_own_data_alone(train, other_data, tmp_path, flag):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_data_dir_is_looked_for_in_the_current_folder(train, other_data, tmp_path):
+def test_a_relative_data_dir_is_in_the_current_folder(train, other_data, tmp_path):
     folder, name = other_data
     (tmp_path / "mine").symlink_to(folder)
     outcome = train("--data-dir", "mine", "--batch-size", 1_000, "--epochs", 1, "--checkpoint", "run.pt")

@@ -1,4 +1,4 @@
-"""The files of train.py: their names, what is in them, what goes on with them, and what is never replaced."""
+"""Test the files of train.py: their names, their content, how a run resumes, and what is never replaced."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def test_the_history_is_the_checkpoints_as_json(train, tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_that_is_there_is_replaced_by_nothing_less(train, tmp_path, epochs):
+def test_an_existing_run_is_not_replaced(train, tmp_path, epochs):
     train("--epochs", epochs, "--checkpoint", "run.pt")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     outcome = train("--epochs", 2, "--checkpoint", "run.pt")
@@ -33,7 +33,7 @@ def test_a_run_that_is_there_is_replaced_by_nothing_less(train, tmp_path, epochs
 
 
 @pytest.mark.parametrize("name", ["run.history.json", "run.curves.png", "run.grid.png"])
-def test_what_stands_beside_a_checkpoint_is_not_replaced_either(train, tmp_path, name):
+def test_an_existing_file_beside_a_checkpoint_is_not_replaced(train, tmp_path, name):
     (tmp_path / name).write_text("mine")
     (line,) = train("--epochs", 1, "--checkpoint", "run.pt", "--plot").err
     assert line == f"train.py: {name} exists: to keep it, name another --checkpoint; to replace it, --overwrite"
@@ -66,7 +66,7 @@ def test_evaluate_leaves_the_files_as_they_are(train, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_files_that_are_written_are_told(train, tmp_path):
+def test_the_written_files_are_listed(train, tmp_path):
     outcome = train("--epochs", 1, "--checkpoint", "folder/run.pt", "--plot")
     (line,) = [line for line in outcome.out if line.startswith("written: ")]
     places = line.removeprefix("written: ").split(", ")
@@ -78,7 +78,7 @@ def test_a_run_is_named_after_its_settings(train, tmp_path):
     assert (tmp_path / "checkpoints" / "ll-20-10-lmbda5.0-seed7.pt").exists()
 
 
-def test_a_name_too_long_for_a_file_is_cut_and_still_its_own(train, tmp_path):
+def test_a_name_too_long_for_a_file_is_cut_and_still_unique(train, tmp_path):
     rates = [0.01 * k for k in range(1, 61)]
     for last in (1, 2):
         assert train("--hidden", 1, "--lr", *rates, last, "--epochs", 1, "--batch-size", 1_000).code == 0
@@ -123,7 +123,7 @@ def test_runs_whose_names_hold_dots_keep_their_histories_apart(train, tmp_path):
     assert len(list(tmp_path.glob("*.history.json"))) == 2
 
 
-def test_a_checkpoint_of_before_there_were_many_runs_is_one_run(train, tmp_path):
+def test_an_old_checkpoint_without_a_number_of_runs_is_one_run(train, tmp_path):
     train("--epochs", 1, "--checkpoint", "run.pt")
     run, state = checkpoint.load(tmp_path / "run.pt")
     del run["runs"]
@@ -131,15 +131,15 @@ def test_a_checkpoint_of_before_there_were_many_runs_is_one_run(train, tmp_path)
     assert train("--resume", "run.pt", "--epochs", 2).code == 0
 
 
-def test_a_checkpoint_of_before_there_were_digests_loads_with_a_word_and_gets_one(train, tmp_path):
+def test_an_old_checkpoint_without_a_digest_loads_with_a_note_and_gets_one(train, tmp_path):
     train("--epochs", 1, "--checkpoint", "run.pt")
     content = torch.load(tmp_path / "run.pt", weights_only=True)
     content["version"] = 1
     del content["settings"]["data"]
     torch.save(content, tmp_path / "run.pt")
-    word = "run.pt is of an older format: damage in it cannot be seen, nor which data it was trained on; "
-    word += "--resume writes it anew, with both"
-    assert train("--evaluate", "run.pt").err == [word]
+    note = "run.pt has an older format, without a digest that shows damage and without the name of its data; "
+    note += "--resume adds both"
+    assert train("--evaluate", "run.pt").err == [note]
     outcome = train("--resume", "run.pt", "--epochs", 2)
-    assert (outcome.code, outcome.err) == (0, [word])
+    assert (outcome.code, outcome.err) == (0, [note])
     assert train("--evaluate", "run.pt") == (0, outcome.out[-1:], [])

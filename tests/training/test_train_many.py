@@ -1,4 +1,4 @@
-"""train.py with many networks at once: runs of several seeds, and grids of learning rates and regularizations."""
+"""Test train.py with many networks at once: runs with several seeds, and grids of learning rates and lmbda."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def test_many_runs_report_their_mean_its_margin_and_their_range(train, tmp_path)
     assert float(highest) == pytest.approx(100 * max(accuracies), abs=0.01)
 
 
-def test_each_of_many_runs_is_the_one_of_its_seed(train, tmp_path):
+def test_each_of_many_runs_is_the_single_run_of_its_seed(train, tmp_path):
     train("--runs", 2, "--seed", 5, "--epochs", 1, "--checkpoint", "many.pt")
     train("--seed", 6, "--epochs", 1, "--checkpoint", "alone.pt")
     many, alone = weights(tmp_path / "many.pt"), weights(tmp_path / "alone.pt")
@@ -41,8 +41,8 @@ def test_each_of_many_runs_is_the_one_of_its_seed(train, tmp_path):
         torch.testing.assert_close(many[name][1], tensor, rtol=0, atol=1e-3)
 
 
-def assert_same(ours, theirs):
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+def assert_same(actual, expected):
+    assert all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 def test_many_runs_are_resumed_and_evaluated(train, tmp_path):
@@ -53,21 +53,21 @@ def test_many_runs_are_resumed_and_evaluated(train, tmp_path):
     assert_same(weights(tmp_path / "part.pt"), weights(tmp_path / "whole.pt"))
 
 
-def test_runs_that_diverge_are_counted_and_left_out(train):
+def test_the_last_line_says_that_all_runs_diverged(train):
     outcome = train("--runs", 2, "--cost", "ll", "--lr", 1e9, "--lmbda", 1e9, "--epochs", 1, "--checkpoint", "run.pt")
     assert outcome.out[-1] == "all runs diverged; choose a smaller --lr"
 
 
-def test_each_point_of_a_grid_is_trained_as_it_is_alone(train, tmp_path):
+def test_each_point_of_a_grid_is_trained_as_if_alone(train, tmp_path):
     train(*GRID, "--checkpoint", "grid.pt")
     for i, (lr, lmbda) in enumerate(POINTS):
         train("--lr", lr, "--lmbda", lmbda, "--seed", 1, "--epochs", 2, "--checkpoint", f"{i}.pt")
-        ours, alone = weights(tmp_path / "grid.pt"), weights(tmp_path / f"{i}.pt")
+        many, alone = weights(tmp_path / "grid.pt"), weights(tmp_path / f"{i}.pt")
         for name, tensor in alone.items():
-            torch.testing.assert_close(ours[name][2 * i + 1], tensor, rtol=0, atol=1e-3)
+            torch.testing.assert_close(many[name][2 * i + 1], tensor, rtol=0, atol=1e-3)
 
 
-def test_a_grid_reports_the_test_accuracy_of_the_point_that_is_best_on_validation_data(train, tmp_path):
+def test_a_grid_reports_the_test_accuracy_of_its_best_point_on_validation_data(train, tmp_path):
     outcome = train(*GRID, "--checkpoint", "grid.pt")
     record = last_record(tmp_path / "grid.pt")
     means = {
@@ -87,7 +87,7 @@ def test_a_grid_is_shown_as_a_table(train, tmp_path):
     ]
 
 
-def test_quiet_leaves_of_a_grid_the_last_line(train):
+def test_quiet_prints_only_the_last_line_of_a_grid(train):
     assert len(train(*GRID, "--checkpoint", "grid.pt", "--quiet").out) == 1
 
 
@@ -113,7 +113,7 @@ def test_a_grid_is_drawn(train, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_rate_at_which_networks_diverge_is_shown_so_and_not_chosen(train):
+def test_a_rate_at_which_networks_diverge_is_marked_and_not_chosen(train):
     flags = "--cost", "ll", "--lmbda", 1e4, "--runs", 2, "--epochs", 1
     alone = train(*flags, "--lr", 0.1, "--checkpoint", "alone.pt")
     outcome = train(*flags, "--lr", 0.1, 1e9, "--checkpoint", "grid.pt")

@@ -1,4 +1,4 @@
-"""train.py where Ctrl-C stops it: what it says, what it leaves, and how it goes on."""
+"""Test train.py where Ctrl-C stops it: what it says, what it leaves, and how it goes on."""
 
 import shlex
 
@@ -9,7 +9,7 @@ from ce_torch.training.loop import Training
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Have training stopped by Ctrl-C once so many epochs are done."""
+    """Let Ctrl-C stop the training once `epochs` are done."""
     chunks = Training.chunks
 
     def stop_after(epochs):
