@@ -78,6 +78,13 @@ def test_a_source_that_does_not_compile_is_done_without(cache, has_kernels, monk
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.usefixtures("needs_a_compiler")
+def test_kernels_with_another_abi_are_not_loaded_and_the_log_says_so(has_kernels, monkeypatch, caplog):
+    monkeypatch.setattr(compiler, "ABI_VERSION", compiler.ABI_VERSION + 1)
+    assert not has_kernels()
+    assert f"the kernels must have ABI {compiler.ABI_VERSION}, got {compiler.ABI_VERSION - 1}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("does", "said"),
     [

@@ -120,7 +120,7 @@ def linear_log_likelihood(
     plan = Plan(c, block_rows, shard)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
-        y = y.reshape(len(rows), weight.shape[0])
+        y = y.reshape(rows.shape[0], weight.shape[0])
         t = dense_targets(y, rows, class_weight, label_smoothing, shard.classes)
         C = dense_cost(Layer(masked_inputs(rows, y), weight, bias, t, None, None), plan, reduction)
     else:
