@@ -1,8 +1,8 @@
 """The costs as functions of (z, y), weighted inputs and desired outputs, for research code.
 
-`cross_entropy` is the chapter's, of sigmoid neurons, and not `F.cross_entropy`: that is `log_likelihood`. The names
-`sigmoid_cross_entropy`, `softmax_cross_entropy`, `linear_softmax_cross_entropy` and `sigmoid_focal_loss` say of which
-output layer a cost is.
+`cross_entropy` is the chapter's, for sigmoid neurons. It is not `F.cross_entropy`, which is `log_likelihood` here. The
+names `sigmoid_cross_entropy`, `softmax_cross_entropy`, `linear_softmax_cross_entropy` and `sigmoid_focal_loss` tell for
+which output layer a cost is.
 """
 
 from ce_torch.costs.cross_entropy import cross_entropy

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ce_torch"
 COSTS = sorted((PACKAGE / "costs").rglob("*.py"))
 FOR_THE_PROGRAM = ["torchvision", "matplotlib", "tqdm", "PIL", "numpy", "scipy", "marimo", "anywidget"]
 FOR_A_GPU = ["triton"]
+FILES = sorted([*PACKAGE.rglob("*.py"), PACKAGE.parent / "train.py"])
 MODULES = ["ce_torch", "ce_torch.functional", "ce_torch.training.loop", "ce_torch.training.mnist"]
 PARTS = ["network", "mnist", "files"]
 
@@ -62,6 +63,13 @@ def test_a_cost_imports_nothing_foreign_but_torch(path):
     allowed = {*FOR_A_GPU} if path.stem == "gpu_kernels" else set()
     assert foreign(imports(path, when_loaded=True)) <= allowed
     assert foreign(imports(path)) <= {*FOR_A_GPU}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_file_imports_a_private_name_of_pytorch(path):
+    # Attributes, such as those in _torch_private.py, are for ruff.
+    private = [name for name in imports(path) if is_in(name, "torch") and "._" in name]
+    assert private == []
 
 
 @pytest.mark.parametrize("part", PARTS)

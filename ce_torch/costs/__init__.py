@@ -1,1 +1,1 @@
-"""The costs, one a file: the formula, its derivatives by hand, the function, the module."""
+"""The costs, one in each file: the formula, its derivatives by hand, the function and the module."""

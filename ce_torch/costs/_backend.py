@@ -1,4 +1,4 @@
-"""Which implementation computes a cost: `choose` decides, `use_backend` prescribes, `explain` says."""
+"""The implementation that computes a cost: `choose` finds it, `use_backend` prescribes it, `explain` names it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ce_torch.costs.kernels import Implementation
 
-# What a caller may prescribe, and the implementations that it leaves.
+# What a caller may prescribe, and the implementations that it allows.
 CHOICES = {
     "auto": ("cpp", "triton", "blocks", "formulas"),
     "kernels": ("cpp", "triton"),
@@ -17,14 +17,14 @@ CHOICES = {
 
 
 class Backend(NamedTuple):
-    """The name of an implementation, and why it is the one that runs."""
+    """The name of an implementation, and why it runs rather than another."""
 
     name: str
     reason: str
 
 
 class Selection:
-    """What is prescribed at present, for the whole process."""
+    """What `use_backend` prescribes at present, for the whole process."""
 
     backend = "auto"
 
@@ -34,15 +34,15 @@ recorded: ContextVar[list[Backend] | None] = ContextVar("recorded", default=None
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Prescribe how costs are computed: a context, for the whole process, as the flags of `torch.backends`.
+    """Return a context that prescribes, for the whole process, how costs are computed.
 
     Args:
-        backend: "auto", the fastest that supports a call; "kernels", compiled code or an error that says why there is
-            none for a call; "blocks", no compiled code; "formulas", nothing but the formulas on whole tensors.
+        backend: "auto", the fastest implementation that supports a call; "kernels", compiled code, or an error that
+            says why none supports a call; "blocks", no compiled code; "formulas", only the formulas on whole tensors.
 
     Raises:
-        ValueError: the backend is none of these.
-        RuntimeError: raised by a cost, where backend is "kernels" and no kernel supports the call.
+        ValueError: backend is none of these.
+        RuntimeError: by a cost, if backend is "kernels" and no kernel supports the call.
 
     Example:
         >>> with use_backend("formulas"):
@@ -59,30 +59,33 @@ def use_backend(backend: str) -> Iterator[None]:
 
 
 def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backend:
-    """Return which implementation computes a call of a cost, and why: for whoever finds it slower than expected.
+    """Call a cost, and return which implementation computes it, and why none that would be faster does.
 
     Implementations are tried in this order:
 
-    - "cpp": kernels for the CPU, compiled for this machine where they are first needed;
+    - "cpp": kernels for the CPU, compiled for this machine when they are first needed;
     - "triton": kernels for a GPU;
-    - "blocks": the formulas for z on the CPU, in PyTorch's operations on blocks that stay in the caches; of a cost with
-      its layer also on a GPU;
-    - "formulas": the formulas in PyTorch's operations on whole tensors.
+    - "blocks": the formulas, by PyTorch's operations on blocks of z that stay in the caches; on the CPU, and for a cost
+      with its layer also on a GPU;
+    - "formulas": the formulas, by PyTorch's operations on whole tensors.
 
-    Under a dispatch mode, such as a tracer, it is "operator", which the mode sees; it runs the first of these.
-    The same one computes the gradient by z. The formulas compute gradients by y and by weights, gradients that are
-    differentiated again, and what `torch.func` transforms.
+    Under a dispatch mode, such as a tracer, the answer is "operator": the mode sees an operator, which runs the first
+    of these that supports the call.
+
+    The same implementation computes the gradient by z. The formulas compute gradients by y and by weights, gradients
+    that are differentiated again, and what `torch.func` transforms.
 
     Args:
-        cost: one of `ce_torch.functional`, a module, or a function that calls one, such as `torch.func.grad` makes.
-        arguments, options: of the call, which is made, for only then is it known.
+        cost: a function of `ce_torch.functional`, a module, or a function that calls one, such as `torch.func.grad`
+            returns.
+        arguments, options: of the call. The call is made, since only then the answer is known.
 
     Returns:
-        A named tuple of `name` and `reason`, a sentence for each implementation that was tried before.
+        A named tuple of `name` and `reason`. The reason has a part for each implementation that was tried before.
 
     Raises:
-        ValueError: no cost was computed, or `torch.compile` has made code of it.
-        What the call raises.
+        ValueError: the call computed no cost, or `torch.compile` has turned the cost into code.
+        Whatever the call raises.
 
     Example:
         >>> explain(quadratic, torch.zeros(2, 3).t(), torch.zeros(3, 2)).name
@@ -96,18 +99,19 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
         recorded.reset(token)
     if not backends:
         raise ValueError(
-            f"cost must be a function or module that computes a cost of ce_torch, got {cost!r}, which did not; what "
-            "torch.compile makes of one calls an operator"
+            f"cost must be a function or module that computes a cost of ce_torch, got {cost!r}, which did not; pass "
+            "the cost itself, not what torch.compile returns"
         )
     return backends[-1]
 
 
 def choose(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> Implementation:
-    """Return the first of the implementations that is allowed and supports the inputs."""
+    """Return the first of the allowed implementations that supports the inputs."""
     if Selection.backend == "auto" and recorded.get() is None and implementations[0].refusal(*inputs) is None:
         return implementations[0]
     if Selection.backend != "auto":
-        implementations = [one for one in implementations if one.name in CHOICES[Selection.backend]]
+        allowed = CHOICES[Selection.backend]
+        implementations = [implementation for implementation in implementations if implementation.name in allowed]
     for implementation in implementations:
         if implementation.refusal(*inputs) is None:
             break
@@ -122,7 +126,7 @@ def choose(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> 
 
 
 def refusals(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> str:
-    """Return why the first implementations do not support the inputs."""
+    """Return why each implementation before the first that supports the inputs does not."""
     sentences = []
     for implementation in implementations:
         refusal = implementation.refusal(*inputs)
@@ -133,7 +137,7 @@ def refusals(implementations: Sequence[Implementation], inputs: Sequence[Any]) -
 
 
 def record(name: str, reason: str) -> None:
-    """Tell `explain`, if it asks."""
+    """Tell `explain` the name and the reason, if it asks."""
     backends = recorded.get()
     if backends is not None:
         backends.append(Backend(name, reason))

@@ -1,4 +1,4 @@
-"""The call of a cost: as that of one of PyTorch's own losses, but with options by name only, each checked."""
+"""The call of a cost: like that of PyTorch's own losses, but with options by name only, each checked."""
 
 import inspect
 import warnings
@@ -18,10 +18,10 @@ Arguments = ParamSpec("Arguments")
 def loss_function(
     torch_loss: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[Arguments, Tensor]], Callable[Arguments, Tensor]]:
-    """Return a decorator for costs that are called as a loss of PyTorch's is.
+    """Return a decorator that lets a cost be called like a loss of PyTorch.
 
     A proxy of `torch.fx`, or a subclass of Tensor with `__torch_function__`, decides what the call does. Options are
-    checked before the cost sees them. One that is given by position, as that loss takes it, is refused by its name.
+    checked before the cost sees them. An option by position is refused by the name that it has in `torch_loss`.
     """
 
     def decorate(cost: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
@@ -35,7 +35,7 @@ def loss_function(
                 positional_names = [*inspect.signature(torch_loss or cost).parameters]
                 if torch_loss:
                     positional_names = positional_names[: len(positional)]
-                # PyTorch's older options, size_average and reduce, are what reduction is now.
+                # PyTorch's older options size_average and reduce became reduction.
                 names = dict.fromkeys(name if name in options else "reduction" for name in positional_names[positions:])
                 raise TypeError(
                     f"{cost.__name__} takes {positions} arguments by position, got {len(positional)}; its options are "
@@ -50,7 +50,7 @@ def loss_function(
             if tracing_state() is None:
                 return cost(*positional, **named)
             with warnings.catch_warnings():
-                # The checks look at shapes, which are the same whenever the trace is run.
+                # The tracer warns that checks read shapes. These are the same whenever the trace runs.
                 warnings.simplefilter("ignore", TracerWarning)
                 return cost(*positional, **named)
 

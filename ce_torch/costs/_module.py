@@ -11,13 +11,14 @@ from ce_torch.costs._function import CostFunction
 
 
 class Cost(nn.Module):
-    """A cost as a module; its options are the keyword arguments of `function`, the cost as a function of (z, y).
+    """A cost as a module. Its options are the keyword arguments of `function`, the cost as a function of (z, y).
 
-    An option is an attribute, checked whenever it is set. Tensors are buffers, which `.to(device)` moves and
-    `state_dict()` holds; an `nn.Parameter`, such as a temperature that is learned, is a parameter.
+    An option is an attribute, and is checked whenever it is set. A tensor becomes a buffer, which `.to(device)` moves
+    and `state_dict()` holds; an `nn.Parameter`, such as a learned temperature, becomes a parameter. An option with the
+    name of a method can't be set later.
 
-    `prepare` checks z, y and the options of `function`, all but `reduction` and `out_dtype`, and returns which of
-    `cost_functions` they ask for, and what that takes. An option whose name is a method's can't be set later.
+    `prepare` checks z, y and all options of `function` but `reduction` and `out_dtype`. It returns one of
+    `cost_functions`, and the inputs for it.
     """
 
     function: ClassVar[Callable[..., Tensor]]
@@ -28,8 +29,8 @@ class Cost(nn.Module):
     def __init_subclass__(cls) -> None:
         options = [p for p in inspect.signature(cls.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
         cls.defaults = {p.name: p.default for p in options}
-        if "__init__" not in vars(cls):
-            cls.__signature__ = inspect.Signature(options)
+        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        cls.__signature__ = inspect.Signature([*own[1:], *options])
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -46,12 +47,14 @@ class Cost(nn.Module):
             else:
                 setattr(self, name, value)
 
-    # The types are those of nn.Module: so a type checker finds a misspelt option.
+    # With the types of nn.Module a type checker finds a misspelt option.
     def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
         if name in self.defaults:
             if hasattr(type(self), name):
                 kind = type(self).__name__
-                raise AttributeError(f"{name} is a method of {kind} too, and not set; build another {kind}({name}=...)")
+                raise AttributeError(
+                    f"{name} is a method of {kind} too and can't be set; build another {kind}({name}=...)"
+                )
             value = check_option(name, value)
             for places in (self.__dict__, self._buffers, self._parameters):
                 places.pop(name, None)
@@ -62,7 +65,7 @@ class Cost(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments for `function`."""
+        """The options, as keyword arguments for `function`."""
         return {name: self.fixed[name] if name in self.fixed else getattr(self, name) for name in self.defaults}
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:

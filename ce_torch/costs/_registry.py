@@ -1,4 +1,4 @@
-"""The costs of weighted inputs, by name: kernels, `--cost`, tests and benchmarks follow from this list."""
+"""The costs of weighted inputs by name. Kernels, `--cost`, tests and benchmarks follow from this list."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a cost is: its formula, its derivatives by hand, and what its kernels are."""
+"""The specification of a cost: its formula, its derivatives by hand, and its kernels."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,29 +12,29 @@ Formula = Callable[..., Tensor]
 
 
 def all_count(*inputs: Any) -> None:
-    """Say that every example counts in the mean."""
+    """Return None: every example counts in the mean."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CostSpec:
-    """A cost: operators, kernels, functions of autograd and tests follow from it.
+    """The specification of a cost, from which operators, kernels, functions of autograd and tests follow.
 
-    `cost(z, y, *weights, *constants)` is the cost of each example, shape (...), of z (..., K), of y, classes (...) or
-    desired outputs (..., K), and of weights that broadcast to z, each of which may be None. Constants are numbers. The
-    derivatives take the same arguments, and return the terms, shape (..., K), by which an element of z, of y or of a
-    weight changes C. The formulas compute in float64 where z has it, else in float32. Second derivatives are
-    autograd's, of the formulas.
+    `cost(z, y, *weights, *constants)` returns the cost of each example, shape (...). z has shape (..., K); y holds
+    classes (...) or desired outputs (..., K); weights broadcast to z, and each may be None; constants are numbers. A
+    derivative takes the same arguments, and returns a term for each element of z, shape (..., K): the derivative of C
+    by the element of z, y or a weight that belongs to it. The formulas compute in float64 for z in float64, else in
+    float32. Autograd derives second derivatives from the formulas.
 
     Attributes:
-        name: of the operators and kernels; `class_name` is that of the autograd node and of the struct in C++.
+        name: the name of the operators and kernels. The autograd node and the struct in C++ have `class_name`.
         cost, delta: the formula, and δ = ∂C/∂z.
-        other_derivatives: by y and by each of the weights, in the order of the arguments.
-        counted: how much each example counts in the mean, shape (...), or None for 1.
-        family: of the kernels: rows of a softmax layer, or a sum over elements.
-        cpp: of a sum over elements a struct template with cost(z, y, p) and delta(z, y, p): see `elements.h`.
-        triton: of a sum over elements cost and delta in Triton, of z, y and two numbers, the constants that the cost
-            takes; and functions that they call. They see the names of `gpu_kernels.py`.
-        examples: options of the public function, with which tests and benchmarks try the cost.
+        other_derivatives: those by y and by each weight, in the order of the arguments.
+        counted: a function that returns how much each example counts in the mean, shape (...), or None for 1.
+        family: the family of the kernels: "softmax" for rows of a softmax layer, "elements" for a sum over elements.
+        cpp: for "elements", a struct template in C++ with cost(z, y, p) and delta(z, y, p): see `elements.h`.
+        triton: for "elements", cost and delta in Triton, as functions of z, y and two numbers, which are the constants
+            of the cost; then the functions that they call. They see the names of `gpu_kernels.py`.
+        examples: options of the public function, with which tests and benchmarks call the cost.
     """
 
     name: str
@@ -49,6 +49,7 @@ class CostSpec:
 
     @cached_property
     def class_name(self) -> str:
+        """The name in the form of a class."""
         return "".join(word.capitalize() for word in self.name.split("_"))
 
     @cached_property
@@ -58,7 +59,7 @@ class CostSpec:
 
     @cached_property
     def tensor_count(self) -> int:
-        """How many arguments are tensors, or None: z, y and the weights."""
+        """The number of z, y and the weights, the arguments that are tensors."""
         return len(self.derivatives)
 
     @cached_property
@@ -68,9 +69,9 @@ class CostSpec:
 
     @cached_property
     def weights(self) -> tuple[str, ...]:
-        """The names of the arguments that are tensors, or None, beside z and y."""
+        """The names of the weights."""
         return tuple(self.parameters)[2 : len(self.derivatives)]
 
     def positions(self, kind: type) -> tuple[int, ...]:
-        """Return where arguments of this type are among those after z and y."""
+        """Return the positions of the arguments of this type, counted from the first after z and y."""
         return tuple(i for i, annotation in enumerate([*self.parameters.values()][2:]) if annotation is kind)

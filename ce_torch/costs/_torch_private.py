@@ -1,6 +1,6 @@
-"""All that the costs use of PyTorch and PyTorch does not document, checked when it is imported.
+"""All of PyTorch's undocumented API that the costs use, looked up when this file is imported.
 
-Each entry says what it is for, and what would replace it.
+Each comment or docstring says what an entry is for. Where PyTorch has a public name, it says why that does not do.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def find(path: str) -> Any:
-    """Return what `torch` has at this path; raise `ImportError` if this version has it no more."""
+    """Return what `torch` has at this path; raise `ImportError` if this version has nothing there."""
     try:
         return attrgetter(path)(torch)
     except AttributeError as error:
@@ -26,7 +26,7 @@ def find(path: str) -> Any:
 # Returns True if a transform of `torch.func` is active.
 is_transformed: Callable[[], bool] = find("_C._are_functorch_transforms_active")
 
-# Returns how many dispatch modes are active, such as a tracer or fake tensors.
+# Returns the number of active dispatch modes, such as tracers and fake tensors.
 count_dispatch_modes: Callable[[], int] = find("_C._len_torch_dispatch_stack")
 
 # Returns True if the tensor is zero and has no memory, as gradients in forward mode may be.
@@ -38,25 +38,31 @@ is_legacy_batched: Callable[[Tensor], bool] = find("_C._functorch.is_legacy_batc
 # Returns True if `torch.vmap` made the tensor.
 is_batched: Callable[[Tensor], bool] = find("_C._functorch.is_batchedtensor")
 
-find("autograd.forward_ad._current_level")
-# Returns None unless torch.jit.trace is active: torch.jit.is_tracing in a third of the time.
+# Returns None unless `torch.jit.trace` is active. The public `torch.jit.is_tracing` takes three times as long.
 tracing_state: Callable[[], Any] = find("_C._get_tracing_state")
-# Documented, but not exported.
+
+# The warning of `torch.jit.trace`, which is documented, but not exported.
 TracerWarning: type[Warning] = find("jit.TracerWarning")
 
-# A tensor of shapes without numbers, as compilers trace with.
+# The class of tensors that have shapes and no numbers, with which compilers trace.
 FakeTensor: type[Tensor] = find("_subclasses.fake_tensor.FakeTensor")
 
-find("compiler._is_exporting_flag")
+_storage_address = find("_C._data_address")
+_top_hooks = find("_C._autograd._top_saved_tensors_default_hooks")
+
 _compiler = find("compiler")
+find("compiler._is_exporting_flag")
+
+_forward_ad = find("autograd.forward_ad")
+find("autograd.forward_ad._current_level")
+_set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
+
 _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
-_storage_address = find("_C._data_address")
-_forward_ad = find("autograd.forward_ad")
-_set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
-_top_hooks = find("_C._autograd._top_saved_tensors_default_hooks")
+
 _interpreters = find("_C._functorch.get_interpreter_stack")
 _functionalize = find("_C._functorch.TransformType.Functionalize")
+
 _batch_dim = find("_C._functorch.maybe_get_bdim")
 _batch_level = find("_C._functorch.maybe_get_level")
 _unwrap = find("_C._functorch.get_unwrapped")
@@ -67,8 +73,8 @@ def _read_address(tensor: Tensor) -> int:
     return _storage_address(tensor) + tensor.storage_offset() * tensor.element_size()
 
 
-# Returns the address of a tensor's numbers, to read only: `data_ptr` would copy what is copied on write. torch 2.11 has
-# no public way.
+# Returns the address of a tensor's numbers, for reading. `data_ptr` would copy the memory of a copy-on-write tensor.
+# torch 2.11 does not have the public `const_data_ptr`.
 read_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _read_address)
 
 
@@ -106,27 +112,27 @@ def tensor_reader() -> int:
 
 
 def is_forward_mode() -> bool:
-    """Return True inside `torch.autograd.forward_ad.dual_level`, which has no public question."""
+    """Return True inside `torch.autograd.forward_ad.dual_level`."""
     return _forward_ad._current_level >= 0
 
 
 def enable_forward_mode() -> Any:
-    """Return a context in which operations carry tangents, as a `jvp` needs that is differentiated itself."""
+    """Return a context in which operations carry tangents, for a `jvp` that is itself differentiated."""
     return _set_forward_ad(True)
 
 
 def has_saved_tensor_hooks() -> bool:
-    """Return True inside `torch.autograd.graph.saved_tensors_hooks`, which has no public question."""
+    """Return True inside `torch.autograd.graph.saved_tensors_hooks`."""
     return _top_hooks(True) is not None
 
 
 def is_functionalized() -> bool:
-    """Return True inside `torch.func.functionalize`, which has no rule for functions of Python."""
+    """Return True inside `torch.func.functionalize`, which does not support a `Function` of autograd."""
     return any(interpreter.key() == _functionalize for interpreter in _interpreters() or ())
 
 
 def is_exporting() -> bool:
-    """Return True inside `torch.export`: Dynamo of torch 2.11 takes the public question for true wherever it looks."""
+    """Return True inside `torch.export`. Dynamo of torch 2.11 takes the public function to return True everywhere."""
     return _compiler._is_exporting_flag
 
 
@@ -136,7 +142,7 @@ def is_recorded() -> bool:
 
 
 def primal(tensor: Tensor) -> Tensor:
-    """Return the tensor without its tangent; `vmap` has no rule for `unpack_dual`."""
+    """Return the tensor without its tangent. The public `unpack_dual` does not support `vmap`."""
     if is_batched(tensor):
         return _add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
     return _forward_ad.unpack_dual(tensor).primal

@@ -1,4 +1,4 @@
-"""Compile the kernels for an H100, for which none is needed: z must be read, and δ written, 128 bits at once."""
+"""Compile the kernels for an H100, without one, and check that they read z and write δ 128 bits at once."""
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -13,7 +13,7 @@ CONSTANTS = {"z_column": 1, "y_column": 1, "g_row": 0, "block": 4096}
 
 
 def compiled(kernel, dtype: str, **constants) -> str:
-    """Compile `kernel` for rows of memory that begin at multiples of 16 elements, as those of most z do."""
+    """Return `kernel`, compiled for rows of z that begin at multiples of 16 elements, as most do."""
     constants |= {name: value for name, value in CONSTANTS.items() if name in kernel.arg_names}
     integers, numbers = ("z_row", "y_row", "columns", "ignore_index"), ("c", "first", "second")
     types = dict.fromkeys(integers, "i32") | dict.fromkeys(numbers, "fp32") | POINTERS

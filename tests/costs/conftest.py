@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What computes costs: of a test marked `every_backend` each, with blocks of 8 elements; else what users have."""
+    """Compute costs as users do; in a test marked `every_backend` by each backend, with blocks of 8 elements."""
     backend = getattr(request, "param", "auto")
     if backend == "kernels":
         monkeypatch.setattr(Case, "dtype", torch.float32)
@@ -114,20 +114,20 @@ def textbook_log_likelihood(
     return -(weight * y * a.log()).sum(-1)
 
 
-def of_identity(z: Tensor, y: Tensor, *, weight: Tensor | None = None, **options: Any) -> Tensor:
-    """The cost of an output layer whose weighted inputs are its inputs."""
+def identity_layer(z: Tensor, y: Tensor, *, weight: Tensor | None = None, **options: Any) -> Tensor:
+    """Return the cost of an output layer whose weighted inputs are its inputs."""
     return linear_log_likelihood(
         z, torch.eye(z.shape[-1], dtype=z.dtype, device=z.device), y, class_weight=weight, **options
     )
 
 
-def module_of_identity(*, weight: Tensor | None = None, **options: Any) -> LinearLogLikelihoodCost:
+def identity_module(*, weight: Tensor | None = None, **options: Any) -> LinearLogLikelihoodCost:
     cost = LinearLogLikelihoodCost(3, 3, bias=False, class_weight=weight, **options)
     torch.nn.init.eye_(cost.layer.weight.requires_grad_(False))
     return cost
 
 
-# What is written here is the textbook; of a cost that is not here, autograd differentiates its own formula.
+# The textbook's formulas. For a cost that is not here, autograd differentiates the cost's own formula.
 TEXTBOOKS = {
     "quadratic": textbook_quadratic,
     "cross_entropy": textbook_cross_entropy,
@@ -147,27 +147,27 @@ def formula(cost: type[Cost]) -> Callable[..., Tensor]:
 
 
 def registered_cases() -> Iterator[Case]:
-    """Yield the examples of every cost, with desired outputs; those of a softmax layer with classes too."""
-    for name, cost in COSTS.items():
+    """Yield the examples of every cost with desired outputs, and those of a softmax layer with classes too."""
+    specs = [(name, cost, function.spec) for name, cost in COSTS.items() for function in cost.cost_functions]
+    for name, cost, spec in specs:
         textbook = TEXTBOOKS.get(name) or formula(cost)
-        for function in cost.cost_functions:
-            for number, options in enumerate(function.spec.examples):
-                label = f"{function.spec.name}-{number}" if number else function.spec.name
-                yield Case(label, cost.function, cost, textbook, options)
-                if function.spec.family == "softmax":
-                    options = {key: value for key, value in options.items() if key != "weight"}
-                    yield Case(f"{label}-class", cost.function, cost, textbook, options, indices=True)
+        for number, options in enumerate(spec.examples):
+            label = f"{spec.name}-{number}" if number else spec.name
+            yield Case(label, cost.function, cost, textbook, options)
+            if spec.family == "softmax":
+                options = {key: value for key, value in options.items() if key != "weight"}
+                yield Case(f"{label}-class", cost.function, cost, textbook, options, indices=True)
 
 
 WHOLE_CASES = [*registered_cases()]
 CASES = [
     *WHOLE_CASES,
-    Case("linear", of_identity, module_of_identity, textbook_log_likelihood, CLASS_WEIGHTS),
-    Case("linear-class", of_identity, module_of_identity, textbook_log_likelihood, {"temperature": 0.5}, indices=True),
+    Case("linear", identity_layer, identity_module, textbook_log_likelihood, CLASS_WEIGHTS),
+    Case("linear-class", identity_layer, identity_module, textbook_log_likelihood, {"temperature": 0.5}, indices=True),
     Case(
         "linear-class-options",
-        of_identity,
-        module_of_identity,
+        identity_layer,
+        identity_module,
         textbook_log_likelihood,
         {"label_smoothing": 0.1, "temperature": 2.0},
         indices=True,
@@ -187,9 +187,9 @@ SMALL = f'extern "C" int ce_torch_abi_version() {{ return {compiler.ABI_VERSION}
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A user's cache in which nothing is kept yet; the user's own kernels come back after the test.
+    """Return the folder of a cache that keeps nothing yet. The user's own kernels come back after the test.
 
-    The kernels of these tests are one small function, which compiles in no time.
+    The kernels of these tests are one small function, which compiles fast.
     """
     monkeypatch.setattr(compiler, "read_sources", lambda: {"small.cpp": SMALL})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -199,7 +199,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def has_kernels(cache: Path) -> Callable[[], bool]:
-    """Return whether a run that starts now has kernels."""
+    """Return a function that returns True if a run that starts now has kernels."""
 
     def has_kernels() -> bool:
         compiler.library.cache_clear()
@@ -210,7 +210,7 @@ def has_kernels(cache: Path) -> Callable[[], bool]:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that compile, one after the other."""
+    """Return the list of the commands that compile."""
     commands: list[list[str]] = []
     run = compiler.run
     monkeypatch.setattr(compiler, "run", lambda command, folder: commands.append(command) or run(command, folder))
@@ -224,11 +224,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(params=WHOLE_CASES, ids=lambda case: case.name)
 def whole_case(request: pytest.FixtureRequest) -> Case:
-    """A case of weighted inputs that are there as a whole, without the layer that makes them."""
+    """Return a case of a cost without its layer."""
     return request.param
 
 
-# A cost of each kind, for tests that take long.
+# One cost of each kind, for tests that take long.
 FEW_CASES = [case for case in CASES if case.name in ("quadratic", "log_likelihood-class", "linear-class")]
 
 
@@ -237,7 +237,16 @@ def typical_case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
+FIRST_CASES = [*{case.function: case for case in reversed(CASES)}.values()]
+
+
+@pytest.fixture(params=FIRST_CASES, ids=lambda case: case.name)
+def first_case(request: pytest.FixtureRequest) -> Case:
+    """Return the first case of each cost."""
+    return request.param
+
+
 @pytest.fixture
 def case_dtype(backend: None) -> torch.dtype:
-    """The precision of examples, such as the backend takes."""
+    """Return the dtype of examples that the backend supports."""
     return Case.dtype

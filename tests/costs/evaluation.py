@@ -1,4 +1,4 @@
-"""What the tests ask of a cost."""
+"""The value and the gradient of a cost, for tests that compare two ways to compute them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 def cost_and_delta(
     cost: Callable[..., Tensor], z: Tensor, y: Tensor, upstream: float = 2.0, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """Return C, and δ as upstream gradients from 1 to `upstream` make it."""
+    """Return C, and its gradient by z for upstream gradients that rise from 1 to `upstream`."""
     z = z.detach().requires_grad_()
     C = cost(z, y, **options)
     (delta,) = torch.autograd.grad(C, z, torch.linspace(1, upstream, C.numel()).view(C.shape).to(C))

@@ -1,4 +1,4 @@
-"""An output layer and its cost, as one and one after the other."""
+"""An output layer and its cost: as one function, and one after the other."""
 
 import torch
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from ce_torch.functional import linear_log_likelihood, log_likelihood
 
 
 def layer(N=7, D=5, K=9, dtype=torch.float64, bias=True, scale=1.0):
-    """Return x, weight and, if wanted, bias of a layer, which need gradients."""
+    """Return x, weight and, if asked for, bias of a layer, which require gradients."""
     generator = torch.Generator().manual_seed(2)
     shapes = [(N, D), (K, D), (K,)][: 3 if bias else 2]
     return [
@@ -15,7 +15,7 @@ def layer(N=7, D=5, K=9, dtype=torch.float64, bias=True, scale=1.0):
     ]
 
 
-def ours(x, weight, bias, y, **options):
+def fused(x, weight, bias, y, **options):
     return linear_log_likelihood(x, weight, y, bias, **options)
 
 
@@ -23,5 +23,5 @@ def unfused(x, weight, bias, y, class_weight=None, block_rows=None, **options):
     return log_likelihood(F.linear(x, weight, bias), y, weight=class_weight, **options)
 
 
-def both(x, weight, bias=None, *, y, **options):
-    return [head(x, weight, bias, y, **options) for head in (ours, unfused)]
+def compute_both(x, weight, bias=None, *, y, **options):
+    return [head(x, weight, bias, y, **options) for head in (fused, unfused)]

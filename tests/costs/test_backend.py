@@ -1,4 +1,4 @@
-"""`explain` names the backend that a call takes, and why."""
+"""`explain` names the backend that computes a call, and says why."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ Z, Y, T = torch.linspace(-2, 2, 12).view(4, 3), torch.tensor([0, 1, 2, 0]), torc
 
 @pytest.fixture(autouse=True)
 def backend(needs_a_compiler, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels serve, and what has more than 64 elements is large."""
+    """Run the kernels; z of more than 64 elements is larger than a block."""
     monkeypatch.setattr(blocks, "ELEMENTS", 64)
 
 
@@ -52,7 +52,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize(("call", "name", "reason"), CALLS.values(), ids=CALLS)
-def test_the_way_that_is_named_is_the_one_that_runs(call, name, reason, monkeypatch):
+def test_explain_names_what_runs(call, name, reason, monkeypatch):
     ran, kernel = [], cpp.kernel
     monkeypatch.setattr(cpp, "kernel", lambda *names: ran.append(names) or kernel(*names))
     backend = call()
@@ -61,12 +61,12 @@ def test_the_way_that_is_named_is_the_one_that_runs(call, name, reason, monkeypa
     assert bool(ran) == (name == "cpp")
 
 
-def test_where_a_tracer_looks_on_it_is_named():
+def test_explain_names_a_tracer_that_sees_the_call():
     with torch.utils.flop_counter.FlopCounterMode(display=False):
         assert "a dispatch mode is active" in explain(log_likelihood, Z, Y).reason
 
 
-def test_why_there_are_no_kernels_is_said(cache, monkeypatch):
+def test_explain_says_why_there_are_no_kernels(cache, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "cpp: there is no C++ compiler no-such-compiler" in explain(log_likelihood, Z, Y).reason
 
@@ -81,7 +81,7 @@ def test_why_there_are_no_kernels_is_said(cache, monkeypatch):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_of_a_cost_with_its_layer_it_is_said_when_gradients_are_worked_out(options, reason):
+def test_explain_says_when_a_cost_with_its_layer_computes_its_gradients(options, reason):
     x, weight, bias = layer(4, 5, 7, torch.float32)
     backend = explain(linear_log_likelihood, x, weight, Y, bias, **options)
     assert backend.name == "blocks"
@@ -97,18 +97,18 @@ def test_of_a_cost_with_its_layer_it_is_said_when_gradients_are_worked_out(optio
     ],
     ids=["no gradient", "desired outputs", "half precision"],
 )
-def test_inputs_of_a_layer_decide_it_too(change, reason):
+def test_explain_names_inputs_of_a_layer_that_delay_its_gradients(change, reason):
     x, y = change(torch.ones(4, 5, requires_grad=True), Y)
     weight = torch.ones(7, 5, dtype=x.dtype)
     assert explain(linear_log_likelihood, x, weight, y).reason.endswith(reason)
 
 
-def test_what_the_call_raises_comes_through():
+def test_explain_raises_what_the_call_raises():
     with pytest.raises(ValueError, match="y must hold class indices"):
         explain(log_likelihood, Z, Y + 1)
 
 
 @pytest.mark.parametrize("function", [torch.nn.functional.cross_entropy, torch.compile(log_likelihood)])
-def test_a_call_that_works_out_no_cost_here_is_refused(function):
+def test_a_call_that_computes_no_cost_is_refused(function):
     with pytest.raises(ValueError, match="cost must be a function or module that computes a cost of ce_torch"):
         explain(function, Z, Y)

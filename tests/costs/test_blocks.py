@@ -1,4 +1,4 @@
-"""Large z on the CPU: its blocks, and the time and memory that they are there for."""
+"""Large z on the CPU: the formulas compute it in blocks, which take little memory."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks serve, as where no compiler is."""
+    """Compute in blocks, as where there is no compiler."""
     monkeypatch.setattr(cpp, "has_kernels", lambda: False)
 
 
@@ -49,8 +49,8 @@ def test_large_z_costs_what_its_formula_says(cost_and_large_examples, monkeypatc
 def test_large_z_takes_a_few_blocks_of_memory_beyond_its_gradient(cost_and_large_examples, peak_memory):
     cost, z, y = cost_and_large_examples
     peak = peak_memory(lambda: torch.autograd.grad(cost(z, y), z))
-    block, of_rows = blocks.ELEMENTS * z.itemsize, len(z) * z.itemsize
-    assert peak - z.nbytes <= 8 * block + 8 * of_rows
+    block, row_costs = blocks.ELEMENTS * z.itemsize, len(z) * z.itemsize
+    assert peak - z.nbytes <= 8 * block + 8 * row_costs
 
 
 @pytest.mark.parametrize("largest", [1e2, 1e4, 1e30])

@@ -1,4 +1,4 @@
-"""A compiler makes the kernels for the CPU, and whatever it does, costs work."""
+"""A compiler makes the kernels for the CPU. Costs work whatever it does."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ from ce_torch.functional import log_likelihood
 
 @pytest.fixture(autouse=True)
 def backend() -> None:
-    """The kernels serve, as they do for a user."""
+    """Run the kernels, as users do."""
 
 
 @pytest.fixture
 def compiler_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Let the compiler be a shell script, whose arguments are "$@"."""
+    """Return a function that makes a shell script the compiler. The script sees the arguments as "$@"."""
 
     def compiler_that(does):
         script = tmp_path / "compiler"
@@ -36,7 +36,7 @@ def compiler_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 @pytest.fixture
 def switch(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    """Set CE_TORCH_KERNELS, as before the first cost of a run."""
+    """Return a function that sets CE_TORCH_KERNELS, as before the first cost of a run."""
 
     def switch(value):
         monkeypatch.setenv("CE_TORCH_KERNELS", value)
@@ -54,13 +54,13 @@ def test_the_compiler_may_be_named_with_its_options_or_not_at_all(has_kernels, n
     assert has_kernels()
 
 
-def test_a_name_that_is_no_command_is_said(has_kernels, monkeypatch, caplog):
+def test_the_log_says_that_cxx_is_no_command(has_kernels, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "'g++")
     assert not has_kernels()
     assert "CXX must be a command such as 'ccache g++', got \"'g++\"" in caplog.text
 
 
-def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(cache, monkeypatch, caplog):
+def test_without_a_compiler_the_formulas_run_and_the_log_says_so(cache, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level(logging.WARNING):
         C = log_likelihood(torch.zeros(2, 4), torch.tensor([0, 1]))
@@ -71,11 +71,18 @@ def test_without_a_compiler_the_formulas_serve_and_the_log_says_so(cache, monkey
 
 
 @pytest.mark.usefixtures("needs_a_compiler")
-def test_a_source_that_does_not_compile_is_done_without(cache, has_kernels, monkeypatch, caplog):
+def test_without_kernels_that_compile_costs_work(cache, has_kernels, monkeypatch, caplog):
     monkeypatch.setattr(compiler, "read_sources", lambda: {"wrong.cpp": "int main( {"})
     assert not has_kernels()
     assert "wrong.cpp" in caplog.text
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.usefixtures("needs_a_compiler")
+def test_kernels_with_another_abi_are_not_loaded_and_the_log_says_so(has_kernels, monkeypatch, caplog):
+    monkeypatch.setattr(compiler, "ABI_VERSION", compiler.ABI_VERSION + 1)
+    assert not has_kernels()
+    assert f"the kernels must have ABI {compiler.ABI_VERSION}, got {compiler.ABI_VERSION - 1}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_a_source_that_does_not_compile_is_done_without(cache, has_kernels, monk
     ],
     ids=["fails", "makes no file", "makes nonsense", "is killed"],
 )
-def test_a_compiler_that_makes_no_kernels_is_done_without(cache, has_kernels, compiler_that, does, said, caplog):
+def test_with_a_compiler_that_makes_no_kernels_costs_work(cache, has_kernels, compiler_that, does, said, caplog):
     compiler_that(does)
     assert not has_kernels()
     (line,) = caplog.messages
@@ -111,7 +118,7 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
     assert "CE_TORCH_KERNELS=0" in waits
     assert "was not done after 1 s" in ended
     os.set_blocking(end, True)
-    assert os.read(end, 1) == b""  # the end of the pipe, which comes when nobody has it open any more
+    assert os.read(end, 1) == b""  # the pipe ends when no process has it open
     os.close(end)
 
 
@@ -124,7 +131,7 @@ def test_a_slow_compiler_is_waited_for_and_the_log_says_so(has_kernels, monkeypa
 
 
 @pytest.mark.usefixtures("needs_a_compiler")
-def test_a_compiler_that_is_as_fast_as_usual_is_not_spoken_of(has_kernels, monkeypatch, caplog):
+def test_the_log_does_not_mention_a_fast_compiler(has_kernels, monkeypatch, caplog):
     monkeypatch.setattr(compiler, "PATIENCE", 1000.0)
     with caplog.at_level(logging.WARNING):
         assert has_kernels()

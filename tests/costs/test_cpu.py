@@ -1,4 +1,4 @@
-"""What the kernels for the CPU promise, and formulas do not."""
+"""Promises of the kernels for the CPU that the formulas do not make."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ needs_a_compiler = pytest.mark.skipif(CXX is None, reason="there is no C++ compi
 
 @pytest.fixture(autouse=True)
 def backend() -> None:
-    """The kernels serve, as they do for a user."""
+    """Run the kernels, as users do."""
 
 
 @needs_a_compiler
@@ -108,7 +108,7 @@ def test_a_process_that_is_forked_runs_kernels_too():
 
 
 @needs_a_compiler
-def test_a_class_that_is_none_is_refused_before_memory_is_read():
+def test_a_class_out_of_range_is_refused_before_memory_is_read():
     with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):
         LOG_LIKELIHOOD.implementations[0].cost(
             torch.float32, "mean", torch.zeros(3, 4), torch.tensor([-1, 4, 3]), None, 1.0, -100, 0.0
@@ -142,7 +142,7 @@ def test_numbers_are_the_same_with_any_number_of_threads():
 @needs_a_compiler
 @pytest.mark.parametrize("function", ["exp", "log1p of exp"])
 def test_functions_are_exact_to_a_few_units_in_the_last_place(function):
-    """exp by the softmax of two classes, ln(1 + exp(z)) by the cross-entropy of one neuron."""
+    """Compute exp by the softmax of two classes, ln(1 + exp(z)) by the cross-entropy of one neuron."""
     z = torch.linspace(-80, 0, 1_000_001)
     if function == "exp":
         pair = torch.stack([z, torch.zeros_like(z)], -1).requires_grad_()

@@ -1,4 +1,4 @@
-"""The costs inside PyTorch's other tools: compiled, exported, on tensors without data, and in several processes."""
+"""The costs in PyTorch's other tools: compiled, exported, traced, on tensors without data, and in several processes."""
 
 import dataclasses
 import io
@@ -20,7 +20,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from ce_torch import LinearLogLikelihoodCost, LogLikelihoodCost, functional
+from ce_torch import LinearLogLikelihoodCost, LogLikelihoodCost
+from ce_torch.costs._registry import COSTS
 
 Spread = Callable[[nn.Module], nn.Module]
 
@@ -57,7 +58,7 @@ def test_an_exported_network_that_ends_in_a_cost_takes_any_batch_size(case) -> N
 
 
 def traced_by_jit(network: nn.Module, *inputs: Tensor) -> nn.Module:
-    """Return what is loaded of a saved trace."""
+    """Return a trace that was saved and loaded."""
     file = io.BytesIO()
     torch.jit.save(torch.jit.trace(network, inputs), file)
     file.seek(0)
@@ -69,10 +70,10 @@ def traced_by_fx(network: nn.Module, *inputs: Tensor) -> nn.Module:
     return pickle.loads(pickle.dumps(torch.fx.symbolic_trace(network)))
 
 
-OF_JIT = pytest.mark.filterwarnings("ignore:.torch.jit")
+ignores_warnings_of_jit = pytest.mark.filterwarnings("ignore:.torch.jit")
 
 
-@OF_JIT
+@ignores_warnings_of_jit
 @pytest.mark.parametrize("traced", [traced_by_jit, traced_by_fx])
 def test_a_trace_of_a_network_that_ends_in_a_cost_is_right_for_other_inputs(case, traced: Callable) -> None:
     network = EndsInACost(case).to(case.dtype)
@@ -85,7 +86,7 @@ def test_a_trace_of_a_network_that_ends_in_a_cost_is_right_for_other_inputs(case
     torch.testing.assert_close(ours, torch.autograd.grad(expected, [*network.layer.parameters()]))
 
 
-@OF_JIT
+@ignores_warnings_of_jit
 @pytest.mark.parametrize("traced", [traced_by_jit, traced_by_fx])
 @pytest.mark.parametrize("cost", [LogLikelihoodCost, partial(LinearLogLikelihoodCost, 4, 4)])
 def test_a_trace_ignores_what_is_to_be_ignored_of_other_inputs(cost: Callable, traced: Callable) -> None:
@@ -98,7 +99,7 @@ def test_a_trace_ignores_what_is_to_be_ignored_of_other_inputs(cost: Callable, t
 
 
 class Labelled(Tensor):
-    """A tensor that asks to be told of every function that is called with it."""
+    """A tensor that records every function that is called with it."""
 
     called: ClassVar[list[Callable]] = []
 
@@ -113,7 +114,7 @@ def test_a_tensor_with_torch_function_is_told_of_a_cost_as_a_whole(case) -> None
     Labelled.called.clear()
     C = case(z.as_subclass(Labelled), y)
     assert type(C) is Labelled
-    assert {getattr(functional, name) for name in functional.__all__} & {*Labelled.called}
+    assert {cost.function for cost in (*COSTS.values(), LinearLogLikelihoodCost)} & {*Labelled.called}
     torch.testing.assert_close(C.as_subclass(Tensor), case.by_textbook(z, y))
 
 
@@ -121,14 +122,14 @@ def test_a_tensor_with_torch_function_is_told_of_a_cost_as_a_whole(case) -> None
 def test_meta_tensors_give_costs_and_deltas_their_shapes(case, reduction: str) -> None:
     z, y = case.examples(6, 3)
     expected = case(z, y, reduction=reduction)
-    case = dataclasses.replace(case, options={k: on_meta(v) for k, v in case.options.items()})
+    case = dataclasses.replace(case, options={k: to_meta(v) for k, v in case.options.items()})
     z = z.to("meta").requires_grad_()
     C = case(z, y.to("meta"), reduction=reduction)
     (delta,) = torch.autograd.grad(C.sum(), z)
     assert (C.shape, C.dtype, delta.shape, delta.dtype) == (expected.shape, expected.dtype, z.shape, z.dtype)
 
 
-def on_meta(value: object) -> object:
+def to_meta(value: object) -> object:
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
@@ -176,8 +177,10 @@ def test_two_processes_with_half_of_the_batch_each_get_the_gradients_of_the_whol
     network = EndsInACost(typical_case).to(typical_case.dtype)
     _, y = typical_case.examples(12, 3)
     x = torch.randn(12, 4, dtype=typical_case.dtype)
-    of_the_whole = torch.autograd.grad(typical_case.by_textbook(network.layer(x), y), list(network.layer.parameters()))
+    whole_gradients = torch.autograd.grad(
+        typical_case.by_textbook(network.layer(x), y), list(network.layer.parameters())
+    )
     task = f"file://{tmp_path / 'rendezvous'}", spread, network, x, y
     results = processes.starmap_async(gradients_of_half, [(0, *task), (1, *task)], chunksize=1)
     for gradients in results.get(timeout=60):
-        torch.testing.assert_close(gradients, list(of_the_whole))
+        torch.testing.assert_close(gradients, list(whole_gradients))

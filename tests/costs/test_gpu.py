@@ -1,4 +1,4 @@
-"""What the kernels for a GPU alone do. Where there is no GPU, Triton's interpreter runs them on the CPU."""
+"""Promises of the kernels for a GPU alone. Without a GPU, Triton's interpreter runs them on the CPU."""
 
 import os
 import subprocess
@@ -21,12 +21,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors on the CPU pass for tensors on a GPU."""
+    """Let tensors on the CPU pass for tensors on a GPU."""
     monkeypatch.setattr(cpp, "has_kernels", lambda: False)
     monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
 
 
-def test_a_class_that_is_none_costs_nan():
+def test_a_class_out_of_range_costs_nan():
     z, y = torch.zeros(3, 4, device=DEVICE), torch.tensor([-1, 4, 3], device=DEVICE)
     C, _ = gpu.softmax_cost("none", z, y, weight=None, c=1.0, ignore_index=-100, label_smoothing=0.0)
     assert C.isnan().tolist() == [True, True, False]

@@ -1,4 +1,4 @@
-"""Half precision: against float64, no error of a cost or of its δ is larger than that of PyTorch's own loss."""
+"""Half precision: a cost and its δ are computed in float32, and rounded once. PyTorch gives the values in float64."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ COSTS = {
 
 
 def examples(name: str, dtype: torch.dtype, largest: float) -> tuple[Tensor, Tensor]:
-    """Few enough outputs that no cost is beyond float16's largest number, 65504."""
+    """Return z and y with so few outputs that no cost exceeds float16's largest number, 65504."""
     generator = torch.Generator().manual_seed(0)
     z = (torch.rand(256, 6, generator=generator) * 2 - 1) * largest
     if name == "log-likelihood of a class":
@@ -44,14 +44,11 @@ def examples(name: str, dtype: torch.dtype, largest: float) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("largest", [1.0, 1e2, 1e4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", COSTS)
-def test_no_error_is_larger_than_pytorchs_own(name: str, dtype: torch.dtype, largest: float) -> None:
+def test_cost_and_delta_in_half_precision_are_those_in_float64_rounded_once(name, dtype, largest) -> None:
     ours, theirs = COSTS[name]
     z, y = examples(name, dtype, largest)
     exact = cost_and_delta(theirs, z.double(), y.double() if y.is_floating_point() else y, upstream=1)
-    our_errors = errors(cost_and_delta(lambda z, y: ours(z, y, reduction="none"), z, y, upstream=1), exact)
-    their_errors = errors(cost_and_delta(theirs, z, y, upstream=1), exact)
-    assert all(our <= their for our, their in zip(our_errors, their_errors, strict=True)), (our_errors, their_errors)
-
-
-def errors(found: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> list[float]:
-    return [(a.double() - b).abs().max().item() for a, b in zip(found, exact, strict=True)]
+    found = cost_and_delta(lambda z, y: ours(z, y, reduction="none"), z, y, upstream=1)
+    for tensor, right in zip(found, exact, strict=True):
+        # Half of a unit in the last place, and a little more for the arithmetic in float32.
+        torch.testing.assert_close(tensor.double(), right, rtol=0.51 * torch.finfo(dtype).eps, atol=1e-6)

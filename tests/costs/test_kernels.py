@@ -31,11 +31,11 @@ COSTS["temperature"] = partial(log_likelihood, temperature=0.3)
 
 
 def ramp(z):
-    """A factor for each column, the first of them 0."""
+    """Return a factor for each column; the first is 0."""
     return torch.linspace(0, 3, z.shape[-1], dtype=torch.float64)
 
 
-# What only the CPU's kernels take; on a GPU the formulas serve.
+# What only the CPU's kernels support; on a GPU the formulas run.
 ON_CPU = {
     "weights": lambda z, y, **options: cross_entropy(z, y, weight=ramp(z), pos_weight=3 - ramp(z), **options),
     "weights of examples": lambda z, y, **options: cross_entropy(
@@ -53,12 +53,12 @@ ON_CPU = {
     ),
     "ignored": lambda z, y, **options: log_likelihood(z, y.argmax(-1), ignore_index=0, **options),
 }
-# One example without a batch, one class, no power of two, none, leading dimensions, more classes than are taken at
-# once, short rows that are taken together, enough elements for a second thread.
+# One example without a batch, one class, no power of two, no example, leading dimensions, more classes than a kernel
+# reads at once, short rows that it reads together, enough elements for a second thread.
 SHAPES = [(3,), (4, 1), (5, 37), (2, 0, 3), (2, 3, 2, 8), (3, 9001), (1500, 7), (50, 1000)]
 REDUCTIONS = ["mean", "none", "sum"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-# Every shape in float32, and every dtype, with each of the reductions somewhere.
+# Every shape in float32, and every dtype. Each reduction is among them.
 KINDS = [(shape, torch.float32, reduction) for shape, reduction in zip(SHAPES, cycle(REDUCTIONS), strict=False)]
 KINDS += [((5, 37), dtype, "mean") for dtype in DTYPES[1:]]
 KINDS += [((3, 9001), dtype, "none") for dtype in DTYPES[1:]]
@@ -78,7 +78,7 @@ def reason_not_to_run(kernels: str) -> str | None:
 
 @pytest.fixture(autouse=True, params=["cpu", "gpu"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose kernels run. Without a GPU, tensors on the CPU pass for tensors on one."""
+    """Run the kernels of one processor. Without a GPU, tensors on the CPU pass for tensors on one."""
     if reason := reason_not_to_run(request.param):
         pytest.skip(reason)
     if request.param == "gpu":
@@ -89,7 +89,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @contextmanager
 def formulas_alone() -> Iterator[None]:
-    """What happens where there is neither a compiler nor Triton."""
+    """Compute as where there is neither a compiler nor Triton."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpp, "has_kernels", lambda: False)
         patch.setattr(gpu, "has_triton", lambda: False)
@@ -98,7 +98,7 @@ def formulas_alone() -> Iterator[None]:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kernels that run, one after the other."""
+    """Return the list of the kernels that run."""
     launches: list[str] = []
 
     def recorded(run):
@@ -116,11 +116,11 @@ def cost(request: pytest.FixtureRequest):
 
 @pytest.fixture
 def examples(backend: str):
-    """Make weighted inputs, and classes or desired outputs, of a shape, where the kernels' processor has them."""
+    """Return a function that makes weighted inputs, and classes or desired outputs, on the kernels' device."""
 
     def examples(cost, *shape, dtype=torch.float32):
         device = GPU if backend == "gpu" else "cpu"
-        if backend == "gpu" and GPU == "cpu":  # Triton's interpreter takes a millisecond for each row
+        if backend == "gpu" and GPU == "cpu":  # Triton's interpreter takes a millisecond a row
             shape = (*(min(size, 6) for size in shape[:-1]), shape[-1])
         generator = torch.Generator().manual_seed(0)
         z = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
@@ -154,18 +154,18 @@ def test_a_kernel_is_its_formula_with_options(name, examples, shape, dtype, redu
 
 @pytest.mark.parametrize("backend", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", ON_CPU)
-def test_options_are_left_to_no_formula(name, examples, launches):
+def test_kernels_compute_every_option(name, examples, launches):
     z, y = examples(ON_CPU[name], 5, 3)
     ON_CPU[name](z.requires_grad_(), y).backward()
     assert len(launches) == 2
 
 
-@pytest.mark.parametrize("of_y", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("of_z", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("y_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("z_dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", ["quadratic", "linear_quadratic", "cross_entropy", "focal"])
-def test_kernels_take_y_of_any_dtype(name, examples, launches, of_z, of_y):
-    z, y = examples(COSTS[name], 5, 9, dtype=of_z)
-    assert_kernels_are_formulas(COSTS[name], z, y.to(of_y))
+def test_kernels_take_y_of_any_dtype(name, examples, launches, z_dtype, y_dtype):
+    z, y = examples(COSTS[name], 5, 9, dtype=z_dtype)
+    assert_kernels_are_formulas(COSTS[name], z, y.to(y_dtype))
     assert len(launches) == 2
 
 
@@ -205,15 +205,15 @@ def test_rows_of_large_weighted_inputs_neither_overflow_nor_vanish(examples, tem
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("special", [float("-inf"), float("inf"), float("nan")])
-def test_what_is_not_finite_spoils_what_the_formulas_say(cost, examples, special):
+def test_kernels_are_finite_where_the_formulas_are(cost, examples, special):
     z, y = examples(cost, 4, 6)
     z[1, 2] = special
     z[2] = special
     C, delta = cost_and_delta(cost, z, y, reduction="none")
     with formulas_alone():
-        of_formulas, delta_of_formulas = cost_and_delta(cost, z, y, reduction="none")
-    assert C.isfinite().tolist() == of_formulas.isfinite().tolist()
-    torch.testing.assert_close(delta, delta_of_formulas, equal_nan=True)
+        formula_C, formula_delta = cost_and_delta(cost, z, y, reduction="none")
+    assert C.isfinite().tolist() == formula_C.isfinite().tolist()
+    torch.testing.assert_close(delta, formula_delta, equal_nan=True)
 
 
 def test_vmap_runs_the_kernels(cost, examples, launches):
@@ -279,14 +279,14 @@ def test_explain_names_the_kernels_that_run(backend, cost, examples, launches):
     assert len(launches) == 1
 
 
-def test_a_parameter_takes_the_kernels_too(cost, examples, launches):
+def test_kernels_take_a_parameter(cost, examples, launches):
     z, y = examples(cost, 5, 3)
     cost(torch.nn.Parameter(z), y).backward()
     assert len(launches) == 2
 
 
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
-def test_float64_is_left_to_the_formulas_on_a_gpu(cost, examples, launches):
+def test_the_formulas_compute_float64_on_a_gpu(cost, examples, launches):
     z, y = examples(cost, 5, 3, dtype=torch.float64)
     cost(z.requires_grad_(), y).backward()
     assert not launches
@@ -299,7 +299,7 @@ def test_without_kernels_the_formulas_serve(cost, examples, launches):
     assert not launches
 
 
-def test_a_number_that_is_negated_when_it_is_read_is_read_so(cost, examples):
+def test_a_view_that_negates_is_read_negated(cost, examples):
     z, y = examples(cost, 5, 3)
     torch.testing.assert_close(cost(torch._neg_view(z), y), cost(-z, y))
     torch.testing.assert_close(cost(z, torch._neg_view(-y)), cost(z, y))
@@ -327,20 +327,20 @@ def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(backend, launches, 
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_a_layer_in_half_precision_is_summed_in_float32_on_a_gpu(backend, monkeypatch):
     products = []
-    if GPU == "cpu":  # which has no such product
+    if GPU == "cpu":  # PyTorch has no such product there
 
-        def in_float32(left, right):
+        def record_product(left, right):
             products.append((left.dtype, right.dtype))
             return left.float() @ right.float()
 
-        monkeypatch.setattr(gpu, "product_in_float32", in_float32)
+        monkeypatch.setattr(gpu, "product_in_float32", record_product)
     inputs, y = [tensor.to(GPU) for tensor in layer(40, 5, 300, torch.bfloat16, bias=False)], torch.arange(40).to(GPU)
     C = linear_log_likelihood(*inputs, y)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     right = F.cross_entropy(F.linear(*exact), y)
     torch.testing.assert_close(C, right.bfloat16())
-    gradients, of_right = torch.autograd.grad(C, inputs), torch.autograd.grad(right, exact)
-    for gradient, expected in zip(gradients, of_right, strict=True):
+    gradients, right_gradients = torch.autograd.grad(C, inputs), torch.autograd.grad(right, exact)
+    for gradient, expected in zip(gradients, right_gradients, strict=True):
         torch.testing.assert_close(gradient.double(), expected, rtol=0.01, atol=1e-4)
     assert set(products) <= {(torch.bfloat16, torch.bfloat16)}
     assert products or GPU == "cuda"

@@ -1,4 +1,4 @@
-"""The output layer and its cost as one: it is the layer and then the cost, by every derivative, in a block's memory."""
+"""The output layer and its cost as one have the value and all derivatives of the layer and then the cost."""
 
 import inspect
 import itertools
@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from heads import both, layer, ours, unfused
+from heads import compute_both, fused, layer, unfused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
@@ -24,7 +24,7 @@ WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.
 
 @pytest.fixture(autouse=True, params=["whole", "blocks"])
 def backend(request, monkeypatch):
-    """Classes and examples at once, or a few of them at a time."""
+    """Compute all classes and examples at once, or a few of them at a time."""
     if request.param == "blocks":
         monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(blocks, "FEWEST_CLASSES", 1)
@@ -52,7 +52,7 @@ def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_optio
     if frozen is not None:
         inputs[frozen].requires_grad_(False)
     for options in OPTIONS:
-        found = both(*inputs, y=y, ignore_index=ignore_index, **options)
+        found = compute_both(*inputs, y=y, ignore_index=ignore_index, **options)
         torch.testing.assert_close(*found)
         first = [torch.autograd.grad(C.square().sum(), needed, retain_graph=True) for C in found]
         torch.testing.assert_close(*first)
@@ -68,9 +68,9 @@ def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_optio
 def test_derivatives_by_every_input_agree_with_finite_differences(y, reduction):
     inputs = *layer(2, 3, 4), y.clone().requires_grad_() if y.is_floating_point() else y
     batched = {"check_batched_grad": True, "check_forward_ad": True, "check_batched_forward_grad": True}
-    assert gradcheck(partial(ours, reduction=reduction), inputs, **batched)
+    assert gradcheck(partial(fused, reduction=reduction), inputs, **batched)
     both_modes = {"check_fwd_over_rev": True, "check_rev_over_rev": True}
-    assert gradgradcheck(partial(ours, reduction=reduction), inputs, **both_modes)
+    assert gradgradcheck(partial(fused, reduction=reduction), inputs, **both_modes)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -78,7 +78,7 @@ def test_derivatives_by_every_input_agree_with_finite_differences(y, reduction):
 @pytest.mark.parametrize("N", [0, 7], ids=["no-example", "all-ignored"])
 def test_of_examples_that_do_not_count_the_gradients_are_0_and_the_mean_is_nan(N, label_smoothing, reduction):
     inputs, y = layer(N), torch.full((N,), -100)
-    found = both(*inputs, y=y, reduction=reduction, label_smoothing=label_smoothing)
+    found = compute_both(*inputs, y=y, reduction=reduction, label_smoothing=label_smoothing)
     torch.testing.assert_close(*found, equal_nan=True)
     for gradient in torch.autograd.grad(found[0].sum(), inputs):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient))
@@ -89,7 +89,7 @@ def test_of_examples_that_do_not_count_the_gradients_are_0_and_the_mean_is_nan(N
 def test_a_batch_of_gradients_at_once_can_be_differentiated_again(label_smoothing, reduction):
     inputs = layer()
     second = []
-    for C in both(*inputs, y=CLASSES, label_smoothing=label_smoothing, reduction=reduction):
+    for C in compute_both(*inputs, y=CLASSES, label_smoothing=label_smoothing, reduction=reduction):
         upstream = torch.arange(1.0, 3 * C.numel() + 1, dtype=C.dtype).view(3, *C.shape)
         first = torch.autograd.grad(C, inputs, upstream, is_grads_batched=True, create_graph=True)
         second.append(torch.autograd.grad(sum(slope.square().sum() for slope in first), inputs))
@@ -106,7 +106,7 @@ def test_forward_mode_goes_over_vmap(reduction):
             (weights,),
             (weights,),
         )
-        for head in (ours, unfused)
+        for head in (fused, unfused)
     ]
     torch.testing.assert_close(*changes)
 
@@ -115,14 +115,14 @@ def test_forward_mode_goes_over_vmap(reduction):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_weights_of_classes_may_have_another_dtype(dtype, reduction):
     inputs, class_weight = layer(dtype=torch.float32), WEIGHTS.to(dtype)
-    found = [head(*inputs, CLASSES, class_weight=class_weight, reduction=reduction) for head in (ours, unfused)]
+    found = [head(*inputs, CLASSES, class_weight=class_weight, reduction=reduction) for head in (fused, unfused)]
     torch.testing.assert_close(*found, check_dtype=False)
     torch.testing.assert_close(*(torch.autograd.grad(C.sum(), inputs) for C in found), rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_of_no_inputs_has_its_biases():
     x, weight, bias = layer(D=0)
-    torch.testing.assert_close(*both(x, weight, bias, y=CLASSES))
+    torch.testing.assert_close(*compute_both(x, weight, bias, y=CLASSES))
 
 
 @settings(max_examples=40)
@@ -136,7 +136,7 @@ def test_a_layer_of_no_inputs_has_its_biases():
 )
 def test_the_size_of_a_block_makes_no_difference(N, D, K, block_rows, scale, reduction):
     inputs, y = layer(N, D, K, scale=scale), torch.arange(N) % K
-    found = both(*inputs, y=y, block_rows=block_rows, reduction=reduction)
+    found = compute_both(*inputs, y=y, block_rows=block_rows, reduction=reduction)
     torch.testing.assert_close(*found)
     torch.testing.assert_close(*(torch.autograd.grad(C.sum(), inputs) for C in found))
 
@@ -144,7 +144,7 @@ def test_the_size_of_a_block_makes_no_difference(N, D, K, block_rows, scale, red
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_backward_pass_over_a_retained_graph_gives_the_same_to_the_last_bit(dtype):
     inputs = layer(dtype=dtype)
-    C = ours(*inputs, CLASSES)
+    C = fused(*inputs, CLASSES)
     once = torch.autograd.grad(C, inputs, retain_graph=True)
     again = torch.autograd.grad(C, inputs, retain_graph=True)
     torch.testing.assert_close(again, once, rtol=0, atol=0)
@@ -153,7 +153,7 @@ def test_every_backward_pass_over_a_retained_graph_gives_the_same_to_the_last_bi
 
 def test_gradients_that_were_handed_over_are_not_touched_by_later_backward_passes():
     inputs = layer()
-    C = ours(*inputs, CLASSES)
+    C = fused(*inputs, CLASSES)
     once = torch.autograd.grad(C, inputs, retain_graph=True)
     kept = [slope.clone() for slope in once]
     (3 * C).backward()
@@ -172,7 +172,7 @@ def test_weights_that_are_used_elsewhere_too_get_both_gradients():
 @pytest.mark.parametrize("changed", [0, 1, 2], ids=["x", "weight", "bias"])
 def test_inputs_that_were_written_to_before_the_backward_pass_are_refused(changed):
     inputs = layer()
-    C = ours(*inputs, CLASSES)
+    C = fused(*inputs, CLASSES)
     with torch.no_grad():
         inputs[changed] += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -184,7 +184,7 @@ def test_inputs_may_be_parts_of_larger_tensors():
     larger = [torch.cat([torch.full_like(tensor, 100), tensor]).detach() for tensor in inputs]
     parts = [tensor[len(tensor) // 2 :].requires_grad_() for tensor in larger]
     y = torch.arange(16) % 9
-    found = ours(*parts, y), unfused(*inputs, y)
+    found = fused(*parts, y), unfused(*inputs, y)
     torch.testing.assert_close(*found)
     torch.testing.assert_close(torch.autograd.grad(found[0], parts), torch.autograd.grad(found[1], inputs))
 
@@ -192,17 +192,17 @@ def test_inputs_may_be_parts_of_larger_tensors():
 def test_inputs_are_left_untouched():
     inputs = layer()
     before = [tensor.detach().clone() for tensor in inputs]
-    ours(*inputs, CLASSES).backward()
+    fused(*inputs, CLASSES).backward()
     torch.testing.assert_close([tensor.detach() for tensor in inputs], before, rtol=0, atol=0)
 
 
 def test_each_example_has_its_gradient_by_the_weight_under_vmap_of_grad():
     x, weight, bias = layer()
     y = CLASSES.clamp(min=0)
-    of_example = [
-        vmap(grad(lambda weight, x, y, head=head: head(x, weight, bias, y)), (None, 0, 0)) for head in (ours, unfused)
+    example_gradients = [
+        vmap(grad(lambda weight, x, y, head=head: head(x, weight, bias, y)), (None, 0, 0)) for head in (fused, unfused)
     ]
-    torch.testing.assert_close(*(gradients(weight, x, y) for gradients in of_example))
+    torch.testing.assert_close(*(gradients(weight, x, y) for gradients in example_gradients))
 
 
 def test_a_module_shows_what_it_is_made_with():
@@ -227,7 +227,7 @@ def test_an_option_that_a_module_does_not_have_is_named():
 @pytest.mark.parametrize("y", [0, 2])
 def test_a_single_example_needs_no_batch(y):
     x, *parameters = layer()
-    found = both(x[0], *parameters, y=torch.tensor(y))
+    found = compute_both(x[0], *parameters, y=torch.tensor(y))
     torch.testing.assert_close(*found)
     torch.testing.assert_close(*(torch.autograd.grad(C, parameters) for C in found))
 
@@ -235,14 +235,14 @@ def test_a_single_example_needs_no_batch(y):
 def test_what_hooks_do_with_saved_tensors_is_respected():
     inputs = layer()
     with torch.autograd.graph.save_on_cpu():
-        C = ours(*inputs, CLASSES)
+        C = fused(*inputs, CLASSES)
     torch.testing.assert_close(torch.autograd.grad(C, inputs), torch.autograd.grad(unfused(*inputs, CLASSES), inputs))
 
 
 def test_a_backward_pass_under_autocast_keeps_its_precision():
     inputs = layer(dtype=torch.float32)
     for reduction in ("mean", "none"):
-        C = ours(*inputs, CLASSES, reduction=reduction)
+        C = fused(*inputs, CLASSES, reduction=reduction)
         (right,) = torch.autograd.grad(C.mean(), inputs[1], retain_graph=True)
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(torch.autograd.grad(C.mean(), inputs[1])[0], right, rtol=0, atol=0)
@@ -253,6 +253,6 @@ def test_a_class_that_is_ruled_out_has_no_part(reduction):
     x, weight, bias = layer()
     ruled_out = bias.detach().clone()
     ruled_out[5] = -torch.inf
-    found = both(x, weight, ruled_out, y=CLASSES, reduction=reduction)
+    found = compute_both(x, weight, ruled_out, y=CLASSES, reduction=reduction)
     torch.testing.assert_close(*found)
     torch.testing.assert_close(*(torch.autograd.grad(C.sum(), (x, weight)) for C in found))

@@ -1,4 +1,4 @@
-"""The layer's classes shared out among processes: cost and gradients are those of a single process."""
+"""Processes that share the classes of a layer get the cost and the gradients of a single process."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,7 +28,7 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def backend() -> None:
-    """Blocks are made small in each process."""
+    """Leave it to each process to make its blocks small."""
 
 
 Inputs = list[Tensor]
@@ -40,12 +40,14 @@ def cost_and_derivatives(inputs: Inputs, y: Tensor, options: dict, **more: objec
     x, weight, bias = inputs
     C = linear_log_likelihood(x, weight, y, bias, **options, **more)
     first = torch.autograd.grad(C.square().sum(), inputs, create_graph=True)
-    # Of the parameters each process has its own part of the direction's square.
-    by_x = torch.autograd.grad(first[0].square().sum(), inputs)
-    return C, *first, *by_x
+    # Only the gradient of x is the same in all processes.
+    second = torch.autograd.grad(first[0].square().sum(), inputs)
+    return C, *first, *second
 
 
-def with_group(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict) -> tuple[Tensor, ...]:
+def derivatives_of_shard(
+    rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict
+) -> tuple[Tensor, ...]:
     x, weight, bias = inputs
     own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
     inputs = [x, weight.detach()[own].requires_grad_(), bias.detach()[own].requires_grad_()]
@@ -54,7 +56,9 @@ def with_group(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, op
     return cost_and_derivatives(inputs, y, options, group=distributed.group.WORLD)
 
 
-def with_dtensors(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict) -> tuple[Tensor, ...]:
+def derivatives_of_dtensors(
+    rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict
+) -> tuple[Tensor, ...]:
     mesh = init_device_mesh("cpu", (len(shares),))
     x, *parameters = inputs
     parts = [distribute_tensor(tensor.detach(), mesh, [Shard(0)]).requires_grad_() for tensor in parameters]
@@ -63,7 +67,9 @@ def with_dtensors(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor,
     return C, gradients[0], *(gradient.full_tensor() for gradient in gradients[1:])
 
 
-def in_process(rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], *task: object) -> tuple[Tensor, ...]:
+def run_in_process(
+    rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], *task: object
+) -> tuple[Tensor, ...]:
     blocks.FEWEST_ROWS, blocks.FEWEST_CLASSES, blocks.FEWEST_ELEMENTS = 1, 1, 20
     distributed.init_process_group("gloo", rendezvous, timedelta(seconds=60), world_size=len(shares), rank=rank)
     try:
@@ -74,16 +80,16 @@ def in_process(rank: int, rendezvous: str, work: Work, shares: tuple[int, ...], 
 
 @pytest.fixture(scope="module")
 def processes():
-    # Autograd's threads don't survive a fork of this process; the server has none, and loads PyTorch once for all.
+    # Autograd's threads don't survive a fork of this process. The server has none, and loads PyTorch once for all.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed.tensor", "ce_torch.functional"])
     with context.Pool(3) as pool:
         yield pool
 
 
-def in_processes(processes, tmp_path: Path, work: Work, shares: tuple[int, ...], *task: object):
+def run_in_processes(processes, tmp_path: Path, work: Work, shares: tuple[int, ...], *task: object):
     task = f"file://{tmp_path / 'rendezvous'}", work, shares, *task
-    return processes.starmap_async(in_process, [(rank, *task) for rank in range(len(shares))], chunksize=1).get(120)
+    return processes.starmap_async(run_in_process, [(rank, *task) for rank in range(len(shares))], chunksize=1).get(120)
 
 
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
@@ -92,7 +98,7 @@ def in_processes(processes, tmp_path: Path, work: Work, shares: tuple[int, ...],
 def test_processes_that_share_the_classes_get_what_one_process_gets(processes, tmp_path, y, options, shares):
     inputs = layer()
     C, *derivatives = cost_and_derivatives(inputs, y, options)
-    results = in_processes(processes, tmp_path, with_group, shares, inputs, y, options)
+    results = run_in_processes(processes, tmp_path, derivatives_of_shard, shares, inputs, y, options)
     for one in results:
         torch.testing.assert_close(one[0], C.detach())
     each = [one[1:] for one in results]
@@ -110,11 +116,11 @@ def test_a_weight_that_is_a_dtensor_is_shared_out_as_it_says(processes, tmp_path
     inputs = layer()
     C = linear_log_likelihood(inputs[0], inputs[1], CLASSES, inputs[2])
     right = C, *torch.autograd.grad(C, inputs)
-    for found in in_processes(processes, tmp_path, with_dtensors, shares, inputs, CLASSES, {}):
+    for found in run_in_processes(processes, tmp_path, derivatives_of_dtensors, shares, inputs, CLASSES, {}):
         torch.testing.assert_close(found, tuple(tensor.detach() for tensor in right))
 
 
-def without_a_group(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+def refuses_a_missing_group(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
     mesh = init_device_mesh("cpu", (len(shares),))
     weight = distribute_tensor(inputs[1].detach(), mesh, [Shard(0)])
     try:
@@ -125,11 +131,11 @@ def without_a_group(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: obje
 
 
 def test_a_weight_that_is_a_dtensor_is_not_shared_out_unasked(processes, tmp_path):
-    results = in_processes(processes, tmp_path, without_a_group, (5, 4), layer(), CLASSES, {})
+    results = run_in_processes(processes, tmp_path, refuses_a_missing_group, (5, 4), layer(), CLASSES, {})
     assert all(one[0] for one in results)
 
 
-def with_examples_of_its_own(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+def cost_of_own_examples(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
     mesh = init_device_mesh("cpu", (len(shares),))
     weight = distribute_tensor(inputs[1].detach(), mesh, [Shard(0)])
     return (linear_log_likelihood(inputs[0][rank::2], weight.full_tensor(), CLASSES[rank::2]),)
@@ -137,13 +143,13 @@ def with_examples_of_its_own(rank: int, shares: tuple[int, ...], inputs: Inputs,
 
 def test_a_weight_that_is_gathered_serves_examples_of_each_process(processes, tmp_path):
     inputs = layer()
-    results = in_processes(processes, tmp_path, with_examples_of_its_own, (5, 4), inputs, CLASSES, {})
+    results = run_in_processes(processes, tmp_path, cost_of_own_examples, (5, 4), inputs, CLASSES, {})
     for rank, (C,) in enumerate(results):
         z = torch.nn.functional.linear(inputs[0][rank::2], inputs[1])
         torch.testing.assert_close(C, torch.nn.functional.cross_entropy(z, CLASSES[rank::2]).detach())
 
 
-def third_derivative(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+def refuses_a_third_derivative(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
     x, weight, _ = inputs
     own = weight.detach()[sum(shares[:rank]) : sum(shares[: rank + 1])]
     C = linear_log_likelihood(x, own, CLASSES, group=distributed.group.WORLD)
@@ -156,5 +162,5 @@ def third_derivative(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: obj
 
 
 def test_a_third_derivative_of_shards_is_refused_with_a_sentence(processes, tmp_path):
-    results = in_processes(processes, tmp_path, third_derivative, (5, 4), layer(), CLASSES, {})
+    results = run_in_processes(processes, tmp_path, refuses_a_third_derivative, (5, 4), layer(), CLASSES, {})
     assert all(one[0] for one in results)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from heads import layer, ours, unfused
+from heads import fused, layer, unfused
 from torch.func import functionalize, grad, hessian, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal import composite_compliance
@@ -23,7 +23,7 @@ both_reductions = pytest.mark.parametrize("reduction", ["mean", "none"])
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch):
-    """Blocks hold up to five of the nine classes, and the compiler starts afresh."""
+    """Let blocks hold up to five of the nine classes, and let the compiler start afresh."""
     monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
     monkeypatch.setattr(blocks, "FEWEST_CLASSES", 5)
     monkeypatch.setattr(blocks, "FEWEST_ELEMENTS", 20)
@@ -44,7 +44,7 @@ def test_functionalize_keeps_the_cost_and_its_gradients(y, reduction):
     inputs = detached_layer()
 
     def total(x, weight, bias):
-        return ours(x, weight, bias, y, reduction=reduction).sum()
+        return fused(x, weight, bias, y, reduction=reduction).sum()
 
     torch.testing.assert_close(functionalize(total)(*inputs), total(*inputs))
     gradients = grad(total, (0, 1, 2))
@@ -58,7 +58,7 @@ def test_a_symbolic_trace_of_a_gradient_takes_inputs_of_other_sizes(y, reduction
         inputs = detached_layer(N=N, K=K)
         return *inputs, torch.arange(N) % K if y == "classes" else torch.ones(N, K, dtype=torch.float64) / K
 
-    gradients = grad(lambda *inputs: ours(*inputs, reduction=reduction).sum(), (0, 1, 2))
+    gradients = grad(lambda *inputs: fused(*inputs, reduction=reduction).sum(), (0, 1, 2))
     traced = make_fx(gradients, tracing_mode="symbolic")(*examples(7, 9))
     other = examples(5, 11)
     torch.testing.assert_close(traced(*other), gradients(*other))
@@ -68,24 +68,24 @@ def test_a_symbolic_trace_of_a_gradient_takes_inputs_of_other_sizes(y, reduction
 
 @both_targets
 class TestCompositeCompliance:
-    """Whatever inputs are subclasses, nothing reads their memory, or writes them to a tensor that is none."""
+    """If any inputs are subclasses, nothing reads their memory, or writes them to a plain tensor."""
 
     @usually_the_mean
     def test_of_the_cost(self, y, reduction):
         inputs, options = (*detached_layer(), y), {"reduction": reduction}
         for check in (composite_compliance.check_with_mode, composite_compliance.check_all_permutations):
-            check(ours, inputs, options, torch.testing.assert_close)
+            check(fused, inputs, options, torch.testing.assert_close)
 
     @usually_the_mean
     def test_of_the_backward_pass(self, y, reduction):
         options = {"y": y, "reduction": reduction}
         check = composite_compliance.check_backward_formula
-        check(ours, layer(), options, assert_equal_fn=torch.testing.assert_close)
+        check(fused, layer(), options, assert_equal_fn=torch.testing.assert_close)
 
     @pytest.mark.slow
     def test_of_forward_mode(self, y):
         check = composite_compliance.check_forward_ad_formula
-        check(lambda *inputs: ours(*inputs, y), layer(), {}, assert_equal_fn=torch.testing.assert_close)
+        check(lambda *inputs: fused(*inputs, y), layer(), {}, assert_equal_fn=torch.testing.assert_close)
 
 
 @both_targets
@@ -96,7 +96,7 @@ def test_a_lazy_copy_is_read_and_stays_lazy(dtype, reduction, y):
     y = (y.clamp(min=0) if y is CLASSES else y.to(dtype)).repeat(5, *(1,) * (y.ndim - 1))
     lazy = [torch._lazy_clone(tensor.detach()) for tensor in (*layer(N=35, dtype=dtype), y)]
     inputs = [tensor.requires_grad_() for tensor in lazy[:3]]
-    C = ours(*lazy, reduction=reduction, block_rows=16)
+    C = fused(*lazy, reduction=reduction, block_rows=16)
     torch.autograd.grad(C.sum(), inputs, retain_graph=True)
     first = torch.autograd.grad(C.sum(), inputs, create_graph=True)
     torch.autograd.grad(sum(gradient.sum() for gradient in first), inputs)
@@ -106,18 +106,18 @@ def test_a_lazy_copy_is_read_and_stays_lazy(dtype, reduction, y):
 @both_targets
 def test_a_compiled_cost_has_the_gradients_by_all_inputs(y):
     inputs = layer()
-    found = compiled(ours)(*inputs, y), unfused(*inputs, y)
+    found = compiled(fused)(*inputs, y), unfused(*inputs, y)
     torch.testing.assert_close(*(torch.autograd.grad(C, inputs) for C in found))
 
 
 def test_a_compiled_cost_has_the_gradient_by_desired_outputs():
     inputs, y = detached_layer(), OUTPUTS.clone().requires_grad_()
-    found = compiled(ours)(*inputs, y), unfused(*inputs, y)
+    found = compiled(fused)(*inputs, y), unfused(*inputs, y)
     torch.testing.assert_close(*(torch.autograd.grad(C, y) for C in found))
 
 
 def test_one_compilation_serves_any_number_of_examples():
-    function, parameters = compiled(ours, dynamic=True), layer()[1:]
+    function, parameters = compiled(fused, dynamic=True), layer()[1:]
     for N in (7, 5, 11):
         x, y = layer(N=N)[0], torch.arange(N) % 9
         found = function(x, *parameters, y), unfused(x, *parameters, y)
@@ -144,14 +144,14 @@ SLOW_TRANSFORMS = {
 @usually_classes
 def test_transforms_compile(y, transform):
     x, weight, bias = detached_layer()
-    function = transform(lambda bias: ours(x, weight, bias, y))
+    function = transform(lambda bias: fused(x, weight, bias, y))
     torch.testing.assert_close(compiled(function)(bias), function(bias))
 
 
 def test_a_compiled_cost_takes_inputs_of_any_strides():
     x, weight, bias = layer()
     turned = x.detach().T.contiguous().requires_grad_()
-    C = compiled(lambda x: ours(2 * x.T, weight, bias, CLASSES), backend="inductor")(turned)
+    C = compiled(lambda x: fused(2 * x.T, weight, bias, CLASSES), backend="inductor")(turned)
     right = torch.autograd.grad(unfused(2 * turned.T, weight, bias, CLASSES), turned)
     torch.testing.assert_close(torch.autograd.grad(C, turned), right)
 

@@ -1,4 +1,4 @@
-"""Each cost has the chapter's name and the field's, and says which of PyTorch's losses it is."""
+"""Each cost has the chapter's name and the field's, and its docstring names PyTorch's own loss."""
 
 import pytest
 import torch

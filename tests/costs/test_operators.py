@@ -1,4 +1,4 @@
-"""What compilers, tracers and PyTorch's own checks see of a cost: operators, which are the kernels."""
+"""Compilers, tracers and PyTorch's own checks see a cost as operators, which run the kernels."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_functionalize_takes_a_cost_and_its_gradient(whole_case):
     assert_close(functional(z, y), gradient(whole_case, z, y))
 
 
-def test_copies_on_write_are_read_and_not_made(whole_case):
+def test_a_lazy_copy_is_read_and_stays_lazy(whole_case):
     z, y = (torch._lazy_clone(tensor) for tensor in whole_case.examples(6, 3))
     torch.autograd.grad(whole_case(z.requires_grad_(), y), z)
     assert torch._C._is_cow_tensor(z)
@@ -110,7 +110,7 @@ def test_pytorch_checks_the_operators(spec, indices, case_dtype):
     torch.library.opcheck(delta, (torch.ones_like(C), statistics, "mean", z, y, *more), test_utils=checks)
 
 
-def test_the_backend_that_is_prescribed_runs(whole_case):
+def test_the_prescribed_backend_runs(whole_case):
     z, y = whole_case.examples(40, 3, dtype=torch.float32)
     names = {}
     for backend in ("auto", "kernels", "blocks", "formulas"):
@@ -119,7 +119,7 @@ def test_the_backend_that_is_prescribed_runs(whole_case):
     assert names == {"auto": "cpp", "kernels": "cpp", "blocks": "formulas", "formulas": "formulas"}
 
 
-def test_where_kernels_are_prescribed_and_there_are_none_an_error_says_why(whole_case, monkeypatch):
+def test_an_error_says_why_prescribed_kernels_do_not_run(whole_case, monkeypatch):
     monkeypatch.setattr(cpp, "has_kernels", lambda: False)
     with (
         use_backend("kernels"),
@@ -128,7 +128,7 @@ def test_where_kernels_are_prescribed_and_there_are_none_an_error_says_why(whole
         whole_case(*whole_case.examples(6, 3))
 
 
-def test_a_backend_that_there_is_not_is_refused():
+def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="backend must be one of auto, kernels, blocks, formulas, got 'gpu'"):
         use_backend("gpu").__enter__()
 

@@ -1,4 +1,4 @@
-"""Options are looked at: when a module is built, when one is set later, and when a cost is called."""
+"""Options are checked when a module is built, when one is set later, and when a cost is called."""
 
 import copy
 import inspect
@@ -127,9 +127,9 @@ def test_a_wrong_option_is_refused_when_a_module_is_built_and_set_and_when_a_cos
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_has_the_options_of_its_function(module):
-    of_module = keywords(module)
-    of_module = {name: of_module[name] for name in of_module if name not in ("device", "dtype")}
-    assert of_module == keywords(MODULES[module])
+    options = keywords(module)
+    options = {name: options[name] for name in options if name not in ("device", "dtype")}
+    assert options == keywords(MODULES[module])
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -185,7 +185,7 @@ def test_a_compiled_cost_sees_an_option_that_is_set_later():
 
 def test_a_compiled_cost_refuses_a_wrong_option():
     compiled = torch.compile(log_likelihood, backend="eager", dynamic=True)
-    for temperature in (1.5, 2.5):  # the second makes a symbol of it
+    for temperature in (1.5, 2.5):  # the second turns it into a symbol
         compiled(z, y, temperature=temperature)
     with pytest.raises(ValueError, match=r"temperature must be a finite number of at least 1e-38, got -1\.0"):
         compiled(z, y, temperature=-1.0)

@@ -1,4 +1,4 @@
-"""The kernel for products with few columns is the product, of matrices of any layout."""
+"""The kernel for products with few columns computes the product, for matrices of any layout."""
 
 import shutil
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no
 
 @pytest.fixture(autouse=True)
 def backend() -> None:
-    """The kernel is what is tested."""
+    """Run the kernel."""
 
 
 def matrix(rows, columns, transposed=False):
@@ -23,7 +23,7 @@ def matrix(rows, columns, transposed=False):
     return values.mT.contiguous().mT if transposed else values
 
 
-@settings(deadline=None)  # the first compiles the kernel
+@settings(deadline=None)  # the first product compiles the kernel
 @given(
     rows=st.integers(1, 40),
     inner=st.integers(1, 1100),

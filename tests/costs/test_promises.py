@@ -1,4 +1,4 @@
-"""What autograd promises of a function of PyTorch, kept by every cost: each test is a row of the README's table."""
+"""Every cost keeps what autograd promises for PyTorch's own functions. Each test is a row of the README's table."""
 
 import copy
 import pickle
@@ -15,12 +15,12 @@ SHAPES_AND_REDUCTIONS = [*zip(SHAPES, [*REDUCTIONS, "mean"], strict=True)]
 
 
 def differentiable(case, *shape, **options):
-    """z, and y where it has a gradient, with requires_grad set."""
+    """Return z and y, which require gradients, except y that holds classes."""
     z, y = case.examples(*shape, **options)
     return z.requires_grad_(), y if case.indices else y.requires_grad_()
 
 
-def those_that_need_gradients(*tensors):
+def select_differentiable(*tensors):
     return [tensor for tensor in tensors if tensor.requires_grad]
 
 
@@ -39,7 +39,7 @@ def test_value_is_the_textbooks(case, shape, reduction):
 @pytest.mark.parametrize(("shape", "reduction"), SHAPES_AND_REDUCTIONS)
 def test_gradient_is_the_one_autograd_derives_from_the_textbook(case, shape, reduction):
     z, y = differentiable(case, *shape)
-    inputs = those_that_need_gradients(z, y)
+    inputs = select_differentiable(z, y)
     ours, theirs = (torch.autograd.grad(cost(z, y, reduction).sum(), inputs) for cost in (case, case.by_textbook))
     assert_same(ours, theirs)
 
@@ -98,8 +98,8 @@ def test_forward_mode_goes_through_the_gradient_that_reaches_the_cost(case):
 
 def test_vmap_of_grad_gives_per_example_gradients(case):
     z, y = case.examples(5, 3)
-    of_example = grad(lambda z, y: case(z, y, "sum"))
-    assert_same(vmap(of_example)(z, y), torch.stack([of_example(*example) for example in zip(z, y, strict=True)]))
+    gradient = grad(lambda z, y: case(z, y, "sum"))
+    assert_same(vmap(gradient)(z, y), torch.stack([gradient(*example) for example in zip(z, y, strict=True)]))
 
 
 def test_vmap_over_either_argument_alone(case):
@@ -118,14 +118,14 @@ def test_compiles_as_one_graph(case):
     assert_compiles(case, "aot_eager")
 
 
-def test_compiles_to_code(typical_case):
-    assert_compiles(typical_case, "inductor")
+def test_compiles_to_code(first_case):
+    assert_compiles(first_case, "inductor")
 
 
 def assert_compiles(case, backend):
     torch.compiler.reset()
     z, y = differentiable(case, 4, 3)
-    inputs = those_that_need_gradients(z, y)
+    inputs = select_differentiable(z, y)
     compiled = torch.compile(case, fullgraph=True, backend=backend)
     ours, theirs = compiled(z, y), case(z, y)
     assert_same(ours, theirs)

@@ -1,4 +1,4 @@
-"""The kernels that a run has compiled serve later ones, unless they are not as they were written."""
+"""Later runs use the kernels that a run compiled, if they are still as they were written."""
 
 import ctypes
 import errno
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("needs_a_compiler")
 
 @pytest.fixture(autouse=True)
 def backend() -> None:
-    """The kernels serve, as they do for a user."""
+    """Run the kernels, as users do."""
 
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder where the system has its temporary files."""
+    """Return the folder in which the system has its temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -37,7 +37,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def forbid_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be loaded from a folder, as where its file system is mounted with noexec."""
+    """Let no program be loaded from a folder, as from a file system mounted with noexec."""
 
     class CDLL(ctypes.CDLL):
         def __init__(self, name: str) -> None:

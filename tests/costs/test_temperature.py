@@ -1,4 +1,4 @@
-"""A temperature that is learned: a tensor, whose gradient is right to second order."""
+"""A learned temperature: a tensor whose first and second derivatives are right."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ EITHER = pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outpu
 
 
 def formula(temperature, y, options):
-    """The cost of PyTorch's own operations, which autograd differentiates."""
+    """Return the cost by PyTorch's own operations, which autograd differentiates."""
     options = options | {"weight": options["weight"].double()} if "weight" in options else options
     return F.cross_entropy((X @ W.T + b) / temperature, y, **options)
 
@@ -58,8 +58,8 @@ def test_value_and_two_derivatives_by_the_temperature_are_autograds_of_the_formu
 @EITHER
 @pytest.mark.parametrize("cost", [ours, ours_with_the_layer])
 def test_forward_mode_by_the_temperature(cost, y):
-    by_temperature = (torch.func.jacfwd(lambda t, cost=cost: cost(t, y, {}))(T) for cost in (cost, formula))
-    torch.testing.assert_close(*by_temperature)
+    derivatives = (torch.func.jacfwd(lambda t, cost=cost: cost(t, y, {}))(T) for cost in (cost, formula))
+    torch.testing.assert_close(*derivatives)
 
 
 @EITHER
@@ -82,17 +82,17 @@ def test_it_compiles_as_one_graph(cost, y, options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("of_temperature", [torch.float64, torch.float32, torch.bfloat16])
-def test_a_temperature_of_any_precision_goes_with_z_of_any(dtype, of_temperature):
+@pytest.mark.parametrize("temperature_dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_temperature_of_any_precision_goes_with_z_of_any(dtype, temperature_dtype):
     z = (X @ W.T + b).to(dtype).requires_grad_()
-    temperature = torch.tensor(2.0, dtype=of_temperature, requires_grad=True)
+    temperature = torch.tensor(2.0, dtype=temperature_dtype, requires_grad=True)
     C = log_likelihood(z, CLASSES, temperature=temperature)
     C.backward()
     exact, T = z.detach().double(), torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     F.cross_entropy(exact / T, CLASSES).backward()
-    assert (C.dtype, z.grad.dtype, temperature.grad.dtype) == (dtype, dtype, of_temperature)
+    assert (C.dtype, z.grad.dtype, temperature.grad.dtype) == (dtype, dtype, temperature_dtype)
     torch.testing.assert_close(C, F.cross_entropy(exact / T, CLASSES).to(dtype))
-    torch.testing.assert_close(temperature.grad, T.grad.to(of_temperature))
+    torch.testing.assert_close(temperature.grad, T.grad.to(temperature_dtype))
 
 
 def test_a_class_that_is_ruled_out_adds_nothing_to_the_gradient_by_the_temperature():

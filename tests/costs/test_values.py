@@ -1,6 +1,6 @@
 """Right values where numbers are infinite, far apart, near one another, or of several precisions.
 
-They are the formula's, in float64, where what has no weight is left out; none is the library's.
+The right values come from the formula in float64, without the terms of weight 0, and not from the library.
 """
 
 import math
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.every_backend
 inf, nan = math.inf, math.nan
 
 
-def of_layer(z, y, weight=None, **options):
-    """The log-likelihood by a layer with nothing but biases, so that z may be anything."""
+def bias_layer(z, y, weight=None, **options):
+    """Return the log-likelihood of a layer that has biases only, so that z can be anything."""
     x = torch.zeros(len(z), 1, dtype=z.dtype)
     costs = [
         linear_log_likelihood(x[:1], x.new_zeros(z.shape[1], 1), y_x[None], z_x, class_weight=weight, **options)
@@ -50,7 +50,7 @@ NO_TERM = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("cost", [log_likelihood, of_layer])
+@pytest.mark.parametrize("cost", [log_likelihood, bias_layer])
 @pytest.mark.parametrize(("y", "options", "t"), NO_TERM.values(), ids=NO_TERM)
 def test_a_class_that_is_ruled_out_and_not_desired_adds_nothing(cost, y, options, t, dtype):
     z, y = torch.tensor([RULED_OUT], dtype=dtype, requires_grad=True), torch.tensor([y])
@@ -145,7 +145,7 @@ def test_a_neuron_at_infinity_costs_the_limit(cost, z, y, options, right_C, righ
     assert curvature.isfinite().all()
 
 
-@pytest.mark.parametrize("cost", [log_likelihood, of_layer])
+@pytest.mark.parametrize("cost", [log_likelihood, bias_layer])
 @pytest.mark.parametrize("y", [0, 1, [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], ids=str)
 def test_a_softmax_layer_with_an_infinite_z_costs_the_limit(cost, y, case_dtype):
     z = torch.tensor([[inf, 1.0, 2.0]], dtype=case_dtype, requires_grad=True)
@@ -158,7 +158,7 @@ def test_a_softmax_layer_with_an_infinite_z_costs_the_limit(cost, y, case_dtype)
 
 @pytest.mark.parametrize("temperature", [1e46, 1e300])
 @pytest.mark.parametrize("z", [[1.0, 2, 3], [1.0, 2, -inf], [-1e30, 0, 1e30]], ids=str)
-@pytest.mark.parametrize("cost", [log_likelihood, of_layer])
+@pytest.mark.parametrize("cost", [log_likelihood, bias_layer])
 @pytest.mark.parametrize("y", [0, [1.0, 0.0, 0.0]], ids=["class", "outputs"])
 def test_at_a_temperature_without_end_all_classes_that_are_left_are_alike(cost, z, y, temperature):
     z, y = torch.tensor([z], requires_grad=True), torch.tensor([y])
@@ -169,7 +169,7 @@ def test_at_a_temperature_without_end_all_classes_that_are_left_are_alike(cost, 
 
 
 @pytest.mark.parametrize("temperature", [1e-38, 1.0, 2.0, 1e10])
-@pytest.mark.parametrize("cost", [log_likelihood, of_layer])
+@pytest.mark.parametrize("cost", [log_likelihood, bias_layer])
 @pytest.mark.parametrize("y", [0, [1.0, 0.0]], ids=["class", "outputs"])
 def test_z_as_large_as_its_dtype_has_it_costs_no_nan(cost, y, temperature):
     z, y = torch.tensor([[3e38, -3e38]], requires_grad=True), torch.tensor([y])
@@ -201,7 +201,7 @@ def test_delta_of_a_saturated_neuron_keeps_its_digits(z, y, case_dtype):
 
 
 @pytest.mark.parametrize("z", [9.0, 20.0, 37.0, 80.0])
-@pytest.mark.parametrize("cost", [log_likelihood, of_layer])
+@pytest.mark.parametrize("cost", [log_likelihood, bias_layer])
 @pytest.mark.parametrize("y", [0, [1.0, 0.0]], ids=["class", "outputs"])
 def test_a_softmax_layer_that_is_sure_and_right_keeps_the_digits_of_cost_and_delta(cost, y, z, case_dtype):
     y = torch.tensor([y])
@@ -216,14 +216,16 @@ def test_a_softmax_layer_that_is_sure_and_right_keeps_the_digits_of_cost_and_del
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-@pytest.mark.parametrize("of_weight", DTYPES)
-@pytest.mark.parametrize("of_y", DTYPES)
-@pytest.mark.parametrize("of_z", DTYPES)
-def test_y_and_weights_of_any_dtype_go_with_any_z(of_z, of_y, of_weight):
+@pytest.mark.parametrize("weight_dtype", DTYPES)
+@pytest.mark.parametrize("y_dtype", DTYPES)
+@pytest.mark.parametrize("z_dtype", DTYPES)
+def test_y_and_weights_of_any_dtype_go_with_any_z(z_dtype, y_dtype, weight_dtype):
     generator = torch.Generator().manual_seed(0)
     z, y, weight = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((4, 3), (4, 3), (3,)))
-    z, y, weight = z.to(of_z), y.to(of_y), weight.to(of_weight)
-    rounding = max(torch.finfo(torch.float64 if of_z == torch.float64 else torch.float32).eps, torch.finfo(of_z).eps)
+    z, y, weight = z.to(z_dtype), y.to(y_dtype), weight.to(weight_dtype)
+    rounding = max(
+        torch.finfo(torch.float64 if z_dtype == torch.float64 else torch.float32).eps, torch.finfo(z_dtype).eps
+    )
     costs = {
         quadratic: {},
         cross_entropy: {"weight": weight, "pos_weight": weight},
@@ -234,7 +236,7 @@ def test_y_and_weights_of_any_dtype_go_with_any_z(of_z, of_y, of_weight):
         right = cost(
             z.double(), y.double(), **{k: v.double() if k != "label_smoothing" else v for k, v in options.items()}
         )
-        assert C.dtype == of_z
+        assert C.dtype == z_dtype
         torch.testing.assert_close(C.double(), right, rtol=4 * rounding, atol=0)
 
 

@@ -1,4 +1,4 @@
-"""The kernels in C++, compiled for this machine where they are first needed, and kept for later runs."""
+"""The kernels in C++, compiled for this machine when they are first needed, and kept for later runs."""
 
 import contextlib
 import ctypes
@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 from ce_torch.costs.kernels import OFF, kernels_are_on, store
 from ce_torch.costs.kernels.sources import read_sources
 
-# The number in `task.h`, for what Python and the kernels give one another.
+# The version of the structs and arguments that Python passes to the kernels. It is the number in `task.h`.
 ABI_VERSION = 2
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 
-# A compiler takes a second or two. After `PATIENCE` seconds the log says what is waited for, after `LIMIT` it is ended.
+# A compiler takes a second or two. After `PATIENCE` seconds the log names it, and after `LIMIT` it is killed.
 PATIENCE = 5.0
 LIMIT = 120.0
-NOT_KEPT = "The kernels can't be kept, and are compiled in every run: %s."
+NOT_KEPT = "The kernels can't be kept, so every run compiles them: %s."
 
 Result = TypeVar("Result")
 
@@ -35,31 +35,31 @@ log = logging.getLogger("ce_torch")
 
 @cache
 def library() -> ctypes.CDLL | str:
-    """Return the compiled kernels or, where they can't be had, why not; the log says so too."""
+    """Return the compiled kernels, or the reason why there are none, which also goes to the log."""
     if not kernels_are_on():
         return OFF
     try:
-        return kept_or_compiled(named_compiler())
+        return find_or_compile(compiler_command())
     except subprocess.CalledProcessError as error:
         reason = f"{shlex.join(error.cmd)} failed: {error.stderr.strip()}"
     except subprocess.TimeoutExpired as error:
         reason = f"{shlex.join(error.cmd)} was not done after {LIMIT:.0f} s, and was ended"
-    except Exception as error:  # costs work without kernels, whatever it is that keeps them away
+    except Exception as error:  # costs work without kernels, whatever is wrong with these
         reason = f"{error} ({type(error).__name__})"
     log.warning("Costs on the CPU take longer than they could: %s.", reason)
     return reason
 
 
 def function(name: str, argument_types: Sequence[Any], result_type: Any) -> Callable[..., Any]:
-    """Return a function of the kernels, which are there."""
+    """Return a function of the kernels, of which there must be some."""
     kernels = library()
     assert isinstance(kernels, ctypes.CDLL)
-    found = kernels[name]
-    found.argtypes, found.restype = argument_types, result_type
-    return found
+    kernel = kernels[name]
+    kernel.argtypes, kernel.restype = argument_types, result_type
+    return kernel
 
 
-def named_compiler() -> list[str]:
+def compiler_command() -> list[str]:
     """Return the command that the environment variable CXX names, or c++."""
     named = os.environ.get("CXX", "")
     try:
@@ -68,8 +68,8 @@ def named_compiler() -> list[str]:
         raise ValueError(f"CXX must be a command such as 'ccache g++', got {named!r}: {error}") from error
 
 
-def kept_or_compiled(compiler: list[str]) -> ctypes.CDLL:
-    """Return the kernels as an earlier run has kept them, or compile and keep them."""
+def find_or_compile(compiler: list[str]) -> ctypes.CDLL:
+    """Return the kernels that an earlier run kept, or compile and keep them."""
     if shutil.which(compiler[0]) is None:
         raise FileNotFoundError(
             f"there is no C++ compiler {compiler[0]}; install one, or name it in the environment variable CXX"
@@ -79,10 +79,10 @@ def kept_or_compiled(compiler: list[str]) -> ctypes.CDLL:
         store.clear(folder)
         kept = store.read(folder / name)
         if kept is not None:
-            with contextlib.suppress(OSError):  # such as of a library that it needs and this machine lacks
-                return in_some_folder(partial(load, kept), folder)
-    compiled = in_some_folder(partial(compile, compiler), folder)
-    loaded = in_some_folder(partial(load, compiled), folder)
+            with contextlib.suppress(OSError):  # it may need a library that this machine lacks
+                return try_folders(partial(load, kept), folder)
+    compiled = try_folders(partial(compile, compiler), folder)
+    loaded = try_folders(partial(load, compiled), folder)
     if folder is None:
         log.info(NOT_KEPT, "this user has no home, and XDG_CACHE_HOME names no folder")
         return loaded
@@ -93,8 +93,8 @@ def kept_or_compiled(compiler: list[str]) -> ctypes.CDLL:
     return loaded
 
 
-def in_some_folder(work: Callable[[Path], Result], cache: Path | None) -> Result:
-    """Do work in a temporary folder or, where there is no room or no program may be loaded from, in the cache."""
+def try_folders(work: Callable[[Path], Result], cache: Path | None) -> Result:
+    """Do work in a temporary folder or, where that has no room or forbids programs, in a folder in the cache."""
     try:
         with store.scratch(None) as folder:
             return work(folder)
@@ -106,45 +106,47 @@ def in_some_folder(work: Callable[[Path], Result], cache: Path | None) -> Result
 
 
 def compile(compiler: list[str], folder: Path) -> bytes:
-    """Return the kernels as a library."""
+    """Return the bytes of the kernels as a library."""
     output = folder / "kernels.so"
     for name, text in read_sources().items():
         (folder / name).write_text(text, encoding="utf-8")
     command = [*compiler, *FLAGS, *map(str, sorted(folder.glob("*.cpp"))), "-o", str(output)]
-    log.info("Compiling the kernels for costs on the CPU: %s", shlex.join(command))
+    log.info("The kernels for costs on the CPU are compiled: %s", shlex.join(command))
     run(command, folder)
     if not output.is_file():
-        raise subprocess.CalledProcessError(0, command, stderr="it has made no file")
+        raise subprocess.CalledProcessError(0, command, stderr="it made no file")
     return output.read_bytes()
 
 
 def run(command: list[str], folder: Path) -> None:
-    """Run a compiler, whose own files are in the folder too; raise `CalledProcessError` or `TimeoutExpired`."""
-    # What it says goes to a file: of a pipe, servers that some compilers start would keep the end open.
-    with (folder / "said").open("w+b") as said:
-        environment = os.environ | {"TMPDIR": str(folder)}
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, process_group=0
-        ) as process:
-            try:
-                wait(process, command)
-            except BaseException:  # Ctrl-C too, which reaches this process alone
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise
-        if process.returncode != 0:
-            said.seek(0)
-            raise subprocess.CalledProcessError(
-                process.returncode, command, stderr=said.read().decode(errors="replace")
-            )
+    """Run a compiler, which has its own files in the folder; raise `CalledProcessError` or `TimeoutExpired`."""
+    # The output goes to a file, since servers that some compilers start would keep a pipe open.
+    output = folder / "output"
+    environment = os.environ | {"TMPDIR": str(folder)}
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, process_group=0
+        ) as process,
+    ):
+        try:
+            wait(process, command)
+        except BaseException:  # also Ctrl-C, which reaches this process alone
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode != 0:
+        text = output.read_text(encoding="utf-8", errors="replace")
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=text)
 
 
 def wait(process: subprocess.Popen[bytes], command: list[str]) -> None:
+    """Wait for the process; raise `TimeoutExpired` after `LIMIT` seconds."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(PATIENCE)
         return
     log.warning(
-        "The first cost waits for the compiler of its kernels, for up to %.0f s (CE_TORCH_KERNELS=0 does without): %s",
+        "The first cost waits for the compiler of its kernels, up to %.0f s (CE_TORCH_KERNELS=0 turns kernels off): %s",
         LIMIT,
         shlex.join(command),
     )
@@ -152,7 +154,7 @@ def wait(process: subprocess.Popen[bytes], command: list[str]) -> None:
 
 
 def load(library: bytes, folder: Path) -> ctypes.CDLL:
-    """Return the kernels from a copy of our own, which nobody can change while it is in use."""
+    """Load the kernels from a copy in the folder, which nobody can change while it is in use."""
     copy = folder / "kernels.so"
     copy.write_bytes(library)
     loaded = ctypes.CDLL(str(copy))
@@ -165,7 +167,7 @@ def load(library: bytes, folder: Path) -> ctypes.CDLL:
 
 
 def file_name(compiler: list[str]) -> str:
-    """Return a name that tells apart source, compiler, processor and C library: homes are shared between machines."""
+    """Return a name for this source, compiler, processor and C library, since machines may share a home."""
     path = os.path.realpath(shutil.which(compiler[0]) or compiler[0])
     facts = (
         *read_sources().values(),
@@ -180,7 +182,7 @@ def file_name(compiler: list[str]) -> str:
 
 
 def instructions() -> str:
-    """Return the processor's instruction sets as the operating system lists them."""
+    """Return the processor's instruction sets, as the operating system lists them."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,9 +1,9 @@
-// Products of a matrix of many rows with one of few columns, 16, 32 or 48 at a time, and what a softmax layer makes of one.
+// Products of a matrix a of many rows with a matrix b of few columns, and the weighted inputs of a softmax layer.
 //
-// A tile of out, 8 rows by up to 48 columns, stays in registers while the numbers of a are read one by one, and those of
-// b, few enough to stay in a cache, 16 at a time. Nothing is copied to another layout first, as libraries do: with so
-// few columns that takes a third of the time. Each function is one parallel region: where processes share the cores,
-// threads wait for one another at the end of each. `products.py` calls the functions at the end.
+// A tile of out, 8 rows by up to 48 columns, stays in registers. Meanwhile the numbers of a are read one by one, and
+// those of b, few enough to stay in a cache, 16 at a time. Libraries first copy a to another layout; with so few columns
+// that would take a third of the time. Each function is a single parallel region, since threads wait for one another at
+// the end of each where processes share the cores. `products.py` calls the functions at the end of this file.
 
 #include <algorithm>
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include <limits>
 #include <vector>
 
-// Of threads.cpp.
+// In threads.cpp.
 void parallel_for(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
 
 namespace {
@@ -21,21 +21,20 @@ template <class Function> void parallel_for(int64_t parts, int threads, Function
   ::parallel_for(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
 }
 
-
 constexpr int64_t lanes = 16;
 using Floats __attribute__((vector_size(lanes * sizeof(float)))) = float;
 
 constexpr int tile_rows = 8;
-// Longer sums are cut into parts of this length, and rounded less.
+// A longer sum is computed in parts of this length, which rounds less.
 constexpr int64_t sum_length = 512;
-// The rows that a thread takes at once: few, so that a thread that waits for its core delays the others little.
+// A thread takes this many rows at once: few, so that a thread that waits for its core delays the others little.
 constexpr int64_t part_rows = 128;
-// How early a is fetched where its rows are side by side, and the next number is far away in memory.
+// Numbers of a are fetched this early if the next one is far away in memory.
 constexpr int64_t prefetch_distance = 48;
 
 struct Matrix {
   float* data;
-  int64_t row, column;  // distance of one from the next
+  int64_t row, column;  // distances from one row, and from one column, to the next
 
   // The same matrix without its first rows and columns.
   Matrix slice(int64_t i, int64_t j) const { return {data + i * row + j * column, row, column}; }
@@ -70,7 +69,7 @@ template <int rows>
 void tiles(Matrix a, Matrix b, Matrix out, int64_t columns, int64_t inner, bool add) {
   int64_t column = 0, left = columns;
   for (int64_t width; left > 0; column += width, left -= width) {
-    // Wide tiles are faster: of 64 columns two of 32, not 48 and 16.
+    // Wide tiles are faster: 64 columns make two tiles of 32, not one of 48 and one of 16.
     width = left >= 48 && left != 64 ? 48 : left >= 32 ? 32 : 16;
     Matrix b_part = b.slice(0, column), out_part = out.slice(0, column);
     if (width == 48) tile<rows, 3>(a, b_part, out_part, inner, add);
@@ -79,9 +78,9 @@ void tiles(Matrix a, Matrix b, Matrix out, int64_t columns, int64_t inner, bool 
   }
 }
 
-// Rows from `start` on, as many as a tile has or are left: out = a b, or out + a b.
+// Writes a b to the rows of out from `start` on, one tile's rows at most, or adds it to them.
 void row_product(Matrix a, Matrix b, Matrix out, int64_t start, int64_t rows, int64_t columns, int64_t inner,
-                     bool add) {
+                 bool add) {
   for (int64_t i = 0; i < inner; i += sum_length) {
     int64_t count = std::min(sum_length, inner - i);
     bool added = add || i > 0;
@@ -111,22 +110,22 @@ extern "C" void product(const Matrix& a, const Matrix& b, const Matrix& out, int
   });
 }
 
-// z = weight x + bias, a row for each class, and the largest of each column.
+// Writes weight x + bias to z, a row for each class, and the maximum of each column to m.
 extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const float* bias, const Matrix& z, float* m,
                                 int64_t rows, int64_t columns, int64_t inner, int threads) {
   int64_t parts = (rows + part_rows - 1) / part_rows;
   std::vector<float> maxima(parts * columns, -std::numeric_limits<float>::infinity());
   parallel_for(parts, threads, [&](int64_t part) {
-    float* largest = &maxima[part * columns];
+    float* part_maxima = &maxima[part * columns];
     for (int64_t start = part * part_rows; start < std::min((part + 1) * part_rows, rows); start += tile_rows) {
       row_product(weight, x, z, start, rows, columns, inner, false);
       for (int64_t row = start; row < std::min(start + tile_rows, rows); row++) {
         float* z_row = z.slice(row, 0).data;
         for (int64_t column = 0; column < columns; column += lanes) {
-          Floats values = load(z_row + column) + (bias ? bias[row] : 0), maximum = load(largest + column);
+          Floats values = load(z_row + column) + (bias ? bias[row] : 0), maximum = load(part_maxima + column);
           store(values, z_row + column);
-          // Also where one is nan.
-          store(values > maximum || values != values ? values : maximum, largest + column);
+          // A nan in a column becomes its maximum.
+          store(values > maximum || values != values ? values : maximum, part_maxima + column);
         }
       }
     }

@@ -1,4 +1,4 @@
-"""Products of a matrix with one of few columns, and the exponentials of one, by kernels where they can do them."""
+"""Products with a matrix of few columns, and exponentials of one, by kernels where they support the inputs."""
 
 import ctypes
 import struct
@@ -12,14 +12,14 @@ from ce_torch.costs._product import product
 from ce_torch.costs._torch_private import read_address
 from ce_torch.costs.kernels import compiler, cpp
 
-# PyTorch's own products are cut into sums of this length.
+# PyTorch's own products are computed in sums of this length.
 SUM_LENGTH = 1024
 # The fields of the kernel's Matrix.
 MATRIX = struct.Struct("Pqq").pack
 
 
 def weighted_inputs(weight: Tensor, x: Tensor, bias: Tensor | None, z: Tensor) -> Tensor:
-    """Write weight x + bias to z, with a row for each class, and return the largest of each column."""
+    """Write weight x + bias to z, a row for each class, and return the maximum of each column."""
     if supports(weight, x, z) and (bias is None or bias.is_contiguous()):
         m = torch.empty(z.shape[1], dtype=z.dtype, device=z.device)
         kernel("weighted_inputs")(
@@ -42,10 +42,10 @@ def weighted_inputs(weight: Tensor, x: Tensor, bias: Tensor | None, z: Tensor) -
 def exponentials_(
     z: Tensor, m: Tensor, y: Tensor, c: float, off_value: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Write exp x, x = c (z − m), to z, whose columns have each an m, not −∞, and a row y.
+    """Write exp x, x = c (z − m), to z. Each column of z has an m, which is not −∞, and a class y.
 
-    Return the sum of each column without its row y and, for off_value with a number for each row, Σ off_value x, to
-    which −∞ adds nothing for 0.
+    Return the sum of each column without its row y. For off_value, a number for each row, also return Σ off_value x,
+    in which an x of −∞ adds nothing if its off_value is 0.
     """
     contiguous = z.is_contiguous() and y.is_contiguous() and (off_value is None or off_value.is_contiguous())
     if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and contiguous and cpp.has_kernels():
@@ -64,19 +64,19 @@ def exponentials_(
 
 
 def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
-    """Add the product of a and b to `out`, or for beta = 0 write it to `out`."""
+    """Add the product of a and b to `out`; for beta = 0 write it there."""
     if supports(a, b, out):
         kernel("product")(matrix(a), matrix(b), matrix(out), *out.shape, a.shape[1], beta == 1, torch.get_num_threads())
     else:
         if beta == 0:
             out.zero_()
-        # A library may add one number after the other to a sum, and round every time.
+        # PyTorch may add one number after the other to a sum, and round every time.
         for left, right in zip(a.split(SUM_LENGTH, 1), b.split(SUM_LENGTH), strict=True):
             out += left @ right
 
 
 def supports(a: Tensor, b: Tensor, out: Tensor) -> bool:
-    """Return whether the kernel takes the product of a and b."""
+    """Return True if the kernel supports this product of a and b."""
     return (
         out.is_cpu
         and out.dtype == a.dtype == b.dtype == torch.float32
@@ -89,12 +89,12 @@ def supports(a: Tensor, b: Tensor, out: Tensor) -> bool:
 
 
 def matrix(tensor: Tensor) -> bytes:
-    """Return the kernel's Matrix for a tensor; only outputs, which the caller has made, are written to."""
+    """Return the kernel's Matrix for a tensor. The kernels write to outputs only, which the caller has made."""
     return MATRIX(read_address(tensor), *tensor.stride())
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Return where an input that is there starts."""
+    """Return the address of an input, or None if there is none."""
     return None if tensor is None else read_address(tensor)
 
 
@@ -114,9 +114,5 @@ ARGUMENTS = {
 
 @cache
 def kernel(name: str) -> Callable[..., None]:
-    """Return a function of the compiled library."""
-    library = compiler.library()
-    assert isinstance(library, ctypes.CDLL)
-    function = library[name]
-    function.argtypes, function.restype = ARGUMENTS[name], None
-    return function
+    """Return a function of the library."""
+    return compiler.function(name, ARGUMENTS[name], None)

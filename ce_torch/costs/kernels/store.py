@@ -1,7 +1,7 @@
-"""A folder of the user's in which files are kept for later runs: what is read is what was written, or nothing.
+"""A folder of the user's that keeps files for later runs: `read` returns what was written, or nothing.
 
-A file starts with the digest of what follows. One that is empty, cut short or damaged counts as missing, and so does
-one that somebody else can have written. A file is replaced as a whole, since other processes read and write it too.
+A file starts with the digest of its data. A file that is empty, cut short or damaged counts as missing, and so does one
+that somebody else may have written. Files are replaced as a whole, since other processes read and write them too.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ UNFINISHED = ".kernels-"
 
 
 def folder() -> Path | None:
-    """Return the folder, which may not exist yet; None for a user who has no place for one."""
+    """Return the folder, which may not exist yet, or None if this user has no place for one."""
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:  # there is no home
@@ -25,7 +25,7 @@ def folder() -> Path | None:
 
 
 def read(path: Path) -> bytes | None:
-    """Return the data of a file; None if they are not what `write` wrote."""
+    """Return the data of a file, or None if they are not what `write` wrote."""
     try:
         if not (is_ours(path.parent) and is_ours(path) and path.is_file()):
             return None
@@ -39,10 +39,10 @@ def read(path: Path) -> bytes | None:
 
 def write(path: Path, data: bytes) -> None:
     """Write a file as a whole or not at all; raise `OSError` if that fails."""
-    with scratch(path.parent) as made:
+    with scratch(path.parent) as folder:
         if not is_ours(path.parent):
             raise PermissionError(f"others can write to {path.parent}")
-        unfinished = made / path.name
+        unfinished = folder / path.name
         with unfinished.open("xb") as file:
             file.write(hashlib.sha256(data).digest() + data)
             file.flush()
@@ -53,17 +53,17 @@ def write(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def scratch(parent: Path | None) -> Iterator[Path]:
-    """Make a folder for a while, in `parent` or, for None, where the system has its temporary files."""
+    """Make a temporary folder in `parent` or, for None, where the system has its temporary files."""
     if parent is not None:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryDirectory(
         dir=parent, prefix=UNFINISHED, suffix=f".{os.getpid()}", ignore_cleanup_errors=True
-    ) as made:
-        yield Path(made)
+    ) as name:
+        yield Path(name)
 
 
 def clear(parent: Path) -> None:
-    """Remove what processes that were killed left unfinished."""
+    """Remove the unfinished files of processes that were killed."""
     with contextlib.suppress(OSError):
         for path in parent.glob(UNFINISHED + "*"):
             process = path.suffix[1:]
@@ -73,7 +73,7 @@ def clear(parent: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Return whether this machine has the process; one of another machine that shares the home can compile again."""
+    """Return True if this machine runs the process. Processes of other machines that share the home do not count."""
     if os.name != "posix":  # elsewhere signal 0 ends the process
         return True
     try:
@@ -86,6 +86,6 @@ def is_running(process: int) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Return whether nobody but this user, or the machine's administrator, can have written what is there."""
+    """Return True if nobody but this user and the machine's administrator can have written to the path."""
     status = path.stat()
     return not hasattr(os, "getuid") or (status.st_uid in (0, os.getuid()) and not status.st_mode & 0o022)

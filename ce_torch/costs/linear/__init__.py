@@ -1,1 +1,1 @@
-"""The output layer and its log-likelihood as one cost, worked out block by block of its classes or of its examples."""
+"""The output layer and its log-likelihood as one cost, computed in blocks of its classes or of its examples."""

@@ -1,7 +1,7 @@
 """The cost of a layer as a function that keeps every promise of autograd, with both derivatives written by hand.
 
-The layer's inputs are saved, and three numbers of each example. These count as constants only where they are used
-together with derivatives that were worked out by hand: third derivatives are autograd's, of sums worked out again.
+It saves the layer's inputs, and three numbers of each example. The derivatives by hand may treat these numbers as
+constants; for third derivatives, which are autograd's, the numbers are computed again.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from ce_torch.costs.linear.operators import FIELD_COUNT, needed_fields
 
 
 def cost(layer: Layer, plan: Plan) -> Tensor:
-    """Return C of each example, shape (N,), which can be differentiated."""
+    """Return C of each example, shape (N,), as autograd can differentiate it."""
     if is_functionalized():
         return class_blocks.cost(layer, plan)[0]
     return LinearLogLikelihood.apply(plan, *layer)[0]
 
 
 class LinearLogLikelihood(torch.autograd.Function):
-    """C of each example, of shape (N,), and its statistics."""
+    """C of each example, shape (N,), and the statistics, shape (3, N)."""
 
     generate_vmap_rule = True
 
@@ -59,13 +59,13 @@ class LinearLogLikelihood(torch.autograd.Function):
         layer = Layer(*layer)
         _, statistics = class_blocks.cost(layer, ctx.plan)
         cost_tangent = class_blocks.jvp(layer, Tangent(*tangent), ctx.plan, statistics)
-        # Where `vmap` calls, a tangent is a tensor; elsewhere a constant has none.
+        # vmap wants a tensor for the tangent of a constant; other callers want None.
         zeros = torch.zeros_like(constants) if is_batched(constants) else None
         return cost_tangent.layer_part + cost_tangent.target_part, zeros
 
 
 class LinearLogLikelihoodGradients(torch.autograd.Function):
-    """The gradients of Σ g C by those of x, weight and bias that need one."""
+    """The gradients of Σ g C by those of x, weight and bias that need one, and their derivatives."""
 
     generate_vmap_rule = True
 
@@ -120,7 +120,7 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
 def gradients(
     g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g C by the fields of the layer that need one, which can be differentiated."""
+    """Return the gradients of Σ g C by the fields that need one, as autograd can differentiate them."""
     is_final = not torch.is_grad_enabled() and not is_forward_mode()
     if is_final and (is_recorded() or not may_be_differentiated(g)):
         return operators.gradients(g, layer, plan, statistics, needs)
@@ -129,7 +129,7 @@ def gradients(
         found = LinearLogLikelihoodGradients.apply(plan, names, g, statistics, *layer)
         return *align(found, names), None, None, None
     if torch.is_grad_enabled():
-        # Once for both formulas: the sum of their gradients in half precision is rounded, not each.
+        # Both formulas get the same converted layer, so that half precision rounds the sum of their gradients once.
         layer = cast(layer, layer.dtype)
     known = class_blocks.cost(layer, plan)[1] if may_be_differentiated(g) else Statistics(*statistics)
     found = align(class_blocks.gradients(g, layer, plan, known, names), names)

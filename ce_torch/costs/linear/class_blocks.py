@@ -2,13 +2,12 @@
 
     z = x Wᵀ + b        a = softmax(c z)        C = −Σⱼ tⱼ ln aⱼ        δ = c (T a − t),  T = Σⱼ tⱼ
 
-z would have a row for each example and a column for each class. It is never whole: these functions go over blocks of
-classes, and keep of a block what it adds to the sums over all. Along a tangent (ẋ, Ẇ, ḃ, ṫ) z changes by
-v = ẋ Wᵀ + x Ẇᵀ + ḃ, and
+z has a row for each example and a column for each class. These functions go over blocks of its columns, and keep of a
+block only what it adds to the sums over all. Along a tangent (ẋ, Ẇ, ḃ, ṫ) z changes by v = ẋ Wᵀ + x Ẇᵀ + ḃ, and
 
     Ċ = Σⱼ δⱼ vⱼ − Σⱼ ṫⱼ ln aⱼ        δ̇ = c² T a (v − u) + c (Ṫ a − ṫ),  u = Σⱼ aⱼ vⱼ
 
-All of it is differentiable, so that autograd finds the third derivatives and higher ones, for which it does keep z.
+All functions are differentiable. So autograd finds third and higher derivatives, for which it keeps z.
 """
 
 from collections.abc import Callable
@@ -30,27 +29,27 @@ Result = TypeVar("Result")
 
 
 class Statistics(NamedTuple):
-    """For each example m = maxⱼ zⱼ, r = Σⱼ exp(c (zⱼ − m)) − 1, and T, all of shape (N,)."""
+    """m = maxⱼ zⱼ, r = Σⱼ exp(c (zⱼ − m)) − 1, and T of each example, all of shape (N,)."""
 
     m: Tensor
     r: Tensor
     T: Tensor
 
     def exponentials(self, z: Tensor, c: float) -> Exponentials:
-        """Return x, e and r of a block of classes."""
+        """Return x, e and r for z, a block of classes."""
         x = exponents(z, column(self.m), c)
         return Exponentials(x, x.exp(), column(self.r))
 
 
 class RunningSum:
-    """Σⱼ exp xⱼ, xⱼ = c (zⱼ − m), as classes come: how many are 1, the largest, and the sum of the others."""
+    """Σⱼ exp xⱼ, xⱼ = c (zⱼ − m), over the classes so far: how many terms are 1, and the sum of the others."""
 
     def __init__(self, layer: Layer, c: float) -> None:
         self.c, self.m = c, layer.full(-torch.inf)
         self.ones, self.others = layer.full(0), layer.full(0)
 
     def raise_maximum(self, m: Tensor) -> Tensor:
-        """Make m the largest so far, and return by how much x falls."""
+        """Make m the maximum, and return how much smaller all x become."""
         grows = m > self.m
         fall = scale(self.c, torch.where(grows, m - clamp_infinite(self.m), 0))
         others = (self.ones + self.others) * torch.exp(-fall)
@@ -65,10 +64,10 @@ class RunningSum:
 
 
 def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let a formula choose its precision itself, also in a backward pass under autocast.
+    """Turn autocast off for a formula, which chooses its precision itself.
 
-    Where autograd may differentiate it, its layer comes in the dtype to compute in: the gradients of a tensor that each
-    block converts would be rounded before they are added.
+    Where autograd may differentiate the formula, convert its layer to the dtype to compute in. If each block converted
+    its own part, the blocks' gradients would be rounded before they are added.
     """
 
     @wraps(formula)
@@ -86,7 +85,7 @@ def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments,
 
 @fixed_precision
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
-    """Return C of each example, as T ln(1 + r) − Σⱼ tⱼ xⱼ, of which no large numbers cancel, and its statistics."""
+    """Return C of each example, and its statistics. In C = T ln(1 + r) − Σⱼ tⱼ xⱼ no large numbers cancel."""
     c, shard = plan.c, plan.shard
     running = RunningSum(layer, c)
     t_x, T = layer.full(0), layer.full(0)
@@ -101,7 +100,7 @@ def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
         t_x = t_x - product(T, running.raise_maximum(shard.largest(running.m)))
     sums = torch.stack([running.ones, running.others, t_x, T])
     ones, others, t_x, T = shard.total(sums).unbind()
-    # An example without a largest number that does not count is treated as if all its z were 0.
+    # An example that does not count, and whose z has no maximum, passes for one whose z are all 0.
     is_empty = ~(running.m > -torch.inf) & (T == 0)
     m, r = running.m.masked_fill(is_empty, 0), (others + (ones - 1)).masked_fill(is_empty, 0)
     return T * r.log1p() - t_x, Statistics(m, r, T)
@@ -132,7 +131,7 @@ def target_gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics
 
 
 class CostTangent(NamedTuple):
-    """How each example changes: C by Σⱼ δⱼ vⱼ and by Σⱼ −ṫⱼ ln aⱼ; u, and Ṫ; all of shape (N,)."""
+    """Ċ of each example, in two parts, Σⱼ δⱼ vⱼ and −Σⱼ ṫⱼ ln aⱼ; and u and Ṫ; all of shape (N,)."""
 
     layer_part: Tensor
     target_part: Tensor
@@ -142,7 +141,7 @@ class CostTangent(NamedTuple):
 
 @fixed_precision
 def jvp(layer: Layer, tangent: Tangent, plan: Plan, statistics: Statistics) -> CostTangent:
-    """Return how each example changes along a tangent of the layer."""
+    """Return how the cost of each example changes along a tangent of the layer."""
     u, t_v, T, target_part = (layer.full(0) for _ in range(4))
     for classes in layer.blocks(plan):
         ln_a = statistics.exponentials(layer.z(classes), plan.c).ln_a

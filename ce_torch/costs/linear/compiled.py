@@ -1,4 +1,4 @@
-"""The cost of a layer as `torch.compile` calls it, in its own file: to mark a function for it loads the compiler."""
+"""The cost of a layer as `torch.compile` calls it, in a file of its own because `allow_in_graph` loads the compiler."""
 
 from typing import Any
 
@@ -12,5 +12,5 @@ from ce_torch.costs.linear.layer import Layer
 
 @torch.compiler.allow_in_graph
 def compiled_costs(c: float, block_rows: int | None, *layer: Any) -> Tensor:
-    """Return C of each example: the compiler does not look inside, and traces the call to operators."""
+    """Return C of each example. The compiler does not look inside, but traces the call down to operators."""
     return autograd.cost(Layer(*layer), Plan(c, block_rows))

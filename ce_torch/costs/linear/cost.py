@@ -1,8 +1,8 @@
-"""The output layer and its log-likelihood as one cost, whose weighted inputs are never whole in memory.
+"""The output layer and its log-likelihood as one cost, which holds a block of the weighted inputs z at a time.
 
     z = x Wᵀ + b        C = −ln a_y,  a = softmax(c z)        ∂C/∂W = δᵀ x,  δ = c (a − y)
 
-by equations (80) to (84), block by block: see `ce_torch.costs.linear`.
+These are the section's equations (80) to (84).
 """
 
 import math
@@ -49,46 +49,47 @@ def linear_log_likelihood(
     block_rows: int | None = None,
     group: Any = None,
 ) -> Tensor:
-    """The output layer and its log-likelihood: `F.cross_entropy(F.linear(x, weight, bias), y)`, z never being whole.
+    """Return the cost of an output layer, `F.cross_entropy(F.linear(x, weight, bias), y)`, without all of z in memory.
 
-    PyTorch's own is `F.linear_cross_entropy`. It is not of sigmoid neurons, as the chapter's `cross_entropy` is.
-    Research code may call this one `linear_softmax_cross_entropy`, the same function.
+    PyTorch's own is `F.linear_cross_entropy`. Research code can call this function `linear_softmax_cross_entropy`.
+    It is for softmax layers; the chapter's `cross_entropy` is for sigmoid neurons.
 
         C = −ln a_y, or −Σⱼ yⱼ ln aⱼ for desired outputs y,    a = softmax(z / temperature),    z = x weightᵀ + bias
 
-    It equals `log_likelihood(F.linear(x, weight, bias), y, ...)`, and keeps the same promises of autograd. Of z,
-    N examples of K classes, it holds a block, the size of `block_rows` rows; so do second derivatives and forward mode.
-    What holds z: third derivatives, what `vmap` takes of many costs at once, and `torch.func.functionalize`.
+    It equals `log_likelihood(F.linear(x, weight, bias), y, ...)`, and keeps the same promises of autograd. It holds one
+    block of the weighted inputs z at a time, the size of `block_rows` rows. So do second derivatives and forward mode.
+    Third derivatives, a `vmap` over many costs, and `torch.func.functionalize` hold all of z.
 
-    For classes y, and the mean or the sum, gradients are worked out together with the cost, and are there from then on;
-    z is worked out once. Otherwise it is worked out again for the gradients: for desired outputs, reduction
-    "none", half precision, shards; under `torch.func`, `torch.compile` and hooks for saved tensors, as
-    activation checkpointing sets; and for a second backward pass over a retained graph.
+    For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
+    them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
+    "none", half precision and shards; under `torch.func`, `torch.compile` and hooks for saved tensors, such as those of
+    activation checkpointing; and where a second backward pass runs over a retained graph.
 
     Args:
         x: inputs of the layer, floating point, shape (..., D).
-        weight, bias: its parameters, of x's dtype, shapes (K, D) and (K,).
-        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., K), which
-            already take as much memory as z, with label smoothing or class weights twice as much.
-        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`. The temperature is a number
-            where classes are shared out among processes.
-        class_weight: a factor for the cost of each class, floating point, shape (K,); in `log_likelihood`, and in
-            `F.linear_cross_entropy`, it is `weight`. There x, weight, y and bias are input, linear_weight, target and
-            linear_bias.
+        weight, bias: parameters of the layer, of x's dtype, shapes (K, D) and (K,).
+        y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., K). Desired
+            outputs take as much memory as z, and twice as much with label smoothing or class weights.
+        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`. With a group the temperature
+            must be a number.
+        class_weight: a factor for the cost of each class, floating point, shape (K,). `log_likelihood` and
+            `F.linear_cross_entropy` call it `weight`. The latter calls x, weight, y and bias input, linear_weight,
+            target and linear_bias.
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
-        block_rows: how many rows of z the memory is for; None for a twentieth of them, but at least 16 and 4 MB in
-            float32. More are faster. No block is smaller than an example, or than 32 classes of all examples.
-        group: processes (`torch.distributed`) that share the classes out among them. Each has weight and bias for its
-            own, in the order of their ranks, and desired outputs and class weights too; x and class indices are the
-            same in all. Of each example five numbers cross between them, and the gradient of x; no process sees the
-            whole. The cost and the gradient of x are the same in all. A weight that is a `DTensor` with `Shard(0)`
-            needs the group of its mesh here; without a group a DTensor is refused.
+        block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
+            16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
+            of all examples.
+        group: processes (`torch.distributed`) that share the classes. Each has its own part of weight, bias, class
+            weights and desired outputs, in the order of the ranks; x and class indices are the same in all. For each
+            example they exchange five numbers and the gradient of x; no process sees all classes. The cost and the
+            gradient of x are the same in all. A weight that is a `DTensor` with `Shard(0)` needs the group of its mesh;
+            without a group it is refused.
 
     Returns:
         The cost, of x's dtype (float32 under autocast) or `out_dtype`; shape () or, for reduction "none", (...).
 
     Raises:
-        TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
+        TypeError, ValueError: an argument is not as above. Values of class indices are checked on the CPU only.
 
     Example:
         >>> x, weight = torch.zeros(2, 3), torch.zeros(4, 3)
@@ -100,15 +101,9 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018.
     """
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
-    check_layer(x, weight, bias, may_be_empty=group is not None)
-    shape = *x.shape[:-1], weight.shape[0]
-    y = check_desired(y, shape, x, "x")
-    check_class_weight("class_weight", class_weight, shape, x, "x")
-    check_ignored(ignore_index, y)
-    if isinstance(temperature, Tensor) and group is not None:
-        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
+    y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
     if tracing_state() is not None and group is None:
-        # Functions of Python, such as work z out block by block, are no part of a trace.
+        # A trace records operations, and no Function of autograd.
         return log_likelihood(
             linear(x, weight, bias),
             y,
@@ -121,27 +116,55 @@ def linear_log_likelihood(
         )
     shard = local_shard(weight, group)
     x, weight, bias = autocast(x, weight, bias)
-    if isinstance(temperature, Tensor):
-        x = divide(x, temperature).to(x.dtype)
-        bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
-        temperature = 1.0
-    plan = Plan(1 / temperature, block_rows, shard)
+    x, bias, c = apply_temperature(x, bias, temperature)
+    plan = Plan(c, block_rows, shard)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if y.is_floating_point():
         y = y.reshape(rows.shape[0], weight.shape[0])
-        t = dense_targets(y, x, class_weight, label_smoothing, shard.classes)
-        layer = Layer(masked_inputs(rows, y), weight, bias, t, None, None)
-        C = example_costs(layer, plan, fused.refusal(layer, reduction, shard))
-        C = reduce(reduction, C.view(x.shape[:-1]))
+        t = dense_targets(y, rows, class_weight, label_smoothing, shard.classes)
+        C = dense_cost(Layer(masked_inputs(rows, y), weight, bias, t, None, None), plan, reduction)
     else:
-        targets = class_targets(
-            y.reshape(-1), rows, weight.shape[0], class_weight, ignore_index, label_smoothing, shard
-        )
-        x_masked = targets.masked_inputs(rows)
-        layer = Layer(x_masked, weight, bias, targets.y, targets.on_value, targets.off_value)
+        classes = y.reshape(-1), rows, weight.shape[0], class_weight, ignore_index, label_smoothing, shard
+        targets = class_targets(*classes)
+        layer = Layer(targets.masked_inputs(rows), weight, bias, targets.y, targets.on_value, targets.off_value)
         C = class_cost(layer, targets, plan, reduction)
-        C = C.view(y.shape) if reduction == "none" else C
-    return to_dtype(C, result_dtype(x, out_dtype))
+    return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
+
+
+def check_arguments(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    temperature: float | Tensor,
+    group: Any,
+) -> Tensor:
+    """Return y; raise `TypeError` or `ValueError` unless the arguments go together."""
+    check_layer(x, weight, bias, may_be_empty=group is not None)
+    shape = *x.shape[:-1], weight.shape[0]
+    y = check_desired(y, shape, x, "x")
+    check_class_weight("class_weight", class_weight, shape, x, "x")
+    check_ignored(ignore_index, y)
+    if isinstance(temperature, Tensor) and group is not None:
+        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
+    return y
+
+
+def apply_temperature(
+    x: Tensor, bias: Tensor | None, temperature: float | Tensor
+) -> tuple[Tensor, Tensor | None, float]:
+    """Return x, bias and c of softmax(c z). A tensor divides x and bias, through which it gets its gradient."""
+    if not isinstance(temperature, Tensor):
+        return x, bias, 1 / temperature
+    bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
+    return divide(x, temperature).to(x.dtype), bias, 1.0
+
+
+def dense_cost(layer: Layer, plan: Plan, reduction: str) -> Tensor:
+    """Return the reduced cost of desired outputs, shape (N,) for reduction "none"."""
+    return reduce(reduction, example_costs(layer, plan, fused.refusal(layer, reduction, plan.shard)))
 
 
 def class_cost(layer: Layer, targets: ClassTargets, plan: Plan, reduction: str) -> Tensor:
@@ -156,12 +179,14 @@ def class_cost(layer: Layer, targets: ClassTargets, plan: Plan, reduction: str) 
 
 
 def example_costs(layer: Layer, plan: Plan, reason: str | None) -> Tensor:
-    """Return C of each example, shape (N,), whose gradients are worked out later, for a reason that `explain` tells."""
+    """Return C of each example, shape (N,), without its gradients; `explain` tells the reason."""
     if torch.compiler.is_compiling():
         if plan.shard.group is not None:
-            raise RuntimeError("a cost whose classes are shared out among processes is not for torch.compile")
+            raise RuntimeError(
+                "torch.compile does not support a cost whose classes are shared out among processes; call it eagerly"
+            )
         if is_forward_mode():
-            # The compiler differentiates the formula itself, in a single block: it would unroll a loop.
+            # The compiler differentiates the formula itself. It gets a single block, since it would unroll a loop.
             return class_blocks.cost(layer, Plan(plan.c, TENSORS * layer.sizes[0], plan.shard))[0]
         from ce_torch.costs.linear.compiled import compiled_costs
 
@@ -171,7 +196,7 @@ def example_costs(layer: Layer, plan: Plan, reason: str | None) -> Tensor:
 
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the tensors as `F.linear` would take them: under autocast in its dtype."""
+    """Return the tensors in the dtype that autocast gives `F.linear`."""
     if not is_autocast(x.device):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(x.device.type)
@@ -204,14 +229,14 @@ class LinearLogLikelihoodCost(Cost):
     """The output layer and its log-likelihood cost as a module that owns the layer.
 
     Args:
-        in_features: D, the inputs of the layer.
-        classes: K, its neurons.
-        bias: whether the layer has biases.
-        device, dtype: of its parameters.
-        The rest is as in `ce_torch.functional.linear_log_likelihood`.
+        in_features: D, the number of the layer's inputs.
+        classes: K, the number of its neurons.
+        bias: True if the layer has biases.
+        device, dtype: of the layer's parameters.
+        options: the keyword arguments of `ce_torch.functional.linear_log_likelihood`.
 
-    `cost.layer` is an `nn.Linear`: z = cost.layer(x). Its weight may be another module's too, such as an embedding's:
-    `cost.layer.weight = embedding.weight`.
+    `cost.layer` is an `nn.Linear`: z = cost.layer(x). It can share its weight with another module, such as an
+    embedding: `cost.layer.weight = embedding.weight`.
 
     Example:
         >>> cost = LinearLogLikelihoodCost(3, 4, bias=False)
@@ -230,19 +255,9 @@ class LinearLogLikelihoodCost(Cost):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        temperature: float | Tensor = 1.0,
-        class_weight: Tensor | None = None,
-        ignore_index: int = -100,
-        label_smoothing: float = 0.0,
-        reduction: str = "mean",
-        block_rows: int | None = None,
-        group: Any = None,
-        out_dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.temperature, self.class_weight, self.ignore_index = temperature, class_weight, ignore_index
-        self.label_smoothing, self.reduction, self.out_dtype = label_smoothing, reduction, out_dtype
-        self.block_rows, self.group = block_rows, group
+        super().__init__(**options)
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -250,11 +265,11 @@ class LinearLogLikelihoodCost(Cost):
         return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return a (..., K), the outputs of the layer for its inputs x (..., D); here z is whole."""
+        """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
         return torch.softmax(self.layer(x) / self.temperature, -1)
 
     def delta(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction; here z is whole."""
+        """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction. This holds all of z."""
         cost = LogLikelihoodCost(
             temperature=self.temperature,
             weight=self.class_weight,

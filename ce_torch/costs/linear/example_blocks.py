@@ -1,11 +1,12 @@
 """The cost of a layer for classes y and its gradients, as numbers that are not differentiated, by blocks of examples.
 
-Where no kernels take z, its transpose is made, with a row for each class: W has a row for each class too, and products
-with it are faster so than with z. With eⱼ = exp(c (zⱼ − m)), s = Σⱼ eⱼ, tⱼ = off_valueⱼ, plus `on_value` at j = y,
+The kernels of a GPU take z. Where they do not run, zᵀ takes its place: it has a row for each class, as W has, and
+products with it are faster than those with z. With eⱼ = exp(c (zⱼ − m)), s = Σⱼ eⱼ, and tⱼ = off_valueⱼ, plus
+`on_value` at j = y,
 
     δⱼ = c (T eⱼ / s − tⱼ)
 
-The part T e / s goes into the products with W and x, block by block, and off_value once, for all examples.
+Each block multiplies T e / s by W and x. The part with off_value follows once, for all examples.
 """
 
 import torch
@@ -24,12 +25,12 @@ from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 FUSED = "the gradients are worked out with the cost"
-# The gradients of x, weight and bias that are needed, by name.
+# The needed gradients, those of x, weight and bias by name.
 Gradients = dict[str, Tensor]
 
 
 def refusal(layer: Layer, shard: Shard) -> str | None:
-    """Return why a layer is not worked out by blocks of examples, None where it is."""
+    """Return why a layer is not computed by blocks of examples, or None if it is."""
     if layer.y.is_floating_point():
         return "y holds desired outputs"
     if shard.group is not None:
@@ -64,7 +65,7 @@ def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
 
 @fixed_precision
 def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return Σ factor · C, and the gradients of those of x, weight and bias that need one."""
+    """Return Σ factor · C, and its gradients by those of x, weight and bias that need one."""
     (N, K), x = layer.sizes, layer.x
     total = x.new_zeros(())
     new = torch.empty_like if N > 0 else torch.zeros_like
@@ -88,7 +89,7 @@ def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -
 
 
 def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor) -> Tensor:
-    """Return C of each example of a block, and add its part to the gradients, by the kernels for z."""
+    """Return C of each example of a block, and add the block's part to the gradients, by the GPU's kernels."""
     z = torch.mm(layer.x, layer.weight.mT, out=memory.view(len(layer.x), -1))
     if layer.bias is not None:
         z += layer.bias
@@ -110,17 +111,17 @@ def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, 
 def transposed_block(
     gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor
 ) -> Tensor:
-    """Return C of each example of a block, and add its part to the gradients, but for off_value, with zᵀ for z."""
+    """Return C of each example of a block, and add the block's part without off_value to the gradients, from zᵀ."""
     z = memory.view(len(layer.weight), -1)
     C, statistics = exponentials(layer, c, z)
-    # With this z it is (s / z_factor) (δᵀ + c off_value), s = 1 + r.
+    # z_factor z is factor (δᵀ + c off_value), with s = 1 + r.
     z_factor = product(c * factor * statistics.T, 1 / (1 + statistics.r))
     add_gradients(gradients, block, layer, z_factor, z)
     return C
 
 
 def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics]:
-    """Return C and the statistics of each example, with a row for each class in z: e, and s (a − on_value / T) at y."""
+    """Return C and the statistics of each example. Write e to z, a row a class, but s (a − on_value / T) at y."""
     m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
     y, value = layer.y.unsqueeze(0), on_value(layer)
     x_y = exponents(z.gather(0, y).squeeze(0), m, c)
@@ -129,13 +130,13 @@ def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics]
     t_x = product(value, x_y)
     if layer.off_value is not None and off_value_x is not None:
         T, t_x = T + layer.off_value.sum(), t_x + off_value_x
-    # s (a − on_value / T), of which no digits are lost where a and on_value are near 1.
+    # This form of s (a − on_value / T) loses no digits where a and on_value are near 1.
     z.scatter_(0, y, product((T - value) * e_y - value * others, 1 / T).unsqueeze(0))
     return product(T, r.log1p()) - t_x, Statistics(m, r, T)
 
 
 def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Tensor, z: Tensor) -> None:
-    """Add the part of a block of examples to the gradients δ W, δᵀ x and Σ δ, where δᵀ = z_factor z."""
+    """Add a block's part to the gradients δ W, δᵀ x and Σ δ, where δᵀ = z_factor z."""
     if "x" in gradients:
         transposed = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
         add_product(layer.weight.mT, z, out=transposed)
@@ -149,7 +150,7 @@ def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Te
 
 
 def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, factor: Tensor) -> None:
-    """Add the part of δ that is −factor off_value to the gradients."""
+    """Add to the gradients what the part −factor off_value of δ contributes."""
     if "x" in gradients:
         gradients["x"].addr_(factor, layer.weight.mT @ off_value, alpha=-1)
     if "weight" in gradients:
@@ -159,6 +160,6 @@ def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, fa
 
 
 def on_value(layer: Layer) -> Tensor:
-    """Return `on_value` of a layer whose y holds classes, which has one."""
+    """Return `on_value` of a layer, which it has if y holds classes."""
     assert layer.on_value is not None
     return layer.on_value

@@ -1,7 +1,7 @@
-"""The cost and its gradients in one pass: z is worked out once, and not again for the gradients.
+"""The cost and its gradients in one pass, which computes z once.
 
-The gradient that reaches the cost is not known yet, so that only a sum over examples has its gradients this early, up
-to that factor.
+The pass does not know yet which gradient reaches the cost. That gradient is a factor of all others where the cost is
+one number, the sum or mean over examples; only such costs are computed here.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 
 class FusedLinearLogLikelihood(torch.autograd.Function):
-    """Σ factor · C over the examples, of classes y, where C and factor are 0 for examples that don't count."""
+    """Σ factor · C over the examples, for classes y. The factor is 0 for examples that do not count."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, factor: Tensor, *layer: Any) -> Tensor:
@@ -49,9 +49,9 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
 
 
 def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
-    """Return why the gradients are not worked out with the cost, None where they are.
+    """Return why the gradients are not computed with the cost, or None if they are.
 
-    They are where they will be asked for, as numbers only, and by the inputs and parameters only.
+    They are if the backward pass will ask for them, as numbers only, and by x, weight and bias only.
     """
     if torch.compiler.is_compiling():
         return "torch.compile sees an operator"
@@ -65,6 +65,6 @@ def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
     if is_forward_mode():
         return "forward mode differentiates the cost"
     if has_saved_tensor_hooks():
-        # Hooks act on inputs to save memory: nothing else is to be kept.
+        # Hooks save memory by what they do to saved tensors. Gradients that are kept would escape them.
         return "hooks for saved tensors are set"
     return example_blocks.refusal(layer, shard)

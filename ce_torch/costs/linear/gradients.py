@@ -1,4 +1,4 @@
-"""Gradients that blocks of classes add to, one after the other."""
+"""Gradients to which blocks of classes add their parts, one after the other."""
 
 from collections.abc import Iterable
 
@@ -9,30 +9,30 @@ from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.linear.blocks import Plan, narrow
 from ce_torch.costs.linear.layer import NO_TANGENT, Fields, Layer, Tangent, is_constant
 
-# The fields of a layer that need a gradient, among x, weight and bias.
+# The names of those of x, weight and bias that need a gradient.
 Needs = frozenset[str]
 PARAMETERS = Fields._fields[:3]
 
 
 def align(gradients: Iterable[Tensor], needs: Needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of x, weight and bias, of which `gradients` has those that are needed, None for others."""
+    """Return the gradients of x, weight and bias: None, or the next of `gradients` where one is needed."""
     remaining = iter(gradients)
     x, weight, bias = (next(remaining) if name in needs else None for name in PARAMETERS)
     return x, weight, bias
 
 
 def writes_memory(layer: Layer, factors: Iterable[Tensor | None]) -> bool:
-    """Return whether blocks may write to one tensor: all tensors are plain, and none is differentiated again."""
+    """Return True if blocks may write to one tensor: all tensors are plain, and none is differentiated again."""
     return is_constant(*factors) and all(is_plain(tensor) for tensor in layer if tensor is not None)
 
 
 class BlockedGradient:
-    """A gradient that comes block by block along a dimension, of a tensor's shape and dtype."""
+    """The gradient of a tensor, which comes block by block along a dimension."""
 
     def __init__(self, tensor: Tensor, in_place: bool, dim: int = 0) -> None:
         self.dtype, self.dim = tensor.dtype, dim
         self.blocks: list[Tensor] = []
-        # Blocks that are concatenated in the end are in memory twice.
+        # To concatenate blocks in the end takes their memory twice.
         self.result = torch.empty_like(tensor, memory_format=torch.contiguous_format) if in_place else None
 
     def add(self, classes: slice, value: Tensor) -> None:
@@ -46,7 +46,7 @@ class BlockedGradient:
 
 
 class LayerGradients:
-    """The gradients of x, weight and bias that are needed; each block of classes adds its own to them."""
+    """The needed ones of the gradients of x, weight and bias, to which each block of classes adds its part."""
 
     def __init__(self, layer: Layer, needs: Needs, *factors: Tensor | None) -> None:
         self.layer, self.in_place = layer, writes_memory(layer, factors)
@@ -59,14 +59,14 @@ class LayerGradients:
     def add(
         self, classes: slice, rows: Tensor, tangent_rows: Tensor | None = None, tangent: Tangent = NO_TANGENT
     ) -> None:
-        """Add rows W, rowsᵀ x and Σ rows, and the products of `tangent_rows` with Ẇ and ẋ."""
+        """Add rows W, rowsᵀ x and Σ rows, and the products of `tangent_rows` with Ẇ and ẋ, if there are any."""
         terms: list[tuple[Tensor, Tensor | None, Tensor | None]] = [(rows, self.layer.x, self.layer.weight)]
         if tangent_rows is not None:
             terms.append((tangent_rows, tangent.x, tangent.weight))
         if self.x is not None:
             for factor, _, weight in terms:
                 if weight is not None:
-                    # Apart, because addmm may add one class after the other to what there is, and round every time.
+                    # The product comes first, since addmm may add one class after the other, and round every time.
                     product = self.layer.matmul(factor, narrow(weight, classes))
                     self.x = self.x.add_(product) if self.in_place else self.x + product
         if self.weight is not None:
@@ -76,7 +76,7 @@ class LayerGradients:
             self.bias.add(classes, rows.sum(0))
 
     def totals(self, plan: Plan) -> tuple[Tensor, ...]:
-        """Return the gradients that are needed, one after the other."""
+        """Return the needed gradients, in the order of the fields."""
         totals = []
         if self.x is not None:
             totals.append(plan.shard.total(self.x).to(self.layer.x.dtype))
@@ -84,7 +84,7 @@ class LayerGradients:
 
 
 class TargetGradients:
-    """The gradients of y, on_value and off_value, None for what there is not; each block adds its own to them."""
+    """The gradients of y, on_value and off_value, as far as a layer has these; each block adds its part to them."""
 
     def __init__(self, layer: Layer, *factors: Tensor | None) -> None:
         self.layer, in_place = layer, writes_memory(layer, factors)

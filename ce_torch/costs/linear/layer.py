@@ -1,4 +1,4 @@
-"""An output layer and its desired outputs, worked out for a block of classes at a time."""
+"""An output layer and its desired outputs, computed for a block of classes at a time."""
 
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -15,10 +15,10 @@ Field = TypeVar("Field", bound=Tensor | None, covariant=True)
 
 
 class Fields(NamedTuple, Generic[Field]):
-    """Inputs x (N, D), weight (K, D), bias (K,) and desired outputs.
+    """Inputs x (N, D), weight (K, D), bias (K,) and desired outputs t.
 
-    y is (N, K) desired outputs t; or (N,) classes: then t is `off_value`, of shape (K,) or 0 for None, and at j = y
-    `on_value`, of shape (N,), is added.
+    y holds t itself, shape (N, K), or classes, shape (N,). For classes tⱼ is `off_value`, shape (K,) or None for 0,
+    plus `on_value`, shape (N,), at j = y.
     """
 
     x: Field
@@ -31,7 +31,7 @@ class Fields(NamedTuple, Generic[Field]):
 
 AnyFields = TypeVar("AnyFields", bound=Fields)
 
-# How each field changes, None for not at all.
+# How each field changes; None if it does not.
 Tangent = Fields[Tensor | None]
 NO_TANGENT = Tangent(*(None,) * len(Fields._fields))
 
@@ -52,12 +52,12 @@ class Layer(Fields[Tensor]):
         return compute_dtype(self.x)
 
     def examples(self, block: slice) -> Self:
-        """Return the layer for some of the examples."""
+        """Return the layer of a block of examples."""
         on_value = None if self.on_value is None else self.on_value[block]
         return self._replace(x=self.x[block], y=self.y[block], on_value=on_value)
 
     def full(self, value: float) -> Tensor:
-        """Return the value for each example, in the dtype to compute in."""
+        """Return a tensor that holds the value for each example, in the dtype to compute in."""
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)
 
     def blocks(self, plan: Plan) -> Iterator[slice]:
@@ -70,7 +70,7 @@ class Layer(Fields[Tensor]):
         return z if self.bias is None else z + narrow(self.bias, classes).to(self.dtype)
 
     def z_tangent(self, tangent: Tangent, classes: slice) -> Tensor | None:
-        """Return v = ẋ Wᵀ + x Ẇᵀ + ḃ, or None if that is nothing."""
+        """Return v = ẋ Wᵀ + x Ẇᵀ + ḃ of the block, or None if it has no term."""
         terms = []
         if tangent.x is not None:
             terms.append(self.matmul(tangent.x, narrow(self.weight, classes).mT))
@@ -87,7 +87,7 @@ class Layer(Fields[Tensor]):
         return t
 
     def t_tangent(self, tangent: Tangent, classes: slice, plan: Plan) -> Tensor | None:
-        """Return ṫ, or None if that is nothing."""
+        """Return ṫ of the block, or None if it has no term."""
         if self.y.is_floating_point():
             return None if tangent.y is None else narrow(tangent.y, classes, dim=1).to(self.dtype)
         terms = []
@@ -98,7 +98,7 @@ class Layer(Fields[Tensor]):
         return add(terms)
 
     def class_mask(self, classes: slice, plan: Plan) -> Tensor:
-        """Return which elements of the block are at j = y."""
+        """Return True for the elements of the block at j = y."""
         indices = torch.arange(classes.start, classes.stop, device=self.x.device) + plan.shard.start
         return column(self.y) == indices
 
@@ -116,10 +116,10 @@ def cast(fields: AnyFields, dtype: torch.dtype) -> AnyFields:
 
 
 def add(terms: list[Tensor]) -> Tensor | None:
-    """Return the sum of the terms, None without any."""
+    """Return the sum of the terms, or None if there are none."""
     return sum(terms[1:], start=terms[0]) if terms else None
 
 
 def is_constant(*tensors: Tensor | None) -> bool:
-    """Return whether only the numbers of what follows from the tensors are asked for, so that memory can be reused."""
+    """Return True if nobody differentiates what is computed from the tensors, so that its memory can be reused."""
     return not any(may_be_differentiated(tensor) for tensor in tensors if tensor is not None)

@@ -1,7 +1,7 @@
 """The cost of a layer and its gradients as operators, which tracers and the compiler record without looking inside.
 
-Neither operator has derivatives of its own: `ce_torch.costs.linear.autograd` lays a `Function` over them. Outside
-tracers it calls the implementation itself.
+The operators have no derivatives of their own: the functions in `ce_torch.costs.linear.autograd` give them some. `cost`
+and `gradients` call an operator where a tracer records it, and else compute at once.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ library.define(
 
 
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Return C of each example and its statistics, (3, N), by the operator where a tracer records one."""
+    """Return C of each example and its statistics, shape (3, N)."""
     if plan.shard.group is None and is_recorded():
         return torch.ops.ce_torch.linear_log_likelihood(*layer, plan.c, plan.block_rows)
     C, statistics = (class_blocks if example_blocks.refusal(layer, plan.shard) else example_blocks).cost(layer, plan)
@@ -46,7 +46,7 @@ def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
 def gradients(
     g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g C by the fields of the layer that need one, which are not differentiated again."""
+    """Return the gradients of Σ g C by the fields that need one. They can't be differentiated."""
     if plan.shard.group is None and is_recorded():
         arguments = g, statistics, *layer, plan.c, plan.block_rows, [*needs]
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))

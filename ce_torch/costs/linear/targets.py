@@ -1,4 +1,4 @@
-"""Desired outputs t, and how much each example counts, from y and the options."""
+"""Desired outputs t from y and the options, and how much each example counts."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ce_torch.costs.linear.vocabulary_parallel import Shard
 class ClassTargets(NamedTuple):
     """Classes y (N,), their t = `off_value` (K,), plus `on_value` (N,) at j = y, and each example's weight in the mean.
 
-    An example that is ignored has class 0 and no weight. One whose class is none of the layer's is `invalid`.
+    An ignored example has class 0 and weight 0. An example is invalid if the layer does not have its class.
     """
 
     y: Tensor
@@ -24,7 +24,7 @@ class ClassTargets(NamedTuple):
     invalid: Tensor | None
 
     def masked_inputs(self, x: Tensor) -> Tensor:
-        """Return the inputs x (N, D), 0 for examples that do not count: 0 times what stands there may be nan."""
+        """Return x (N, D), with rows of 0 for examples that do not count and may hold nan: 0 times nan is nan."""
         is_empty = self.ignored if self.off_value is not None else self.ignored | (self.example_weight == 0)
         is_readable = values_can_be_read(is_empty) and values_can_be_read(x)
         if is_readable and not is_empty.any():
@@ -38,7 +38,7 @@ class ClassTargets(NamedTuple):
         return torch.where(self.ignored, 0, factor)
 
     def masked_cost(self, C: Tensor) -> Tensor:
-        """Return C of each example, 0 for one that is ignored and nan for one of an invalid class."""
+        """Return C of each example: 0 for an ignored one, nan for an invalid one."""
         C = C.masked_fill(self.ignored, 0)
         return C if self.invalid is None else C.masked_fill(self.invalid, torch.nan)
 
@@ -52,7 +52,7 @@ def class_targets(
     label_smoothing: float,
     shard: Shard,
 ) -> ClassTargets:
-    """Return t for classes y (N,) of the examples x (N, D); this process has `local_classes` of the classes."""
+    """Return t for classes y (N,) of the examples x (N, D). This process has `local_classes` of all classes."""
     check_classes(y, shard.classes, ignore_index)
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
@@ -74,7 +74,10 @@ def class_targets(
 
 
 def masked_inputs(x: Tensor, y: Tensor) -> Tensor:
-    """Return x, 0 for examples with inputs that are not finite and no desired output, as far as a look at x is free."""
+    """Return x, with 0 for examples that have no desired output and whose inputs are not all finite.
+
+    Return x as it is where its values can't be read for free.
+    """
     if not (values_can_be_read(x) and values_can_be_read(y)) or (is_finite := x.isfinite().all(-1)).all():
         return x
     is_empty = ~is_finite
@@ -83,7 +86,7 @@ def masked_inputs(x: Tensor, y: Tensor) -> Tensor:
 
 
 def dense_targets(y: Tensor, x: Tensor, class_weight: Tensor | None, label_smoothing: float, classes: int) -> Tensor:
-    """Return t for desired outputs y, with label smoothing over `classes` in all and class weights."""
+    """Return t for desired outputs y, with label smoothing over `classes` classes, and class weights."""
     if class_weight is None and label_smoothing == 0:
         return y
     t = (1 - label_smoothing) * y.to(compute_dtype(x)) + label_smoothing / classes

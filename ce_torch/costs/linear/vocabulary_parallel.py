@@ -1,4 +1,4 @@
-"""The classes of a layer shared out among processes, vocabulary-parallel: few numbers an example cross between them."""
+"""Vocabulary parallelism: processes share the classes of a layer, and exchange a few numbers for each example."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Shard(NamedTuple):
-    """This process's part of the classes: the group that has the others, its first class, and how many there are."""
+    """This process's part of the classes: the group of processes, its first class, and the number of all classes."""
 
     group: Any = None
     start: int = 0
@@ -37,7 +37,7 @@ ALL_CLASSES = Shard()
 
 
 def local_shard(weight: Tensor, group: Any) -> Shard:
-    """Return the part of this process, which has the rows of `weight`; parts follow one another by rank."""
+    """Return the part of this process, which holds the rows of `weight`. The parts are in the order of the ranks."""
     if group is None:
         return Shard(classes=weight.shape[0])
     rank = dist.get_rank(group)
@@ -50,10 +50,10 @@ def local_shard(weight: Tensor, group: Any) -> Shard:
 def local_tensors(
     x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, group: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Return this process's part of each DTensor; a weight that is one needs a group, which shares the classes out."""
+    """Return this process's part of each DTensor; a DTensor as weight needs the group that shares the classes."""
     if type(weight) in (Tensor, nn.Parameter):
         return x, weight, bias, y
-    from torch.distributed import tensor as dtensor  # takes a while, and is needed here only
+    from torch.distributed import tensor as dtensor  # takes long to load
 
     row_wise, replicated = dtensor.Shard(0), dtensor.Replicate()
     if not isinstance(weight, dtensor.DTensor):
