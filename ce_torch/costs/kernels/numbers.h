@@ -66,8 +66,9 @@ using Halves = Vector<uint16_t, 16>;
 
 Floats to_floats(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
 
-#ifdef __F16C__
-// By instructions of the processor, eight at a time.
+#ifdef __AVX512F__
+Floats to_floats(Halves x, Float16) { return (Floats)_mm512_cvtph_ps((__m256i)x); }
+#elif defined(__F16C__)
 Floats to_floats(Halves x, Float16) {
   Floats out;
   for (int i = 0; i < 2; i++) {
@@ -93,7 +94,9 @@ Halves narrow(Floats x, Bfloat16) {
   return __builtin_convertvector((x == x ? rounded : word | 0x400000) >> 16, Halves);
 }
 
-#ifdef __F16C__
+#ifdef __AVX512F__
+Halves narrow(Floats x, Float16) { return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__F16C__)
 Halves narrow(Floats x, Float16) {
   Halves out;
   for (int i = 0; i < 2; i++) {

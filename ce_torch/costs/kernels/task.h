@@ -33,45 +33,69 @@ enum class Reduction { none, sum, mean };
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
 constexpr int abi_version = 2;
 
+// From one number of a block to the next, in one tensor.
+struct BlockSteps {
+  int64_t lines, numbers, line, number;
+
+  // The vectors of a line.
+  template <class Real> int64_t width() const { return (numbers + Wide<Real>::lanes - 1) / Wide<Real>::lanes; }
+
+  // Calls f(line, number) for every number, in the order in which they lie in memory.
+  template <class Function> void each(Function f) const {
+    if (std::abs(line) < std::abs(number))
+      for (int64_t j = 0; j < numbers; j++)
+        for (int64_t i = 0; i < lines; i++) f(i, j);
+    else
+      for (int64_t i = 0; i < lines; i++)
+        for (int64_t j = 0; j < numbers; j++) f(i, j);
+  }
+};
+
 // Some numbers of a tensor: `lines` of so many `numbers`, from `start` on.
 struct Block {
   int64_t lines, numbers;
   Steps line, number, start;
+
+  BlockSteps steps(Operand tensor) const { return {lines, numbers, line.of[tensor], number.of[tensor]}; }
 };
 
-// Reads the numbers of a line, which lie at steps, into vectors; 0 is behind the last.
-template <class Real, class Number> void read_line(const Number* from, int64_t step, int64_t count, Reals<Real>* out) {
+// Reads the numbers of a block into vectors, line by line; behind the last number of a line may be anything finite.
+template <class Real, class Number> void read_block(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  int64_t i = 0;
-  if (step == 1) {
-    for (; i + lanes <= count; i += lanes) *out++ = load_as<Real>(from + i, lanes);
-    if (i < count) *out = load_as<Real>(from + i, count - i);
+  int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
+  if (steps.number == 1) {
+    for (int64_t line = 0; line < steps.lines; line++, from += steps.line) {
+      for (int64_t i = 0; i < steps.numbers / lanes; i++) *out++ = load_as<Real>(from + i * lanes, lanes);
+      if (rest) *out++ = load_as<Real>(from + steps.numbers - rest, rest);
+    }
     return;
   }
-  for (; i < count; i += lanes) {
-    Number numbers[lanes] = {};
-    if (count - i >= lanes)
-      for (int64_t lane = 0; lane < lanes; lane++) numbers[lane] = from[(i + lane) * step];
-    else
-      for (int64_t lane = 0; lane < count - i; lane++) numbers[lane] = from[(i + lane) * step];
-    *out++ = load_as<Real>(numbers, lanes);
+  if (steps.number == 0) {
+    for (int64_t line = 0; line < steps.lines; line++, out += width)
+      std::fill(out, out + width, Reals<Real>{} + load_as<Real>(from + line * steps.line, 1)[0]);
+    return;
   }
+  // Collected one by one first, and read as vectors later, when all are in memory.
+  Number numbers[block_vectors * lanes];
+  if (rest) std::memset(numbers, 0, steps.lines * width * lanes * sizeof(Number));
+  steps.each([&](int64_t i, int64_t j) { numbers[i * width * lanes + j] = from[i * steps.line + j * steps.number]; });
+  for (int64_t i = 0; i < steps.lines * width; i++) out[i] = load_as<Real>(numbers + i * lanes, lanes);
 }
 
-// Writes vectors as the numbers of a line, which lie at steps.
-template <class Real, class Number> void write_line(const Reals<Real>* from, Number* to, int64_t step, int64_t count) {
+// Writes vectors as the numbers of a block.
+template <class Real, class Number> void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  int64_t i = 0;
-  if (step == 1) {
-    for (; i + lanes <= count; i += lanes) store(*from++, to + i, lanes);
-    if (i < count) store(*from, to + i, count - i);
+  int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
+  if (steps.number == 1) {
+    for (int64_t line = 0; line < steps.lines; line++, to += steps.line) {
+      for (int64_t i = 0; i < steps.numbers / lanes; i++) store(*from++, to + i * lanes, lanes);
+      if (rest) store(*from++, to + steps.numbers - rest, rest);
+    }
     return;
   }
-  for (; i < count; i += lanes) {
-    Number numbers[lanes];
-    store(*from++, numbers, lanes);
-    for (int64_t lane = 0; lane < std::min(lanes, count - i); lane++) to[(i + lane) * step] = numbers[lane];
-  }
+  Number numbers[block_vectors * lanes];
+  for (int64_t i = 0; i < steps.lines * width; i++) store(from[i], numbers + i * lanes, lanes);
+  steps.each([&](int64_t i, int64_t j) { to[i * steps.line + j * steps.number] = numbers[i * width * lanes + j]; });
 }
 
 // Calls f with a null pointer of the numbers that a type stands for.
@@ -195,16 +219,13 @@ template <class Real, bool tiled> struct Rows {
   };
 
   Numbers read(Operand tensor, const Block& block, Vec* memory) const {
-    int64_t step = block.number.of[tensor], start = block.start.of[tensor], whole = block.numbers / lanes;
+    int64_t start = block.start.of[tensor], whole = block.numbers / lanes;
     if (are_vectors(tensor, block)) {
       auto from = (const Real*)task.data[tensor] + start;
       return {(const Loose<Real>*)from, load(from + whole * lanes, block.numbers % lanes)};
     }
-    int64_t vectors = (block.numbers + lanes - 1) / lanes, line_step = block.line.of[tensor];
     with_numbers(task.type[tensor], [&](auto* null) {
-      auto from = (decltype(null))task.data[tensor] + start;
-      for (int64_t line = 0; line < block.lines; line++)
-        read_line<Real>(from + line * line_step, step, block.numbers, memory + line * vectors);
+      read_block<Real>((decltype(null))task.data[tensor] + start, block.steps(tensor), memory);
     });
     return {(const Loose<Real>*)memory, memory[std::min(whole, block_vectors - 1)]};
   }
@@ -243,15 +264,11 @@ template <class Real, bool tiled> struct Rows {
 
   void write(const Result& result, const Block& block) const {
     if (are_vectors(of_delta, block)) return;
-    int64_t line_vectors = (block.numbers + lanes - 1) / lanes;
-    int64_t line_step = block.line.of[of_delta], step = block.number.of[of_delta], start = block.start.of[of_delta];
     with_numbers(task.type[of_delta], [&](auto* null) {
       using Number = std::remove_pointer_t<decltype(null)>;
-      if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>) {
-        auto to = (Number*)task.data[of_delta] + start;
-        for (int64_t line = 0; line < block.lines; line++)
-          write_line<Real>((const Vec*)result.vectors + line * line_vectors, to + line * line_step, step, block.numbers);
-      }
+      if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>)
+        write_block<Real>((const Vec*)result.vectors, (Number*)task.data[of_delta] + block.start.of[of_delta],
+                          block.steps(of_delta));
     });
   }
 
