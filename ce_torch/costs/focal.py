@@ -41,9 +41,9 @@ def delta(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     y = desired_outputs(y, z)
     a, b = torch.sigmoid(z), torch.sigmoid(-z)
     m, H = wrongness(z, y), cross_entropy(z, y)
-    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, where m may be 0.
-    is_hard = (y == 0) | (y == 1)
-    ratio = torch.where(is_hard, torch.where(y == 0, b, a), a * b / m.masked_fill(is_hard, 1))
+    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, also where m underflows.
+    vanishes = m == 0
+    ratio = torch.where(vanishes, torch.where(y == 0, b, a), a * b / m.masked_fill(vanishes, 1))
     error = (1 - y) * a - y * b
     return balance(y, alpha) * m.pow(gamma) * (error + gamma * (1 - 2 * y) * product(ratio, H))
 

@@ -34,3 +34,8 @@ def test_the_delta_of_a_saturated_neuron_is_its_limit(z, y, delta, gamma, case_d
     z = torch.tensor([[float(z)]], dtype=case_dtype, requires_grad=True)
     focal(z, torch.full_like(z, y), alpha=None, gamma=gamma).backward()
     assert z.grad.item() == pytest.approx(delta, abs=1e-30)
+
+
+def test_a_second_derivative_by_z_and_y_is_there_for_y_of_0_and_1():
+    z, y = Z.double().requires_grad_(), HARD.double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda z, y: focal(z, y, reduction="sum"), (z, y))

@@ -152,3 +152,14 @@ def test_ignore_index_does_not_go_with_desired_outputs():
 def test_an_index_that_names_no_class_is_refused(wrong):
     with pytest.raises(ValueError, match=f"y must hold class indices from 0 to 4, or ignore_index=-100, got {wrong}"):
         log_likelihood(torch.zeros(2, 5), torch.tensor([0, wrong]))
+
+
+def test_the_gradient_of_a_weight_in_half_precision_is_rounded_once():
+    weight = torch.tensor([1.5, 0.7, 2.0], dtype=torch.float16)
+    z, y = torch.tensor([[1.0, 1.01, 1.02], [1.0, 1.01, 1.03]]), torch.tensor([0, 1])
+
+    def gradient(weight):
+        weight = weight.detach().requires_grad_()
+        return torch.autograd.grad(log_likelihood(z, y, weight=weight), weight)[0]
+
+    torch.testing.assert_close(gradient(weight), gradient(weight.double()).half(), rtol=1e-3, atol=1e-6)
