@@ -178,8 +178,8 @@ def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
     What is infinite stays so, and adds nothing to that gradient.
     """
     tensor = tensor.to(compute_dtype(tensor))
-    finite = tensor.isfinite()
-    return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature.to(tensor.dtype), tensor)
+    temperature, finite = temperature.to(tensor.dtype), tensor.isfinite()
+    return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature, tensor / temperature.detach())
 
 
 class LogLikelihoodCost(Cost):

@@ -163,3 +163,12 @@ def test_the_gradient_of_a_weight_in_half_precision_is_rounded_once():
         return torch.autograd.grad(log_likelihood(z, y, weight=weight), weight)[0]
 
     torch.testing.assert_close(gradient(weight), gradient(weight.double()).half(), rtol=1e-3, atol=1e-6)
+
+
+def test_under_vmap_too_a_batch_of_which_nothing_counts_has_no_gradient():
+    z, y = torch.randn(2, 3, 5, requires_grad=True), torch.tensor([[0, 1, 2], [-100, -100, -100]])
+    C = torch.vmap(log_likelihood)(z, y)
+    assert C.isnan().tolist() == [False, True]
+    (gradient,) = torch.autograd.grad(C.sum(), z)
+    assert gradient[0].any()
+    assert gradient[1].eq(0).all()
