@@ -164,7 +164,8 @@ def log_likelihood(
         return function(dtype, reduction, *inputs)
     # The mean is divided by weights, which have a derivative too.
     C = function(compute_dtype(z), "sum", *inputs)
-    return to_dtype(quotient(C, example_weight(z, y, weight, ignore_index).sum()), dtype)
+    # Flat: vmap has no rule for an index without dimensions.
+    return to_dtype(quotient(C, example_weight(z, y.flatten(), weight, ignore_index).sum()), dtype)
 
 
 def may_change(weight: Tensor) -> bool:

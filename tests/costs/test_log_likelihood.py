@@ -172,3 +172,10 @@ def test_under_vmap_too_a_batch_of_which_nothing_counts_has_no_gradient():
     (gradient,) = torch.autograd.grad(C.sum(), z)
     assert gradient[0].any()
     assert gradient[1].eq(0).all()
+
+
+def test_vmap_of_the_gradient_by_class_weights_takes_single_examples():
+    z, y, weight = torch.randn(3, 5), torch.tensor([0, 1, 4]), torch.rand(5)
+    gradient = torch.func.grad(lambda weight, z, y: log_likelihood(z, y, weight=weight))
+    each = [gradient(weight, *example) for example in zip(z, y, strict=True)]
+    torch.testing.assert_close(torch.vmap(gradient, (None, 0, 0))(weight, z, y), torch.stack(each))

@@ -289,7 +289,7 @@ def draw_temperature(of: Combination) -> float | None:
         return None
     if of.mode in (*HIGHER, "forward"):
         return draw.power(-2, 2)
-    return draw.one_of(2, 0.5, draw.power(-2, 2), draw.power(-2, 2), 1e-38, draw.power(-38, 38), 1e300)
+    return draw.one_of(2, 0.5, draw.power(-2, 2), draw.power(-2, 2), 1e-38, draw.power(-38, 38), 1e38)
 
 
 def draw_ignore_index(of: Combination) -> int:
@@ -341,6 +341,6 @@ def draw_wanted(of: Combination) -> list[str]:
         and of.draw.chance(0.9 if name == "z" else 0.5)
         and not (name == "weight" and "spoilt" in of.values)
         and not (name == "y" and of.cost == "focal" and of.values in ("huge", "extreme", "infinite"))
-        and not (name == "temperature" and of.values == "infinite")
+        and not (name in ("temperature", "weight") and of.is_softmax and of.values.startswith("infinite"))
     ]
     return names or ["z"]
