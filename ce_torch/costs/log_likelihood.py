@@ -65,7 +65,14 @@ def counted(
 
 def example_weight(z: Tensor, y: Tensor, w: Tensor | None, ignore_index: int) -> Tensor:
     counts = y != ignore_index
-    return counts if w is None else w.to(compute_dtype(z))[y.where(counts, 0)].where(counts, 0)
+    if w is None:
+        return counts
+    w, classes = w.to(compute_dtype(z)), y.where(counts, 0)
+    if w.ndim == 1:
+        # Flat: vmap has no rule for an index without dimensions.
+        return w.gather(0, classes.flatten()).view(y.shape).where(counts, 0)
+    # Under vmap the weights may vary from example to example.
+    return w.expand(*y.shape, -1).gather(-1, classes.unsqueeze(-1)).squeeze(-1).where(counts, 0)
 
 
 LOG_LIKELIHOOD = CostFunction(
@@ -164,8 +171,7 @@ def log_likelihood(
         return function(dtype, reduction, *inputs)
     # The mean is divided by weights, which have a derivative too.
     C = function(compute_dtype(z), "sum", *inputs)
-    # Flat: vmap has no rule for an index without dimensions.
-    return to_dtype(quotient(C, example_weight(z, y.flatten(), weight, ignore_index).sum()), dtype)
+    return to_dtype(quotient(C, example_weight(z, y, weight, ignore_index).sum()), dtype)
 
 
 def may_change(weight: Tensor) -> bool:

@@ -323,6 +323,12 @@ def place(of: Combination, z: Tensor, y: Tensor, dtype: torch.dtype) -> None:
         of.options["dim"] = dim = OPTIONS["dim"](of)
     if dim >= 0:
         dim -= len(of.shape)
+    for name in ("weight", "pos_weight"):
+        if dim != -1 and name in of.tensors and not of.is_softmax:
+            weight, first = of.tensors[name], of.full_shape((), name)
+            shape = weight.shape[len(first) :]
+            full = *first, *(1,) * (len(of.shape) - len(shape)), *shape
+            of.tensors[name] = weight.reshape(full).movedim(-1, dim)
     of.tensors["z"] = draw.tensor(z.movedim(-1, dim), dtype, of.layouts)
     if y.is_floating_point():
         y_dtype = dtype if draw.chance(0.4) else draw.one_of(*DTYPES)

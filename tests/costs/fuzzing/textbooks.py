@@ -100,6 +100,9 @@ def expected_cost(name: str, noise: Noise, tensors: Mapping[str, Tensor], option
     z, y, reduction = options.pop("z"), options.pop("y"), options.pop("reduction")
     options.pop("out_dtype")
     dim = options.pop("dim", -1)
+    if name == "cross_entropy" and dim != -1:
+        for weight in {"weight", "pos_weight"} & tensors.keys():
+            options[weight] = tensors[weight].expand_as(z).movedim(dim, -1)
     z, y = z.movedim(dim, -1), y.movedim(dim, -1) if y.is_floating_point() else y
     C, count = TEXTBOOKS[name](noise, z, y, **options)
     # The count is exact, what follows from its derivative is not.
