@@ -14,7 +14,7 @@ def reduce(reduction: str, C: Tensor, counted: Tensor | None = None) -> Tensor:
         return C
     if reduction == "sum":
         return C.sum()
-    return C.mean() if counted is None else C.sum() / counted.sum()
+    return C.mean() if counted is None else quotient(C.sum(), counted.sum())
 
 
 def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:

@@ -44,6 +44,7 @@ def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
 
 
 def grad_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    z, y = mask(z, y, w)
     return product(w, -z if p is None else logsigmoid(-z) - product(p, logsigmoid(z)))
 
 
@@ -52,7 +53,8 @@ def grad_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Ten
 
 
 def grad_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    return -product(product(w, desired_outputs(y, z)), logsigmoid(z))
+    z, y = mask(z, y, w)
+    return -product(product(w, y), logsigmoid(z))
 
 
 def mask(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:

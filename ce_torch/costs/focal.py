@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 def cost(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     y = desired_outputs(y, z)
-    return product(balance(y, alpha) * wrongness(z, y).pow(gamma), cross_entropy(z, y)).sum(-1)
+    return product(balance(y, alpha) * power(wrongness(z, y), gamma), cross_entropy(z, y)).sum(-1)
 
 
 def delta(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     y = desired_outputs(y, z)
     a, b = torch.sigmoid(z), torch.sigmoid(-z)
     m, H = wrongness(z, y), cross_entropy(z, y)
-    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, where m may be 0.
-    is_hard = (y == 0) | (y == 1)
-    ratio = torch.where(is_hard, torch.where(y == 0, b, a), a * b / m.masked_fill(is_hard, 1))
+    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, also where m underflows.
+    vanishes = m == 0
+    ratio = torch.where(vanishes, torch.where(y == 0, b, a), a * b / m.masked_fill(vanishes, 1))
     error = (1 - y) * a - y * b
-    return balance(y, alpha) * m.pow(gamma) * (error + gamma * (1 - 2 * y) * product(ratio, H))
+    return balance(y, alpha) * power(m, gamma) * (error + gamma * (1 - 2 * y) * product(ratio, H))
 
 
 def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     m, H = wrongness(z, y), cross_entropy(z, y)
     slope = 2 * alpha - 1 if alpha >= 0 else 0.0
     m_slope = gamma * torch.tanh(-z / 2) * product(H, m.pow(gamma - 1))
-    return slope * product(m.pow(gamma), H) + balance(y, alpha) * (m_slope - product(m.pow(gamma), z))
+    return slope * product(power(m, gamma), H) + balance(y, alpha) * (m_slope - product(power(m, gamma), z))
 
 
 def balance(y: Tensor, alpha: float) -> Tensor:
@@ -63,6 +63,11 @@ def balance(y: Tensor, alpha: float) -> Tensor:
 def wrongness(z: Tensor, y: Tensor) -> Tensor:
     """Return m."""
     return (1 - y) * torch.sigmoid(z) + y * torch.sigmoid(-z)
+
+
+def power(m: Tensor, gamma: float) -> Tensor:
+    """Return m^γ, whose derivative is 0 where m underflows, and not infinite for γ < 1."""
+    return m.pow(gamma) if gamma == 0 else m.masked_fill(m == 0, 1).pow(gamma).masked_fill(m == 0, 0)
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:

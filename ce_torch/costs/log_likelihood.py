@@ -65,7 +65,14 @@ def counted(
 
 def example_weight(z: Tensor, y: Tensor, w: Tensor | None, ignore_index: int) -> Tensor:
     counts = y != ignore_index
-    return counts if w is None else w.to(compute_dtype(z))[y.where(counts, 0)].where(counts, 0)
+    if w is None:
+        return counts
+    w, classes = w.to(compute_dtype(z)), y.where(counts, 0)
+    if w.ndim == 1:
+        # Flat: vmap has no rule for an index without dimensions.
+        return w.gather(0, classes.flatten()).view(y.shape).where(counts, 0)
+    # Under vmap the weights may vary from example to example.
+    return w.expand(*y.shape, -1).gather(-1, classes.unsqueeze(-1)).squeeze(-1).where(counts, 0)
 
 
 LOG_LIKELIHOOD = CostFunction(
@@ -94,6 +101,9 @@ def prepare(
     y = check_arguments(z, y)
     check_class_weight("weight", weight, z.shape, z)
     check_ignored(ignore_index, y)
+    if weight is not None:
+        # Once for cost and mean: the sum of its two gradients is what is rounded.
+        weight = weight.to(compute_dtype(z))
     return LOG_LIKELIHOOD, (z, y, weight, 1 / temperature, ignore_index, label_smoothing)
 
 
@@ -155,6 +165,7 @@ def log_likelihood(
     if isinstance(temperature, Tensor):
         scaled, temperature = divide(z, temperature), 1.0
     function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing, dim)
+    _, y, weight, *_ = inputs
     dtype = result_dtype(z, out_dtype)
     if reduction != "mean" or weight is None or y.is_floating_point() or not may_change(weight):
         return function(dtype, reduction, *inputs)
@@ -174,8 +185,8 @@ def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
     What is infinite stays so, and adds nothing to that gradient.
     """
     tensor = tensor.to(compute_dtype(tensor))
-    finite = tensor.isfinite()
-    return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature.to(tensor.dtype), tensor)
+    temperature, finite = temperature.to(tensor.dtype), tensor.isfinite()
+    return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature, tensor / temperature.detach())
 
 
 class LogLikelihoodCost(Cost):

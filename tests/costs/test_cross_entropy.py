@@ -95,3 +95,17 @@ def test_a_weight_that_does_not_broadcast_is_refused_by_name(name, shape):
         ValueError, match=rf"{name} must have a shape that broadcasts to z's, \(6, 5\), got \({shape[0]},"
     ):
         cross_entropy(torch.zeros(6, 5), torch.zeros(6, 5), **{name: torch.ones(shape)})
+
+
+@pytest.mark.parametrize("pos_weight", [None, torch.tensor([2.0, 3.0], dtype=torch.float64)])
+def test_a_neuron_of_weight_0_adds_nothing_to_second_derivatives_whatever_its_z(pos_weight):
+    z = torch.tensor([[math.nan, 1.0]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([[0.3, 0.6]], dtype=torch.float64, requires_grad=True)
+    if pos_weight is not None:
+        pos_weight.requires_grad_()
+    inputs = [y] if pos_weight is None else [y, pos_weight]
+    C = cross_entropy(z, y, weight=torch.tensor([0.0, 1.0]), pos_weight=pos_weight)
+    first = torch.autograd.grad(C, inputs, create_graph=True)
+    (second,) = torch.autograd.grad(sum(gradient.sum() for gradient in first), z)
+    assert second[0, 0] == 0
+    assert second[0, 1].isfinite()

@@ -34,3 +34,16 @@ def test_the_delta_of_a_saturated_neuron_is_its_limit(z, y, delta, gamma, case_d
     z = torch.tensor([[float(z)]], dtype=case_dtype, requires_grad=True)
     focal(z, torch.full_like(z, y), alpha=None, gamma=gamma).backward()
     assert z.grad.item() == pytest.approx(delta, abs=1e-30)
+
+
+def test_a_second_derivative_by_z_and_y_is_there_for_y_of_0_and_1():
+    z, y = Z.double().requires_grad_(), HARD.double().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda z, y: focal(z, y, reduction="sum"), (z, y))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("z", "y"), [(200.0, 1.0), (-200.0, 0.0)])
+def test_the_second_derivative_of_a_saturated_neuron_is_0(z, y, gamma):
+    z = torch.tensor([[z]], requires_grad=True)
+    (delta,) = torch.autograd.grad(focal(z, torch.full_like(z, y), gamma=gamma), z, create_graph=True)
+    assert torch.autograd.grad(delta, z)[0] == 0

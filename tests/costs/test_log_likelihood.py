@@ -152,3 +152,30 @@ def test_ignore_index_does_not_go_with_desired_outputs():
 def test_an_index_that_names_no_class_is_refused(wrong):
     with pytest.raises(ValueError, match=f"y must hold class indices from 0 to 4, or ignore_index=-100, got {wrong}"):
         log_likelihood(torch.zeros(2, 5), torch.tensor([0, wrong]))
+
+
+def test_the_gradient_of_a_weight_in_half_precision_is_rounded_once():
+    weight = torch.tensor([1.5, 0.7, 2.0], dtype=torch.float16)
+    z, y = torch.tensor([[1.0, 1.01, 1.02], [1.0, 1.01, 1.03]]), torch.tensor([0, 1])
+
+    def gradient(weight):
+        weight = weight.detach().requires_grad_()
+        return torch.autograd.grad(log_likelihood(z, y, weight=weight), weight)[0]
+
+    torch.testing.assert_close(gradient(weight), gradient(weight.double()).half(), rtol=1e-3, atol=1e-6)
+
+
+def test_under_vmap_too_a_batch_of_which_nothing_counts_has_no_gradient():
+    z, y = torch.randn(2, 3, 5, requires_grad=True), torch.tensor([[0, 1, 2], [-100, -100, -100]])
+    C = torch.vmap(log_likelihood)(z, y)
+    assert C.isnan().tolist() == [False, True]
+    (gradient,) = torch.autograd.grad(C.sum(), z)
+    assert gradient[0].any()
+    assert gradient[1].eq(0).all()
+
+
+def test_vmap_of_the_gradient_by_class_weights_takes_single_examples():
+    z, y, weight = torch.randn(3, 5), torch.tensor([0, 1, 4]), torch.rand(5)
+    gradient = torch.func.grad(lambda weight, z, y: log_likelihood(z, y, weight=weight))
+    each = [gradient(weight, *example) for example in zip(z, y, strict=True)]
+    torch.testing.assert_close(torch.vmap(gradient, (None, 0, 0))(weight, z, y), torch.stack(each))

@@ -137,3 +137,13 @@ def test_a_temperature_that_was_learned_away_is_refused():
 def test_where_classes_are_shared_out_a_temperature_is_a_number():
     with pytest.raises(ValueError, match="temperature must be a number where classes are shared out among processes"):
         linear_log_likelihood(X, W, CLASSES, temperature=T, group=object())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_gradient_by_an_infinite_weighted_input_is_divided_by_the_temperature_too(temperature):
+    z = torch.tensor([[torch.inf, 1.0, torch.inf]], dtype=torch.float64, requires_grad=True)
+    by_number, by_tensor = (
+        torch.autograd.grad(log_likelihood(z, torch.tensor([0]), temperature=T), z)[0]
+        for T in (temperature, torch.tensor(temperature))
+    )
+    torch.testing.assert_close(by_tensor, by_number)
