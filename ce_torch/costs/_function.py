@@ -21,6 +21,7 @@ from torch.autograd import Function
 from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import carry_tangents, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, record
+from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf
 from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._product import product
@@ -59,6 +60,7 @@ class CostFunction:
                 "CompositeExplicitAutograd": (in_formulas,),
             },
         )
+        self.cost_of, self.delta_of, self.change_of = CostOf(self), DeltaOf(self), ChangeOf(self)
         self.transformed = transformed_form(spec, self)
         self.traced = traced_form(self.transformed)
         self.compiled = compiled_form(spec, self.operator)
@@ -89,8 +91,7 @@ class CostFunction:
         if tracing_state() is not None:
             # A trace holds operations, not functions of Python; autograd differentiates them.
             return self.transformed.forward
-        record("formulas", "torch.func transforms the cost")
-        return self.transformed.forward if is_functionalized() else self.transformed.apply
+        return self.transformed.forward if is_functionalized() else self.cost_of
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""

@@ -66,7 +66,22 @@ _functionalize = find("_C._functorch.TransformType.Functionalize")
 _batch_dim = find("_C._functorch.maybe_get_bdim")
 _batch_level = find("_C._functorch.maybe_get_level")
 _unwrap = find("_C._functorch.get_unwrapped")
-_add_batch_dim = find("_C._functorch._add_batch_dim")
+_top_transform = find("_C._functorch.peek_interpreter_stack")
+_interpreter = find("_functorch.pyfunctorch.coerce_cinterpreter")
+_TransformType = find("_C._functorch.TransformType")
+
+# Return a tensor, and where its batch is, or None, at a level of vmap; and the other way round.
+unwrap_batched: Callable[[Tensor, int], tuple[Tensor, int | None]] = find("_C._functorch._unwrap_batched")
+add_batch_dim: Callable[[Tensor, int, int], Tensor] = find("_C._functorch._add_batch_dim")
+
+# Return a tensor as the next transform of `torch.func` sees it, and the other way round, at a level that differentiates.
+unwrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._unwrap_for_grad")
+wrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._wrap_for_grad")
+unwrap_if_dead: Callable[[Tensor], Tensor] = find("_C._functorch.unwrap_if_dead")
+
+# A function of autograd for the transform on top of the stack, and the context that it is called in.
+SingleLevelFunction: type = find("autograd.function._SingleLevelFunction")
+enable_single_level: Callable[[], Any] = find("_functorch.utils.enable_single_level_autograd_function")
 
 
 def _read_address(tensor: Tensor) -> int:
@@ -141,8 +156,33 @@ def is_recorded() -> bool:
     return not is_transformed() and any(_dispatch_mode(key) is not None for key in _tracers)
 
 
+class Transform:
+    """The transform of `torch.func` that sees a call first."""
+
+    def __init__(self, interpreter: Any) -> None:
+        key = interpreter.key()
+        self.is_vmap, self.is_jvp = key == _TransformType.Vmap, key == _TransformType.Jvp
+        self.is_grad = key == _TransformType.Grad
+        self.level: int = interpreter.level()
+        self.lower: Callable[[], Any] = interpreter.lower
+        self._pointer = interpreter._cptr
+
+    def batch_size(self) -> int:
+        return self._pointer.batchSize()
+
+    def lift(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as one that the transform knows."""
+        return self._pointer.lift(tensor)
+
+
+def current_transform() -> Transform | None:
+    """Return the transform of `torch.func` that is on top of the stack, which has no public question."""
+    top = _top_transform()
+    return None if top is None else Transform(_interpreter(top))
+
+
 def primal(tensor: Tensor) -> Tensor:
     """Return the tensor without its tangent. The public `unpack_dual` does not support `vmap`."""
     if is_batched(tensor):
-        return _add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
+        return add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
     return _forward_ad.unpack_dual(tensor).primal

@@ -43,6 +43,11 @@ def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     return product(w, (1 - y) * torch.sigmoid(z) - product(p, y) * torch.sigmoid(-z))
 
 
+def curvature(v: Tensor, z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    z, y = mask(z, y, w)
+    return product(w, v * torch.sigmoid(z) * torch.sigmoid(-z) * (1 - y + product(p, y)))
+
+
 def grad_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     return product(w, -z if p is None else logsigmoid(-z) - product(p, logsigmoid(z)))
 
@@ -92,6 +97,7 @@ CROSS_ENTROPY = CostFunction(
         name="cross_entropy",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y, "weight": grad_weight, "pos_weight": grad_pos_weight},
         cpp=CPP,
         triton=(triton_cost, triton_delta),

@@ -39,13 +39,17 @@ def cost(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
 
 def delta(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     y = desired_outputs(y, z)
+    factor = balance(y, alpha) * wrongness(z, y).pow(gamma)
+    return factor * (error(z, y) + gamma * (1 - 2 * y) * product(ratio(z, y), cross_entropy(z, y)))
+
+
+def curvature(v: Tensor, z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+    y = desired_outputs(y, z)
     a, b = torch.sigmoid(z), torch.sigmoid(-z)
-    m, H = wrongness(z, y), cross_entropy(z, y)
-    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, where m may be 0.
-    is_hard = (y == 0) | (y == 1)
-    ratio = torch.where(is_hard, torch.where(y == 0, b, a), a * b / m.masked_fill(is_hard, 1))
-    error = (1 - y) * a - y * b
-    return balance(y, alpha) * m.pow(gamma) * (error + gamma * (1 - 2 * y) * product(ratio, H))
+    slope = (1 - 2 * y) * ratio(z, y)
+    factor = balance(y, alpha) * wrongness(z, y).pow(gamma)
+    of_H = product(slope * (b - a) + (gamma - 1) * slope.square(), cross_entropy(z, y))
+    return v * factor * (a * b + 2 * gamma * slope * error(z, y) + gamma * of_H)
 
 
 def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -63,6 +67,18 @@ def balance(y: Tensor, alpha: float) -> Tensor:
 def wrongness(z: Tensor, y: Tensor) -> Tensor:
     """Return m."""
     return (1 - y) * torch.sigmoid(z) + y * torch.sigmoid(-z)
+
+
+def ratio(z: Tensor, y: Tensor) -> Tensor:
+    """Return a (1 − a) / m: 1 − a for y = 0, and a for y = 1, where m may be 0."""
+    a, b = torch.sigmoid(z), torch.sigmoid(-z)
+    is_hard = (y == 0) | (y == 1)
+    return torch.where(is_hard, torch.where(y == 0, b, a), a * b / wrongness(z, y).masked_fill(is_hard, 1))
+
+
+def error(z: Tensor, y: Tensor) -> Tensor:
+    """Return a − y."""
+    return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
@@ -127,6 +143,7 @@ FOCAL = CostFunction(
         name="focal",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y},
         cpp=CPP,
         triton=(triton_cost, triton_delta, triton_factor),

@@ -38,6 +38,11 @@ def delta(z: Tensor, y: Tensor) -> Tensor:
     return error(z, y) * torch.sigmoid(z) * torch.sigmoid(-z)
 
 
+def curvature(v: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    a, b = torch.sigmoid(z), torch.sigmoid(-z)
+    return v * a * b * (a * b + error(z, y) * (b - a))
+
+
 def grad_y(z: Tensor, y: Tensor) -> Tensor:
     return -error(z, y)
 
@@ -73,6 +78,10 @@ def linear_error(z: Tensor, y: Tensor) -> Tensor:
     return z - desired_outputs(y, z)
 
 
+def linear_curvature(v: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    return v
+
+
 def linear_grad_y(z: Tensor, y: Tensor) -> Tensor:
     return -linear_error(z, y)
 
@@ -99,6 +108,7 @@ SIGMOID = CostFunction(
         name="quadratic",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y},
         cpp=CPP,
         triton=(triton_cost, triton_delta),
@@ -109,6 +119,7 @@ LINEAR = CostFunction(
         name="linear_quadratic",
         cost=linear_cost,
         delta=linear_error,
+        curvature=linear_curvature,
         other_derivatives={"y": linear_grad_y},
         cpp=LINEAR_CPP,
         triton=(triton_linear_cost, triton_linear_delta),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._torch_private import is_copied_on_write, tensor_reader
+from ce_torch.costs.kernels.formulas import formulas
 from ce_torch.costs.kernels import NOT_PLAIN, Implementation, compiler, new_cost, new_statistics
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def cpp(spec: "CostSpec") -> Implementation:
         kernel(delta_name)(z, *inputs, *last)
         return delta
 
-    return Implementation("cpp", refusal, cost, delta)
+    return Implementation("cpp", refusal, cost, delta, formulas(spec).change)
 
 
 def refusal_in_memory(*tensors: Tensor | None) -> str | None:
