@@ -8,18 +8,18 @@ the formulas.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ce_torch.costs._autograd import is_visible
+from ce_torch.costs._autograd import is_number
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs._spec import CostSpec
-from ce_torch.costs._torch_private import count_dispatch_modes, is_legacy_batched
+from ce_torch.costs._torch_private import count_dispatch_modes
 from ce_torch.costs._transforms import Transformable
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
@@ -34,7 +34,8 @@ class Function(Protocol):
     delta_of: "DeltaOf"
     change_of: "ChangeOf"
 
-    def __call__(self, reduction: str, *inputs: Any) -> Tensor: ...
+    def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor: ...
+    def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor: ...
     def choose(self, inputs: Sequence[Any]) -> Implementation: ...
 
 
@@ -47,13 +48,12 @@ class CostOf(Transformable):
         self.differentiable = frozenset(range(1, 1 + self.spec.tensor_count))
 
     def without_transform(self, reduction: str, *inputs: Any) -> Tensor:
-        return self.cost(reduction, *inputs)
+        return self.cost(compute_dtype(inputs[0]), reduction, *inputs)
 
     def values(self, reduction: str, *inputs: Any) -> Tensor:
-        return self.cost(reduction, *inputs)
+        return self.cost.run(compute_dtype(inputs[0]), reduction, *inputs)
 
-    def formulas(self, reduction: str, *inputs: Any) -> Tensor:
-        return reduce(reduction, self.spec.cost(*to_compute_dtype(inputs)), self.spec.counted(*inputs))
+    formulas = values
 
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
         (grad_output,), (reduction, *inputs), (_, needs_z, *others) = grads, arguments, needed
@@ -197,11 +197,6 @@ def sum_to_shape(gradient: Tensor, tensor: Tensor) -> Tensor:
     return gradient.to(tensor.dtype)
 
 
-def is_number(tensor: Tensor | None) -> bool:
-    """Return True for what implementations take beside the inputs that they support."""
-    return tensor is None or (is_visible(tensor) and not is_legacy_batched(tensor))
-
-
 def batch_inputs(size: int, inputs: Sequence[Any], dims: Sequence[int | None]) -> tuple[Any, ...]:
     """Return z, y and the others as those of one cost of more examples: the batch, in these dimensions, comes first."""
     (z, y, *others), (z_dim, y_dim, *other_dims) = inputs, dims
@@ -229,6 +224,9 @@ def batch_grads(spec: CostSpec, grad_output: Tensor, reduction: str, inputs: Seq
     z = inputs[0]
     if reduction == "mean":
         counted = spec.counted(*inputs)
-        n = math.prod(z.shape[1:-1]) if counted is None else reduce("sum", counted, batch_dims=1).clamp(min=1)
-        grad_output = grad_output / n
+        n = math.prod(z.shape[1:-1])
+        if counted is not None:
+            n = reduce("sum", counted, batch_dims=1)
+            n = n.masked_fill(n == 0, 1)
+        grad_output = grad_output.to(compute_dtype(z)) / n
     return grad_output.reshape(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])

@@ -71,12 +71,18 @@ class CostFunction:
         try:
             if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
                 return to_dtype(self.form()(reduction, *inputs), dtype)
-            plan = Plan(reduction, dtype, self.choose(inputs), inputs[self.count :])
-            return self.eager.apply(plan, *inputs[: self.count])
+            if is_forward_mode():
+                return to_dtype(self.cost_of.of_duals(None, (reduction, *inputs)), dtype)
+            return self.run(dtype, reduction, *inputs)
         except (IndexError, RuntimeError):
             # To look at the classes before takes a tenth of the time of a small cost.
             self.check_classes(*inputs)
             raise
+
+    def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
+        """Return C of an eager call."""
+        plan = Plan(reduction, dtype, self.choose(inputs), inputs[self.count :])
+        return self.eager.apply(plan, *inputs[: self.count])
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
         """Raise `ValueError` if y names a class that there is not, where its values are free to read."""
@@ -99,6 +105,16 @@ class CostFunction:
             record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
             return self.operator
         return choose(self.implementations, inputs)
+
+    def differentiable_gradients(
+        self, ctx: Any, grad_output: Tensor, statistics: Tensor | None, inputs: Sequence[Any]
+    ) -> Gradients:
+        """Return the gradients of a backward pass that may be differentiated itself."""
+        _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
+        if any(others_need_grad) or torch.compiler.is_compiling():
+            return gradients(ctx, self.spec.derivatives, self.spec.counted, grad_output)
+        delta = self.delta_of(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+        return None, delta, *(None for _ in others_need_grad)
 
     def delta(self, *inputs: Any) -> Tensor:
         """Return δ of each example, shaped like z and of its dtype."""
@@ -142,9 +158,11 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             (grad_output,) = grad_outputs
             implementation, statistics, is_hooked = ctx.computed
             is_watched = count_dispatch_modes() and implementation is not function.operator
-            if is_watched or may_be_differentiated(grad_output):
+            if is_watched:
                 return gradients(ctx, spec.derivatives, spec.counted, grad_output)
             inputs = *ctx.saved_tensors, *ctx.constants
+            if may_be_differentiated(grad_output):
+                return function.differentiable_gradients(ctx, grad_output, None if is_hooked else statistics, inputs)
             if is_hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation = function.choose(inputs)

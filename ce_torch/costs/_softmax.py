@@ -31,7 +31,7 @@ class Exponentials(NamedTuple):
         return scale(c, (self.e * (T - t) - t * (self.r + (1 - self.e))) / (1 + self.r))
 
     def curvature(self, v: Tensor, T: Tensor, c: float) -> Tensor:
-        """Return c² T a (v − Σⱼ aⱼ vⱼ), the change of δ in the direction v; v − Σⱼ aⱼ vⱼ keeps its digits as 1 − a does."""
+        """Return c² T a (v − Σⱼ aⱼ vⱼ), the change of δ in the direction v, exact where a is near 1, as 1 − a is."""
         is_largest = (self.x == 0).to(v.dtype)
         v_of_largest = (is_largest * v).sum(-1, keepdim=True)
         v_of_others = ((self.e - is_largest) * v).sum(-1, keepdim=True)

@@ -74,7 +74,7 @@ _TransformType = find("_C._functorch.TransformType")
 unwrap_batched: Callable[[Tensor, int], tuple[Tensor, int | None]] = find("_C._functorch._unwrap_batched")
 add_batch_dim: Callable[[Tensor, int, int], Tensor] = find("_C._functorch._add_batch_dim")
 
-# Return a tensor as the next transform of `torch.func` sees it, and the other way round, at a level that differentiates.
+# Return a tensor as the next transform of `torch.func` sees it, at a level that differentiates; the other way round.
 unwrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._unwrap_for_grad")
 wrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._wrap_for_grad")
 unwrap_if_dead: Callable[[Tensor], Tensor] = find("_C._functorch.unwrap_if_dead")

@@ -1,8 +1,8 @@
 """Functions with rules for autograd, forward mode and `torch.func`, found without PyTorch's detours.
 
-`torch.func` keeps a stack of transforms, each of which hands a call to the next. For a `torch.autograd.Function` PyTorch
-makes a class at every call and walks through trees of arguments, several times the time of a small cost. Here a class
-is made once, forward mode needs none, and arguments are a tuple.
+`torch.func` keeps a stack of transforms, each of which hands a call to the next. For a `torch.autograd.Function`
+PyTorch makes a class at every call and walks through trees of arguments, several times the time of a small cost. Here a
+class is made once, forward mode needs none, and arguments are a tuple.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from ce_torch.costs._autograd import is_number
 from ce_torch.costs._torch_private import (
     SingleLevelFunction,
     Transform,
@@ -110,10 +111,11 @@ class Transformable(ABC):
             return self.formulas(*arguments) if places else self.values(*arguments)
         if not moved:
             return self.lowered(transform, arguments)
-        if not self.has_rules_for(moved) or (transform is None and torch.is_grad_enabled() and tracked(arguments)):
+        if not self.has_rules_for(moved):
             return self.formulas(*arguments)
         if transform is None:
-            change = self.change(primals, tangents)
+            is_tracked = torch.is_grad_enabled() and tracked(arguments)
+            change = None if is_tracked or not all(map(is_number, tangents)) else self.change(primals, tangents)
             return self.formulas(*arguments) if change is None else forward_ad.make_dual(self.values(*primals), change)
         level = transform.level
         primals, tangents = (map_tensors(lambda tensor: unwrap(tensor, level), part) for part in (primals, tangents))

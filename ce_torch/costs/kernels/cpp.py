@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._torch_private import is_copied_on_write, tensor_reader
-from ce_torch.costs.kernels.formulas import formulas
 from ce_torch.costs.kernels import NOT_PLAIN, Implementation, compiler, new_cost, new_statistics
+from ce_torch.costs.kernels.formulas import formulas
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec

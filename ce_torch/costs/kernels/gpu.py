@@ -15,7 +15,6 @@ from torch import Tensor
 from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._precision import compute_dtype, to_dtype
 from ce_torch.costs._reduction import example_grad, reduce
-from ce_torch.costs.kernels import formulas as whole_tensors
 from ce_torch.costs.kernels import (
     NOT_PLAIN,
     OFF,
@@ -25,6 +24,7 @@ from ce_torch.costs.kernels import (
     new_cost,
     new_statistics,
 )
+from ce_torch.costs.kernels import formulas as whole_tensors
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
