@@ -79,6 +79,10 @@ template <class Real> struct CrossEntropy : Numbers<Real> {
     Sigmoid<Real> sigmoid(z);
     return (1 - y) * sigmoid.a - p * y * sigmoid.one_minus_a;
   }
+  inlined Vec slope(Vec z, Vec y, Vec p) const {
+    Sigmoid<Real> sigmoid(z);
+    return sigmoid.a * sigmoid.one_minus_a * (1 - y + p * y);
+  }
 };
 """
 

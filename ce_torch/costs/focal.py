@@ -112,6 +112,14 @@ template <class Real> struct Focal : Numbers<Real> {
     Terms of = terms(z, y);
     return of.factor * (of.error + this->second * (1 - 2 * y) * product<Vec>(of.ratio, of.H));
   }
+  inlined Vec slope(Vec z, Vec y, Vec) const {
+    Real gamma = this->second;
+    Sigmoid<Real> sigmoid(z);
+    Terms of = terms(z, y);
+    Vec a = sigmoid.a, b = sigmoid.one_minus_a, slope = (1 - 2 * y) * of.ratio;
+    Vec of_H = product<Vec>(slope * (b - a) + (gamma - 1) * slope * slope, of.H);
+    return of.factor * (a * b + 2 * gamma * slope * of.error + gamma * of_H);
+  }
 };
 """
 

@@ -58,6 +58,11 @@ template <class Real> struct Quadratic : Numbers<Real> {
     Sigmoid<Real> sigmoid(z);
     return sigmoid.error(y) * sigmoid.a * sigmoid.one_minus_a;
   }
+  inlined Vec slope(Vec z, Vec y, Vec) const {
+    Sigmoid<Real> sigmoid(z);
+    Vec a = sigmoid.a, b = sigmoid.one_minus_a;
+    return a * b * (a * b + sigmoid.error(y) * (b - a));
+  }
 };
 """
 
@@ -91,6 +96,7 @@ template <class Real> struct LinearQuadratic : Numbers<Real> {
   using Vec = Reals<Real>;
   inlined Vec cost(Vec z, Vec y, Vec) const { return Real(0.5) * (z - y) * (z - y); }
   inlined Vec delta(Vec z, Vec y, Vec) const { return z - y; }
+  inlined Vec slope(Vec, Vec, Vec) const { return Vec{} + 1; }
 };
 """
 
