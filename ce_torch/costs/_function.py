@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import carry_tangents, is_visible, may_be_differentiated, only_values_matter
+from ce_torch.costs._autograd import carry_tangents, is_number, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf
 from ce_torch.costs._operators import define
@@ -34,7 +34,9 @@ from ce_torch.costs._torch_private import (
     is_forward_mode,
     is_functionalized,
     is_transformed,
+    make_dual,
     tracing_state,
+    unpack_dual,
 )
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.blocks import blocks
@@ -72,12 +74,25 @@ class CostFunction:
             if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
                 return to_dtype(self.form()(reduction, *inputs), dtype)
             if is_forward_mode():
-                return to_dtype(self.cost_of.of_duals(None, (reduction, *inputs)), dtype)
+                return self.in_forward_mode(dtype, reduction, *inputs)
             return self.run(dtype, reduction, *inputs)
         except (IndexError, RuntimeError):
             # To look at the classes before takes a tenth of the time of a small cost.
             self.check_classes(*inputs)
             raise
+
+    def in_forward_mode(self, dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
+        """Return C with its tangent, which a kernel computes if z is what moves."""
+        tensors = [tensor for tensor in inputs[: self.count - 1] if tensor is not None and tensor.is_floating_point()]
+        primal, tangent = unpack_dual(z)
+        is_tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, *tensors))
+        others_move = any(unpack_dual(tensor)[1] is not None for tensor in tensors)
+        if tangent is None or is_tracked or others_move or not is_number(tangent):
+            return self.run(dtype, reduction, z, *inputs)
+        implementation = self.choose((primal, *inputs))
+        C, statistics = implementation.cost(dtype, reduction, primal, *inputs)
+        C_change, _ = implementation.change(tangent, None, statistics, reduction, primal, *inputs)
+        return make_dual(C, to_dtype(C_change, dtype))
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""

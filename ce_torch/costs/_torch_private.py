@@ -59,6 +59,7 @@ _set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
 
 _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+_vf = find("_VF")
 
 _interpreters = find("_C._functorch.get_interpreter_stack")
 _functionalize = find("_C._functorch.TransformType.Functionalize")
@@ -124,6 +125,16 @@ def tensor_reader() -> int:
     if functions.major != 1:
         raise ImportError(f"ce_torch needs DLPack 1, torch {torch.__version__} has {functions.major}")
     return functions.dltensor_from_py_object_no_sync
+
+
+def unpack_dual(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the tensor without its tangent, and the tangent, or None; forward_ad looks for an export first."""
+    return _vf._unpack_dual(tensor, level=0)
+
+
+def make_dual(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """Return the tensor with this tangent."""
+    return _vf._make_dual(tensor, tangent, level=0)
 
 
 def is_forward_mode() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from ce_torch.costs._autograd import is_number
 from ce_torch.costs._torch_private import (
@@ -22,6 +22,8 @@ from ce_torch.costs._torch_private import (
     enable_forward_mode,
     enable_single_level,
     is_forward_mode,
+    make_dual,
+    unpack_dual,
     unwrap,
     unwrap_batched,
     unwrap_if_dead,
@@ -116,7 +118,7 @@ class Transformable(ABC):
         if transform is None:
             is_tracked = torch.is_grad_enabled() and tracked(arguments)
             change = None if is_tracked or not all(map(is_number, tangents)) else self.change(primals, tangents)
-            return self.formulas(*arguments) if change is None else forward_ad.make_dual(self.values(*primals), change)
+            return self.formulas(*arguments) if change is None else make_dual(self.values(*primals), change)
         level = transform.level
         primals, tangents = (map_tensors(lambda tensor: unwrap(tensor, level), part) for part in (primals, tangents))
         with transform.lower():
@@ -124,7 +126,7 @@ class Transformable(ABC):
             result = None if change is None else self(*primals)
         if change is None:
             return self.formulas(*arguments)
-        return forward_ad.make_dual(wrap(result, level), wrap(change, level))
+        return make_dual(wrap(result, level), wrap(change, level))
 
     def lowered(self, transform: Transform, arguments: Sequence[Any]) -> Results:
         """Return the function as the next transform sees it."""
@@ -167,7 +169,7 @@ def tracked(arguments: Sequence[Any]) -> set[int]:
 def unpack(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
     """Return the primals and the tangents."""
     pairs = [
-        tuple(forward_ad.unpack_dual(a)) if isinstance(a, Tensor) and a.is_floating_point() else (a, None)
+        unpack_dual(a) if isinstance(a, Tensor) and a.is_floating_point() else (a, None)
         for a in arguments
     ]
     primals, tangents = zip(*pairs, strict=True)
