@@ -19,8 +19,8 @@ from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs._spec import CostSpec
-from ce_torch.costs._torch_private import count_dispatch_modes
-from ce_torch.costs._transforms import Transformable
+from ce_torch.costs._torch_private import count_dispatch_modes, is_forward_mode
+from ce_torch.costs._transforms import Transformable, tracked
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
 
@@ -35,7 +35,6 @@ class Function(Protocol):
     change_of: "ChangeOf"
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor: ...
-    def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor: ...
     def choose(self, inputs: Sequence[Any]) -> Implementation: ...
 
 
@@ -48,12 +47,16 @@ class CostOf(Transformable):
         self.differentiable = frozenset(range(1, 1 + self.spec.tensor_count))
 
     def without_transform(self, reduction: str, *inputs: Any) -> Tensor:
-        return self.cost(compute_dtype(inputs[0]), reduction, *inputs)
+        if is_forward_mode() or (torch.is_grad_enabled() and tracked(inputs)):
+            return self.cost(compute_dtype(inputs[0]), reduction, *inputs)
+        return self.values(reduction, *inputs)
 
     def values(self, reduction: str, *inputs: Any) -> Tensor:
-        return self.cost.run(compute_dtype(inputs[0]), reduction, *inputs)
+        C, _ = self.cost.choose(inputs).cost(compute_dtype(inputs[0]), reduction, *inputs)
+        return C
 
-    formulas = values
+    def formulas(self, reduction: str, *inputs: Any) -> Tensor:
+        return reduce(reduction, self.spec.cost(*to_compute_dtype(inputs)), self.spec.counted(*inputs))
 
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
         (grad_output,), (reduction, *inputs), (_, needs_z, *others) = grads, arguments, needed
@@ -209,7 +212,9 @@ def batch_inputs(size: int, inputs: Sequence[Any], dims: Sequence[int | None]) -
 
 def batched(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """Return the tensor with its batch first."""
-    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    if dim is None:
+        return tensor.expand(size, *tensor.shape)
+    return tensor if dim == 0 else tensor.movedim(dim, 0)
 
 
 def before(weight: Tensor, ndim: int) -> Tensor:
@@ -229,4 +234,4 @@ def batch_grads(spec: CostSpec, grad_output: Tensor, reduction: str, inputs: Seq
             n = reduce("sum", counted, batch_dims=1)
             n = n.masked_fill(n == 0, 1)
         grad_output = grad_output.to(compute_dtype(z)) / n
-    return grad_output.reshape(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])
+    return grad_output if z.ndim == 2 else grad_output.view(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])

@@ -32,7 +32,6 @@ from ce_torch.costs._torch_private import (
     has_saved_tensor_hooks,
     is_exporting,
     is_forward_mode,
-    is_functionalized,
     is_transformed,
     make_dual,
     tracing_state,
@@ -112,7 +111,7 @@ class CostFunction:
         if tracing_state() is not None:
             # A trace holds operations, not functions of Python; autograd differentiates them.
             return self.transformed.forward
-        return self.transformed.forward if is_functionalized() else self.cost_of
+        return self.cost_of
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""

@@ -68,7 +68,13 @@ _batch_dim = find("_C._functorch.maybe_get_bdim")
 _batch_level = find("_C._functorch.maybe_get_level")
 _unwrap = find("_C._functorch.get_unwrapped")
 _top_transform = find("_C._functorch.peek_interpreter_stack")
-_interpreter = find("_functorch.pyfunctorch.coerce_cinterpreter")
+_pop_transform = find("_C._functorch.pop_dynamic_layer_stack")
+_push_transform = find("_C._functorch.push_dynamic_layer_stack")
+_GradPointer = find("_C._functorch.CGradInterpreterPtr")
+_JvpPointer = find("_C._functorch.CJvpInterpreterPtr")
+_set_grad_enabled = find("_C._set_grad_enabled")
+_is_forward_enabled = find("_C._is_fwd_grad_enabled")
+_set_forward_enabled = find("_C._set_fwd_grad_enabled")
 _TransformType = find("_C._functorch.TransformType")
 
 # Return a tensor, and where its batch is, or None, at a level of vmap; and the other way round.
@@ -80,9 +86,10 @@ unwrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._unwrap_for_grad")
 wrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._wrap_for_grad")
 unwrap_if_dead: Callable[[Tensor], Tensor] = find("_C._functorch.unwrap_if_dead")
 
-# A function of autograd for the transform on top of the stack, and the context that it is called in.
+# A function of autograd for the transform on top of the stack.
 SingleLevelFunction: type = find("autograd.function._SingleLevelFunction")
-enable_single_level: Callable[[], Any] = find("_functorch.utils.enable_single_level_autograd_function")
+_is_single_level = find("_C._functorch.get_single_level_autograd_function_allowed")
+_allow_single_level = find("_C._functorch.set_single_level_autograd_function_allowed")
 
 
 def _read_address(tensor: Tensor) -> int:
@@ -168,28 +175,54 @@ def is_recorded() -> bool:
 
 
 class Transform:
-    """The transform of `torch.func` that sees a call first."""
+    """The transform of `torch.func` that sees a call first; as a context what is called goes to the next."""
+
+    __slots__ = ("_interpreter", "_modes", "_pointer", "_saved", "is_grad", "is_jvp", "is_vmap", "level")
 
     def __init__(self, interpreter: Any) -> None:
         key = interpreter.key()
-        self.is_vmap, self.is_jvp = key == _TransformType.Vmap, key == _TransformType.Jvp
-        self.is_grad = key == _TransformType.Grad
+        self.is_vmap = key == _TransformType.Vmap
+        self.is_grad = not self.is_vmap and key == _TransformType.Grad
+        self.is_jvp = not self.is_vmap and not self.is_grad and key == _TransformType.Jvp
         self.level: int = interpreter.level()
-        self.lower: Callable[[], Any] = interpreter.lower
-        self._pointer = interpreter._cptr
-
-    def batch_size(self) -> int:
-        return self._pointer.batchSize()
+        # What the pointer points to.
+        self._interpreter = interpreter
+        self._pointer = _GradPointer(interpreter) if self.is_grad else _JvpPointer(interpreter) if self.is_jvp else None
 
     def lift(self, tensor: Tensor) -> Tensor:
         """Return the tensor as one that the transform knows."""
-        return self._pointer.lift(tensor)
+        return self._pointer.lift(unwrap_if_dead(tensor))
+
+    def __enter__(self) -> None:
+        # Where derivatives were off when the transform began, they are off for the next.
+        self._modes = torch.is_grad_enabled(), _is_forward_enabled()
+        if self.is_grad and not self._pointer.prevGradMode():
+            _set_grad_enabled(False)
+        if self.is_jvp and not self._pointer.prevFwdGradMode():
+            _set_forward_enabled(False)
+        self._saved = _pop_transform()
+
+    def __exit__(self, *_: Any) -> None:
+        _push_transform(self._saved)
+        grad, forward = self._modes
+        _set_grad_enabled(grad)
+        _set_forward_enabled(forward)
+
+
+def apply_at_level(function: type, *arguments: Any) -> Any:
+    """Return what a `SingleLevelFunction` does."""
+    before = _is_single_level()
+    _allow_single_level(True)
+    try:
+        return function.apply(*arguments)
+    finally:
+        _allow_single_level(before)
 
 
 def current_transform() -> Transform | None:
     """Return the transform of `torch.func` that is on top of the stack, which has no public question."""
     top = _top_transform()
-    return None if top is None else Transform(_interpreter(top))
+    return None if top is None else Transform(top)
 
 
 def primal(tensor: Tensor) -> Tensor:

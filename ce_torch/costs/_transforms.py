@@ -7,6 +7,7 @@ class is made once, forward mode needs none, and arguments are a tuple.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from ce_torch.costs._torch_private import (
     SingleLevelFunction,
     Transform,
     add_batch_dim,
+    apply_at_level,
     current_transform,
     enable_forward_mode,
-    enable_single_level,
     is_forward_mode,
     make_dual,
     unpack_dual,
@@ -69,18 +70,16 @@ class Transformable(ABC):
         transform = current_transform()
         if transform is None:
             return self.without_transform(*arguments)
-        arguments = map_tensors(unwrap_if_dead, arguments)
         if transform.is_vmap:
-            return self.of_batch(transform, arguments)
+            return self.of_batch(transform, map_tensors(unwrap_if_dead, arguments))
         if transform.is_jvp:
             return self.of_duals(transform, map_tensors(transform.lift, arguments))
-        if transform.is_grad:
-            arguments = map_tensors(transform.lift, arguments)
-            if not self.has_rules_for(tracked(arguments)):
-                return self.formulas(*arguments)
-            with enable_single_level():
-                return self.of_level.apply(lambda *arguments: self.lowered(transform, arguments), *arguments)
-        return self.formulas(*arguments)
+        if not transform.is_grad:
+            return self.formulas(*map_tensors(unwrap_if_dead, arguments))
+        arguments = map_tensors(transform.lift, arguments)
+        if not self.has_rules_for(tracked(arguments)):
+            return self.formulas(*arguments)
+        return apply_at_level(self.of_level, partial(self.lowered, transform), *arguments)
 
     def without_transform(self, *arguments: Any) -> Results:
         if is_forward_mode():
@@ -98,10 +97,11 @@ class Transformable(ABC):
         level = transform.level
         pairs = [unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in arguments]
         values, dims = zip(*pairs, strict=True)
-        with transform.lower():
-            if not any(dim is not None for dim in dims):
+        sizes = [value.shape[dim] for value, dim in zip(values, dims, strict=True) if dim is not None]
+        with transform:
+            if not sizes:
                 return self(*arguments)
-            results = self.batch(transform.batch_size(), values, dims)
+            results = self.batch(sizes[0], values, dims)
         return map_results(lambda result: add_batch_dim(result, 0, level), results)
 
     def of_duals(self, transform: Transform | None, arguments: Sequence[Any]) -> Results:
@@ -112,7 +112,7 @@ class Transformable(ABC):
             places = tracked(arguments) if torch.is_grad_enabled() else ()
             return self.formulas(*arguments) if places else self.values(*arguments)
         if not moved:
-            return self.lowered(transform, arguments)
+            return self.lowered(transform, *arguments)
         if not self.has_rules_for(moved):
             return self.formulas(*arguments)
         if transform is None:
@@ -121,18 +121,18 @@ class Transformable(ABC):
             return self.formulas(*arguments) if change is None else make_dual(self.values(*primals), change)
         level = transform.level
         primals, tangents = (map_tensors(lambda tensor: unwrap(tensor, level), part) for part in (primals, tangents))
-        with transform.lower():
+        with transform:
             change = self.change(primals, tangents)
             result = None if change is None else self(*primals)
         if change is None:
             return self.formulas(*arguments)
         return make_dual(wrap(result, level), wrap(change, level))
 
-    def lowered(self, transform: Transform, arguments: Sequence[Any]) -> Results:
+    def lowered(self, transform: Transform, *arguments: Any) -> Results:
         """Return the function as the next transform sees it."""
         level = transform.level
         arguments = map_tensors(lambda tensor: unwrap(tensor, level), arguments)
-        with transform.lower():
+        with transform:
             results = self(*arguments)
         return map_results(lambda result: wrap(result, level), results)
 
