@@ -168,10 +168,7 @@ def tracked(arguments: Sequence[Any]) -> set[int]:
 
 def unpack(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
     """Return the primals and the tangents."""
-    pairs = [
-        unpack_dual(a) if isinstance(a, Tensor) and a.is_floating_point() else (a, None)
-        for a in arguments
-    ]
+    pairs = [unpack_dual(a) if isinstance(a, Tensor) and a.is_floating_point() else (a, None) for a in arguments]
     primals, tangents = zip(*pairs, strict=True)
     return primals, tangents
 
