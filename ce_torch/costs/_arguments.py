@@ -22,7 +22,7 @@ CLASSES = frozenset({torch.int64, torch.uint8})  # as F.cross_entropy
 
 def check_arguments(z: Tensor, y: Tensor) -> Tensor:
     """Return y; raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
-    if are_taken(z, y):
+    if not is_transformed() and are_taken(z, y):
         return y
     check_floating("z", z)
     if z.ndim == 0:

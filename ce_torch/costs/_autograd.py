@@ -11,6 +11,7 @@ from ce_torch.costs._torch_private import (
     FakeTensor,
     count_dispatch_modes,
     enable_forward_mode,
+    is_batched,
     is_forward_mode,
     is_legacy_batched,
     is_transformed,
@@ -64,3 +65,8 @@ def may_be_differentiated(grad_output: Tensor) -> bool:
 def is_visible(input: Any) -> bool:
     """Return True for what operators support: plain tensors, fake ones, and what is no tensor."""
     return not isinstance(input, Tensor) or is_plain(input) or isinstance(input, FakeTensor)
+
+
+def is_number(tensor: Tensor | None) -> bool:
+    """Return True for a tensor, or None, that implementations take beside the inputs that they support."""
+    return tensor is None or (is_visible(tensor) and not is_legacy_batched(tensor) and not is_batched(tensor))

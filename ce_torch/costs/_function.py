@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import carry_tangents, is_visible, may_be_differentiated, only_values_matter
+from ce_torch.costs._autograd import carry_tangents, is_number, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, record
+from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf
 from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._product import product
@@ -31,9 +32,10 @@ from ce_torch.costs._torch_private import (
     has_saved_tensor_hooks,
     is_exporting,
     is_forward_mode,
-    is_functionalized,
     is_transformed,
+    make_dual,
     tracing_state,
+    unpack_dual,
 )
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.blocks import blocks
@@ -59,6 +61,7 @@ class CostFunction:
                 "CompositeExplicitAutograd": (in_formulas,),
             },
         )
+        self.cost_of, self.delta_of, self.change_of = CostOf(self), DeltaOf(self), ChangeOf(self)
         self.transformed = transformed_form(spec, self)
         self.traced = traced_form(self.transformed)
         self.compiled = compiled_form(spec, self.operator)
@@ -69,12 +72,31 @@ class CostFunction:
         try:
             if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
                 return to_dtype(self.form()(reduction, *inputs), dtype)
-            plan = Plan(reduction, dtype, self.choose(inputs), inputs[self.count :])
-            return self.eager.apply(plan, *inputs[: self.count])
+            if is_forward_mode():
+                return self.in_forward_mode(dtype, reduction, *inputs)
+            return self.run(dtype, reduction, *inputs)
         except (IndexError, RuntimeError):
             # To look at the classes before takes a tenth of the time of a small cost.
             self.check_classes(*inputs)
             raise
+
+    def in_forward_mode(self, dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
+        """Return C with its tangent, which a kernel computes if z is what moves."""
+        tensors = [tensor for tensor in inputs[: self.count - 1] if tensor is not None and tensor.is_floating_point()]
+        primal, tangent = unpack_dual(z)
+        is_tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, *tensors))
+        others_move = any(unpack_dual(tensor)[1] is not None for tensor in tensors)
+        if tangent is None or is_tracked or others_move or not is_number(tangent):
+            return self.run(dtype, reduction, z, *inputs)
+        implementation = self.choose((primal, *inputs))
+        C, statistics = implementation.cost(dtype, reduction, primal, *inputs)
+        C_change, _ = implementation.change(tangent, None, statistics, reduction, primal, *inputs)
+        return make_dual(C, to_dtype(C_change, dtype))
+
+    def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
+        """Return C of an eager call."""
+        plan = Plan(reduction, dtype, self.choose(inputs), inputs[self.count :])
+        return self.eager.apply(plan, *inputs[: self.count])
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
         """Raise `ValueError` if y names a class that there is not, where its values are free to read."""
@@ -89,8 +111,7 @@ class CostFunction:
         if tracing_state() is not None:
             # A trace holds operations, not functions of Python; autograd differentiates them.
             return self.transformed.forward
-        record("formulas", "torch.func transforms the cost")
-        return self.transformed.forward if is_functionalized() else self.transformed.apply
+        return self.cost_of
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""
@@ -98,6 +119,16 @@ class CostFunction:
             record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
             return self.operator
         return choose(self.implementations, inputs)
+
+    def differentiable_gradients(
+        self, ctx: Any, grad_output: Tensor, statistics: Tensor | None, inputs: Sequence[Any]
+    ) -> Gradients:
+        """Return the gradients of a backward pass that may be differentiated itself."""
+        _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
+        if any(others_need_grad) or torch.compiler.is_compiling():
+            return gradients(ctx, self.spec.derivatives, self.spec.counted, grad_output)
+        delta = self.delta_of(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+        return None, delta, *(None for _ in others_need_grad)
 
     def delta(self, *inputs: Any) -> Tensor:
         """Return δ of each example, shaped like z and of its dtype."""
@@ -141,9 +172,11 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             (grad_output,) = grad_outputs
             implementation, statistics, is_hooked = ctx.computed
             is_watched = count_dispatch_modes() and implementation is not function.operator
-            if is_watched or may_be_differentiated(grad_output):
+            if is_watched:
                 return gradients(ctx, spec.derivatives, spec.counted, grad_output)
             inputs = *ctx.saved_tensors, *ctx.constants
+            if may_be_differentiated(grad_output):
+                return function.differentiable_gradients(ctx, grad_output, None if is_hooked else statistics, inputs)
             if is_hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation = function.choose(inputs)

@@ -2,6 +2,7 @@
 
     ce_torch::<name>(reduction, z, y, ...) -> C, statistics
     ce_torch::<name>_delta(grad_output, statistics, reduction, z, y, ...) -> ∂C/∂z
+    ce_torch::<name>_change(v, grad_output, statistics, reduction, z, y, ...) -> their derivatives in the direction v
 
 They have no derivatives of their own: `_function.py` gives them some.
 """
@@ -23,25 +24,32 @@ SCHEMA_TYPES = {float: "float", int: "int", Tensor: "Tensor"}
 def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]]) -> Implementation:
     """Define a cost's operators, with what each dispatch key can choose from, and return them as an implementation."""
     inputs = ", ".join(f"{SCHEMA_TYPES.get(kind, 'Tensor?')} {name}" for name, kind in spec.parameters.items())
-    name, delta_name = spec.name, f"{spec.name}_delta"
-    tags = (torch.Tag.pt2_compliant_tag,)
-    LIBRARY.define(f"{name}(str reduction, {inputs}) -> (Tensor C, Tensor statistics)", tags=tags)
-    LIBRARY.define(f"{delta_name}(Tensor grad_output, Tensor statistics, str reduction, {inputs}) -> Tensor", tags=tags)
+    inputs = f"str reduction, {inputs}"
+    upstream = "Tensor? grad_output, Tensor? statistics"
+    schemas = {
+        spec.name: f"({inputs}) -> (Tensor C, Tensor statistics)",
+        f"{spec.name}_delta": f"(Tensor grad_output, Tensor? statistics, {inputs}) -> Tensor",
+        f"{spec.name}_change": f"(Tensor v, {upstream}, {inputs}) -> (Tensor C_change, Tensor delta_change)",
+    }
+    for (name, schema), fake in zip(schemas.items(), (fake_cost, fake_delta, fake_change), strict=True):
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"ce_torch::{name}", fake, lib=LIBRARY)
     for key, choices in implementations.items():
-        implement(name, delta_name, key, choices)
-    torch.library.register_fake(f"ce_torch::{name}", fake_cost, lib=LIBRARY)
-    torch.library.register_fake(f"ce_torch::{delta_name}", fake_delta, lib=LIBRARY)
-    operators = torch.ops.ce_torch
-    operator, delta = getattr(operators, name).default, getattr(operators, delta_name).default
+        implement([*schemas], key, choices)
+    operator, delta, change_operator = (getattr(torch.ops.ce_torch, name).default for name in schemas)
 
     def cost(dtype: torch.dtype, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         C, statistics = operator(reduction, *inputs)
         return to_dtype(C, dtype), statistics
 
-    return Implementation("operator", lambda *inputs: None, cost, delta)
+    def change(v: Tensor, grad_output: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor | None]:
+        C_change, delta_change = change_operator(v, grad_output, *rest)
+        return C_change, None if grad_output is None else delta_change
+
+    return Implementation("operator", lambda *inputs: None, cost, delta, change)
 
 
-def implement(name: str, delta_name: str, key: str, implementations: Sequence[Implementation]) -> None:
+def implement(names: Sequence[str], key: str, implementations: Sequence[Implementation]) -> None:
     """Let the first implementation that supports the inputs run for this dispatch key."""
 
     def cost(reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
@@ -50,11 +58,17 @@ def implement(name: str, delta_name: str, key: str, implementations: Sequence[Im
         # An operator returns tensors.
         return C, new_statistics(inputs[0], dtype) if statistics is None else statistics
 
-    def delta(grad_output: Tensor, statistics: Tensor, reduction: str, *inputs: Any) -> Tensor:
+    def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         return first(implementations, inputs).delta(grad_output, statistics, reduction, *inputs)
 
-    LIBRARY.impl(name, cost, key)
-    LIBRARY.impl(delta_name, delta, key)
+    def change(
+        v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, *inputs: Any
+    ) -> tuple[Tensor, Tensor]:
+        C_change, delta_change = first(implementations, inputs).change(v, grad_output, statistics, reduction, *inputs)
+        return C_change, inputs[0].new_empty(0) if delta_change is None else delta_change
+
+    for name, function in zip(names, (cost, delta, change), strict=True):
+        LIBRARY.impl(name, function, key)
 
 
 def first(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> Implementation:
@@ -66,5 +80,11 @@ def fake_cost(reduction: str, z: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return new_cost(reduction, z, dtype), new_statistics(z, dtype)
 
 
-def fake_delta(grad_output: Tensor, statistics: Tensor, reduction: str, z: Tensor, *_: Any) -> Tensor:
+def fake_delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(z)
+
+
+def fake_change(
+    v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return new_cost(reduction, z, compute_dtype(z)), z.new_empty(0) if grad_output is None else torch.empty_like(z)

@@ -8,13 +8,19 @@ from torch import Tensor
 from ce_torch.costs._precision import compute_dtype
 
 
-def reduce(reduction: str, C: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"; n is the number of examples that count."""
+def reduce(reduction: str, C: Tensor, counted: Tensor | None = None, batch_dims: int = 0) -> Tensor:
+    """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"; n is the number of examples that count.
+
+    The first `batch_dims` dimensions are those of a batch of costs, each of which is reduced.
+    """
     if reduction == "none":
         return C
+    if batch_dims == C.ndim > 0:
+        return C if reduction == "sum" or counted is None else quotient(C, counted)
+    dims = tuple(range(batch_dims, C.ndim))
     if reduction == "sum":
-        return C.sum()
-    return C.mean() if counted is None else quotient(C.sum(), counted.sum())
+        return C.sum(dims)
+    return C.mean(dims) if counted is None else quotient(C.sum(dims), counted.sum(dims))
 
 
 def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ce_torch.costs._product import product
+
 
 class Exponentials(NamedTuple):
     """x and e = exp x, shape (..., K), and r, shape (..., 1)."""
@@ -27,6 +29,14 @@ class Exponentials(NamedTuple):
     def delta(self, t: Tensor, T: Tensor, c: float) -> Tensor:
         """Return c (T a − t) for desired outputs t with the sum T, as c (a (T − t) − t (1 − a))."""
         return scale(c, (self.e * (T - t) - t * (self.r + (1 - self.e))) / (1 + self.r))
+
+    def curvature(self, v: Tensor, T: Tensor, c: float) -> Tensor:
+        """Return c² T a (v − Σⱼ aⱼ vⱼ), the change of δ in the direction v, exact where a is near 1, as 1 − a is."""
+        is_largest = (self.x == 0).to(v.dtype)
+        v_of_largest = (is_largest * v).sum(-1, keepdim=True)
+        v_of_others = ((self.e - is_largest) * v).sum(-1, keepdim=True)
+        difference = (v * self.r + (v - v_of_largest) - v_of_others) / (1 + self.r)
+        return product(T, scale(c, scale(c, self.e / (1 + self.r) * difference)))
 
 
 def exponentials(z: Tensor, c: float, t: Tensor | None = None) -> Exponentials:

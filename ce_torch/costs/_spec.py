@@ -23,15 +23,17 @@ class CostSpec:
     classes (...) or desired outputs (..., K); weights broadcast to z, and each may be None; constants are numbers. A
     derivative takes the same arguments, and returns a term for each element of z, shape (..., K): the derivative of C
     by the element of z, y or a weight that belongs to it. The formulas compute in float64 for z in float64, else in
-    float32. Autograd derives second derivatives from the formulas.
+    float32. Autograd derives further derivatives from the formulas.
 
     Attributes:
         name: the name of the operators and kernels. The autograd node and the struct in C++ have `class_name`.
         cost, delta: the formula, and δ = ∂C/∂z.
+        curvature: a function of v, z, y, ... that returns the change of δ in the direction v, shape (..., K).
         other_derivatives: those by y and by each weight, in the order of the arguments.
         counted: a function that returns how much each example counts in the mean, shape (...), or None for 1.
         family: the family of the kernels: "softmax" for rows of a softmax layer, "elements" for a sum over elements.
-        cpp: for "elements", a struct template in C++ with cost(z, y, p) and delta(z, y, p): see `elements.h`.
+        cpp: for "elements", a struct template in C++ with cost(z, y, p), delta(z, y, p), and the
+            derivative of that by z, slope(z, y, p): see `elements.h`.
         triton: for "elements", cost and delta in Triton, as functions of z, y and two numbers, which are the constants
             of the cost; then the functions that they call. They see the names of `gpu_kernels.py`.
         examples: options of the public function, with which tests and benchmarks call the cost.
@@ -40,6 +42,7 @@ class CostSpec:
     name: str
     cost: Formula
     delta: Formula
+    curvature: Formula
     other_derivatives: Mapping[str, Formula]
     counted: Callable[..., Tensor | None] = all_count
     family: Literal["elements", "softmax"] = "elements"

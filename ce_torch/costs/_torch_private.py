@@ -59,6 +59,7 @@ _set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
 
 _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+_vf = find("_VF")
 
 _interpreters = find("_C._functorch.get_interpreter_stack")
 _functionalize = find("_C._functorch.TransformType.Functionalize")
@@ -66,7 +67,29 @@ _functionalize = find("_C._functorch.TransformType.Functionalize")
 _batch_dim = find("_C._functorch.maybe_get_bdim")
 _batch_level = find("_C._functorch.maybe_get_level")
 _unwrap = find("_C._functorch.get_unwrapped")
-_add_batch_dim = find("_C._functorch._add_batch_dim")
+_top_transform = find("_C._functorch.peek_interpreter_stack")
+_pop_transform = find("_C._functorch.pop_dynamic_layer_stack")
+_push_transform = find("_C._functorch.push_dynamic_layer_stack")
+_GradPointer = find("_C._functorch.CGradInterpreterPtr")
+_JvpPointer = find("_C._functorch.CJvpInterpreterPtr")
+_set_grad_enabled = find("_C._set_grad_enabled")
+_is_forward_enabled = find("_C._is_fwd_grad_enabled")
+_set_forward_enabled = find("_C._set_fwd_grad_enabled")
+_TransformType = find("_C._functorch.TransformType")
+
+# Return a tensor, and where its batch is, or None, at a level of vmap; and the other way round.
+unwrap_batched: Callable[[Tensor, int], tuple[Tensor, int | None]] = find("_C._functorch._unwrap_batched")
+add_batch_dim: Callable[[Tensor, int, int], Tensor] = find("_C._functorch._add_batch_dim")
+
+# Return a tensor as the next transform of `torch.func` sees it, at a level that differentiates; the other way round.
+unwrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._unwrap_for_grad")
+wrap: Callable[[Tensor, int], Tensor] = find("_C._functorch._wrap_for_grad")
+unwrap_if_dead: Callable[[Tensor], Tensor] = find("_C._functorch.unwrap_if_dead")
+
+# A function of autograd for the transform on top of the stack.
+SingleLevelFunction: type = find("autograd.function._SingleLevelFunction")
+_is_single_level = find("_C._functorch.get_single_level_autograd_function_allowed")
+_allow_single_level = find("_C._functorch.set_single_level_autograd_function_allowed")
 
 
 def _read_address(tensor: Tensor) -> int:
@@ -111,6 +134,16 @@ def tensor_reader() -> int:
     return functions.dltensor_from_py_object_no_sync
 
 
+def unpack_dual(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the tensor without its tangent, and the tangent, or None; forward_ad looks for an export first."""
+    return _vf._unpack_dual(tensor, level=0)
+
+
+def make_dual(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """Return the tensor with this tangent."""
+    return _vf._make_dual(tensor, tangent, level=0)
+
+
 def is_forward_mode() -> bool:
     """Return True inside `torch.autograd.forward_ad.dual_level`."""
     return _forward_ad._current_level >= 0
@@ -141,8 +174,59 @@ def is_recorded() -> bool:
     return not is_transformed() and any(_dispatch_mode(key) is not None for key in _tracers)
 
 
+class Transform:
+    """The transform of `torch.func` that sees a call first; as a context what is called goes to the next."""
+
+    __slots__ = ("_interpreter", "_modes", "_pointer", "_saved", "is_grad", "is_jvp", "is_vmap", "level")
+
+    def __init__(self, interpreter: Any) -> None:
+        key = interpreter.key()
+        self.is_vmap = key == _TransformType.Vmap
+        self.is_grad = not self.is_vmap and key == _TransformType.Grad
+        self.is_jvp = not self.is_vmap and not self.is_grad and key == _TransformType.Jvp
+        self.level: int = interpreter.level()
+        # What the pointer points to.
+        self._interpreter = interpreter
+        self._pointer = _GradPointer(interpreter) if self.is_grad else _JvpPointer(interpreter) if self.is_jvp else None
+
+    def lift(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as one that the transform knows."""
+        return self._pointer.lift(unwrap_if_dead(tensor))
+
+    def __enter__(self) -> None:
+        # Where derivatives were off when the transform began, they are off for the next.
+        self._modes = torch.is_grad_enabled(), _is_forward_enabled()
+        if self.is_grad and not self._pointer.prevGradMode():
+            _set_grad_enabled(False)
+        if self.is_jvp and not self._pointer.prevFwdGradMode():
+            _set_forward_enabled(False)
+        self._saved = _pop_transform()
+
+    def __exit__(self, *_: Any) -> None:
+        _push_transform(self._saved)
+        grad, forward = self._modes
+        _set_grad_enabled(grad)
+        _set_forward_enabled(forward)
+
+
+def apply_at_level(function: type, *arguments: Any) -> Any:
+    """Return what a `SingleLevelFunction` does."""
+    before = _is_single_level()
+    _allow_single_level(True)
+    try:
+        return function.apply(*arguments)
+    finally:
+        _allow_single_level(before)
+
+
+def current_transform() -> Transform | None:
+    """Return the transform of `torch.func` that is on top of the stack, which has no public question."""
+    top = _top_transform()
+    return None if top is None else Transform(top)
+
+
 def primal(tensor: Tensor) -> Tensor:
     """Return the tensor without its tangent. The public `unpack_dual` does not support `vmap`."""
     if is_batched(tensor):
-        return _add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
+        return add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
     return _forward_ad.unpack_dual(tensor).primal

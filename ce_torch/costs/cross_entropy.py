@@ -43,6 +43,11 @@ def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     return product(w, (1 - y) * torch.sigmoid(z) - product(p, y) * torch.sigmoid(-z))
 
 
+def curvature(v: Tensor, z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
+    z, y = mask(z, y, w)
+    return product(w, v * torch.sigmoid(z) * torch.sigmoid(-z) * (1 - y + product(p, y)))
+
+
 def grad_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     z, y = mask(z, y, w)
     return product(w, -z if p is None else logsigmoid(-z) - product(p, logsigmoid(z)))
@@ -76,6 +81,10 @@ template <class Real> struct CrossEntropy : Numbers<Real> {
     Sigmoid<Real> sigmoid(z);
     return (1 - y) * sigmoid.a - p * y * sigmoid.one_minus_a;
   }
+  inlined Vec slope(Vec z, Vec y, Vec p) const {
+    Sigmoid<Real> sigmoid(z);
+    return sigmoid.a * sigmoid.one_minus_a * (1 - y + p * y);
+  }
 };
 """
 
@@ -94,6 +103,7 @@ CROSS_ENTROPY = CostFunction(
         name="cross_entropy",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y, "weight": grad_weight, "pos_weight": grad_pos_weight},
         cpp=CPP,
         triton=(triton_cost, triton_delta),

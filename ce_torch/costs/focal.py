@@ -39,13 +39,17 @@ def cost(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
 
 def delta(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     y = desired_outputs(y, z)
+    factor = balance(y, alpha) * power(wrongness(z, y), gamma)
+    return factor * (error(z, y) + gamma * (1 - 2 * y) * product(ratio(z, y), cross_entropy(z, y)))
+
+
+def curvature(v: Tensor, z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+    y = desired_outputs(y, z)
     a, b = torch.sigmoid(z), torch.sigmoid(-z)
-    m, H = wrongness(z, y), cross_entropy(z, y)
-    # a (1 − a) / m is 1 − a for y = 0, and a for y = 1, also where m underflows.
-    vanishes = m == 0
-    ratio = torch.where(vanishes, torch.where(y == 0, b, a), a * b / m.masked_fill(vanishes, 1))
-    error = (1 - y) * a - y * b
-    return balance(y, alpha) * power(m, gamma) * (error + gamma * (1 - 2 * y) * product(ratio, H))
+    slope = (1 - 2 * y) * ratio(z, y)
+    factor = balance(y, alpha) * power(wrongness(z, y), gamma)
+    of_H = product(slope * (b - a) + (gamma - 1) * slope.square(), cross_entropy(z, y))
+    return v * factor * (a * b + 2 * gamma * slope * error(z, y) + gamma * of_H)
 
 
 def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -68,6 +72,18 @@ def wrongness(z: Tensor, y: Tensor) -> Tensor:
 def power(m: Tensor, gamma: float) -> Tensor:
     """Return m^γ, whose derivative is 0 where m underflows, and not infinite for γ < 1."""
     return m.pow(gamma) if gamma == 0 else m.masked_fill(m == 0, 1).pow(gamma).masked_fill(m == 0, 0)
+
+
+def ratio(z: Tensor, y: Tensor) -> Tensor:
+    """Return a (1 − a) / m: 1 − a for y = 0, and a for y = 1, also where m underflows."""
+    a, b, m = torch.sigmoid(z), torch.sigmoid(-z), wrongness(z, y)
+    vanishes = m == 0
+    return torch.where(vanishes, torch.where(y == 0, b, a), a * b / m.masked_fill(vanishes, 1))
+
+
+def error(z: Tensor, y: Tensor) -> Tensor:
+    """Return a − y."""
+    return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
 
 def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
@@ -101,6 +117,14 @@ template <class Real> struct Focal : Numbers<Real> {
     Terms of = terms(z, y);
     return of.factor * (of.error + this->second * (1 - 2 * y) * product<Vec>(of.ratio, of.H));
   }
+  inlined Vec slope(Vec z, Vec y, Vec) const {
+    Real gamma = this->second;
+    Sigmoid<Real> sigmoid(z);
+    Terms of = terms(z, y);
+    Vec a = sigmoid.a, b = sigmoid.one_minus_a, slope = (1 - 2 * y) * of.ratio;
+    Vec of_H = product<Vec>(slope * (b - a) + (gamma - 1) * slope * slope, of.H);
+    return of.factor * (a * b + 2 * gamma * slope * of.error + gamma * of_H);
+  }
 };
 """
 
@@ -132,6 +156,7 @@ FOCAL = CostFunction(
         name="focal",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y},
         cpp=CPP,
         triton=(triton_cost, triton_delta, triton_factor),

@@ -47,6 +47,13 @@ def delta(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, l
     return exponentials(z, c, t).delta(t, t.sum(-1, keepdim=True), c)
 
 
+def curvature(
+    v: Tensor, z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float
+) -> Tensor:
+    t = target(z, y, w, ignore_index, label_smoothing)
+    return exponentials(z, c, t).curvature(v, t.sum(-1, keepdim=True), c)
+
+
 def grad_y(z: Tensor, y: Tensor, w: Tensor | None, c: float, ignore_index: int, label_smoothing: float) -> Tensor:
     return -product(1 - label_smoothing, product(w, exponentials(z, c).ln_a))
 
@@ -80,6 +87,7 @@ LOG_LIKELIHOOD = CostFunction(
         name="log_likelihood",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y, "weight": grad_weight},
         counted=counted,
         family="softmax",

@@ -38,6 +38,11 @@ def delta(z: Tensor, y: Tensor) -> Tensor:
     return error(z, y) * torch.sigmoid(z) * torch.sigmoid(-z)
 
 
+def curvature(v: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    a, b = torch.sigmoid(z), torch.sigmoid(-z)
+    return v * a * b * (a * b + error(z, y) * (b - a))
+
+
 def grad_y(z: Tensor, y: Tensor) -> Tensor:
     return -error(z, y)
 
@@ -52,6 +57,11 @@ template <class Real> struct Quadratic : Numbers<Real> {
   inlined Vec delta(Vec z, Vec y, Vec) const {
     Sigmoid<Real> sigmoid(z);
     return sigmoid.error(y) * sigmoid.a * sigmoid.one_minus_a;
+  }
+  inlined Vec slope(Vec z, Vec y, Vec) const {
+    Sigmoid<Real> sigmoid(z);
+    Vec a = sigmoid.a, b = sigmoid.one_minus_a;
+    return a * b * (a * b + sigmoid.error(y) * (b - a));
   }
 };
 """
@@ -73,6 +83,10 @@ def linear_error(z: Tensor, y: Tensor) -> Tensor:
     return z - desired_outputs(y, z)
 
 
+def linear_curvature(v: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    return v
+
+
 def linear_grad_y(z: Tensor, y: Tensor) -> Tensor:
     return -linear_error(z, y)
 
@@ -82,6 +96,7 @@ template <class Real> struct LinearQuadratic : Numbers<Real> {
   using Vec = Reals<Real>;
   inlined Vec cost(Vec z, Vec y, Vec) const { return Real(0.5) * (z - y) * (z - y); }
   inlined Vec delta(Vec z, Vec y, Vec) const { return z - y; }
+  inlined Vec slope(Vec, Vec, Vec) const { return Vec{} + 1; }
 };
 """
 
@@ -99,6 +114,7 @@ SIGMOID = CostFunction(
         name="quadratic",
         cost=cost,
         delta=delta,
+        curvature=curvature,
         other_derivatives={"y": grad_y},
         cpp=CPP,
         triton=(triton_cost, triton_delta),
@@ -109,6 +125,7 @@ LINEAR = CostFunction(
         name="linear_quadratic",
         cost=linear_cost,
         delta=linear_error,
+        curvature=linear_curvature,
         other_derivatives={"y": linear_grad_y},
         cpp=LINEAR_CPP,
         triton=(triton_linear_cost, triton_linear_delta),

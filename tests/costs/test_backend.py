@@ -47,7 +47,7 @@ CALLS = {
         TAKEN,
     ),
     "gradient by y": (lambda: explain(quadratic, Z, T.clone().requires_grad_()), "cpp", TAKEN),
-    "torch.func": (lambda: explain(torch.func.grad(quadratic), Z, T), "formulas", "torch.func transforms the cost"),
+    "torch.func": (lambda: explain(torch.func.grad(quadratic), Z, T), "cpp", TAKEN),
 }
 
 

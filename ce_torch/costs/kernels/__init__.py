@@ -18,18 +18,21 @@ OFF = "CE_TORCH_KERNELS=0 turns them off"
 
 
 class Implementation(NamedTuple):
-    """A way to compute a cost and its δ that are not differentiated again.
+    """A way to compute a cost, its δ, and how both change in a direction.
 
     `refusal(z, y, ...)` says why these inputs are not supported, and is None if they are. Then
     C, statistics = cost(dtype, reduction, z, y, ...) and ∂C/∂z = delta(grad_output, statistics, reduction, z, y, ...).
     Statistics, shape (2 + 4 N,), are what δ can use of the pass over z; for None delta makes that pass itself. Where
     that is as fast, cost returns None.
+    change(v, grad_output, statistics, reduction, z, y, ...) are the derivatives of C and of ∂C/∂z in the direction v,
+    shaped like z; where grad_output is None that of C, and None.
     """
 
     name: str
     refusal: Callable[..., str | None]
     cost: Callable[..., tuple[Tensor, Tensor | None]]
     delta: Callable[..., Tensor]
+    change: Callable[..., tuple[Tensor, Tensor | None]]
 
 
 @cache

@@ -43,7 +43,24 @@ def blocks(spec: "CostSpec") -> Implementation:
             out_block.copy_(product(g_block, spec.delta(*to_compute_dtype(inputs_block))))
         return out
 
-    return Implementation("blocks", refusal, cost, delta)
+    def change(
+        v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        counted = spec.counted(z, *inputs)
+        C_change = torch.empty(z.shape[:-1], dtype=compute_dtype(z), device=z.device)
+        out = g = None
+        if grad_output is not None:
+            out, g = torch.empty_like(z), example_grad(grad_output, reduction, z, counted)
+        for block in cut(z.shape):
+            g_block, v_block, *inputs_block = narrow_all((g, v, z, *inputs), block)
+            arguments = to_compute_dtype(inputs_block)
+            v_block = v_block.to(C_change.dtype)
+            narrow(C_change, block, missing_dims=1).copy_(product(v_block, spec.delta(*arguments)).sum(-1))
+            if out is not None:
+                narrow(out, block).copy_(product(g_block, spec.curvature(v_block, *arguments)))
+        return reduce(reduction, C_change, counted), out
+
+    return Implementation("blocks", refusal, cost, delta, change)
 
 
 def refusal(z: Tensor, *inputs: Any) -> str | None:

@@ -94,12 +94,11 @@ int64_t step(const Tensor& tensor, int dim_from_last) {
   return dim < 0 || tensor.shape[dim] == 1 ? 0 : tensor.strides[dim];
 }
 
-// A task from the arguments: z, y and what else the cost takes, then reduction, threads, statistics, and C, or
-// grad_output and δ.
+// A task from the arguments: z, y and what else the cost takes, then reduction, threads, statistics, and tensors.
 struct Call : Task {
   int64_t element_count;
 
-  Call(PyObject* const* arguments, const Signature& signature, bool is_delta) {
+  Call(PyObject* const* arguments, const Signature& signature, std::initializer_list<Operand> last) {
     Inputs inputs;
     inputs.read(arguments, signature);
     PyObject* const* argument = arguments + 2;
@@ -108,42 +107,45 @@ struct Call : Task {
       if (*kind == 'i') ignore_index = PyLong_AsLongLong(*argument);
       if (*kind == 'd') *number++ = PyFloat_AsDouble(*argument);
     }
-    reduction = Reduction(PyLong_AsLongLong(argument[0]));
-    threads = int(PyLong_AsLongLong(argument[1]));
-    Tensor other, results[2] = {};
-    statistics = is_none(argument[2]) || read_tensor(argument[2], &other) != 0 ? nullptr : other.data;
-    for (int i = 0; i < 1 + is_delta; i++) read_tensor(argument[3 + i], &results[i]);
-    find_type(results[0], &type[is_delta ? of_grad : of_row]);
-    set_layout(inputs, results, is_delta, signature.is_softmax);
-  }
-
-  void set_layout(const Inputs& inputs, const Tensor* results, bool is_delta, bool is_softmax) {
-    const Tensor& z = inputs.tensor[0];
+    reduction = Reduction(PyLong_AsLongLong(*argument++));
+    threads = int(PyLong_AsLongLong(*argument++));
+    Tensor other, others[operands];
+    const Tensor* tensors[operands] = {};
+    statistics = is_none(*argument) || read_tensor(*argument, &other) != 0 ? nullptr : other.data;
+    for (Operand operand : last) {
+      if (is_none(*++argument) || read_tensor(*argument, &others[operand]) != 0) continue;
+      find_type(others[operand], &type[operand]);
+      tensors[operand] = &others[operand];
+    }
     for (int i = 0; i < 4; i++) {
       if (!inputs.is_there[i]) continue;
-      data[i] = inputs.tensor[i].data;
       type[i] = inputs.type[i];
+      tensors[i] = &inputs.tensor[i];
     }
-    data[is_delta ? of_grad : of_row] = results[0].data;
-    data[of_delta] = results[1].data;
-    type[of_delta] = type[of_z];
+    set_layout(tensors, signature.is_softmax);
+  }
+
+  // Of the tensors that are there.
+  void set_layout(const Tensor* const* tensors, bool is_softmax) {
+    const Tensor& z = *tensors[of_z];
+    for (int i = 0; i < operands; i++)
+      if (tensors[i]) data[i] = tensors[i]->data;
     element_count = z.elements();
     columns = z.shape[z.ndim - 1];
     examples = element_count / columns;
     int64_t row = 1;
     for (int dim = 1; dim <= z.ndim; dim++) {
       Steps steps;
-      for (int i = 0; i < 4; i++) {
+      for (int i = 0; i <= of_delta; i++) {
         bool lacks_columns = i == of_y && has_classes();
-        if (inputs.is_there[i] && dim > lacks_columns) steps.of[i] = step(inputs.tensor[i], dim - lacks_columns);
+        if (tensors[i] && dim > lacks_columns) steps.of[i] = step(*tensors[i], dim - lacks_columns);
       }
-      if (is_delta) steps.of[of_delta] = step(results[1], dim);
       if (dim == 1) {
         column = steps;
         continue;
       }
       if (reduction == Reduction::none) {
-        if (is_delta) steps.of[of_grad] = step(results[0], dim - 1);
+        if (tensors[of_grad]) steps.of[of_grad] = step(*tensors[of_grad], dim - 1);
         steps.of[of_row] = row;
         row *= z.shape[z.ndim - dim];
       }
@@ -187,14 +189,23 @@ template <class Function> bool run(const Call& call, Function f) {
 
 // Whether all y are classes; only then there is a C.
 template <template <class, bool> class Kernel> PyObject* run_cost(PyObject* const* arguments, const Signature& signature) {
-  Call call(arguments, signature, false);
+  Call call(arguments, signature, {of_row});
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) { return Kernel<decltype(real), tiled>(call).cost(); }));
 }
 
 template <template <class, bool> class Kernel> PyObject* run_delta(PyObject* const* arguments, const Signature& signature) {
-  Call call(arguments, signature, true);
+  Call call(arguments, signature, {of_grad, of_delta});
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
     Kernel<decltype(real), tiled>(call).delta();
+    return true;
+  }));
+}
+
+// Of v, grad_output, and how C and δ change, the last of which may be missing.
+template <template <class, bool> class Kernel> PyObject* run_change(PyObject* const* arguments, const Signature& signature) {
+  Call call(arguments, signature, {of_v, of_grad, of_row, of_delta});
+  return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
+    Kernel<decltype(real), tiled>(call).change();
     return true;
   }));
 }

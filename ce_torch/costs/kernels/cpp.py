@@ -39,7 +39,8 @@ KEPT = 2048
 
 def cpp(spec: "CostSpec") -> Implementation:
     """Return the cost's kernels for the CPU as an implementation."""
-    name, delta_name, refusal_name = spec.name, f"{spec.name}_delta", f"{spec.name}_refusal"
+    name, delta_name, change_name = spec.name, f"{spec.name}_delta", f"{spec.name}_change"
+    refusal_name = f"{spec.name}_refusal"
     is_softmax, count = spec.family == "softmax", spec.tensor_count
 
     def refusal(*inputs: Any) -> str | None:
@@ -68,7 +69,17 @@ def cpp(spec: "CostSpec") -> Implementation:
         kernel(delta_name)(z, *inputs, *last)
         return delta
 
-    return Implementation("cpp", refusal, cost, delta)
+    def change(
+        v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        dtype = compute_dtype(z)
+        C_change = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
+        delta_change = None if grad_output is None else torch.empty_like(z)
+        last = REDUCTIONS[reduction], torch.get_num_threads(), statistics, v, grad_output, C_change, delta_change
+        kernel(change_name)(z, *inputs, *last)
+        return C_change, delta_change
+
+    return Implementation("cpp", refusal, cost, delta, change)
 
 
 def refusal_in_memory(*tensors: Tensor | None) -> str | None:

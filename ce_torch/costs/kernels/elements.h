@@ -45,7 +45,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   // The blocks that a thread reads and works on.
   struct Memory {
-    Vec z[block_vectors], y[block_vectors], weight[block_vectors], pos_weight[block_vectors];
+    Vec z[block_vectors], y[block_vectors], weight[block_vectors], pos_weight[block_vectors], v[block_vectors];
   };
   struct Inputs {
     typename Base::Numbers z, y, weight, pos_weight;
@@ -82,23 +82,28 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   bool cost() const {
     if (task.has_classes() && !task.all_are_classes()) return false;
     if (task.statistics) *(double*)task.statistics = double(task.examples);
+    sum_parts([&](Stat* C, const Stripe& stripe, int64_t start, int64_t end) { add(C, stripe, start, end); });
+    return true;
+  }
+
+  // Sets C to the sums that f(sums, stripe, start, end) adds to.
+  template <class Function> void sum_parts(Function f) const {
     if (task.reduction == Reduction::none) {
       this->each_stripe([&](const Stripe& stripe) {
         Stat C[tile_vectors] = {};
-        add(C, stripe, 0, task.columns);
+        f(C, stripe, 0, task.columns);
         for (int64_t vector = 0; vector < this->width(stripe); vector++) this->store_cost(stripe, vector, C[vector]);
       });
-      return true;
+      return;
     }
     std::vector<double> costs(this->parts(part_columns()));
     this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
       Stat C[tile_vectors] = {};
-      add(C, stripe, start, end);
+      f(C, stripe, start, end);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         this->each_row(stripe, vector, [&](int64_t lane, int64_t) { costs[part] += this->at(C[vector], lane); });
     });
     this->reduce(costs.data(), int64_t(costs.size()), double(task.examples));
-    return true;
   }
 
   // The columns of a part: of all its rows a sum has so many elements.
@@ -143,6 +148,39 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
         this->write(result, block);
       }
     });
+  }
+
+  // How C changes in the direction v and, where that is asked for, δ times the gradient of the row's cost.
+  void change() const {
+    if (task.data[of_delta]) task.use_large_pages();
+    sum_parts([&](Stat* C, const Stripe& stripe, int64_t start, int64_t end) { change(C, stripe, start, end); });
+  }
+
+  void change(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
+    auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
+    auto slope = [&](Vec z, Vec y, Vec p) inlined { return formula.slope(z, y, p); };
+    const bool is_written = task.data[of_delta];
+    Memory memory;
+    for (int64_t next; start < end; start = next) {
+      next = std::min(start + this->block_columns(stripe), end);
+      Block block = this->block(stripe, start, next);
+      Inputs inputs = read_all(stripe, block, start, memory);
+      auto v = this->read(of_v, block, memory.v);
+      auto result = this->result(block, memory.z);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+        Stat g = is_written ? this->grad(stripe, vector, double(task.examples)) : Stat{};
+        Vec sums = {};
+        this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+          Vec v_here = v.at(i, count);
+          sums += first<Real>(count, product<Vec>(v_here, weighted(delta, inputs, i, count)), 0);
+          if (is_written) result.set(i, count, product<Vec>(Vec{} + g, v_here * weighted(slope, inputs, i, count)));
+        });
+        C[vector] += this->sum_columns(sums);
+      }
+      if (!is_written) continue;
+      this->finish(result, block);
+      this->write(result, block);
+    }
   }
 };
 

@@ -26,8 +26,32 @@ def formulas(spec: "CostSpec") -> Implementation:
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
         g = example_grad(grad_output, reduction, z, spec.counted(z, *inputs))
-        result = product(g, spec.delta(*to_compute_dtype((z, *inputs)))).to(z.dtype)
-        # δ has the memory format of z.
-        return result if z.is_contiguous() else torch.empty_like(z).copy_(result)
+        return follow(z, product(g, spec.delta(*to_compute_dtype((z, *inputs)))))
 
-    return Implementation("formulas", refusal, cost, delta)
+    def change(
+        v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        C_change, delta_change = change_by_formulas(spec, v, grad_output, reduction, z, *inputs)
+        return C_change, None if delta_change is None else follow(z, delta_change)
+
+    return Implementation("formulas", refusal, cost, delta, change)
+
+
+def change_by_formulas(
+    spec: "CostSpec", v: Tensor, grad_output: Tensor | None, reduction: str, *inputs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Return the derivatives of C and, where there is a grad_output, of ∂C/∂z in the direction v."""
+    z, counted = inputs[0], spec.counted(*inputs)
+    arguments = to_compute_dtype(inputs)
+    v = v.to(arguments[0].dtype)
+    C_change = reduce(reduction, product(v, spec.delta(*arguments)).sum(-1), counted)
+    if grad_output is None:
+        return C_change, None
+    g = example_grad(grad_output, reduction, z, counted)
+    return C_change, product(g, spec.curvature(v, *arguments))
+
+
+def follow(z: Tensor, delta: Tensor) -> Tensor:
+    """Return δ, or its change, in the dtype and the memory format of z."""
+    delta = delta.to(z.dtype)
+    return delta if z.is_contiguous() else torch.empty_like(z).copy_(delta)

@@ -4,6 +4,7 @@ Float64 is left to the formulas: it is there for checks of gradients, and kernel
 """
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from ce_torch.costs.kernels import (
     new_cost,
     new_statistics,
 )
+from ce_torch.costs.kernels import formulas as whole_tensors
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
@@ -59,8 +61,9 @@ def has_triton() -> bool:
 
 
 def triton(spec: "CostSpec") -> Implementation:
-    """Return the cost's kernels for a GPU as an implementation."""
-    return softmax if spec.family == "softmax" else elements(spec)
+    """Return the cost's kernels for a GPU as an implementation; how it changes is left to its formulas."""
+    kernels = (softmax_refusal, softmax_cost, softmax_delta) if spec.family == "softmax" else elements(spec)
+    return Implementation("triton", *kernels, whole_tensors.formulas(spec).change)
 
 
 def softmax_refusal(
@@ -112,9 +115,6 @@ def softmax_delta(
     return follow(z, delta)
 
 
-softmax = Implementation("triton", softmax_refusal, softmax_cost, softmax_delta)
-
-
 def split(statistics: Tensor) -> tuple[Tensor, Tensor]:
     """Return m and r of each row."""
     m, r, _, _ = statistics[2:].chunk(4)
@@ -126,8 +126,8 @@ def normal(c: float) -> float:
     return max(c, torch.finfo(torch.float32).tiny)
 
 
-def elements(spec: "CostSpec") -> Implementation:
-    """Return a cost that is a sum over neurons, without weights."""
+def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
+    """Return refusal, cost and δ of a cost that is a sum over neurons, without weights."""
     count, positions = len(spec.weights), spec.positions(float)
 
     def elements_refusal(z: Tensor, y: Tensor, *inputs: Any) -> str | None:
@@ -158,7 +158,7 @@ def elements(spec: "CostSpec") -> Implementation:
         launch("elements_delta", rows, row_blocks(rows), delta, g, *g.stride(), rows, *rest, formula=formula)
         return follow(z, delta)
 
-    return Implementation("triton", elements_refusal, cost, delta)
+    return elements_refusal, cost, delta
 
 
 @cache

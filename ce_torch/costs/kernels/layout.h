@@ -9,7 +9,8 @@
 namespace {
 
 // Whose steps are known. `row` is a row's number in the order of the examples, by which C is found.
-enum Operand { of_z, of_y, of_weight, of_pos_weight, of_delta, of_grad, of_row, operands };
+// v is a direction.
+enum Operand { of_z, of_y, of_weight, of_pos_weight, of_v, of_delta, of_grad, of_row, operands };
 
 // Where a row begins in each tensor, or how far it is from one number to the next, in numbers.
 struct Steps {

@@ -101,7 +101,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
 
   // The blocks that a thread reads and works on.
   struct Memory {
-    Vec z[block_vectors], y[block_vectors], weight[block_vectors];
+    Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors];
   };
   struct Inputs {
     typename Base::Numbers z, y, weight;
@@ -211,9 +211,14 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     }
   }
 
+  // What is known of each row, and whether it counts at all.
+  struct Known {
+    Stat m, r, T, is_zero;
+  };
   // What δ takes of each row, and what it is at a class y.
-  struct Factors {
-    Stat m, r, T, by_s, is_zero, at_y;
+  struct Factors : Known {
+    using Known::m, Known::r, Known::T;
+    Stat by_s, at_y;
 
     template <class Number> inlined Number delta(Number e, Number t) const {
       return by_s * (e * (T - t) - t * (r + (1 - e)));
@@ -251,19 +256,28 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     }
   }
 
-  void set_factors(Factors* all, const Stripe& stripe, double counted, Memory& memory) const {
+  template <class Row> void set_known(Row* rows, const Stripe& stripe, Memory& memory) const {
     Sums sums[tile_vectors];
     if (!task.statistics && !all_are_ignored(stripe)) add_all(sums, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       Label y = label(stripe, vector);
-      Factors& of = all[vector];
+      Known& row = rows[vector];
       bool known = task.statistics;
-      of.m = known ? this->load_statistic(0, stripe, vector) : sums[vector].m;
-      of.r = known ? this->load_statistic(1, stripe, vector) : sums[vector].r();
-      of.T = known ? this->load_statistic(2, stripe, vector) : T(sums[vector], y);
+      row.m = known ? this->load_statistic(0, stripe, vector) : sums[vector].m;
+      row.r = known ? this->load_statistic(1, stripe, vector) : sums[vector].r();
+      row.T = known ? this->load_statistic(2, stripe, vector) : T(sums[vector], y);
+      auto is_empty = (row.T == 0) & ((row.m == -infinity) | (row.r != row.r));
+      row.is_zero = (y.is_ignored != 0) | is_empty ? Stat{} + 1 : Stat{};
+    }
+  }
+
+  void set_factors(Factors* all, const Stripe& stripe, double counted, Memory& memory) const {
+    set_known(all, stripe, memory);
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      Label y = label(stripe, vector);
+      Factors& of = all[vector];
       Stat g = this->grad(stripe, vector, counted);
-      auto is_empty = (of.T == 0) & ((of.m == -infinity) | (of.r != of.r));
-      of.is_zero = (y.is_ignored != 0) | (g == 0) | is_empty ? Stat{} + 1 : Stat{};
+      of.is_zero = g == 0 ? 1 : of.is_zero;
       of.by_s = c * g / (1 + of.r);
       of.at_y = of.is_zero != 0 ? 0 : of.delta(exponential(x(y.z, of.m)), y.t);
     }
@@ -288,6 +302,93 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
       Stat factor = of.by_s * of.T;
       this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { set(i, count, factor * e(i, count)); });
     }
+  }
+
+  // What a direction v takes of each row: the sums of v where exp x is 1, of exp x · v elsewhere, and of t v.
+  struct Turn {
+    Stat ones = {}, others = {}, tv = {};
+  };
+
+  // How C changes in the direction v, c (T Σⱼ aⱼ vⱼ − Σⱼ tⱼ vⱼ), and, where that is asked for, δ times the gradient of
+  // the row's cost, c² T a ∘ (v − Σⱼ aⱼ vⱼ). With ones + others = (1 + r) Σⱼ aⱼ vⱼ no digits are lost where a is near 1.
+  void change() const {
+    if (task.data[of_delta]) task.use_large_pages();
+    double counted = task.statistics ? *(double*)task.statistics : count();
+    bool is_reduced = task.reduction != Reduction::none;
+    std::vector<Real> costs(is_reduced ? this->rows : 0);
+    this->each_stripe([&](const Stripe& stripe) { change(stripe, counted, costs.data()); });
+    if (is_reduced) this->reduce(costs.data(), this->rows, counted);
+  }
+
+  void change(const Stripe& stripe, double counted, Real* costs) const {
+    Memory memory;
+    Known rows[tile_vectors];
+    Turn turns[tile_vectors];
+    set_known(rows, stripe, memory);
+    each_block(stripe, [&](const Block& block) {
+      Inputs inputs = read_all(block, memory);
+      auto v = this->read(of_v, block, memory.v);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++)
+        add_turn(turns[vector], rows[vector], inputs, v, block, vector);
+    });
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      Stat C = C_change(turns[vector], rows[vector], stripe, vector);
+      if (task.reduction == Reduction::none) this->store_cost(stripe, vector, C);
+      else this->each_row(stripe, vector, [&](int64_t lane, int64_t row) { costs[stripe.first + row] = this->at(C, lane); });
+    }
+    if (!task.data[of_delta]) return;
+    each_block(stripe, [&](const Block& block) {
+      auto z = this->read(of_z, block, memory.z), v = this->read(of_v, block, memory.v);
+      auto result = this->result(block, memory.z);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+        Stat g = this->grad(stripe, vector, counted);
+        set_change(turns[vector], rows[vector], g, z, v, block, vector, result);
+      }
+      this->finish(result, block);
+      this->write(result, block);
+    });
+  }
+
+  template <class Function> void each_block(const Stripe& stripe, Function f) const {
+    for (int64_t start = 0; start < task.columns; start += this->block_columns(stripe))
+      f(this->block(stripe, start, std::min(start + this->block_columns(stripe), task.columns)));
+  }
+
+  void add_turn(Turn& turn, const Known& row, const Inputs& inputs, const typename Base::Numbers& v, const Block& block,
+                int64_t vector) const {
+    Vec ones = {}, others = {}, tv = {};
+    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      Vec e = exponential(x(inputs.z.at(i, count), row.m)), v_here = first<Real>(count, v.at(i, count), 0);
+      ones = e == 1 ? ones + v_here : ones;
+      others = e == 1 ? others : others + product(v_here, e);
+      if (is_dense) tv += product(t(inputs, i, count), v_here);
+    });
+    turn.ones += this->sum_columns(ones);
+    turn.others += this->sum_columns(others);
+    turn.tv += this->sum_columns(tv);
+  }
+
+  Stat C_change(const Turn& turn, const Known& row, const Stripe& stripe, int64_t vector) const {
+    Label y = label(stripe, vector);
+    Stat v_y = {};
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      int64_t y = class_of(stripe, row);
+      if (y != none) this->at(v_y, lane) = this->number(of_v, this->start(stripe, row, of_v) + y * task.column.of[of_v]);
+    });
+    Stat tv = turn.tv + product(y.on_value, v_y);
+    Stat sum = (product(row.T, turn.ones) - tv) + (product(row.T, turn.others) - product(tv, row.r));
+    return row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
+  }
+
+  void set_change(const Turn& turn, const Known& row, Stat g, const typename Base::Numbers& z,
+                  const typename Base::Numbers& v, const Block& block, int64_t vector,
+                  typename Base::Result& result) const {
+    Stat factor = row.is_zero != 0 ? 0 : product(g, row.T / ((1 + row.r) * (1 + row.r)));
+    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      Vec v_here = v.at(i, count), difference = v_here * row.r + (v_here - turn.ones) - turn.others;
+      Vec change = c * (c * (exponential(x(z.at(i, count), row.m)) * difference));
+      result.set(i, count, product<Vec>(Vec{} + factor, change));
+    });
   }
 };
 

@@ -18,6 +18,9 @@ extern "C" PyObject* {name}(PyObject*, PyObject* const* arguments, int64_t) {{
 extern "C" PyObject* {name}_delta(PyObject*, PyObject* const* arguments, int64_t) {{
   return run_delta<{class_name}Kernel>(arguments, {name}_signature);
 }}
+extern "C" PyObject* {name}_change(PyObject*, PyObject* const* arguments, int64_t) {{
+  return run_change<{class_name}Kernel>(arguments, {name}_signature);
+}}
 extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* arguments, int64_t) {{
   return refusal(arguments, {name}_signature);
 }}

@@ -1,0 +1,234 @@
+"""How costs and their δ change in a direction, in every mode, against what autograd derives from the cost's formula."""
+
+import math
+import random
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import grad, jacrev, jvp, vjp, vmap
+
+from ce_torch.costs._reduction import reduce
+from ce_torch.costs._registry import COSTS, SPECS
+from ce_torch.costs.kernels import cpp
+from ce_torch.functional import cross_entropy, log_likelihood, quadratic
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SHAPES = [(3,), (4, 1), (5, 37), (2, 3, 2, 8), (3, 2100), (40, 7)]
+
+
+class Example(NamedTuple):
+    """A cost with random options, its arguments, and a direction."""
+
+    name: str
+    z: Tensor
+    y: Tensor
+    v: Tensor
+    options: dict[str, Any]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return COSTS[self.name].function(z, self.y, **self.options)
+
+    def exactly(self, z: Tensor) -> Tensor:
+        """The cost by its formula, which autograd differentiates."""
+        options = {**COSTS[self.name].defaults, **self.options}
+        reduction = options.pop("reduction")
+        options.pop("out_dtype")
+        options = {k: o.double() if isinstance(o, Tensor) else o for k, o in options.items()}
+        function, inputs = COSTS[self.name].prepare(z, in_float64(self.y), **options)
+        return reduce(reduction, function.spec.cost(*inputs), function.spec.counted(*inputs))
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def example(seed: int) -> Example:
+    choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape, dtype, name = choose.choice(SHAPES), choose.choice(DTYPES), choose.choice([*COSTS])
+    steps = choose.choice([torch.Tensor.contiguous, lambda tensor: tensor.mT.contiguous().mT])
+    z, v = (
+        steps(torch.randn(1, *shape, generator=generator, dtype=torch.float64).mul(2).to(dtype))[0] for _ in range(2)
+    )
+    y = torch.rand(shape, generator=generator).to(choose.choice([dtype, torch.float32]))
+    has_classes = choose.random() < 0.5
+    y = y.argmax(-1) if has_classes else y
+    factors = torch.rand(shape[-1], generator=generator).to(dtype)
+    options = {
+        "quadratic": {"activation": choose.choice(["sigmoid", "linear"])},
+        "cross_entropy": {"weight": factors, "pos_weight": 3 - factors},
+        "focal": {"alpha": choose.choice([None, 0.25]), "gamma": choose.choice([0.0, 0.5, 2.0])},
+        "log_likelihood": {
+            "weight": factors,
+            "temperature": choose.choice([1.0, 0.5, 3.0]),
+            "label_smoothing": choose.choice([0.0, 0.2]),
+            **({"ignore_index": 1} if has_classes and y.ne(1).any() else {}),
+        },
+    }[name]
+    kept = {option: value for option, value in options.items() if choose.random() < 0.6}
+    return Example(name, z, y, v, {"reduction": choose.choice(["mean", "sum", "none"]), **kept})
+
+
+def along(cost: Any, z: Tensor, v: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(cost(forward_ad.make_dual(z, v))).tangent
+
+
+def upstream(C: Tensor) -> Tensor:
+    return torch.linspace(1, 2, C.numel(), dtype=C.dtype).view(C.shape)
+
+
+def twice(cost: Any, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of v · ∂C/∂z, by what reaches C and by z."""
+    z = z.detach().requires_grad_()
+    C = cost(z)
+    g = upstream(C).requires_grad_()
+    (delta,) = torch.autograd.grad(C, z, g, create_graph=True)
+    return torch.autograd.grad(delta, (g, z), v, materialize_grads=True)
+
+
+def forward_over_backward(cost: Any, z: Tensor, v: Tensor) -> Tensor:
+    return jvp(grad(lambda z: (C := cost(z)).mul(upstream(C)).sum()), (z,), (v,))[1]
+
+
+def backward_over_backward(cost: Any, z: Tensor, v: Tensor) -> Tensor:
+    first = grad(lambda z: (C := cost(z)).mul(upstream(C)).sum())
+    return grad(lambda z: (first(z) * v).sum())(z)
+
+
+def transformed(cost: Any, z: Tensor, v: Tensor) -> Tensor:
+    return jvp(cost, (z,), (v,))[1]
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize(
+    "mode", [along, transformed, twice, forward_over_backward, backward_over_backward], ids=lambda f: f.__name__
+)
+def test_every_mode_gives_the_derivative_of_the_formula(mode, seed):
+    case = example(seed)
+    found = mode(case, case.z, case.v)
+    right = mode(case.exactly, case.z.double(), case.v.double())
+    for one, exact in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, right)), strict=True):
+        rounding = max(torch.finfo(one.dtype).eps, torch.finfo(case.z.dtype).eps if one.ndim else 0)
+        size = exact.abs().max().item() + case.v.double().abs().max().item() / 8
+        torch.testing.assert_close(one.double(), exact, rtol=0, atol=32 * rounding * size)
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("dims", [(0, 0), (1, 0), (-1, 0)], ids=str)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_batch_of_gradients_is_the_gradient_of_each(seed, dims, case_dtype):
+    generator = torch.Generator().manual_seed(seed)
+    z, y = (torch.rand(4, 5, 3, generator=generator, dtype=torch.float64).to(case_dtype) for _ in range(2))
+    cost = [quadratic, cross_entropy, log_likelihood, lambda z, y: log_likelihood(z, y.argmax(-1))][seed % 4]
+    each = torch.stack([grad(cost)(*pair) for pair in zip(z, y, strict=True)])
+    z = z.movedim(0, dims[0])
+    torch.testing.assert_close(vmap(grad(cost), in_dims=dims)(z, y), each)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_change_of_delta_is_the_formulas_derivative(spec, case_dtype):
+    z = torch.linspace(-3, 3, 12, dtype=torch.float64).view(4, 3).requires_grad_()
+    y, v = z.detach().abs() / 4, z.detach().cos()
+    constants = [{float: 0.5, int: -100}.get(kind) for kind in [*spec.parameters.values()][2:]]
+    (right,) = torch.autograd.grad(spec.delta(z, y, *constants), z, v)
+    torch.testing.assert_close(spec.curvature(v, z, y, *constants), right)
+
+
+def names_of_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names, kernel = [], cpp.kernel
+    monkeypatch.setattr(cpp, "kernel", lambda name: names.append(name) or kernel(name))
+    return names
+
+
+@pytest.mark.parametrize("mode", [along, transformed, twice, forward_over_backward, backward_over_backward])
+def test_kernels_compute_it(mode, monkeypatch):
+    names = names_of_kernels(monkeypatch)
+    z = torch.randn(4, 3)
+    mode(lambda z: quadratic(z, torch.zeros(4, 3)), z, torch.ones(4, 3))
+    assert "quadratic_change" in names
+
+
+def test_a_kernel_computes_the_gradients_of_a_batch_at_once(monkeypatch):
+    names = names_of_kernels(monkeypatch)
+    vmap(grad(quadratic))(torch.randn(40, 3), torch.zeros(40, 3))
+    assert names == ["quadratic", "quadratic_delta"]
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("z", [9.0, 20.0, 37.0])
+@pytest.mark.parametrize("y", [0, [1.0, 0.0]], ids=["class", "outputs"])
+def test_where_a_softmax_layer_is_sure_and_right_no_digits_are_lost(z, y, case_dtype):
+    z, y = torch.tensor([[z, 0.0]], dtype=case_dtype), torch.tensor([y])
+    y = y.to(case_dtype) if y.is_floating_point() else y
+    a = 1 / (1 + math.exp(z[0, 0].item()))  # of the other class
+    rounding = 16 * torch.finfo(case_dtype).eps
+    for v in ([1.0, 0.0], [0.0, 1.0], [5.0, 2.0]):
+        slope, (_, curvature) = (
+            mode(lambda z: log_likelihood(z, y), z, torch.tensor([v]).to(z)) for mode in (along, twice)
+        )
+        difference = v[0] - v[1]
+        assert slope.item() == pytest.approx(-a * difference, rel=rounding)
+        second = a * (1 - a) * difference
+        assert curvature[0].tolist() == pytest.approx([second, -second], rel=rounding)
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("row", [[-torch.inf] * 3, [torch.nan] * 3, [torch.inf] * 3, [0.0, torch.nan, 1.0]], ids=str)
+def test_an_example_that_is_ignored_changes_nothing_whatever_its_z(row, case_dtype):
+    z = torch.tensor([[1.0, 2, 3], row], dtype=case_dtype)
+    v, y = torch.ones_like(z), torch.tensor([0, -100])
+    v[0] = torch.tensor([1.0, 2.0, 4.0])
+    for mode in (along, transformed, forward_over_backward, backward_over_backward):
+        found = mode(lambda z: log_likelihood(z, y), z, v)
+        alone = mode(lambda z: log_likelihood(z, y[:1]), z[:1], v[:1])
+        torch.testing.assert_close(found if found.ndim == 0 else found[:1], alone)
+        assert found.ndim == 0 or not found[1].any()
+
+
+@pytest.mark.every_backend
+def test_an_example_that_no_gradient_reaches_has_no_second_derivative(whole_case):
+    z, y = whole_case.examples(2, 3)
+    z[1, 0] = torch.nan
+    C = whole_case(z.requires_grad_(), y, "none")
+    g = C.new_tensor([1, 0]).requires_grad_()
+    (delta,) = torch.autograd.grad(C, z, g, create_graph=True)
+    by_g, by_z = torch.autograd.grad(delta, (g, z), torch.ones_like(z))
+    assert by_g.isfinite().all()
+    assert by_z.isfinite().all()
+    assert not by_z[1].any()
+
+
+def test_a_pullback_outlives_its_transform(whole_case):
+    z, y = whole_case.examples(4, 3)
+    C, pull_back = vjp(lambda z: whole_case(z, y, "none"), z)
+    directions = torch.eye(4, dtype=C.dtype)
+    jacobian = jacrev(lambda z: whole_case.by_textbook(z, y, "none"))(z)
+    torch.testing.assert_close(vmap(pull_back)(directions)[0], jacobian)
+    torch.testing.assert_close(pull_back(directions[1])[0], jacobian[1])
+
+
+def test_a_graph_of_an_eager_cost_is_differentiated_under_vmap(whole_case):
+    z, y = whole_case.examples(4, 3)
+    C = whole_case(z.requires_grad_(), y, "none")
+    rows = vmap(lambda g: torch.autograd.grad(C, z, g, retain_graph=True)[0])(torch.eye(4, dtype=C.dtype))
+    torch.testing.assert_close(rows, jacrev(lambda z: whole_case.by_textbook(z, y, "none"))(z.detach()))
+
+
+def test_without_gradients_inside_a_transform_there_are_none():
+    @torch.no_grad()
+    def constant(z: Tensor) -> Tensor:
+        return quadratic(z, torch.zeros(3))
+
+    assert not grad(lambda z: constant(z) + z.sum() - z.sum().detach())(torch.ones(3)).sub(1).any()
+
+
+def test_second_derivatives_go_through_hooks_for_saved_tensors(whole_case):
+    z, y = whole_case.examples(6, 3)
+    expected = twice(lambda z: whole_case(z, y), z, torch.ones_like(z))
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor):
+        found = twice(lambda z: whole_case(z, y), z, torch.ones_like(z))
+    torch.testing.assert_close(found, expected)
