@@ -88,22 +88,15 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   // Sets C to the sums that f(sums, stripe, start, end) adds to.
   template <class Function> void sum_parts(Function f) const {
-    if (task.reduction == Reduction::none) {
-      this->each_stripe([&](const Stripe& stripe) {
-        Stat C[tile_vectors] = {};
-        f(C, stripe, 0, task.columns);
-        for (int64_t vector = 0; vector < this->width(stripe); vector++) this->store_cost(stripe, vector, C[vector]);
-      });
-      return;
-    }
-    std::vector<double> costs(this->parts(part_columns()));
-    this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
+    int64_t columns = task.reduction == Reduction::none ? task.columns : part_columns();
+    this->reduced(columns, double(task.examples), [&](const Stripe& stripe, int64_t start, int64_t end) {
       Stat C[tile_vectors] = {};
       f(C, stripe, start, end);
+      double total = 0;
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
-        this->each_row(stripe, vector, [&](int64_t lane, int64_t) { costs[part] += this->at(C[vector], lane); });
+        total += this->take_cost(stripe, vector, C[vector]);
+      return total;
     });
-    this->reduce(costs.data(), int64_t(costs.size()), double(task.examples));
   }
 
   // The columns of a part: of all its rows a sum has so many elements.

@@ -46,43 +46,62 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   double count() const {
     if (!is_class) return double(task.examples);
     double total = 0;
+    int64_t counted = 0;
     task.layout.each_start(of_y, [&](int64_t row) {
       int64_t y = task.class_at(row);
-      if (y != task.ignore_index) total += weight(y);
+      counted += y != task.ignore_index;
+      if (task.data[of_weight] && y != task.ignore_index) total += weight(y);
     });
-    return total;
+    return task.data[of_weight] ? total : double(counted);
   }
 
   static constexpr int64_t none = -1;
-  // The class of a row; none if y are outputs, or it is ignored.
-  int64_t class_of(const Stripe& stripe, int64_t row) const {
-    if (!is_class) return none;
-    int64_t y = task.class_at(this->start(stripe, row, of_y));
-    return y == task.ignore_index ? none : y;
+  // The class of each row of a stripe; none if y are outputs, or the row is ignored.
+  struct Classes {
+    int64_t y[Base::stripe_rows];
+    bool are_all_ignored;
+  };
+  Classes classes(const Stripe& stripe) const {
+    Classes classes;
+    classes.are_all_ignored = is_class;
+    for (int64_t row = 0; row < stripe.rows; row++) {
+      int64_t y = is_class ? task.class_at(this->start(stripe, row, of_y)) : none;
+      classes.y[row] = y == task.ignore_index ? none : y;
+      classes.are_all_ignored &= classes.y[row] == none;
+    }
+    return classes;
   }
-  bool is_ignored(const Stripe& stripe, int64_t row) const { return is_class && class_of(stripe, row) == none; }
-  bool all_are_ignored(const Stripe& stripe) const {
-    for (int64_t row = 0; row < stripe.rows; row++)
-      if (!is_ignored(stripe, row)) return false;
-    return true;
+
+  // The numbers of a tensor at the classes of a vector's rows.
+  Stat at_classes(Operand tensor, const Stripe& stripe, int64_t vector, const Classes& classes) const {
+    return this->with_numbers_of(tensor, [&](auto* from) {
+      std::remove_const_t<std::remove_pointer_t<decltype(from)>> numbers[lanes] = {};
+      this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+        int64_t y = classes.y[row];
+        if (y != none) numbers[lane] = from[this->start(stripe, row, tensor) + y * task.column.of[tensor]];
+      });
+      Vec all = load_as<Real>(numbers, lanes);
+      if constexpr (tiled) return all;
+      else return all[0];
+    });
   }
 
   // Of rows with a class y: z there, and what t has there, all of it and beyond the others.
   struct Label {
     Stat z = {}, t = {}, on_value = {}, is_ignored = {};
   };
-  Label label(const Stripe& stripe, int64_t vector) const {
+  Label label(const Stripe& stripe, int64_t vector, const Classes& classes) const {
     Label label;
     if (!is_class) return label;
+    Stat weights = {};
     this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-      int64_t y = class_of(stripe, row);
-      this->at(label.is_ignored, lane) = y == none;
-      if (y == none) return;
-      this->at(label.z, lane) =
-          this->number(of_z, this->start(stripe, row, of_z) + y * task.column.of[of_z]);
-      this->at(label.on_value, lane) = (1 - smoothing) * weight(y);
-      this->at(label.t, lane) = weight(y) * (1 - smoothing + off_value);
+      this->at(weights, lane) = classes.y[row] != none;
+      this->at(label.is_ignored, lane) = classes.y[row] == none;
     });
+    if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
+    label.z = at_classes(of_z, stripe, vector, classes);
+    label.on_value = (1 - smoothing) * weights;
+    label.t = weights * (1 - smoothing + off_value);
     return label;
   }
 
@@ -182,33 +201,31 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     if (is_class && !task.all_are_classes()) return false;
     double counted = count();
     if (task.statistics) *(double*)task.statistics = counted;
-    bool is_reduced = task.reduction != Reduction::none;
-    std::vector<Real> costs(is_reduced ? this->rows : 0);
-    this->each_stripe([&](const Stripe& stripe) { cost(stripe, costs.data()); });
-    if (is_reduced) this->reduce(costs.data(), this->rows, counted);
+    this->reduced(task.columns, counted, [&](const Stripe& stripe, int64_t, int64_t) { return cost(stripe); });
     return true;
   }
 
-  void cost(const Stripe& stripe, Real* costs) const {
+  // Stores the costs of a stripe's rows, or returns their sum.
+  double cost(const Stripe& stripe) const {
     Sums all[tile_vectors];
     Memory memory;
-    bool is_needed = !all_are_ignored(stripe);
-    if (is_needed) add_all(all, stripe, memory);
+    Classes classes = this->classes(stripe);
+    if (!classes.are_all_ignored) add_all(all, stripe, memory);
+    double total = 0;
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Label y = label(stripe, vector);
+      Label y = label(stripe, vector, classes);
       Sums& sums = all[vector];
       Stat r = sums.r(), C = -sums.tx;
       sums.T = T(sums, y);
       C -= product(y.on_value, x(y.z, sums.m));
       C += product(sums.T, log1p(r));
-      C = y.is_ignored != 0 ? 0 : C;
-      if (task.reduction == Reduction::none) this->store_cost(stripe, vector, C);
-      else this->each_row(stripe, vector, [&](int64_t lane, int64_t row) { costs[stripe.first + row] = this->at(C, lane); });
-      if (!task.statistics || !is_needed) continue;
+      total += this->take_cost(stripe, vector, y.is_ignored != 0 ? 0 : C);
+      if (!task.statistics || classes.are_all_ignored) continue;
       this->store_statistic(0, stripe, vector, sums.m);
       this->store_statistic(1, stripe, vector, r);
-      this->store_statistic(2, stripe, vector, sums.T);
+      if (!is_class) this->store_statistic(2, stripe, vector, sums.T);
     }
+    return total;
   }
 
   // What is known of each row, and whether it counts at all.
@@ -237,7 +254,8 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   void delta(const Stripe& stripe, int64_t start, int64_t end, double counted) const {
     Memory memory;
     Factors all[tile_vectors];
-    set_factors(all, stripe, counted, memory);
+    Classes classes = this->classes(stripe);
+    set_factors(all, stripe, classes, counted, memory);
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
@@ -249,32 +267,33 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
         delta(all[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
       for (int64_t row = 0; row < (is_class ? stripe.rows : 0); row++) {
-        int64_t y = class_of(stripe, row) - start;
+        int64_t y = classes.y[row] - start;
         if (0 <= y && y < next - start) this->at(result, block, y, row) = this->at(all[row / lanes].at_y, row % lanes);
       }
       this->write(result, block);
     }
   }
 
-  template <class Row> void set_known(Row* rows, const Stripe& stripe, Memory& memory) const {
+  template <class Row>
+  void set_known(Row* rows, const Stripe& stripe, const Classes& classes, Memory& memory) const {
     Sums sums[tile_vectors];
-    if (!task.statistics && !all_are_ignored(stripe)) add_all(sums, stripe, memory);
+    if (!task.statistics && !classes.are_all_ignored) add_all(sums, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Label y = label(stripe, vector);
+      Label y = label(stripe, vector, classes);
       Known& row = rows[vector];
       bool known = task.statistics;
       row.m = known ? this->load_statistic(0, stripe, vector) : sums[vector].m;
       row.r = known ? this->load_statistic(1, stripe, vector) : sums[vector].r();
-      row.T = known ? this->load_statistic(2, stripe, vector) : T(sums[vector], y);
+      row.T = known && !is_class ? this->load_statistic(2, stripe, vector) : T(sums[vector], y);
       auto is_empty = (row.T == 0) & ((row.m == -infinity) | (row.r != row.r));
       row.is_zero = (y.is_ignored != 0) | is_empty ? Stat{} + 1 : Stat{};
     }
   }
 
-  void set_factors(Factors* all, const Stripe& stripe, double counted, Memory& memory) const {
-    set_known(all, stripe, memory);
+  void set_factors(Factors* all, const Stripe& stripe, const Classes& classes, double counted, Memory& memory) const {
+    set_known(all, stripe, classes, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Label y = label(stripe, vector);
+      Label y = label(stripe, vector, classes);
       Factors& of = all[vector];
       Stat g = this->grad(stripe, vector, counted);
       of.is_zero = g == 0 ? 1 : of.is_zero;
@@ -314,29 +333,27 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   void change() const {
     if (task.data[of_delta]) task.use_large_pages();
     double counted = task.statistics ? *(double*)task.statistics : count();
-    bool is_reduced = task.reduction != Reduction::none;
-    std::vector<Real> costs(is_reduced ? this->rows : 0);
-    this->each_stripe([&](const Stripe& stripe) { change(stripe, counted, costs.data()); });
-    if (is_reduced) this->reduce(costs.data(), this->rows, counted);
+    this->reduced(task.columns, counted, [&](const Stripe& stripe, int64_t, int64_t) {
+      return change(stripe, counted);
+    });
   }
 
-  void change(const Stripe& stripe, double counted, Real* costs) const {
+  double change(const Stripe& stripe, double counted) const {
     Memory memory;
     Known rows[tile_vectors];
     Turn turns[tile_vectors];
-    set_known(rows, stripe, memory);
+    Classes classes = this->classes(stripe);
+    set_known(rows, stripe, classes, memory);
     each_block(stripe, [&](const Block& block) {
       Inputs inputs = read_all(block, memory);
       auto v = this->read(of_v, block, memory.v);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         add_turn(turns[vector], rows[vector], inputs, v, block, vector);
     });
-    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Stat C = C_change(turns[vector], rows[vector], stripe, vector);
-      if (task.reduction == Reduction::none) this->store_cost(stripe, vector, C);
-      else this->each_row(stripe, vector, [&](int64_t lane, int64_t row) { costs[stripe.first + row] = this->at(C, lane); });
-    }
-    if (!task.data[of_delta]) return;
+    double total = 0;
+    for (int64_t vector = 0; vector < this->width(stripe); vector++)
+      total += this->take_cost(stripe, vector, C_change(turns[vector], rows[vector], stripe, vector, classes));
+    if (!task.data[of_delta]) return total;
     each_block(stripe, [&](const Block& block) {
       auto z = this->read(of_z, block, memory.z), v = this->read(of_v, block, memory.v);
       auto result = this->result(block, memory.z);
@@ -347,6 +364,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
       this->finish(result, block);
       this->write(result, block);
     });
+    return total;
   }
 
   template <class Function> void each_block(const Stripe& stripe, Function f) const {
@@ -368,14 +386,10 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     turn.tv += this->sum_columns(tv);
   }
 
-  Stat C_change(const Turn& turn, const Known& row, const Stripe& stripe, int64_t vector) const {
-    Label y = label(stripe, vector);
-    Stat v_y = {};
-    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-      int64_t y = class_of(stripe, row);
-      if (y != none) this->at(v_y, lane) = this->number(of_v, this->start(stripe, row, of_v) + y * task.column.of[of_v]);
-    });
-    Stat tv = turn.tv + product(y.on_value, v_y);
+  Stat C_change(const Turn& turn, const Known& row, const Stripe& stripe, int64_t vector,
+                const Classes& classes) const {
+    Stat on_value = label(stripe, vector, classes).on_value, v_y = at_classes(of_v, stripe, vector, classes);
+    Stat tv = turn.tv + product(on_value, v_y);
     Stat sum = (product(row.T, turn.ones) - tv) + (product(row.T, turn.others) - product(tv, row.r));
     return row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
   }

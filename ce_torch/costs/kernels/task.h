@@ -197,6 +197,11 @@ template <class Real, bool tiled> struct Rows {
     return stripe.start.of[tensor] + (tiled ? row * task.layout.inner().steps.of[tensor] : 0);
   }
 
+  // Calls f with a tensor's numbers.
+  template <class Function> auto with_numbers_of(Operand tensor, Function f) const {
+    return with_numbers(task.type[tensor], [&](auto* null) { return f((decltype(null))task.data[tensor]); });
+  }
+
   // One number of a tensor.
   Real number(Operand tensor, int64_t index) const {
     return with_numbers(task.type[tensor], [&](auto* null) {
@@ -294,9 +299,6 @@ template <class Real, bool tiled> struct Rows {
       }
     });
   }
-  template <class Function> void each_stripe(Function f) const {
-    each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t, int64_t) { f(stripe); });
-  }
 
   // Calls f(i, count) for the vectors i of a block that hold columns of the same rows, and count of them.
   template <class Function> static inlined inline void each_vector(const Block& block, int64_t vector, Function f) {
@@ -360,10 +362,23 @@ template <class Real, bool tiled> struct Rows {
     return grad;
   }
 
-  // Reduces costs, of rows or of parts, into C.
-  template <class Number> void reduce(const Number* costs, int64_t count, double counted) const {
+  // Stores the costs of a vector's rows in C, or returns their sum.
+  double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
     double total = 0;
-    for (int64_t i = 0; i < count; i++) total += costs[i];
+    each_row(stripe, vector, [&](int64_t lane, int64_t) { total += at(C, lane); });
+    return total;
+  }
+
+  // Calls cost(stripe, start, end), which returns a sum of costs, for all parts of so many columns, and reduces the sums.
+  template <class Function> void reduced(int64_t part_columns, double counted, Function cost) const {
+    std::vector<double> costs(parts(part_columns));
+    each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
+      costs[part] = cost(stripe, start, end);
+    });
+    if (task.reduction == Reduction::none) return;
+    double total = 0;
+    for (double cost : costs) total += cost;
     set_cost(0, task.reduction == Reduction::sum ? total : total / counted);
   }
 };
