@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._precision import compute_dtype, to_dtype
 from ce_torch.costs.kernels import (
     NOT_PLAIN,
     OFF,
@@ -72,7 +72,7 @@ def softmax_cost(
 ) -> tuple[Tensor, Tensor]:
     """Return C, and the statistics: m, r and T of each row, and how much all classes y count in the mean."""
     real, N = compute_dtype(z), count_examples(z)
-    C, statistics = new_cost(reduction, z, dtype), new_statistics(z, real)
+    C, statistics = new_cost(reduction, z, kernel_dtype(z, dtype)), new_statistics(z, real)
     C_of_rows = per_example(C) if reduction == "none" else None
     layout = lay_out(z, as_outputs(y), weight, maxima(z, statistics), C_of_rows)
     z_rows, y_rows, weights, m, C_rows = layout.tensors
@@ -84,7 +84,7 @@ def softmax_cost(
         finish(reduction, C, partials, None, counted(statistics))
     elif reduction != "none":
         finish(reduction, C, partials, N)
-    return C, statistics
+    return to_dtype(C, dtype), statistics
 
 
 def softmax_delta(
@@ -144,7 +144,7 @@ def elements(spec: "CostSpec") -> Implementation:
 
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, None]:
         weights, numbers = sort(inputs)
-        C = new_cost(reduction, z, dtype)
+        C = new_cost(reduction, z, kernel_dtype(z, dtype))
         C_of_rows = per_example(C) if reduction == "none" else None
         layout = lay_out(z, as_outputs(y), *weights, C_of_rows, merges_columns=rows_may_merge(reduction, y))
         *tensors, C_rows = layout.tensors
@@ -154,7 +154,7 @@ def elements(spec: "CostSpec") -> Implementation:
         launch("elements", layout, part, C_rows, partials, *tensors, *numbers, part=part, formula=formula)
         if reduction != "none":
             finish(reduction, C, partials, count_examples(z))
-        return C, None
+        return to_dtype(C, dtype), None
 
     def delta(
         grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any
@@ -217,6 +217,11 @@ def run(name: str, tensor: Tensor, programs: int, *arguments: Any, **constants: 
 
     with torch.cuda.device_of(tensor):
         getattr(gpu_kernels, name)[(programs,)](*arguments, **constants)
+
+
+def kernel_dtype(z: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which the kernels give C: they do not round float64 to another."""
+    return torch.float64 if z.dtype == torch.float64 else dtype
 
 
 def count_examples(z: Tensor) -> int:
