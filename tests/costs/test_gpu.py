@@ -54,7 +54,6 @@ def test_what_is_ignored_costs_nothing_whatever_its_z(options):
     assert not delta[::2].any()
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
 def test_where_all_is_ignored_the_mean_is_nan_and_has_no_gradient():
     z, y = torch.zeros(3, 4, device=DEVICE), torch.full((3,), -100, device=DEVICE)
     C, delta = cost_and_delta(log_likelihood, z, y)

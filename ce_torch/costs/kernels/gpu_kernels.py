@@ -262,7 +262,8 @@ def finish(C, counted, partials, programs, N, averages: tl.constexpr, block: tl.
         n = tl.sum(count, 0)
         tl.store(counted, n)
     if C is not None:
-        C_all = C_all / n if averages else C_all
+        if averages:
+            C_all = tl.where(n == 0, float("nan"), C_all / tl.where(n == 0, 1, n))
         # Triton does not round float64 to half precision.
         tl.store(C, C_all.to(partials.dtype.element_ty).to(C.dtype.element_ty))
 
