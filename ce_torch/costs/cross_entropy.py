@@ -21,8 +21,6 @@ from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
 if TYPE_CHECKING:
-    import triton.language as tl
-
     from ce_torch.costs.kernels.gpu_kernels import element_cross_entropy, sigmoid_error
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z), 1 − a is σ(−z):
@@ -89,13 +87,12 @@ template <class Real> struct CrossEntropy : Numbers<Real> {
 """
 
 
-def triton_cost(z, y, first, second):
-    # A maximum may lose a nan.
-    return tl.where(z == z, element_cross_entropy(z, y), z)
+def triton_cost(z, y, p, first, second):
+    return element_cross_entropy(z, y, p)
 
 
-def triton_delta(z, y, first, second):
-    return sigmoid_error(z, y)
+def triton_delta(z, y, p, first, second):
+    return sigmoid_error(z, y, p)
 
 
 CROSS_ENTROPY = CostFunction(

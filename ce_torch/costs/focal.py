@@ -136,19 +136,17 @@ def triton_factor(z, y, alpha, gamma):
     return balance * tl.where(gamma == 0, 1.0, tl.exp(gamma * ln_m))
 
 
-def triton_cost(z, y, alpha, gamma):
-    factor = triton_factor(z, y, alpha, gamma)
-    # A maximum may lose a nan.
-    return tl.where(z == z, tl.where(factor == 0, 0.0, factor * element_cross_entropy(z, y)), z)
+def triton_cost(z, y, p, alpha, gamma):
+    return product(triton_factor(z, y, alpha, gamma), element_cross_entropy(z, y, p))
 
 
-def triton_delta(z, y, alpha, gamma):
+def triton_delta(z, y, p, alpha, gamma):
     a = sigmoid(z)
     b = sigmoid(-z)
     m = (1.0 - y) * a + y * b
     ratio = tl.where(y == 0, b, tl.where(y == 1, a, a * b / tl.where(m == 0, 1.0, m)))
-    slope = tl.where(ratio == 0, 0.0, ratio * element_cross_entropy(z, y))
-    return triton_factor(z, y, alpha, gamma) * (sigmoid_error(z, y) + gamma * (1.0 - 2.0 * y) * slope)
+    slope = product(ratio, element_cross_entropy(z, y, p))
+    return triton_factor(z, y, alpha, gamma) * (sigmoid_error(z, y, p) + gamma * (1.0 - 2.0 * y) * slope)
 
 
 FOCAL = CostFunction(

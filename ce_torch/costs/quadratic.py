@@ -67,12 +67,12 @@ template <class Real> struct Quadratic : Numbers<Real> {
 """
 
 
-def triton_cost(z, y, first, second):
-    return 0.5 * sigmoid_error(z, y) * sigmoid_error(z, y)
+def triton_cost(z, y, p, first, second):
+    return 0.5 * sigmoid_error(z, y, p) * sigmoid_error(z, y, p)
 
 
-def triton_delta(z, y, first, second):
-    return sigmoid_error(z, y) * sigmoid(z) * sigmoid(-z)
+def triton_delta(z, y, p, first, second):
+    return sigmoid_error(z, y, p) * sigmoid(z) * sigmoid(-z)
 
 
 def linear_cost(z: Tensor, y: Tensor) -> Tensor:
@@ -101,11 +101,11 @@ template <class Real> struct LinearQuadratic : Numbers<Real> {
 """
 
 
-def triton_linear_cost(z, y, first, second):
+def triton_linear_cost(z, y, p, first, second):
     return 0.5 * (z - y) * (z - y)
 
 
-def triton_linear_delta(z, y, first, second):
+def triton_linear_delta(z, y, p, first, second):
     return z - y
 
 

@@ -1,46 +1,82 @@
-"""Compile the kernels for an H100, without one, and check that they read z and write δ 128 bits at once."""
+"""Compile what the costs launch for an H100, without one, and check that they read z and write δ 128 bits at once."""
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-from ce_torch.costs._registry import SPECS
-from ce_torch.costs.kernels import gpu_kernels as kernels
-from ce_torch.costs.kernels.gpu import formulas
-
-POINTERS = {"C": "*fp32", "m": "*fp32", "r": "*fp32"}
-CONSTANTS = {"z_column": 1, "y_column": 1, "g_row": 0, "block": 4096}
+from ce_torch.costs._registry import COSTS
+from ce_torch.costs.kernels import cpp, gpu
+from ce_torch.functional import cross_entropy, log_likelihood
 
 
-def compiled(kernel, dtype: str, **constants) -> str:
-    """Return `kernel`, compiled for rows of z that begin at multiples of 16 elements, as most do."""
-    constants |= {name: value for name, value in CONSTANTS.items() if name in kernel.arg_names}
-    integers, numbers = ("z_row", "y_row", "columns", "ignore_index"), ("c", "first", "second")
-    types = dict.fromkeys(integers, "i32") | dict.fromkeys(numbers, "fp32") | POINTERS
-    if kernel in (kernels.log_likelihood, kernels.log_likelihood_delta):
-        types["y"] = "*i64"
-    signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in kernel.arg_names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]] for i, type in enumerate(signature.values()) if type[0] == "*" or type == "i32"
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["ptx"]
+class H100:
+    """As much of a driver as Triton needs to compile."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
 
 
-def is_in_128_bits(access: str, program: str) -> bool:
-    return f"{access}.global.v4" in program
+Call = Callable[[Tensor], Tensor]
+programs: dict[str, str] = {}
+run = JITFunction.run
 
 
-def assert_moves_128_bits(cost, delta, dtype: str, name: str, formulas=(None, None)) -> None:
-    constants = [{} if formula is None else {"formula": formula} for formula in formulas]
-    cost, delta = compiled(cost, dtype, **constants[0]), compiled(delta, dtype, **constants[1])
-    assert is_in_128_bits("ld", cost), (dtype, name)
-    assert is_in_128_bits("ld", delta), (dtype, name)
-    assert is_in_128_bits("st", delta), (dtype, name)
+def compile_only(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> None:
+    programs[kernel.__name__] = run(kernel, *arguments, grid=grid, warmup=True, **constants).asm["ptx"]
 
 
-for dtype in ("fp32", "bf16", "fp16"):
-    assert_moves_128_bits(kernels.log_likelihood, kernels.log_likelihood_delta, dtype, "log_likelihood")
-    for spec in SPECS:
-        if spec.triton:
-            assert_moves_128_bits(kernels.elements, kernels.elements_delta, dtype, spec.name, formulas(spec))
+def calls(shape: tuple[int, ...]) -> Iterator[tuple[str, Call]]:
+    """Yield each cost as a function of z, and those with options with all of them."""
+    classes, outputs, weights = torch.zeros(shape[:-1], dtype=torch.int64), torch.zeros(shape), torch.ones(shape[-1])
+    for cost in COSTS.values():
+        for function in cost.cost_functions:
+            y = classes if function.spec.family == "softmax" else outputs
+            options = dict(function.spec.examples[0])
+            yield function.spec.name, lambda z, cost=cost, y=y, options=options: cost.function(z, y, **options)
+    of_softmax = {"weight": weights, "label_smoothing": 0.1, "temperature": 2.0}
+    of_neurons = {"weight": weights, "pos_weight": weights}
+    yield "log_likelihood of classes, with options", lambda z: log_likelihood(z, classes, **of_softmax)
+    yield "log_likelihood of outputs, with options", lambda z: log_likelihood(z, outputs, **of_softmax)
+    yield "cross_entropy of classes, with options", lambda z: cross_entropy(z, classes, **of_neurons)
+    yield "cross_entropy of outputs, with options", lambda z: cross_entropy(z, outputs, **of_neurons)
+
+
+def moves_128_bits(access: str, program: str, dtype: torch.dtype) -> bool:
+    return f"{access}.global.v{'2.b64' if dtype == torch.float64 else '4.b32'}" in program
+
+
+triton.runtime.driver.set_active(H100())
+JITFunction.run = compile_only
+cpp.has_kernels = lambda: False
+gpu.is_on_gpu = lambda z: True
+torch.cuda.device_of = lambda tensor: nullcontext()
+# Classes that come last, and classes before pixels, of which rows are neighbours in memory.
+for shape, last, dtypes in (
+    ((8, 8192), (8, 8192), (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
+    ((2, 32, 8, 64), (2, 8, 64, 32), (torch.float32,)),
+):
+    for dtype in dtypes:
+        z = torch.zeros(shape, dtype=dtype)
+        z = (z if shape == last else z.movedim(1, -1)).requires_grad_()
+        for name, cost in calls(last):
+            programs.clear()
+            cost(z).backward()
+            (of_cost,) = (text for kernel, text in programs.items() if kernel in ("log_likelihood", "elements"))
+            (of_delta,) = (text for kernel, text in programs.items() if kernel.endswith("_delta"))
+            # Where rows are neighbours, those that are ignored are left out one by one.
+            if shape == last:
+                assert moves_128_bits("ld", of_cost, dtype), (name, shape, dtype)
+                assert moves_128_bits("ld", of_delta, dtype), (name, shape, dtype)
+            assert moves_128_bits("st", of_delta, dtype), (name, shape, dtype)

@@ -1,9 +1,7 @@
-"""The costs on a GPU by the kernels of `gpu_kernels.py`, which need Triton; where it is missing the formulas run.
-
-Float64 is left to the formulas: it is there for checks of gradients, and kernels that work in float32 are no help.
-"""
+"""The costs on a GPU by the kernels of `gpu_kernels.py`, which need Triton; where it is missing the formulas run."""
 
 import importlib.util
+import math
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
@@ -12,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._precision import compute_dtype, to_dtype
-from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs.kernels import (
     NOT_PLAIN,
     OFF,
@@ -25,12 +21,15 @@ from ce_torch.costs.kernels import (
     new_statistics,
 )
 from ce_torch.costs.kernels import formulas as whole_tensors
+from ce_torch.costs.kernels.gpu_layout import Layout, lay_out
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
 
-# Elements that a program holds at once: enough loads under way to keep the memory busy, few enough for the registers.
-LARGEST_BLOCK = 4096
+# How many tiles of columns a program adds up where rows are parts of a sum.
+PART_TILES = 4
+# How many parts of a sum the last program holds at once.
+FINISH_BLOCK = 1024
 
 
 def refusal(*inputs: Any) -> str | None:
@@ -42,8 +41,6 @@ def refusal(*inputs: Any) -> str | None:
         return NOT_PLAIN
     if z.numel() == 0:
         return "z is empty"
-    if compute_dtype(z) != torch.float32:
-        return "z is float64"
     if not has_triton():
         return "Triton is not installed"
     if not kernels_are_on():
@@ -62,16 +59,8 @@ def has_triton() -> bool:
 
 def triton(spec: "CostSpec") -> Implementation:
     """Return the cost's kernels for a GPU as an implementation; how it changes is left to its formulas."""
-    kernels = (softmax_refusal, softmax_cost, softmax_delta) if spec.family == "softmax" else elements(spec)
+    kernels = (refusal, softmax_cost, softmax_delta) if spec.family == "softmax" else elements(spec)
     return Implementation("triton", *kernels, whole_tensors.formulas(spec).change)
-
-
-def softmax_refusal(
-    z: Tensor, y: Tensor, weight: Tensor | None, c: float, ignore_index: int, label_smoothing: float
-) -> str | None:
-    if weight is not None or label_smoothing != 0 or y.is_floating_point():
-        return refusal(z) or "they support neither weights, nor label smoothing, nor desired outputs"
-    return refusal(z, y)
 
 
 def softmax_cost(
@@ -79,17 +68,26 @@ def softmax_cost(
     reduction: str,
     z: Tensor,
     y: Tensor,
-    weight: None,
+    weight: Tensor | None,
     c: float,
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return C, and the statistics m and r of each row."""
-    rows, classes, C = as_rows(z), y.reshape(-1), new_cost("none", z, torch.float32)
-    statistics = new_statistics(z, torch.float32)
-    inputs = rows, classes, normal(c), ignore_index
-    launch("log_likelihood", rows, (len(rows),), C, *split(statistics), *inputs, *rows.stride(), *classes.stride())
-    return to_dtype(reduce(reduction, C, y != ignore_index), dtype), statistics
+    """Return C, and the statistics: m, r and T of each row, and how much all classes y count in the mean."""
+    real, N = compute_dtype(z), count_examples(z)
+    C, statistics = new_cost(reduction, z, kernel_dtype(z, dtype)), new_statistics(z, real)
+    C_of_rows = per_example(C) if reduction == "none" else None
+    layout = lay_out(z, as_outputs(y), weight, maxima(z, statistics), C_of_rows)
+    z_rows, y_rows, weights, m, C_rows = layout.tensors
+    part = layout.sizes[0]
+    partials = z.new_empty((2, layout.programs(part)), dtype=real)
+    inputs = z_rows, y_rows, weights, normal(c, real), label_smoothing, ignore_index, N
+    launch("log_likelihood", layout, part, C_rows, partials, m, *inputs, smooths=label_smoothing != 0)
+    if not y.is_floating_point():
+        finish(reduction, C, partials, None, counted(statistics))
+    elif reduction != "none":
+        finish(reduction, C, partials, N)
+    return to_dtype(C, dtype), statistics
 
 
 def softmax_delta(
@@ -98,7 +96,7 @@ def softmax_delta(
     reduction: str,
     z: Tensor,
     y: Tensor,
-    weight: None,
+    weight: Tensor | None,
     c: float,
     ignore_index: int,
     label_smoothing: float,
@@ -106,59 +104,77 @@ def softmax_delta(
 ) -> Tensor:
     """Return δ times what reached C, shaped like z and of its dtype."""
     if statistics is None:
-        _, statistics = softmax_cost(torch.float32, "none", z, y, weight, c, ignore_index, label_smoothing)
-    delta = z if in_place else new_delta(z)
-    rows, classes, g = as_rows(z), y.reshape(-1), row_grads(grad_output, reduction, z, y != ignore_index)
-    inputs = *split(statistics), rows, classes, normal(c), ignore_index
-    strides = *rows.stride(), *classes.stride()
-    launch("log_likelihood_delta", rows, row_blocks(rows), delta, g, *g.stride(), *inputs, *strides)
-    return follow(z, delta)
+        _, statistics = softmax_cost(compute_dtype(z), "none", z, y, weight, c, ignore_index, label_smoothing)
+    delta = z if in_place else torch.empty_like(z)
+    layout = lay_out(z, as_outputs(y), weight, maxima(z, statistics), row_grads(grad_output), delta)
+    z_rows, y_rows, weights, m, grads, delta_rows = layout.tensors
+    inputs = z_rows, y_rows, weights, normal(c, statistics.dtype), label_smoothing, ignore_index, count_examples(z)
+    outputs = delta_rows, grads, m, counted(statistics)
+    constants = {"averages": reduction == "mean", "smooths": label_smoothing != 0}
+    launch("log_likelihood_delta", layout, layout.tile_columns, *outputs, *inputs, **constants)
+    return delta
 
 
-def split(statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """Return m and r of each row."""
-    m, r, _, _ = statistics[2:].chunk(4)
-    return m, r
+def maxima(z: Tensor, statistics: Tensor) -> Tensor:
+    """Return m of each row; r and T follow in memory."""
+    return statistics[2 : 2 + count_examples(z)].view(*z.shape[:-1], 1)
 
 
-def normal(c: float) -> float:
-    """Return c, or the smallest normal number of float32 for one below, so that c · ∞ is ∞."""
-    return max(c, torch.finfo(torch.float32).tiny)
+def counted(statistics: Tensor) -> Tensor:
+    return statistics.view(torch.float64)
+
+
+def normal(c: float, dtype: torch.dtype) -> float:
+    """Return c, or the smallest normal number of the dtype for one below, so that c · ∞ is ∞."""
+    return max(c, torch.finfo(dtype).tiny)
 
 
 def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
-    """Return refusal, cost and δ of a cost that is a sum over neurons, without weights."""
+    """Return refusal, cost and δ of a cost that is a sum over neurons."""
     count, positions = len(spec.weights), spec.positions(float)
 
-    def elements_refusal(z: Tensor, y: Tensor, *inputs: Any) -> str | None:
-        if not spec.triton:
-            return "the cost has none"
-        if any(weight is not None for weight in inputs[:count]):
-            return refusal(z) or "they support no weights"
-        return refusal(z, y)
+    def elements_refusal(*inputs: Any) -> str | None:
+        return refusal(*inputs) if spec.triton else "the cost has none"
 
-    def prepare(z: Tensor, y: Tensor, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        rows, y = as_rows(z), as_rows(desired_outputs(y, z).expand(z.shape))
-        first, second, *_ = *(inputs[i] for i in positions), 0.0, 0.0
-        return rows, y, *rows.stride(), *y.stride(), first, second
+    def sort(inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[float, ...]]:
+        """Return the weight and pos_weight among inputs after y, and the two numbers, where they are missing too."""
+        weights = *inputs[:count], None, None
+        numbers = *(inputs[i] for i in positions), 0.0, 0.0
+        return weights[:2], numbers[:2]
 
-    def cost(dtype: torch.dtype, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-        C = new_cost("none", z, torch.float32)
-        rows, *rest = prepare(z, y, inputs)
+    def cost(dtype: torch.dtype, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, None]:
+        weights, numbers = sort(inputs)
+        C = new_cost(reduction, z, kernel_dtype(z, dtype))
+        C_of_rows = per_example(C) if reduction == "none" else None
+        layout = lay_out(z, as_outputs(y), *weights, C_of_rows, merges_columns=rows_may_merge(reduction, y))
+        *tensors, C_rows = layout.tensors
+        part = layout.sizes[0] if reduction == "none" else PART_TILES * layout.tile_columns
+        partials = z.new_empty(layout.programs(part), dtype=compute_dtype(z))
         formula, _ = formulas(spec)
-        launch("elements", rows, (len(rows),), C, rows, *rest, formula=formula)
-        return to_dtype(reduce(reduction, C), dtype), new_statistics(z, torch.float32)
+        launch("elements", layout, part, C_rows, partials, *tensors, *numbers, part=part, formula=formula)
+        if reduction != "none":
+            finish(reduction, C, partials, count_examples(z))
+        return to_dtype(C, dtype), None
 
     def delta(
         grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any
     ) -> Tensor:
-        g, delta = row_grads(grad_output, reduction, z), new_delta(z)
-        rows, *rest = prepare(z, y, inputs)
+        delta, (weights, numbers) = torch.empty_like(z), sort(inputs)
+        others = as_outputs(y), *weights, row_grads(grad_output), delta
+        layout = lay_out(z, *others, merges_columns=rows_may_merge(reduction, y))
+        *tensors, grads, delta_rows = layout.tensors
         _, formula = formulas(spec)
-        launch("elements_delta", rows, row_blocks(rows), delta, g, *g.stride(), rows, *rest, formula=formula)
-        return follow(z, delta)
+        constants = {"averages": reduction == "mean", "formula": formula}
+        arguments = delta_rows, grads, *tensors, *numbers, count_examples(z)
+        launch("elements_delta", layout, layout.tile_columns, *arguments, **constants)
+        return delta
 
     return elements_refusal, cost, delta
+
+
+def rows_may_merge(reduction: str, y: Tensor) -> bool:
+    """Return whether it does not matter where a row ends, since neither its C nor its class does."""
+    return reduction != "none" and y.is_floating_point()
 
 
 @cache
@@ -180,40 +196,47 @@ def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out_dtype=torch.float32)
 
 
-def launch(name: str, rows: Tensor, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run the kernel of this name, for each row or for each of its blocks."""
+def launch(name: str, layout: Layout, columns: int, *arguments: Any, **constants: Any) -> None:
+    """Run the kernel of this name, in programs that take this many columns of their rows."""
+    tile = {"tile_rows": layout.tile_rows, "tile_columns": layout.tile_columns}
+    warps = min(max(layout.tile_rows * layout.tile_columns // 256, 1), 8)
+    run(name, layout.z, layout.programs(columns), *arguments, sizes=layout.sizes, num_warps=warps, **tile, **constants)
+
+
+def finish(reduction: str, C: Tensor, partials: Tensor, N: int | None, counted: Tensor | None = None) -> None:
+    """Add up C, and how much all rows count in the mean: N, or the sum over programs."""
+    result = None if reduction == "none" else C
+    constants = {"averages": reduction == "mean", "block": FINISH_BLOCK}
+    run("finish", partials, 1, result, counted, partials, partials.shape[-1], N, **constants)
+
+
+def run(name: str, tensor: Tensor, programs: int, *arguments: Any, **constants: Any) -> None:
+    """Run the kernel of this name where this tensor is."""
     # Here, because the import takes as long as a thousand costs, and needs Triton.
     from ce_torch.costs.kernels import gpu_kernels
 
-    block = row_block(rows)
-    with torch.cuda.device_of(rows):
-        getattr(gpu_kernels, name)[grid](
-            *arguments, columns=rows.shape[1], block=block, num_warps=min(max(block // 256, 1), 8), **constants
-        )
+    with torch.cuda.device_of(tensor):
+        getattr(gpu_kernels, name)[(programs,)](*arguments, **constants)
 
 
-def row_block(rows: Tensor) -> int:
-    """Return how many elements of a row a program holds at once, a power of two."""
-    return min(1 << (rows.shape[1] - 1).bit_length(), LARGEST_BLOCK)
+def kernel_dtype(z: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which the kernels give C: they do not round float64 to another."""
+    return torch.float64 if z.dtype == torch.float64 else dtype
 
 
-def row_blocks(rows: Tensor) -> tuple[int, int]:
-    return len(rows), -(-rows.shape[1] // row_block(rows))
+def count_examples(z: Tensor) -> int:
+    return math.prod(z.shape[:-1])
 
 
-def as_rows(tensor: Tensor) -> Tensor:
-    """Return the examples as rows: a view, unless the strides of the leading dimensions don't admit one."""
-    return tensor.reshape(-1, tensor.shape[-1])
+def per_example(tensor: Tensor) -> Tensor:
+    """Return numbers of each example such that they broadcast to z."""
+    return tensor.unsqueeze(-1)
 
 
-def row_grads(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:
-    return example_grad(grad_output, reduction, z, counted).expand(*z.shape[:-1], 1).reshape(-1)
+def as_outputs(y: Tensor) -> Tensor:
+    return y if y.is_floating_point() else per_example(y)
 
 
-def follow(z: Tensor, delta: Tensor) -> Tensor:
-    """Return δ in the memory format of z."""
-    return delta if z.is_contiguous() else torch.empty_like(z).copy_(delta)
-
-
-def new_delta(z: Tensor) -> Tensor:
-    return torch.empty(z.shape, dtype=z.dtype, device=z.device)
+def row_grads(grad_output: Tensor) -> Tensor:
+    """Return what reached C, in memory."""
+    return per_example(grad_output if is_plain(grad_output) else torch.empty_like(grad_output).copy_(grad_output))

@@ -1,49 +1,277 @@
 """The costs and their δ on a GPU, in Triton: z is read once forward, read once and δ written once backward.
 
-The formulas are those of the plain versions, worked out in float32. A program works on one row of z, or on one block of
-a row, and a row's number is an int64: z may have more than 2³¹ elements.
+The formulas are those of the plain versions, worked out in float32, or in float64 for such z. What is None or constant
+is settled when a kernel is compiled: an option that is left out costs nothing.
 """
 
 import triton
 import triton.language as tl
 
+from ce_torch.costs.kernels.gpu_tiles import load_tile, place, row_pointers, store_delta, tile_pointers
+
 
 @triton.jit
-def log_likelihood(C, m, r, z, y, c, ignore_index, z_row, z_column, y_row, columns, block: tl.constexpr):
-    """C = ln(1 + r) − x_y of a row, with x = c (z − m), m = maxⱼ zⱼ, r = Σⱼ exp xⱼ − 1, in one pass over z.
+def log_likelihood(
+    C,
+    partials,
+    m,
+    z,
+    y,
+    w,
+    c: tl.float64,
+    smoothing: tl.float64,
+    ignore_index,
+    N,
+    sizes,
+    smooths: tl.constexpr,
+    tile_rows: tl.constexpr,
+    tile_columns: tl.constexpr,
+):
+    """C = T ln(1 + r) − Σⱼ tⱼ xⱼ of each row, with x = c (z − m), m = maxⱼ zⱼ, r = Σⱼ exp xⱼ − 1 and T = Σⱼ tⱼ."""
+    real: tl.constexpr = m.memory.dtype.element_ty
+    c, smoothing = tl.full((), c, real), tl.full((), smoothing, real)
+    _, rows, inside = place(sizes, sizes[0], tile_rows)
+    counts = inside
+    if y.memory.dtype.element_ty.is_int():
+        label = tl.load(row_pointers(y, rows), mask=inside, other=ignore_index)
+        counts = inside & (label != ignore_index)
+    m_row, r, T, tx = row_sums(z, y, w, c, smoothing, rows, counts, smooths, tile_rows, tile_columns)
+    if y.memory.dtype.element_ty.is_int():
+        w_y = class_weight(w, rows, label, counts, real)
+        z_y = tl.load(row_pointers(z, rows) + label * z.strides[0], mask=counts & (w_y == w_y), other=0.0)
+        value = (1.0 - smoothing) * w_y
+        T += value
+        tx += product(value, exponent(z_y.to(real), m_row, c))
+    r = tl.where(counts, r, 0.0)
+    C_row = tl.where(counts, product(T, log1p(r)) - tx, 0.0)
+    statistics = row_pointers(m, rows)
+    tl.store(statistics, m_row, mask=inside)
+    tl.store(statistics + N, r, mask=inside)
+    tl.store(statistics + 2 * N, T, mask=inside)
+    if C is not None:
+        tl.store(row_pointers(C, rows), C_row, mask=inside)
+    tl.store(partials + tl.program_id(0), tl.sum(C_row, 0))
+    if y.memory.dtype.element_ty.is_int():
+        tl.store(partials + tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(counts, w_y, 0.0), 0))
+
+
+@triton.jit
+def row_sums(
+    z, y, w, c, smoothing, rows, counts, smooths: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr
+):
+    """m and r of each row that counts, and the sums of t and of t x, but for what a class y has beyond the others.
 
     Every lane has a maximum of its own until the row's end, and counts how many exponentials are 1, the largest. The
     sum of the others keeps its digits beside them.
     """
-    row = tl.program_id(0).to(tl.int64)
-    z += row * z_row
-    m_lane = tl.full([block], -float("inf"), tl.float32)
-    ones_lane = tl.zeros([block], tl.float32)
-    others_lane = tl.zeros([block], tl.float32)
-    for start in range(0, columns, block):
-        column = start + tl.arange(0, block).to(tl.int64)
-        z_lane = tl.load(z + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
-        larger = tl.maximum(m_lane, z_lane)
-        others_lane = tl.where(
-            larger > m_lane, (ones_lane + others_lane) * tl.exp(exponent(m_lane, larger, c)), others_lane
-        )
-        ones_lane = tl.where(larger > m_lane, 0.0, ones_lane)
-        x = exponent(z_lane, larger, c)
-        ones_lane += tl.where(x == 0, 1.0, 0.0)
-        others_lane += tl.where(x == 0, 0.0, tl.exp(x))
-        m_lane = larger
-    m_row = tl.max(m_lane, 0)
-    x = exponent(m_lane, m_row, c)
-    ones = tl.sum(tl.where(x == 0, ones_lane, 0.0), 0)
-    others = tl.sum(tl.where(x == 0, others_lane, (ones_lane + others_lane) * tl.exp(x)), 0)
-    y_of_row = tl.load(y + row * y_row)
-    names_a_class = (y_of_row >= 0) & (y_of_row < columns)
-    z_y = tl.load(z + y_of_row * z_column, mask=names_a_class, other=float("nan")).to(tl.float32)
-    r_row = others + (ones - 1.0)
-    C_row = log1p(r_row) - exponent(z_y, m_row, c)
-    tl.store(C + row, tl.where(y_of_row == ignore_index, 0.0, C_row))
-    tl.store(m + row, m_row)
-    tl.store(r + row, r_row)
+    sizes, _, _ = rows
+    has_spread: tl.constexpr = smooths or y.memory.dtype.element_ty.is_floating()
+    ones = tl.zeros([tile_rows, tile_columns], c.dtype)
+    others, T, tx, m = ones, ones, ones, ones - float("inf")
+    # Where no row counts nothing is read.
+    end = tl.where(tl.max(counts.to(tl.int32), 0) > 0, sizes[0], 0).to(tl.int64)
+    for start in range(0, end, tile_columns):
+        column = start + tl.arange(0, tile_columns)
+        mask = counts[:, None] & (column < sizes[0])[None, :]
+        z_tile = tl.load(tile_pointers(z, rows, column), mask=mask, other=-float("inf")).to(c.dtype)
+        larger = tl.maximum(m, z_tile)
+        fall = tl.where(larger > m, exponent(m, larger, c), 0.0)
+        others = tl.where(larger > m, (ones + others) * tl.exp(fall), others)
+        ones = tl.where(larger > m, 0.0, ones)
+        x = exponent(z_tile, larger, c)
+        ones += tl.where(x == 0, 1.0, 0.0)
+        others += tl.where(x == 0, 0.0, tl.exp(x))
+        if has_spread:
+            t = spread_target(y, w, smoothing, rows, column, mask, smooths)
+            tx += product(T, fall) + product(t, x)
+            T += t
+        m = larger
+    m_row = tl.max(m, 1)
+    x = exponent(m, m_row[:, None], c)
+    ones_row = tl.sum(tl.where(x == 0, ones, 0.0), 1)
+    r = tl.sum(tl.where(x == 0, others, (ones + others) * tl.exp(x)), 1) + (ones_row - 1.0)
+    T_row, tx_row = tl.zeros_like(r), tl.zeros_like(r)
+    if has_spread:
+        T_row, tx_row = tl.sum(T, 1), tl.sum(tx + product(T, x), 1)
+    return m_row, r, T_row, tx_row
+
+
+@triton.jit
+def spread_target(y, w, smoothing, rows, column, mask, smooths: tl.constexpr):
+    """t of a tile, but for what a class y has beyond the others."""
+    sizes, _, _ = rows
+    t = tl.zeros(mask.shape, smoothing.dtype)
+    if y.memory.dtype.element_ty.is_floating():
+        t += (1.0 - smoothing) * load_tile(y, rows, column, mask, smoothing.dtype)
+    if smooths:
+        t += smoothing / sizes[0]
+    return tl.where(mask, t * load_tile(w, rows, column, mask, smoothing.dtype), 0.0)
+
+
+@triton.jit
+def class_weight(w, rows, label, counts, real: tl.constexpr):
+    """The weight of each row's class, nan for one that is none."""
+    sizes, _, _ = rows
+    is_class = (label >= 0) & (label < sizes[0])
+    weight = tl.full(label.shape, 1.0, real)
+    if w is not None:
+        pointers = row_pointers(w, rows) + label * w.strides[0]
+        weight = tl.load(pointers, mask=counts & is_class, other=0.0).to(real)
+    return tl.where(is_class, weight, float("nan"))
+
+
+@triton.jit
+def log_likelihood_delta(
+    delta,
+    grad,
+    m,
+    counted,
+    z,
+    y,
+    w,
+    c: tl.float64,
+    smoothing: tl.float64,
+    ignore_index,
+    N,
+    sizes,
+    averages: tl.constexpr,
+    smooths: tl.constexpr,
+    tile_rows: tl.constexpr,
+    tile_columns: tl.constexpr,
+):
+    """δ = c (exp x (T − t) − t (r + (1 − exp x))) / (1 + r) of a tile, times the gradient of the row's cost."""
+    real: tl.constexpr = m.memory.dtype.element_ty
+    c, smoothing = tl.full((), c, real), tl.full((), smoothing, real)
+    first, rows, inside = place(sizes, tile_columns, tile_rows)
+    column = first + tl.arange(0, tile_columns)
+    g = tl.load(row_pointers(grad, rows), mask=inside, other=0.0).to(real)
+    if averages:
+        n = tl.load(counted).to(real) if y.memory.dtype.element_ty.is_int() else N
+        # Where nothing counts, nothing has a gradient.
+        g = tl.where(n == 0, 0.0, g) / tl.where(n == 0, 1.0, n)
+    statistics = row_pointers(m, rows)
+    m_row = tl.load(statistics, mask=inside, other=0.0)
+    r = tl.load(statistics + N, mask=inside, other=0.0)
+    T = tl.load(statistics + 2 * N, mask=inside, other=0.0)
+    counts = inside & (g != 0) & ((T != 0) | ((m_row != -float("inf")) & (r == r)))
+    if y.memory.dtype.element_ty.is_int():
+        label = tl.load(row_pointers(y, rows), mask=inside, other=ignore_index)
+        counts &= label != ignore_index
+    mask = counts[:, None] & (column < sizes[0])[None, :]
+    z_tile = tl.load(tile_pointers(z, rows, column), mask=mask, other=-float("inf")).to(real)
+    e, T, r = tl.exp(exponent(z_tile, m_row[:, None], c)), T[:, None], r[:, None]
+    t = spread_target(y, w, smoothing, rows, column, mask, smooths)
+    if y.memory.dtype.element_ty.is_int():
+        value = (1.0 - smoothing) * class_weight(w, rows, label, counts, real)
+        t += tl.where(column[None, :] == label[:, None], value[:, None], 0.0)
+    error = (c / (1.0 + r)) * (e * (T - t) - t * (r + (1.0 - e)))
+    store_delta(delta, tl.where(mask, g[:, None] * error, 0.0), rows, column)
+
+
+@triton.jit
+def elements(
+    C,
+    partials,
+    z,
+    y,
+    w,
+    p,
+    first: tl.float64,
+    second: tl.float64,
+    sizes,
+    part,
+    formula: tl.constexpr,
+    tile_rows: tl.constexpr,
+    tile_columns: tl.constexpr,
+):
+    """C, the sum of `formula` over the neurons: of each row, or of what a program takes, rows by `part` columns."""
+    real: tl.constexpr = partials.dtype.element_ty
+    numbers = tl.full((), first, real), tl.full((), second, real)
+    start, rows, inside = place(sizes, part, tile_rows)
+    total = tl.zeros([tile_rows, tile_columns], real)
+    for first_column in range(start, tl.minimum(start + part, sizes[0]), tile_columns):
+        column = first_column + tl.arange(0, tile_columns)
+        mask = inside[:, None] & (column < sizes[0])[None, :]
+        total += weighted(formula, z, y, w, p, numbers, rows, column, mask)
+    C_row = tl.sum(total, 1)
+    if C is not None:
+        tl.store(row_pointers(C, rows), C_row, mask=inside)
+    tl.store(partials + tl.program_id(0), tl.sum(C_row, 0))
+
+
+@triton.jit
+def elements_delta(
+    delta,
+    grad,
+    z,
+    y,
+    w,
+    p,
+    first: tl.float64,
+    second: tl.float64,
+    N,
+    sizes,
+    averages: tl.constexpr,
+    formula: tl.constexpr,
+    tile_rows: tl.constexpr,
+    tile_columns: tl.constexpr,
+):
+    """δ of a tile, `formula`, times the gradient of the row's cost."""
+    real: tl.constexpr = tl.float64 if z.memory.dtype.element_ty.is_fp64() else tl.float32
+    numbers = tl.full((), first, real), tl.full((), second, real)
+    start, rows, inside = place(sizes, tile_columns, tile_rows)
+    column = start + tl.arange(0, tile_columns)
+    g = tl.load(row_pointers(grad, rows), mask=inside, other=0.0).to(real)
+    if averages:
+        g /= N
+    mask = (g != 0)[:, None] & (column < sizes[0])[None, :]
+    value = weighted(formula, z, y, w, p, numbers, rows, column, mask)
+    store_delta(delta, tl.where(mask, g[:, None] * value, 0.0), rows, column)
+
+
+@triton.jit
+def weighted(formula: tl.constexpr, z, y, w, p, numbers, rows, column, mask):
+    """`formula` of a tile, times its weights: 0 where the weight is 0, and outside of the mask."""
+    sizes, _, row = rows
+    real: tl.constexpr = numbers[0].dtype
+    if y.memory.dtype.element_ty.is_int():
+        label = tl.load(row_pointers(y, rows), mask=row < sizes[1], other=0)[:, None]
+        y_tile = tl.where(column[None, :] == label, 1.0, tl.zeros(mask.shape, real))
+        # A class that is none costs nan.
+        y_tile = tl.where((label >= 0) & (label < sizes[0]), y_tile, float("nan"))
+    else:
+        y_tile = load_tile(y, rows, column, mask, real)
+    z_tile, p_tile = load_tile(z, rows, column, mask, real), load_tile(p, rows, column, mask, real)
+    value = formula(z_tile, y_tile, p_tile, numbers[0], numbers[1])
+    if w is not None:
+        value = product(load_tile(w, rows, column, mask, real), value)
+    return tl.where(mask, value, 0.0)
+
+
+@triton.jit
+def finish(C, counted, partials, programs, N, averages: tl.constexpr, block: tl.constexpr):
+    """C of all rows, the sum of what each program made of its own; and how much rows count, N or the sum of those."""
+    total, count = tl.zeros([block], tl.float64), tl.zeros([block], tl.float64)
+    for start in range(0, programs, block):
+        program = start + tl.arange(0, block)
+        total += tl.load(partials + program, mask=program < programs, other=0.0)
+        if N is None:
+            count += tl.load(partials + programs + program, mask=program < programs, other=0.0)
+    C_all, n = tl.sum(total, 0), N
+    if N is None:
+        n = tl.sum(count, 0)
+        tl.store(counted, n)
+    if C is not None:
+        if averages:
+            C_all = tl.where(n == 0, float("nan"), C_all / tl.where(n == 0, 1, n))
+        # Triton does not round float64 to half precision.
+        tl.store(C, C_all.to(partials.dtype.element_ty).to(C.dtype.element_ty))
+
+
+@triton.jit
+def product(factor, value):
+    """factor · value, 0 where the factor is 0, whatever the value."""
+    return factor * tl.where(factor == 0, 0.0, value)
 
 
 @triton.jit
@@ -61,78 +289,15 @@ def log1p(u):
 
 
 @triton.jit
-def log_likelihood_delta(
-    delta, g, g_row, m, r, z, y, c, ignore_index, z_row, z_column, y_row, columns, block: tl.constexpr
-):
-    """δ of a block of a row, c exp(x) / (1 + r), or −c (r + (1 − exp x)) / (1 + r) at y, times the row's gradient."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * block + tl.arange(0, block).to(tl.int64)
-    z_block = tl.load(z + row * z_row + column * z_column, mask=column < columns, other=-float("inf")).to(tl.float32)
-    r_row = tl.load(r + row)
-    e = tl.exp(exponent(z_block, tl.load(m + row), c))
-    y_of_row = tl.load(y + row * y_row)
-    error = tl.where(column == y_of_row, -(r_row + (1.0 - e)), e) / (1.0 + r_row)
-    grad = tl.load(g + row * g_row).to(tl.float32)
-    counts = (grad != 0) & (y_of_row != ignore_index)
-    value = tl.where(counts, c * grad * error, 0.0)
-    tl.store(delta + row * columns + column, value.to(delta.dtype.element_ty), mask=column < columns)
+def sigmoid_error(z, y, p):
+    """(1 − y) a − p y (1 − a), which for p = 1 is a − y and loses no digits where y and a are near 1."""
+    return (1.0 - y) * sigmoid(z) - p * y * sigmoid(-z)
 
 
 @triton.jit
-def elements(
-    C, z, y, z_row, z_column, y_row, y_column, first, second, columns, formula: tl.constexpr, block: tl.constexpr
-):
-    """C of a row, the sum of `formula` over its neurons."""
-    row = tl.program_id(0).to(tl.int64)
-    sum_lane = tl.zeros([block], tl.float32)
-    for start in range(0, columns, block):
-        column = start + tl.arange(0, block).to(tl.int64)
-        inside = column < columns
-        z_block = tl.load(z + row * z_row + column * z_column, mask=inside, other=0.0).to(tl.float32)
-        y_block = tl.load(y + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
-        sum_lane += tl.where(inside, formula(z_block, y_block, first, second), 0.0)
-    tl.store(C + row, tl.sum(sum_lane, 0))
-
-
-@triton.jit
-def elements_delta(
-    delta,
-    g,
-    g_row,
-    z,
-    y,
-    z_row,
-    z_column,
-    y_row,
-    y_column,
-    first,
-    second,
-    columns,
-    formula: tl.constexpr,
-    block: tl.constexpr,
-):
-    """δ of a block of a row, `formula`, times the gradient of the row's cost."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * block + tl.arange(0, block).to(tl.int64)
-    inside = column < columns
-    z_block = tl.load(z + row * z_row + column * z_column, mask=inside, other=0.0).to(tl.float32)
-    y_block = tl.load(y + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
-    grad = tl.load(g + row * g_row).to(tl.float32)
-    value = tl.where(grad == 0, 0.0, grad * formula(z_block, y_block, first, second))
-    tl.store(delta + row * columns + column, value.to(delta.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def sigmoid_error(z, y):
-    """a − y, which loses no digits where y and a are near 1."""
-    return (1.0 - y) * sigmoid(z) - y * sigmoid(-z)
-
-
-@triton.jit
-def element_cross_entropy(z, y):
-    """(1 − y) ln(1 + exp z) + y ln(1 + exp(−z)), to which what has no weight adds nothing."""
-    y_term = tl.where(y == 0, 0.0, y * softplus(-z))
-    return y_term + tl.where(y == 1, 0.0, (1.0 - y) * softplus(z))
+def element_cross_entropy(z, y, p):
+    """(1 − y) ln(1 + exp z) + p y ln(1 + exp(−z)), to which what has no weight adds nothing."""
+    return product(p * y, softplus(-z)) + product(1.0 - y, softplus(z))
 
 
 @triton.jit

@@ -44,7 +44,7 @@ def refusal(layer: Layer, shard: Shard) -> str | None:
     if is_transformed():
         return "torch.func differentiates the cost"
     if layer.off_value is not None and not layer.x.is_cpu:
-        return "label_smoothing is not 0, for which a GPU has no kernel"
+        return "label_smoothing is not 0, which a GPU works out by blocks of classes"
     return None
 
 
