@@ -21,6 +21,8 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   const bool is_class;
   // Of a class y without label smoothing t is 0 but at j = y.
   const bool is_dense, is_weighted;
+  // Whether t is computed for every vector.
+  const bool has_t;
   const Real total_weight;
 
   explicit Softmax(const Task& task)
@@ -31,6 +33,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
         is_class(task.has_classes()),
         is_dense(!is_class || smoothing != 0),
         is_weighted(is_dense && task.data[of_weight]),
+        has_t(is_dense || tiled),
         total_weight(is_class && is_dense ? Real(sum_weights()) : 0) {}
 
   Real weight(int64_t column) const {
@@ -86,23 +89,30 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     });
   }
 
-  // Of rows with a class y: z there, and what t has there, all of it and beyond the others.
+  // Of rows with a class y: what t has there, all of it and beyond the others; z there, unless rows are side by side.
   struct Label {
-    Stat z = {}, t = {}, on_value = {}, is_ignored = {};
+    Stat t = {}, on_value = {}, is_ignored = {}, z = {};
+    typename Wide<Real>::Signed y = {};
   };
   Label label(const Stripe& stripe, int64_t vector, const Classes& classes) const {
     Label label;
+    label.y -= 1;
     if (!is_class) return label;
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) { label.y[lane] = classes.y[row]; });
     Stat weights = {};
-    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-      this->at(weights, lane) = classes.y[row] != none;
-      this->at(label.is_ignored, lane) = classes.y[row] == none;
-    });
     if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
-    label.z = at_classes(of_z, stripe, vector, classes);
+    else if constexpr (tiled) weights = label.y < 0 ? weights : weights + 1;
+    else weights = label.y[0] >= 0;
+    if constexpr (tiled) label.is_ignored = label.y < 0 ? label.is_ignored + 1 : label.is_ignored;
+    else label.is_ignored = label.y[0] < 0;
+    if (!tiled) label.z = at_classes(of_z, stripe, vector, classes);
     label.on_value = (1 - smoothing) * weights;
     label.t = weights * (1 - smoothing + off_value);
     return label;
+  }
+
+  void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) labels[vector] = label(stripe, vector, classes);
   }
 
   template <class Number> static Number finite(Number m) { return m == -infinity ? lowest : m; }
@@ -134,11 +144,19 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     return inputs;
   }
 
-  // t in a vector, but for what a class y has at j = y beyond the others; 0 past the end of a row.
-  inlined Vec t(const Inputs& inputs, int64_t i, int64_t count) const {
+  // Where the classes of rows that are side by side are among the vectors of a block.
+  inlined typename Wide<Real>::Signed label_index(const Label& label, const Block& block, int64_t vector) const {
+    int64_t width = (block.numbers + lanes - 1) / lanes;
+    return (label.y - int32_t(block.column)) * int32_t(width) + int32_t(vector);
+  }
+
+  // t in a vector; 0 past the end of a row. Of a single row with a class y it lacks what t has there beyond the others.
+  inlined Vec t(const Inputs& inputs, const Label& label, typename Wide<Real>::Signed index, int64_t i,
+                int64_t count) const {
     Vec t = Vec{} + off_value;
     if (!is_class) t += (1 - smoothing) * inputs.y.at(i, count);
     if (is_weighted) t *= inputs.weight.at(i, count);
+    if constexpr (tiled) t = index == int32_t(i) ? label.t : t;
     return first<Real>(count, t, 0);
   }
 
@@ -148,7 +166,8 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     Stat r() const { return others + (ones - 1); }
   };
 
-  void add(Sums& sums, const Inputs& inputs, const Block& block, int64_t vector) const {
+  void add(Sums& sums, const Inputs& inputs, const Label& label, const Block& block, int64_t vector) const {
+    auto index = label_index(label, block, vector);
     auto z_at = [&](int64_t i, int64_t count) inlined { return first<Real>(count, inputs.z.at(i, count), -infinity); };
     Vec most = Vec{} - infinity;
     this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
@@ -163,15 +182,15 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
       Vec x_here = x(z_at(i, count), sums.m), e = exponential(x_here);
       ones = x_here == 0 ? ones + 1 : ones;
       others = x_here == 0 ? others : others + e;
-      if (is_dense) {
-        Vec t_here = t(inputs, i, count);
+      if (has_t) {
+        Vec t_here = t(inputs, label, index, i, count);
         tx += product(t_here, x_here);
         T += t_here;
       }
     });
     sums.ones += this->sum_columns(ones);
     sums.others += this->sum_columns(others);
-    if (is_dense) sums.tx += this->sum_columns(tx), sums.T += this->sum_columns(T);
+    if (has_t) sums.tx += this->sum_columns(tx), sums.T += this->sum_columns(T);
   }
 
   // Makes the sums those for a larger m.
@@ -185,12 +204,12 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   }
 
   // The sums of a stripe's rows.
-  void add_all(Sums* sums, const Stripe& stripe, Memory& memory) const {
-    for (int64_t start = 0; start < task.columns; start += this->block_columns(stripe)) {
-      Block block = this->block(stripe, start, std::min(start + this->block_columns(stripe), task.columns));
+  void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
+    each_block(stripe, [&](const Block& block) {
       Inputs inputs = read_all(block, memory);
-      for (int64_t vector = 0; vector < this->width(stripe); vector++) add(sums[vector], inputs, block, vector);
-    }
+      for (int64_t vector = 0; vector < this->width(stripe); vector++)
+        add(sums[vector], inputs, labels[vector], block, vector);
+    });
   }
   Stat T(const Sums& sums, const Label& label) const {
     return is_class ? label.on_value + off_value * total_weight : sums.T;
@@ -209,15 +228,17 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   double cost(const Stripe& stripe) const {
     Sums all[tile_vectors];
     Memory memory;
+    Label labels[tile_vectors];
     Classes classes = this->classes(stripe);
-    if (!classes.are_all_ignored) add_all(all, stripe, memory);
+    set_labels(labels, stripe, classes);
+    if (!classes.are_all_ignored) add_all(all, labels, stripe, memory);
     double total = 0;
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Label y = label(stripe, vector, classes);
+      const Label& y = labels[vector];
       Sums& sums = all[vector];
       Stat r = sums.r(), C = -sums.tx;
       sums.T = T(sums, y);
-      C -= product(y.on_value, x(y.z, sums.m));
+      if (!tiled) C -= product(y.on_value, x(y.z, sums.m));
       C += product(sums.T, log1p(r));
       total += this->take_cost(stripe, vector, y.is_ignored != 0 ? 0 : C);
       if (!task.statistics || classes.are_all_ignored) continue;
@@ -254,8 +275,10 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   void delta(const Stripe& stripe, int64_t start, int64_t end, double counted) const {
     Memory memory;
     Factors all[tile_vectors];
+    Label labels[tile_vectors];
     Classes classes = this->classes(stripe);
-    set_factors(all, stripe, classes, counted, memory);
+    set_labels(labels, stripe, classes);
+    set_factors(all, labels, stripe, classes, counted, memory);
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
@@ -264,22 +287,20 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
       Inputs inputs;
       if (!is_zero) inputs = read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
-        delta(all[vector], inputs, block, vector, is_zero, result);
+        delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
-      for (int64_t row = 0; row < (is_class ? stripe.rows : 0); row++) {
-        int64_t y = classes.y[row] - start;
-        if (0 <= y && y < next - start) this->at(result, block, y, row) = this->at(all[row / lanes].at_y, row % lanes);
-      }
+      int64_t y = classes.y[0] - start;
+      if (!tiled && 0 <= y && y < next - start) ((Real*)result.vectors)[y] = this->at(all[0].at_y, 0);
       this->write(result, block);
     }
   }
 
   template <class Row>
-  void set_known(Row* rows, const Stripe& stripe, const Classes& classes, Memory& memory) const {
+  void set_known(Row* rows, const Label* labels, const Stripe& stripe, const Classes& classes, Memory& memory) const {
     Sums sums[tile_vectors];
-    if (!task.statistics && !classes.are_all_ignored) add_all(sums, stripe, memory);
+    if (!task.statistics && !classes.are_all_ignored) add_all(sums, labels, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Label y = label(stripe, vector, classes);
+      const Label& y = labels[vector];
       Known& row = rows[vector];
       bool known = task.statistics;
       row.m = known ? this->load_statistic(0, stripe, vector) : sums[vector].m;
@@ -290,10 +311,11 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     }
   }
 
-  void set_factors(Factors* all, const Stripe& stripe, const Classes& classes, double counted, Memory& memory) const {
-    set_known(all, stripe, classes, memory);
+  void set_factors(Factors* all, const Label* labels, const Stripe& stripe, const Classes& classes, double counted,
+                   Memory& memory) const {
+    set_known(all, labels, stripe, classes, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-      Label y = label(stripe, vector, classes);
+      const Label& y = labels[vector];
       Factors& of = all[vector];
       Stat g = this->grad(stripe, vector, counted);
       of.is_zero = g == 0 ? 1 : of.is_zero;
@@ -302,8 +324,8 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     }
   }
 
-  void delta(const Factors& of, const Inputs& inputs, const Block& block, int64_t vector, bool is_zero,
-             typename Base::Result& result) const {
+  void delta(const Factors& of, const Label& label, const Inputs& inputs, const Block& block, int64_t vector,
+             bool is_zero, typename Base::Result& result) const {
     if (is_zero) {
       this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { result.set(i, count, Vec{}); });
       return;
@@ -313,9 +335,10 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
       result.set(i, count, delta);
     };
     auto e = [&](int64_t i, int64_t count) inlined { return exponential(x(inputs.z.at(i, count), of.m)); };
-    if (is_dense) {
+    if (has_t) {
+      auto index = label_index(label, block, vector);
       this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-        set(i, count, of.delta(e(i, count), t(inputs, i, count)));
+        set(i, count, of.delta(e(i, count), t(inputs, label, index, i, count)));
       });
     } else {
       Stat factor = of.by_s * of.T;
@@ -342,17 +365,19 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     Memory memory;
     Known rows[tile_vectors];
     Turn turns[tile_vectors];
+    Label labels[tile_vectors];
     Classes classes = this->classes(stripe);
-    set_known(rows, stripe, classes, memory);
+    set_labels(labels, stripe, classes);
+    set_known(rows, labels, stripe, classes, memory);
     each_block(stripe, [&](const Block& block) {
       Inputs inputs = read_all(block, memory);
       auto v = this->read(of_v, block, memory.v);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
-        add_turn(turns[vector], rows[vector], inputs, v, block, vector);
+        add_turn(turns[vector], rows[vector], labels[vector], inputs, v, block, vector);
     });
     double total = 0;
     for (int64_t vector = 0; vector < this->width(stripe); vector++)
-      total += this->take_cost(stripe, vector, C_change(turns[vector], rows[vector], stripe, vector, classes));
+      total += this->take_cost(stripe, vector, C_change(turns[vector], rows[vector], labels[vector], stripe, vector, classes));
     if (!task.data[of_delta]) return total;
     each_block(stripe, [&](const Block& block) {
       auto z = this->read(of_z, block, memory.z), v = this->read(of_v, block, memory.v);
@@ -372,24 +397,25 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
       f(this->block(stripe, start, std::min(start + this->block_columns(stripe), task.columns)));
   }
 
-  void add_turn(Turn& turn, const Known& row, const Inputs& inputs, const typename Base::Numbers& v, const Block& block,
-                int64_t vector) const {
+  void add_turn(Turn& turn, const Known& row, const Label& label, const Inputs& inputs,
+                const typename Base::Numbers& v, const Block& block, int64_t vector) const {
+    auto index = label_index(label, block, vector);
     Vec ones = {}, others = {}, tv = {};
     this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
       Vec e = exponential(x(inputs.z.at(i, count), row.m)), v_here = first<Real>(count, v.at(i, count), 0);
       ones = e == 1 ? ones + v_here : ones;
       others = e == 1 ? others : others + product(v_here, e);
-      if (is_dense) tv += product(t(inputs, i, count), v_here);
+      if (has_t) tv += product(t(inputs, label, index, i, count), v_here);
     });
     turn.ones += this->sum_columns(ones);
     turn.others += this->sum_columns(others);
     turn.tv += this->sum_columns(tv);
   }
 
-  Stat C_change(const Turn& turn, const Known& row, const Stripe& stripe, int64_t vector,
+  Stat C_change(const Turn& turn, const Known& row, const Label& label, const Stripe& stripe, int64_t vector,
                 const Classes& classes) const {
-    Stat on_value = label(stripe, vector, classes).on_value, v_y = at_classes(of_v, stripe, vector, classes);
-    Stat tv = turn.tv + product(on_value, v_y);
+    Stat tv = turn.tv;
+    if (!tiled) tv += product(label.on_value, at_classes(of_v, stripe, vector, classes));
     Stat sum = (product(row.T, turn.ones) - tv) + (product(row.T, turn.others) - product(tv, row.r));
     return row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
   }

@@ -51,9 +51,9 @@ struct BlockSteps {
   }
 };
 
-// Some numbers of a tensor: `lines` of so many `numbers`, from `start` on.
+// Some numbers of a tensor: `lines` of so many `numbers`, from `start` on, where `column` is the first.
 struct Block {
-  int64_t lines, numbers;
+  int64_t column, lines, numbers;
   Steps line, number, start;
 
   BlockSteps steps(Operand tensor) const { return {lines, numbers, line.of[tensor], number.of[tensor]}; }
@@ -187,6 +187,7 @@ template <class Real, bool tiled> struct Rows {
   }
 
   Stripe stripe(int64_t i) const {
+    if constexpr (!tiled) return {i, 1, task.layout.start(i)};
     int64_t outer = i / inner_stripes(), inner = i % inner_stripes() * stripe_rows;
     int64_t first = outer * inner_size() + inner;
     return {first, std::min(stripe_rows, inner_size() - inner), task.layout.start(first)};
@@ -279,8 +280,8 @@ template <class Real, bool tiled> struct Rows {
 
   Block block(const Stripe& stripe, int64_t start, int64_t end) const {
     Steps here = stripe.start + task.column * start;
-    if constexpr (tiled) return {end - start, stripe.rows, task.column, task.layout.inner().steps, here};
-    return {1, end - start, {}, task.column, here};
+    if constexpr (tiled) return {start, end - start, stripe.rows, task.column, task.layout.inner().steps, here};
+    return {start, 1, end - start, {}, task.column, here};
   }
 
   int64_t parts(int64_t part_columns) const {
