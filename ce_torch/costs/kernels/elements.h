@@ -90,7 +90,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   template <class Function> void sum_parts(Function f) const {
     int64_t columns = task.reduction == Reduction::none ? task.columns : part_columns();
     this->reduced(columns, double(task.examples), [&](const Stripe& stripe, int64_t start, int64_t end) {
-      Stat C[tile_vectors] = {};
+      Stat C[Base::most_vectors] = {};
       f(C, stripe, start, end);
       double total = 0;
       for (int64_t vector = 0; vector < this->width(stripe); vector++)

@@ -226,9 +226,9 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
 
   // Stores the costs of a stripe's rows, or returns their sum.
   double cost(const Stripe& stripe) const {
-    Sums all[tile_vectors];
+    Sums all[Base::most_vectors];
     Memory memory;
-    Label labels[tile_vectors];
+    Label labels[Base::most_vectors];
     Classes classes = this->classes(stripe);
     set_labels(labels, stripe, classes);
     if (!classes.are_all_ignored) add_all(all, labels, stripe, memory);
@@ -274,8 +274,8 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
 
   void delta(const Stripe& stripe, int64_t start, int64_t end, double counted) const {
     Memory memory;
-    Factors all[tile_vectors];
-    Label labels[tile_vectors];
+    Factors all[Base::most_vectors];
+    Label labels[Base::most_vectors];
     Classes classes = this->classes(stripe);
     set_labels(labels, stripe, classes);
     set_factors(all, labels, stripe, classes, counted, memory);
@@ -297,7 +297,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
 
   template <class Row>
   void set_known(Row* rows, const Label* labels, const Stripe& stripe, const Classes& classes, Memory& memory) const {
-    Sums sums[tile_vectors];
+    Sums sums[Base::most_vectors];
     if (!task.statistics && !classes.are_all_ignored) add_all(sums, labels, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       const Label& y = labels[vector];
@@ -363,9 +363,9 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
 
   double change(const Stripe& stripe, double counted) const {
     Memory memory;
-    Known rows[tile_vectors];
-    Turn turns[tile_vectors];
-    Label labels[tile_vectors];
+    Known rows[Base::most_vectors];
+    Turn turns[Base::most_vectors];
+    Label labels[Base::most_vectors];
     Classes classes = this->classes(stripe);
     set_labels(labels, stripe, classes);
     set_known(rows, labels, stripe, classes, memory);

@@ -168,7 +168,7 @@ template <class Real, bool tiled> struct Rows {
   // Something of a row, such as its maximum.
   using Stat = typename OfRows<Real, tiled>::Stat;
   static constexpr int64_t lanes = Wide<Real>::lanes;
-  static constexpr int64_t stripe_rows = tiled ? tile_vectors * lanes : 1;
+  static constexpr int64_t most_vectors = tiled ? tile_vectors : 1, stripe_rows = tiled ? tile_vectors * lanes : 1;
 
   const Task& task;
   const int64_t rows = task.layout.size();
