@@ -190,6 +190,25 @@ constexpr double inverse_factorials[] = {
     1.0 / 720,    1.0 / 5040,    1.0 / 40320,     1.0 / 362880,     1.0 / 3628800,     1.0 / 39916800,
     1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
 
+// series · 2ⁿ, 0 where exp x is below the normal numbers.
+template <class Real> Reals<Real> scale(Reals<Real> series, Reals<Real> n, Reals<Real> shifted, Reals<Real> x) {
+  using W = Wide<Real>;
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<Real, float>) {
+    auto is_normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(W::lowest_exponent), _CMP_NLT_UQ);
+    return (Reals<Real>)_mm512_maskz_scalef_ps(is_normal, (__m512)series, (__m512)n);
+  } else {
+    auto is_normal = _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(W::lowest_exponent), _CMP_NLT_UQ);
+    return (Reals<Real>)_mm512_maskz_scalef_pd(is_normal, (__m512d)series, (__m512d)n);
+  }
+#else
+  // The last bits of `shifted` are n, and belong where a number has its exponent.
+  using Bits = typename W::Bits;
+  auto power_of_2 = (Reals<Real>)(((Bits)shifted << W::fraction_bits) + (Bits)(Reals<Real>{} + 1));
+  return x < W::lowest_exponent ? 0 : series * power_of_2;
+#endif
+}
+
 // exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and |r| ≤ ½ ln 2 it is
 // 2ⁿ exp(r), for which a few terms of the series do.
 template <class Real> Reals<Real> exp_of_negative(Reals<Real> x) {
@@ -199,10 +218,7 @@ template <class Real> Reals<Real> exp_of_negative(Reals<Real> x) {
   Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_exp - 1]);
 #pragma GCC unroll 16
   for (int i = W::terms_of_exp - 2; i >= 0; i--) series = Real(inverse_factorials[i]) + r * series;
-  // The last bits of `shifted` are n, and belong where a number has its exponent.
-  using Bits = typename W::Bits;
-  auto power_of_2 = (Reals<Real>)(((Bits)shifted << W::fraction_bits) + (Bits)(Reals<Real>{} + 1));
-  return x < W::lowest_exponent ? 0 : series * power_of_2;
+  return scale<Real>(series, n, shifted, x);
 }
 
 // ln(x) for x > 0, −∞ for 0, and nan for nan. With x = 2ᵏ f, √½ ≤ f < √2, it is k ln 2 + 2 artanh(q), q = (f − 1) / (f + 1).
