@@ -109,10 +109,12 @@ class DeltaOf(Transformable):
         if v is None:
             return [None for _ in needed]
         C_change, delta_change = self.cost.change_of(v, grad_output, statistics, reduction, *inputs)
-        # C_change is the derivative by grad_output, finite as that of `product` where no gradient reaches an example.
-        hollow = (grad_output == 0) & ~C_change.isfinite()
-        by_grad = C_change.to(grad_output.dtype).masked_fill(hollow, 0) if needed[0] else None
-        return by_grad, None, None, delta_change, *(None for _ in inputs[1:])
+        by_grad = None
+        if needed[0]:
+            # As of `product`, the derivative by a gradient of 0 is finite.
+            hollow = (grad_output == 0) & ~C_change.isfinite()
+            by_grad = C_change.masked_fill(hollow, 0).to(grad_output.dtype)
+        return by_grad, None, None, delta_change, *[None] * (len(inputs) - 1)
 
     def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
         grad_output, *rest = primals
