@@ -19,7 +19,7 @@ from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
 from ce_torch.costs._spec import CostSpec
-from ce_torch.costs._torch_private import count_dispatch_modes, is_forward_mode
+from ce_torch.costs._torch_private import count_dispatch_modes, may_be_dual
 from ce_torch.costs._transforms import Transformable, tracked
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
@@ -47,7 +47,7 @@ class CostOf(Transformable):
         self.differentiable = frozenset(range(1, 1 + self.spec.tensor_count))
 
     def without_transform(self, reduction: str, *inputs: Any) -> Tensor:
-        if is_forward_mode() or (torch.is_grad_enabled() and tracked(inputs)):
+        if may_be_dual() or (torch.is_grad_enabled() and tracked(inputs)):
             return self.cost(compute_dtype(inputs[0]), reduction, *inputs)
         return self.values(reduction, *inputs)
 
@@ -69,10 +69,9 @@ class CostOf(Transformable):
     def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
         (reduction, *inputs), (_, z_tangent, *others) = primals, tangents
         changes = [] if z_tangent is None else [self.cost.change_of(z_tangent, None, None, reduction, *inputs)[0]]
-        arguments = to_compute_dtype(inputs)
         for derivative, tangent in zip(self.spec.derivatives[1:], others, strict=False):
             if tangent is not None:
-                C_change = product(tangent, derivative(*arguments)).sum(-1)
+                C_change = product(tangent, derivative(*to_compute_dtype(inputs))).sum(-1)
                 changes.append(reduce(reduction, C_change, self.spec.counted(*inputs)))
         return sum(changes[1:], start=changes[0])
 

@@ -39,7 +39,7 @@ from ce_torch.costs._torch_private import (
 )
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.blocks import blocks
-from ce_torch.costs.kernels.cpp import cpp
+from ce_torch.costs.kernels.cpp import cpp, is_readable
 from ce_torch.costs.kernels.formulas import formulas
 from ce_torch.costs.kernels.gpu import triton
 
@@ -120,15 +120,22 @@ class CostFunction:
             return self.operator
         return choose(self.implementations, inputs)
 
-    def differentiable_gradients(
-        self, ctx: Any, grad_output: Tensor, statistics: Tensor | None, inputs: Sequence[Any]
-    ) -> Gradients:
+    def differentiable_gradients(self, ctx: Any, grad_output: Tensor, inputs: Sequence[Any]) -> Gradients:
         """Return the gradients of a backward pass that may be differentiated itself."""
         _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
-        if any(others_need_grad) or torch.compiler.is_compiling():
+        if True in others_need_grad or torch.compiler.is_compiling():
             return gradients(ctx, self.spec.derivatives, self.spec.counted, grad_output)
-        delta = self.delta_of(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
-        return None, delta, *(None for _ in others_need_grad)
+        if not z_needs_grad:
+            return (None,) * len(ctx.needs_input_grad)
+        implementation, statistics, is_hooked = ctx.computed
+        statistics = None if is_hooked else statistics
+        arguments = grad_output, statistics, ctx.reduction, *inputs
+        is_plain = is_readable(grad_output) and not (is_hooked or is_transformed() or is_forward_mode())
+        if is_plain and torch.is_grad_enabled() and not count_dispatch_modes():
+            delta = self.delta_of.eager.apply(implementation.delta, *arguments)
+        else:
+            delta = self.delta_of(*arguments)
+        return None, delta, *[None] * len(others_need_grad)
 
     def delta(self, *inputs: Any) -> Tensor:
         """Return δ of each example, shaped like z and of its dtype."""
@@ -176,7 +183,7 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
                 return gradients(ctx, spec.derivatives, spec.counted, grad_output)
             inputs = *ctx.saved_tensors, *ctx.constants
             if may_be_differentiated(grad_output):
-                return function.differentiable_gradients(ctx, grad_output, None if is_hooked else statistics, inputs)
+                return function.differentiable_gradients(ctx, grad_output, inputs)
             if is_hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation = function.choose(inputs)

@@ -61,6 +61,9 @@ _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 _vf = find("_VF")
 
+_eager_transforms = find("_functorch.eager_transforms")
+find("_functorch.eager_transforms.JVP_NESTING")
+
 _interpreters = find("_C._functorch.get_interpreter_stack")
 _functionalize = find("_C._functorch.TransformType.Functionalize")
 
@@ -147,6 +150,11 @@ def make_dual(tensor: Tensor, tangent: Tensor) -> Tensor:
 def is_forward_mode() -> bool:
     """Return True inside `torch.autograd.forward_ad.dual_level`."""
     return _forward_ad._current_level >= 0
+
+
+def may_be_dual() -> bool:
+    """Return True if tensors outside of transforms may have tangents; `torch.func.jvp` keeps its own inside."""
+    return is_forward_mode() and _eager_transforms.JVP_NESTING == 0
 
 
 def enable_forward_mode() -> Any:

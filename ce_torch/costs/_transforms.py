@@ -22,8 +22,8 @@ from ce_torch.costs._torch_private import (
     apply_at_level,
     current_transform,
     enable_forward_mode,
-    is_forward_mode,
     make_dual,
+    may_be_dual,
     unpack_dual,
     unwrap,
     unwrap_batched,
@@ -82,7 +82,7 @@ class Transformable(ABC):
         return apply_at_level(self.of_level, partial(self.lowered, transform), *arguments)
 
     def without_transform(self, *arguments: Any) -> Results:
-        if is_forward_mode():
+        if may_be_dual():
             return self.of_duals(None, arguments)
         places = tracked(arguments) if torch.is_grad_enabled() else set()
         if not places:
