@@ -195,7 +195,9 @@ class Transform:
         self.level: int = interpreter.level()
         # What the pointer points to.
         self._interpreter = interpreter
-        self._pointer = _GradPointer(interpreter) if self.is_grad else _JvpPointer(interpreter) if self.is_jvp else None
+        self._pointer: Any = None
+        if self.is_grad or self.is_jvp:
+            self._pointer = (_GradPointer if self.is_grad else _JvpPointer)(interpreter)
 
     def lift(self, tensor: Tensor) -> Tensor:
         """Return the tensor as one that the transform knows."""
