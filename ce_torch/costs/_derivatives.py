@@ -78,7 +78,8 @@ class CostOf(Transformable):
             changes.append(self.cost.change_of(z_tangent, None, None, reduction, *inputs)[0])
         for derivative, tangent in zip(self.spec.derivatives[1:], others, strict=False):
             if tangent is not None:
-                C_change = product(tangent, derivative(*to_compute_dtype(inputs))).sum(-1)
+                terms = derivative(*to_compute_dtype(inputs))
+                C_change = product(tangent.to(terms.dtype), terms).sum(-1)
                 changes.append(reduce(reduction, C_change, self.spec.counted(*inputs)))
         return sum(changes[1:], start=changes[0])
 
