@@ -69,4 +69,6 @@ def is_visible(input: Any) -> bool:
 
 def is_number(tensor: Tensor | None) -> bool:
     """Return True for a tensor, or None, that implementations take beside the inputs that they support."""
-    return tensor is None or (is_visible(tensor) and not is_legacy_batched(tensor) and not is_batched(tensor))
+    if tensor is None or is_readable(tensor):
+        return True
+    return is_visible(tensor) and not is_legacy_batched(tensor) and not is_batched(tensor)

@@ -72,8 +72,9 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
     Under a dispatch mode, such as a tracer, the answer is "operator": the mode sees an operator, which runs the first
     of these that supports the call.
 
-    The same implementation computes the gradient by z. The formulas compute gradients by y and by weights, gradients
-    that are differentiated again, and what `torch.func` transforms.
+    The same implementation computes the gradient by z, second derivatives by z, and forward mode, under `torch.func`
+    too. The formulas compute gradients by y and by weights, what is differentiated together with them, and third
+    derivatives.
 
     Args:
         cost: a function of `ce_torch.functional`, a module, or a function that calls one, such as `torch.func.grad`

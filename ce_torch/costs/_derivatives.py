@@ -8,7 +8,7 @@ the formulas.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +18,8 @@ from ce_torch.costs._autograd import is_number
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
-from ce_torch.costs._spec import CostSpec
-from ce_torch.costs._torch_private import count_dispatch_modes, is_forward_mode
+from ce_torch.costs._spec import CostSpec, Formula
+from ce_torch.costs._torch_private import count_dispatch_modes, may_be_dual
 from ce_torch.costs._transforms import Transformable, tracked
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
@@ -46,16 +46,19 @@ class CostOf(Transformable):
         self.cost, self.spec = cost, cost.spec
         self.differentiable = frozenset(range(1, 1 + self.spec.tensor_count))
 
-    def without_transform(self, reduction: str, *inputs: Any) -> Tensor:
-        if is_forward_mode() or (torch.is_grad_enabled() and tracked(inputs)):
+    def without_transform(self, *arguments: Any) -> Tensor:
+        reduction, *inputs = arguments
+        if may_be_dual() or (torch.is_grad_enabled() and tracked(inputs)):
             return self.cost(compute_dtype(inputs[0]), reduction, *inputs)
-        return self.values(reduction, *inputs)
+        return self.values(*arguments)
 
-    def values(self, reduction: str, *inputs: Any) -> Tensor:
+    def values(self, *arguments: Any) -> Tensor:
+        reduction, *inputs = arguments
         C, _ = self.cost.choose(inputs).cost(compute_dtype(inputs[0]), reduction, *inputs)
         return C
 
-    def formulas(self, reduction: str, *inputs: Any) -> Tensor:
+    def formulas(self, *arguments: Any) -> Tensor:
+        reduction, *inputs = arguments
         return reduce(reduction, self.spec.cost(*to_compute_dtype(inputs)), self.spec.counted(*inputs))
 
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
@@ -64,15 +67,19 @@ class CostOf(Transformable):
             return [None for _ in needed]
         if not any(others):
             return None, self.cost.delta_of(grad_output, None, reduction, *inputs), *(None for _ in others)
-        return None, *gradients(self.spec, [needs_z, *others], grad_output, reduction, inputs)
+        return None, *gradients_by_formulas(
+            self.spec.derivatives, self.spec.counted, [needs_z, *others], grad_output, reduction, inputs
+        )
 
     def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
         (reduction, *inputs), (_, z_tangent, *others) = primals, tangents
-        changes = [] if z_tangent is None else [self.cost.change_of(z_tangent, None, None, reduction, *inputs)[0]]
-        arguments = to_compute_dtype(inputs)
+        changes: list[Tensor] = []
+        if z_tangent is not None:
+            changes.append(self.cost.change_of(z_tangent, None, None, reduction, *inputs)[0])
         for derivative, tangent in zip(self.spec.derivatives[1:], others, strict=False):
             if tangent is not None:
-                C_change = product(tangent, derivative(*arguments)).sum(-1)
+                terms = derivative(*to_compute_dtype(inputs))
+                C_change = product(tangent.to(terms.dtype), terms).sum(-1)
                 changes.append(reduce(reduction, C_change, self.spec.counted(*inputs)))
         return sum(changes[1:], start=changes[0])
 
@@ -95,24 +102,29 @@ class DeltaOf(Transformable):
         # A tracer sees the formulas of what has derivatives.
         return super().has_rules_for(places) and not count_dispatch_modes()
 
-    def values(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
+    def values(self, *arguments: Any) -> Tensor:
+        grad_output, _, _, *inputs = arguments
         if not is_number(grad_output):
-            return self.formulas(grad_output, statistics, reduction, *inputs)
-        return self.cost.choose(inputs).delta(grad_output, statistics, reduction, *inputs)
+            return self.formulas(*arguments)
+        return self.cost.choose(inputs).delta(*arguments)
 
-    def formulas(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
-        needed = [True, *(False for _ in inputs[1:])]
-        return gradients(self.spec, needed, grad_output, reduction, inputs)[0]
+    def formulas(self, *arguments: Any) -> Tensor:
+        grad_output, _, reduction, *inputs = arguments
+        z, counted = inputs[0], self.spec.counted(*inputs)
+        delta = self.spec.delta(*to_compute_dtype(inputs))
+        return product(example_grad(grad_output, reduction, z, counted), delta).to(z.dtype)
 
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
         (v,), (grad_output, statistics, reduction, *inputs) = grads, arguments
         if v is None:
             return [None for _ in needed]
         C_change, delta_change = self.cost.change_of(v, grad_output, statistics, reduction, *inputs)
-        # C_change is the derivative by grad_output, finite as that of `product` where no gradient reaches an example.
-        hollow = (grad_output == 0) & ~C_change.isfinite()
-        by_grad = C_change.to(grad_output.dtype).masked_fill(hollow, 0) if needed[0] else None
-        return by_grad, None, None, delta_change, *(None for _ in inputs[1:])
+        by_grad = None
+        if needed[0]:
+            # As of `product`, the derivative by a gradient of 0 is finite.
+            hollow = (grad_output == 0) & ~C_change.isfinite()
+            by_grad = C_change.masked_fill(hollow, 0).to(grad_output.dtype)
+        return by_grad, None, None, delta_change, *[None] * (len(inputs) - 1)
 
     def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
         grad_output, *rest = primals
@@ -135,36 +147,36 @@ class ChangeOf(Transformable):
     """The derivatives of C and ∂C/∂z in a direction, of that, and of what ∂C/∂z takes; see `Implementation`."""
 
     differentiable = frozenset({0, 1, 4})
+    has_change = False
 
     def __init__(self, cost: Function) -> None:
         super().__init__(f"{cost.spec.class_name}Change")
         self.cost, self.spec = cost, cost.spec
 
-    def values(
-        self, v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, *inputs: Any
-    ) -> Change:
+    def values(self, *arguments: Any) -> Change:
+        v, grad_output, _, _, *inputs = arguments
         if not (is_number(v) and is_number(grad_output)):
-            return self.formulas(v, grad_output, statistics, reduction, *inputs)
-        return self.cost.choose(inputs).change(v, grad_output, statistics, reduction, *inputs)
+            return self.formulas(*arguments)
+        return self.cost.choose(inputs).change(*arguments)
 
-    def formulas(
-        self, v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, *inputs: Any
-    ) -> Change:
+    def formulas(self, *arguments: Any) -> Change:
+        v, grad_output, _, reduction, *inputs = arguments
         C_change, delta_change = change_by_formulas(self.spec, v, grad_output, reduction, *inputs)
         return C_change, None if delta_change is None else delta_change.to(inputs[0].dtype)
 
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
-        places = [i for i, is_needed in enumerate(needed) if is_needed]
+        moving = [i for i, is_needed in enumerate(needed) if is_needed]
+        reached = [i for i, grad in enumerate(grads) if grad is not None]
 
-        def formulas(*moving: Tensor) -> tuple[Tensor, ...]:
+        def formulas(*moved: Tensor) -> list[Any]:
             changed = list(arguments)
-            for place, argument in zip(places, moving, strict=True):
-                changed[place] = argument
+            for i, argument in zip(moving, moved, strict=True):
+                changed[i] = argument
             results = self.formulas(*changed)
-            return tuple(result for result, grad in zip(results, grads, strict=True) if grad is not None)
+            return [results[i] for i in reached]
 
-        _, pull_back = torch.func.vjp(formulas, *(arguments[place] for place in places))
-        found = dict(zip(places, pull_back(tuple(grad for grad in grads if grad is not None)), strict=True))
+        _, pull_back, *_ = torch.func.vjp(formulas, *(arguments[i] for i in moving))
+        found = dict(zip(moving, pull_back([grads[i] for i in reached]), strict=True))
         return [found.get(i) for i in range(len(needed))]
 
     def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Change:
@@ -177,23 +189,23 @@ class ChangeOf(Transformable):
         return reduce(reduction, C_change, self.spec.counted(*inputs), batch_dims=1), delta_change
 
 
-def gradients(
-    spec: CostSpec,
+def gradients_by_formulas(
+    derivatives: Sequence[Formula],
+    counted: Callable[..., Tensor | None],
     needed: Sequence[bool],
     grad_output: Tensor,
     reduction: str,
     inputs: Sequence[Any],
 ) -> list[Tensor | None]:
-    """Return the gradients by the inputs that need one, by the formulas."""
-    tensors = inputs[: spec.tensor_count]
-    g = example_grad(grad_output, reduction, inputs[0], spec.counted(*inputs))
+    """Return the gradients by the inputs that need one, by the formulas of a cost's derivatives."""
+    g = example_grad(grad_output, reduction, inputs[0], counted(*inputs))
     # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
     arguments = to_compute_dtype(inputs)
-    found = [
-        sum_to_shape(product(g, derivative(*arguments)), tensor) if is_needed else None
-        for tensor, derivative, is_needed in zip(tensors, spec.derivatives, needed, strict=False)
-    ]
-    return [*found, *(None for _ in needed[len(found) :])]
+    found: list[Tensor | None] = [None for _ in needed]
+    for i, derivative in enumerate(derivatives):
+        if needed[i]:
+            found[i] = sum_to_shape(product(g, derivative(*arguments)), inputs[i])
+    return found
 
 
 def sum_to_shape(gradient: Tensor, tensor: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ What is saved for the backward pass is the weighted input, never an activation. 
 differentiated again and are right; an activation saved by the forward pass would count as a constant in the second
 derivative. σ and softmax are cheap to compute again, and nothing of z's size lives between forward and backward.
 
-The same `torch.autograd.Function` has three forms, since no one of them suits all callers: eager calls take a thin one
-over an implementation; `torch.compile` one over the operators, which must not define jvp; `torch.func` one over the
-formulas, with rules for jvp and vmap.
+A call takes the form that suits its caller: eager calls a thin `torch.autograd.Function` over an implementation;
+`torch.compile` one over the operators; compilers that differentiate the formulas themselves one over those;
+`torch.func` the rules of `_derivatives.py`.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +18,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import carry_tangents, is_number, is_visible, may_be_differentiated, only_values_matter
+from ce_torch.costs._autograd import is_number, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, record
-from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf
+from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas
 from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
-from ce_torch.costs._product import product
-from ce_torch.costs._reduction import example_grad, reduce
+from ce_torch.costs._reduction import reduce
 from ce_torch.costs._spec import CostSpec, Formula
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
@@ -34,12 +32,13 @@ from ce_torch.costs._torch_private import (
     is_forward_mode,
     is_transformed,
     make_dual,
+    primal,
     tracing_state,
     unpack_dual,
 )
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.blocks import blocks
-from ce_torch.costs.kernels.cpp import cpp
+from ce_torch.costs.kernels.cpp import cpp, is_readable
 from ce_torch.costs.kernels.formulas import formulas
 from ce_torch.costs.kernels.gpu import triton
 
@@ -62,8 +61,7 @@ class CostFunction:
             },
         )
         self.cost_of, self.delta_of, self.change_of = CostOf(self), DeltaOf(self), ChangeOf(self)
-        self.transformed = transformed_form(spec, self)
-        self.traced = traced_form(self.transformed)
+        self.traced = traced_form(spec)
         self.compiled = compiled_form(spec, self.operator)
         self.eager = eager_form(spec, self)
 
@@ -81,7 +79,7 @@ class CostFunction:
             raise
 
     def in_forward_mode(self, dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
-        """Return C with its tangent, which a kernel computes if z is what moves."""
+        """Return C with its tangent, which an implementation computes if z is all that moves."""
         tensors = [tensor for tensor in inputs[: self.count - 1] if tensor is not None and tensor.is_floating_point()]
         primal, tangent = unpack_dual(z)
         is_tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, *tensors))
@@ -110,7 +108,7 @@ class CostFunction:
             return self.traced.apply if in_formulas else self.compiled.apply
         if tracing_state() is not None:
             # A trace holds operations, not functions of Python; autograd differentiates them.
-            return self.transformed.forward
+            return self.traced.forward
         return self.cost_of
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
@@ -120,15 +118,22 @@ class CostFunction:
             return self.operator
         return choose(self.implementations, inputs)
 
-    def differentiable_gradients(
-        self, ctx: Any, grad_output: Tensor, statistics: Tensor | None, inputs: Sequence[Any]
-    ) -> Gradients:
+    def differentiable_gradients(self, ctx: Any, grad_output: Tensor, inputs: Sequence[Any]) -> Gradients:
         """Return the gradients of a backward pass that may be differentiated itself."""
         _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
-        if any(others_need_grad) or torch.compiler.is_compiling():
+        if True in others_need_grad or torch.compiler.is_compiling():
             return gradients(ctx, self.spec.derivatives, self.spec.counted, grad_output)
-        delta = self.delta_of(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
-        return None, delta, *(None for _ in others_need_grad)
+        if not z_needs_grad:
+            return (None,) * len(ctx.needs_input_grad)
+        implementation, statistics, is_hooked = ctx.computed
+        statistics = None if is_hooked else statistics
+        arguments = grad_output, statistics, ctx.reduction, *inputs
+        is_plain = is_readable(grad_output) and not (is_hooked or is_transformed() or is_forward_mode())
+        if is_plain and torch.is_grad_enabled() and not count_dispatch_modes():
+            delta = self.delta_of.eager.apply(implementation.delta, *arguments)
+        else:
+            delta = self.delta_of(*arguments)
+        return None, delta, *[None] * len(others_need_grad)
 
     def delta(self, *inputs: Any) -> Tensor:
         """Return δ of each example, shaped like z and of its dtype."""
@@ -161,6 +166,7 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
             ctx.save_for_backward(*tensors)
             if is_forward_mode():
                 ctx.save_for_forward(*tensors)
+                ctx.dtype = plan.dtype
                 ctx.set_materialize_grads(False)
             ctx.reduction, dtype, implementation, ctx.constants = plan
             C, statistics = implementation.cost(dtype, ctx.reduction, *tensors, *ctx.constants)
@@ -176,7 +182,7 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
                 return gradients(ctx, spec.derivatives, spec.counted, grad_output)
             inputs = *ctx.saved_tensors, *ctx.constants
             if may_be_differentiated(grad_output):
-                return function.differentiable_gradients(ctx, grad_output, None if is_hooked else statistics, inputs)
+                return function.differentiable_gradients(ctx, grad_output, inputs)
             if is_hooked:
                 # Hooks may give back other tensors than were saved.
                 implementation = function.choose(inputs)
@@ -189,7 +195,8 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-            return function.transformed.jvp(ctx, *tangents)
+            primals = [None if tensor is None else primal(tensor) for tensor in ctx.saved_tensors]
+            return to_dtype(function.cost_of.change((ctx.reduction, *primals, *ctx.constants), tangents), ctx.dtype)
 
     return type(spec.class_name, (Eager,), {})
 
@@ -219,11 +226,11 @@ def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
     return type(spec.class_name, (Compiled,), {})
 
 
-def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
-    """Return the form for `torch.func`, over the formulas."""
+def traced_form(spec: CostSpec) -> type[Function]:
+    """Return the form over the formulas, for compilers that differentiate them."""
     count, cost, derivatives, counted = spec.tensor_count, spec.cost, spec.derivatives, spec.counted
 
-    class Transformed(Function):
+    class Traced(Function):
         @staticmethod
         def forward(reduction: str, *inputs: Any) -> Tensor:
             return reduce(reduction, cost(*to_compute_dtype(inputs)), counted(*inputs))
@@ -231,44 +238,15 @@ def transformed_form(spec: CostSpec, function: CostFunction) -> type[Function]:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             save(ctx, count, inputs[0], inputs[1:])
-            ctx.save_for_forward(*inputs[1 : count + 1])
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
             return gradients(ctx, derivatives, counted, *grad_outputs)
 
-        @staticmethod
-        @carry_tangents
-        def jvp(ctx: Any, tensors: list[Tensor | None], _: None, *tangents: Tensor | None) -> Tensor:
-            arguments = *to_compute_dtype(tensors), *ctx.constants
-            changes = [
-                product(tangent, derivative(*arguments)).sum(-1)
-                for derivative, tangent in zip(derivatives, tangents, strict=False)
-                if tangent is not None
-            ]
-            return reduce(ctx.reduction, sum(changes[1:], start=changes[0]), counted(*tensors, *ctx.constants))
-
-        @staticmethod
-        def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-            reduction, *inputs = arguments
-            # A batch of costs is one cost of more examples, which is computed as any other.
-            z, z_dim = inputs[0], in_dims[1]
-            shape = info.batch_size, *(z.shape if z_dim is None else z.movedim(z_dim, 0).shape[1:])
-            batch = [batch_first(*input, shape) for input in zip(inputs, in_dims[1:], strict=True)]
-            C, n = function(compute_dtype(batch[0]), "none", *batch), counted(*batch)
-            return torch.vmap(partial(reduce, reduction), in_dims=(0, None if n is None else 0))(C, n), 0
-
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    Transformed.forward.__signature__ = inspect.Signature(
-        [reduction, *inspect.signature(spec.cost).parameters.values()]
-    )
-    return type(spec.class_name, (Transformed,), {})
-
-
-def traced_form(transformed: type[Function]) -> type[Function]:
-    """Return the same form without jvp: torch.compile(fullgraph=True) refuses every Function that defines it."""
-    return type(transformed.__name__, (transformed,), {"jvp": staticmethod(Function.jvp)})
+    Traced.forward.__signature__ = inspect.Signature([reduction, *inspect.signature(spec.cost).parameters.values()])
+    return type(spec.class_name, (Traced,), {})
 
 
 def save(ctx: Any, count: int, reduction: str, inputs: Sequence[Any], *more: Tensor) -> None:
@@ -286,31 +264,10 @@ def gradients(
     delta: Tensor | None = None,
 ) -> Gradients:
     """Return the gradients by the inputs that need one: `delta`, if it is there, and the others by the formulas."""
-    _, _, *needed_beside_z = ctx.needs_input_grad
-    result: list[Tensor | None] = [None, delta, *(None for _ in needed_beside_z)]
-    missing = [i for i, needed in enumerate(ctx.needs_input_grad) if needed and result[i] is None]
-    if missing and grad_output is not None:
-        tensors = ctx.saved_tensors[: len(derivatives)]
-        g = example_grad(grad_output, ctx.reduction, tensors[0], counted(*tensors, *ctx.constants))
-        # Once for all derivatives: of the gradients of tensors in half precision the sum is what is rounded.
-        arguments = *to_compute_dtype(tensors), *ctx.constants
-        for i in missing:
-            result[i] = sum_to_shape(product(g, derivatives[i - 1](*arguments)), tensors[i - 1])
-    return tuple(result)
-
-
-def batch_first(input: Any, dim: int | None, shape: tuple[int, ...]) -> Any:
-    """Return `input` with the batch, its dimension `dim`, first, such that it still broadcasts to z, now of `shape`."""
-    if not isinstance(input, Tensor):
-        return input
-    input = input.expand(shape[0], *input.shape) if dim is None else input.movedim(dim, 0)
-    if not input.is_floating_point():
-        return input
-    return input.reshape(shape[0], *(1,) * (len(shape) - input.ndim), *input.shape[1:])
-
-
-def sum_to_shape(gradient: Tensor, tensor: Tensor) -> Tensor:
-    """Return `gradient` as the gradient of `tensor`: summed where it was broadcast, of its dtype."""
-    if gradient.shape != tensor.shape:
-        gradient = gradient.sum_to_size(tensor.shape)
-    return gradient.to(tensor.dtype)
+    _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
+    needed = [z_needs_grad and delta is None, *others_need_grad]
+    if grad_output is None or not any(needed):
+        return None, delta, *(None for _ in others_need_grad)
+    inputs = *ctx.saved_tensors[: len(derivatives)], *ctx.constants
+    by_z, *by_others = gradients_by_formulas(derivatives, counted, needed, grad_output, ctx.reduction, inputs)
+    return None, by_z if delta is None else delta, *by_others

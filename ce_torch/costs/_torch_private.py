@@ -61,6 +61,9 @@ _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
 _vf = find("_VF")
 
+_eager_transforms = find("_functorch.eager_transforms")
+find("_functorch.eager_transforms.JVP_NESTING")
+
 _interpreters = find("_C._functorch.get_interpreter_stack")
 _functionalize = find("_C._functorch.TransformType.Functionalize")
 
@@ -149,6 +152,11 @@ def is_forward_mode() -> bool:
     return _forward_ad._current_level >= 0
 
 
+def may_be_dual() -> bool:
+    """Return True if tensors outside of transforms may have tangents; `torch.func.jvp` keeps its own inside."""
+    return is_forward_mode() and _eager_transforms.JVP_NESTING == 0
+
+
 def enable_forward_mode() -> Any:
     """Return a context in which operations carry tangents, for a `jvp` that is itself differentiated."""
     return _set_forward_ad(True)
@@ -187,7 +195,9 @@ class Transform:
         self.level: int = interpreter.level()
         # What the pointer points to.
         self._interpreter = interpreter
-        self._pointer = _GradPointer(interpreter) if self.is_grad else _JvpPointer(interpreter) if self.is_jvp else None
+        self._pointer: Any = None
+        if self.is_grad or self.is_jvp:
+            self._pointer = (_GradPointer if self.is_grad else _JvpPointer)(interpreter)
 
     def lift(self, tensor: Tensor) -> Tensor:
         """Return the tensor as one that the transform knows."""

@@ -22,16 +22,16 @@ from ce_torch.costs._torch_private import (
     apply_at_level,
     current_transform,
     enable_forward_mode,
-    is_forward_mode,
+    is_batched,
+    is_legacy_batched,
     make_dual,
+    may_be_dual,
     unpack_dual,
     unwrap,
     unwrap_batched,
     unwrap_if_dead,
     wrap,
 )
-
-Results = Tensor | tuple[Tensor | None, ...]
 
 
 class Transformable(ABC):
@@ -41,32 +41,34 @@ class Transformable(ABC):
     """
 
     differentiable: frozenset[int]
+    # False leaves forward mode to the formulas.
+    has_change = True
 
     def __init__(self, name: str) -> None:
         self.eager = derivative_form(name, Function, self)
         self.of_level = derivative_form(name, SingleLevelFunction, self)
 
     @abstractmethod
-    def values(self, *arguments: Any) -> Results:
+    def values(self, *arguments: Any) -> Any:
         """Return the function of tensors that have no derivatives and that no transform sees."""
 
     @abstractmethod
-    def formulas(self, *arguments: Any) -> Results:
+    def formulas(self, *arguments: Any) -> Any:
         """Return the function in operations that have derivatives."""
 
     @abstractmethod
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
         """Return the gradients by the arguments where they are needed, None elsewhere."""
 
-    def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor | None:
-        """Return the derivative in the direction of the tangents; None leaves it to the formulas."""
-        return None
+    def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
+        """Return the derivative in the direction of the tangents."""
+        raise NotImplementedError
 
     @abstractmethod
-    def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Results:
+    def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Any:
         """Return the function of each of the batch, of arguments that have it in these dimensions, in dimension 0."""
 
-    def __call__(self, *arguments: Any) -> Results:
+    def __call__(self, *arguments: Any) -> Any:
         transform = current_transform()
         if transform is None:
             return self.without_transform(*arguments)
@@ -81,18 +83,20 @@ class Transformable(ABC):
             return self.formulas(*arguments)
         return apply_at_level(self.of_level, partial(self.lowered, transform), *arguments)
 
-    def without_transform(self, *arguments: Any) -> Results:
-        if is_forward_mode():
-            return self.of_duals(None, arguments)
-        places = tracked(arguments) if torch.is_grad_enabled() else set()
-        if not places:
+    def without_transform(self, *arguments: Any) -> Any:
+        if may_be_dual():
+            return self.in_forward_mode(arguments)
+        differentiated = tracked(arguments) if torch.is_grad_enabled() else set()
+        if not differentiated:
             return self.values(*arguments)
-        return self.eager.apply(self.values, *arguments) if self.has_rules_for(places) else self.formulas(*arguments)
+        if not self.has_rules_for(differentiated):
+            return self.formulas(*arguments)
+        return self.eager.apply(self.values, *arguments)
 
     def has_rules_for(self, places: set[int]) -> bool:
         return places <= self.differentiable
 
-    def of_batch(self, transform: Transform, arguments: Sequence[Any]) -> Results:
+    def of_batch(self, transform: Transform, arguments: Sequence[Any]) -> Any:
         """Return the function under vmap."""
         level = transform.level
         pairs = [unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in arguments]
@@ -104,31 +108,33 @@ class Transformable(ABC):
             results = self.batch(sizes[0], values, dims)
         return map_results(lambda result: add_batch_dim(result, 0, level), results)
 
-    def of_duals(self, transform: Transform | None, arguments: Sequence[Any]) -> Results:
-        """Return the function in forward mode: of `torch.func`, or of `torch.autograd.forward_ad`."""
+    def in_forward_mode(self, arguments: Sequence[Any]) -> Any:
+        """Return the function within `torch.autograd.forward_ad`."""
         primals, tangents = unpack(arguments)
-        moved = {i for i, tangent in enumerate(tangents) if tangent is not None}
-        if not moved and transform is None:
-            places = tracked(arguments) if torch.is_grad_enabled() else ()
-            return self.formulas(*arguments) if places else self.values(*arguments)
+        moved = places(tangents)
+        if (torch.is_grad_enabled() and tracked(arguments)) or not all(map(is_number, tangents)):
+            return self.formulas(*arguments)
+        if not moved:
+            return self.values(*arguments)
+        if not (self.has_change and self.has_rules_for(moved)):
+            return self.formulas(*arguments)
+        return make_dual(self.values(*primals), self.change(primals, tangents))
+
+    def of_duals(self, transform: Transform, arguments: Sequence[Any]) -> Any:
+        """Return the function under jvp."""
+        level = transform.level
+        primals, tangents = unpack(arguments)
+        moved = places(tangents)
         if not moved:
             return self.lowered(transform, *arguments)
-        if not self.has_rules_for(moved):
+        if not (self.has_change and self.has_rules_for(moved)):
             return self.formulas(*arguments)
-        if transform is None:
-            is_tracked = torch.is_grad_enabled() and tracked(arguments)
-            change = None if is_tracked or not all(map(is_number, tangents)) else self.change(primals, tangents)
-            return self.formulas(*arguments) if change is None else make_dual(self.values(*primals), change)
-        level = transform.level
         primals, tangents = (map_tensors(lambda tensor: unwrap(tensor, level), part) for part in (primals, tangents))
         with transform:
-            change = self.change(primals, tangents)
-            result = None if change is None else self(*primals)
-        if change is None:
-            return self.formulas(*arguments)
+            result, change = self(*primals), self.change(primals, tangents)
         return make_dual(wrap(result, level), wrap(change, level))
 
-    def lowered(self, transform: Transform, *arguments: Any) -> Results:
+    def lowered(self, transform: Transform, *arguments: Any) -> Any:
         """Return the function as the next transform sees it."""
         level = transform.level
         arguments = map_tensors(lambda tensor: unwrap(tensor, level), arguments)
@@ -142,7 +148,7 @@ def derivative_form(name: str, base: type, function: Transformable) -> type:
 
     class Derivative(base):
         @staticmethod
-        def forward(ctx: Any, compute: Callable[..., Results], *arguments: Any) -> Results:
+        def forward(ctx: Any, compute: Callable[..., Any], *arguments: Any) -> Any:
             ctx.constants = [None if isinstance(a, Tensor) else a for a in arguments]
             ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in arguments))
             ctx.set_materialize_grads(False)
@@ -166,16 +172,27 @@ def tracked(arguments: Sequence[Any]) -> set[int]:
     return {i for i, argument in enumerate(arguments) if isinstance(argument, Tensor) and argument.requires_grad}
 
 
+def places(arguments: Sequence[Any]) -> set[int]:
+    """Return the places of what is not None."""
+    return {i for i, argument in enumerate(arguments) if argument is not None}
+
+
 def unpack(arguments: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
-    """Return the primals and the tangents."""
-    pairs = [unpack_dual(a) if isinstance(a, Tensor) and a.is_floating_point() else (a, None) for a in arguments]
+    """Return the primals and the tangents; vmap has no rule for them, nor its tensors a tangent."""
+    pairs = [unpack_dual(a) if may_have_tangent(a) else (a, None) for a in arguments]
     primals, tangents = zip(*pairs, strict=True)
     return primals, tangents
+
+
+def may_have_tangent(argument: Any) -> bool:
+    if not isinstance(argument, Tensor) or not argument.is_floating_point():
+        return False
+    return not is_batched(argument) and not is_legacy_batched(argument)
 
 
 def map_tensors(f: Callable[[Tensor], Tensor], arguments: Iterable[Any]) -> tuple[Any, ...]:
     return tuple([f(argument) if isinstance(argument, Tensor) else argument for argument in arguments])
 
 
-def map_results(f: Callable[[Tensor], Tensor], results: Results) -> Results:
+def map_results(f: Callable[[Tensor], Tensor], results: Any) -> Any:
     return f(results) if isinstance(results, Tensor) else map_tensors(f, results)

@@ -59,8 +59,8 @@ def has_triton() -> bool:
 
 def triton(spec: "CostSpec") -> Implementation:
     """Return the cost's kernels for a GPU as an implementation; how it changes is left to its formulas."""
-    kernels = (refusal, softmax_cost, softmax_delta) if spec.family == "softmax" else elements(spec)
-    return Implementation("triton", *kernels, whole_tensors.formulas(spec).change)
+    refuses, cost, delta = (refusal, softmax_cost, softmax_delta) if spec.family == "softmax" else elements(spec)
+    return Implementation("triton", refuses, cost, delta, whole_tensors.formulas(spec).change)
 
 
 def softmax_cost(
