@@ -109,9 +109,6 @@ def prepare(
     y = check_arguments(z, y)
     check_class_weight("weight", weight, z.shape, z)
     check_ignored(ignore_index, y)
-    if weight is not None:
-        # Once for cost and mean: the sum of its two gradients is what is rounded.
-        weight = weight.to(compute_dtype(z))
     return LOG_LIKELIHOOD, (z, y, weight, 1 / temperature, ignore_index, label_smoothing)
 
 
@@ -173,9 +170,14 @@ def log_likelihood(
     if isinstance(temperature, Tensor):
         scaled, temperature = divide(z, temperature), 1.0
     function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing, dim)
-    _, y, weight, *_ = inputs
     dtype = result_dtype(z, out_dtype)
-    if reduction != "mean" or weight is None or y.is_floating_point() or not may_change(weight):
+    if weight is None or not may_change(weight):
+        return function(dtype, reduction, *inputs)
+    scaled, y, _, *constants = inputs
+    # Once for cost and mean: the sum of its two gradients is what is rounded.
+    weight = weight.to(compute_dtype(z))
+    inputs = scaled, y, weight, *constants
+    if reduction != "mean" or y.is_floating_point():
         return function(dtype, reduction, *inputs)
     # The mean is divided by weights, which have a derivative too.
     C = function(compute_dtype(z), "sum", *inputs)
