@@ -1,0 +1,79 @@
+"""Neurons in any dimension of z, as the classes of images in PyTorch: `dim`."""
+
+import pytest
+import torch
+from evaluation import cost_and_delta
+from torch.nn import functional as F
+
+from ce_torch import LogLikelihoodCost, explain
+from ce_torch.costs._registry import COSTS
+from ce_torch.functional import cross_entropy, log_likelihood
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS)
+def images(request: pytest.FixtureRequest) -> torch.Tensor:
+    """z of shape (N, K, H, W), the classes second."""
+    z = torch.randn(2, 5, 7, 20, generator=torch.Generator().manual_seed(0))
+    return z.contiguous(memory_format=request.param)
+
+
+@pytest.fixture
+def classes() -> torch.Tensor:
+    return torch.randint(5, (2, 7, 20), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_images_cost_what_they_cost_in_pytorch(images, classes, reduction):
+    ours = cost_and_delta(log_likelihood, images, classes, dim=1, reduction=reduction)
+    torch.testing.assert_close(ours, cost_and_delta(F.cross_entropy, images, classes, reduction=reduction))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -2])
+@pytest.mark.parametrize("module", COSTS.values(), ids=COSTS)
+def test_any_dimension_may_be_that_of_the_neurons(module, images, dim):
+    y = torch.rand(images.shape, generator=torch.Generator().manual_seed(2))
+    C, delta = cost_and_delta(module(dim=dim, reduction="none"), images, y)
+    C_last, delta_last = cost_and_delta(module(reduction="none"), images.movedim(dim, -1), y.movedim(dim, -1))
+    torch.testing.assert_close(C, C_last)
+    torch.testing.assert_close(delta, delta_last.movedim(-1, dim))
+
+
+def test_weights_broadcast_to_z_as_it_is(images):
+    y, weight = images.sigmoid(), torch.arange(5.0).view(5, 1, 1)
+    ours = cross_entropy(images, y, weight=weight, dim=1, reduction="sum")
+    torch.testing.assert_close(ours, F.binary_cross_entropy_with_logits(images, y, weight, reduction="sum"))
+
+
+def test_delta_lies_in_memory_as_z_does(images, classes):
+    _, delta = cost_and_delta(log_likelihood, images, classes, dim=1)
+    assert delta.stride() == images.stride()
+
+
+@pytest.mark.every_backend
+def test_the_modules_outputs_and_delta_are_shaped_like_z(images, classes):
+    cost = LogLikelihoodCost(dim=1)
+    torch.testing.assert_close(cost.activation(images), images.softmax(1))
+    y = F.one_hot(classes, 5).movedim(-1, 1)
+    torch.testing.assert_close(cost.delta(images, classes), images.softmax(1) - y)
+
+
+def test_the_kernels_run_on_images_as_they_are(images, classes, needs_a_compiler):
+    assert explain(log_likelihood, images, classes, dim=1).name == "cpp"
+
+
+def test_a_dimension_that_z_does_not_have_is_refused(images, classes):
+    with pytest.raises(ValueError, match=r"dim must be a dimension of z, of shape \(2, 5, 7, 20\), got 4"):
+        log_likelihood(images, classes, dim=4)
+
+
+@pytest.mark.parametrize("dim", [True, 1.0, "1", None])
+def test_a_dimension_is_an_integer(images, classes, dim):
+    with pytest.raises(TypeError, match="dim must be an integer"):
+        log_likelihood(images, classes, dim=dim)
+
+
+def test_who_passes_images_without_dim_is_told(images, classes):
+    with pytest.raises(ValueError, match=r"as in F.cross_entropy, pass dim=1"):
+        log_likelihood(images, classes)
