@@ -1,6 +1,8 @@
 """Test the pages: their examples run, the tests that they name exist, and their formulas can be typeset."""
 
+import importlib
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,17 @@ def test_every_equation_has_its_row():
         number for row in re.findall(r"^\| \(([\d, ]+)\)", README, re.MULTILINE) for number in re.findall(r"\d+", row)
     }
     assert rows == {str(number) for number in range(54, 85)}
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(re.findall(r"`(\w+\.py)`: `([\w.]+)`", README))))
+def test_the_code_of_every_equation_exists(file, name):
+    module = importlib.import_module(f"ce_torch.costs.{file.removesuffix('.py')}")
+    assert callable(attrgetter(name)(module))
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:ce_torch|tests|benchmarks|docs)/[\w/.]*)`", README))))
+def test_every_path_that_is_named_exists(path):
+    assert (PROJECT / path).exists()
 
 
 @pytest.mark.parametrize("formula", IN_LINES + IN_BLOCKS)
