@@ -1,4 +1,4 @@
-"""What a caller asks of autograd: whether more than numbers, and tangents of tangents."""
+"""Questions about what a caller asks of autograd: numbers alone, or derivatives of what follows too."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps

@@ -1,4 +1,4 @@
-"""A cost, its δ, and how both change in a direction: three functions, each of which is a derivative of the one before.
+"""A cost, its δ, and how both change in a direction: three functions, each a derivative of the one before.
 
     C(z)    Δ(g, z) = g δ    (Ċ, Δ̇)(v, g, z) = (Σⱼ vⱼ δⱼ, g H v),    H = ∂δ/∂z, symmetric
 

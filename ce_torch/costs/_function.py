@@ -1,4 +1,4 @@
-"""A cost and its derivatives, all written by hand, made one function that keeps every promise of autograd.
+"""The function of a cost: it joins the formula and the derivatives by hand, and keeps every promise of autograd.
 
 What is saved for the backward pass is the weighted input, never an activation. Operations on saved *inputs* can be
 differentiated again and are right; an activation saved by the forward pass would count as a constant in the second
@@ -66,7 +66,7 @@ class CostFunction:
         self.eager = eager_form(spec, self)
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
-        """Return C in this dtype; where it fails for a class that there is not, say so."""
+        """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""
         try:
             if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
                 return to_dtype(self.form()(reduction, *inputs), dtype)
@@ -97,7 +97,7 @@ class CostFunction:
         return self.eager.apply(plan, *inputs[: self.count])
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
-        """Raise `ValueError` if y names a class that there is not, where its values are free to read."""
+        """Raise `ValueError` if y names a class that z does not have, and its values are free to read."""
         check_classes(y, z.shape[-1], *(inputs[i] for i in self.spec.positions(int)))
 
     def form(self) -> Callable[..., Tensor]:

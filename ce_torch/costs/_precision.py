@@ -12,7 +12,7 @@ def compute_dtype(z: Tensor) -> torch.dtype:
 
 
 def to_compute_dtype(inputs: Sequence[Any]) -> Sequence[Any]:
-    """Return `inputs`, of which z is the first, with the floating tensors in the dtype to compute in."""
+    """Return `inputs`, z first, with the floating tensors in the dtype to compute in."""
     dtype = compute_dtype(inputs[0])
     return tuple(
         input.to(dtype) if isinstance(input, Tensor) and input.is_floating_point() else input for input in inputs

@@ -11,7 +11,7 @@ from ce_torch.costs._precision import compute_dtype
 def reduce(reduction: str, C: Tensor, counted: Tensor | None = None, batch_dims: int = 0) -> Tensor:
     """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"; n is the number of examples that count.
 
-    The first `batch_dims` dimensions are those of a batch of costs, each of which is reduced.
+    The first `batch_dims` dimensions are those of a batch of costs: each cost is reduced.
     """
     if reduction == "none":
         return C

@@ -1,6 +1,6 @@
 """Functions with rules for autograd, forward mode and `torch.func`, found without PyTorch's detours.
 
-`torch.func` keeps a stack of transforms, each of which hands a call to the next. For a `torch.autograd.Function`
+`torch.func` keeps a stack of transforms: each hands a call to the next. For a `torch.autograd.Function`
 PyTorch makes a class at every call and walks through trees of arguments, several times the time of a small cost. Here a
 class is made once, forward mode needs none, and arguments are a tuple.
 """

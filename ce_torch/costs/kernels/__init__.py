@@ -37,7 +37,7 @@ class Implementation(NamedTuple):
 
 @cache
 def kernels_are_on() -> bool:
-    """Return whether the environment variable CE_TORCH_KERNELS lets kernels run: 1, the default, or 0."""
+    """Return True if the environment variable CE_TORCH_KERNELS lets kernels run: 1, the default, or 0."""
     value = os.environ.get("CE_TORCH_KERNELS") or "1"
     if value not in ("0", "1"):
         logging.getLogger("ce_torch").warning(

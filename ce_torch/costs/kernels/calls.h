@@ -33,7 +33,7 @@ bool find_type(const Tensor& tensor, Type* type) {
 // Why the kernels do not support a call, a place in the sentences of `cpp.py`.
 enum Refusal : long { supported, not_plain, not_on_cpu, no_dtype, misfit, no_memory, too_many_dims, varying_weights };
 
-// Whether a tensor broadcasts to the shape of z.
+// Returns true if a tensor broadcasts to the shape of z.
 bool fits(const Tensor& weight, const Tensor& z) {
   for (int dim = 1; dim <= weight.ndim; dim++)
     if (dim > z.ndim || (weight.shape[weight.ndim - dim] != 1 && weight.shape[weight.ndim - dim] != z.shape[z.ndim - dim]))
@@ -164,7 +164,7 @@ struct Call : Task {
     }
   }
 
-  // Whether rows are computed side by side: where columns are not, or are few.
+  // Returns true if rows are to be computed side by side: columns are few, or do not lie side by side in memory.
   bool is_tiled() const {
     int64_t rows = layout.inner().size;
     if (columns <= short_columns) return rows >= columns;
@@ -174,8 +174,8 @@ struct Call : Task {
   }
 };
 
-// Calls f with a number to compute with, and whether rows are computed side by side; other threads of Python's run
-// meanwhile, unless it is done before they could.
+// Calls f with a number of the type to compute in, and true if rows are computed side by side. Other threads of Python
+// run meanwhile, unless the work is too little for that.
 template <class Function> bool run(const Call& call, Function f) {
   auto kernel = [&] {
     bool is_tiled = call.is_tiled();
@@ -187,7 +187,7 @@ template <class Function> bool run(const Call& call, Function f) {
   return kernel();
 }
 
-// Whether all y are classes; only then there is a C.
+// Returns False, without a C, if some y is no class.
 template <template <class, bool> class Kernel> PyObject* run_cost(PyObject* const* arguments, const Signature& signature) {
   Call call(arguments, signature, {of_row});
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) { return Kernel<decltype(real), tiled>(call).cost(); }));
@@ -226,12 +226,12 @@ void ce_torch_set_python(int (*reads_tensor)(PyObject*, Tensor*), PyObject* tens
   plain_types[1] = parameter;
 }
 
-// Whether z and y are what every cost takes.
+// Returns True if every cost takes z and y.
 PyObject* ce_torch_takes(PyObject*, PyObject* const* arguments, int64_t) {
   return PyBool_FromLong(Inputs().read(arguments, {false, ""}) == supported);
 }
 
-// Whether a tensor's numbers can be read in memory.
+// Returns True if a tensor's numbers can be read in memory.
 PyObject* ce_torch_reads(PyObject*, PyObject* const* arguments, int64_t) {
   Tensor tensor;
   Type type;

@@ -51,7 +51,7 @@ def library() -> ctypes.CDLL | str:
 
 
 def function(name: str, argument_types: Sequence[Any], result_type: Any) -> Callable[..., Any]:
-    """Return a function of the kernels, of which there must be some."""
+    """Return a function of the kernels, which must be there."""
     kernels = library()
     assert isinstance(kernels, ctypes.CDLL)
     kernel = kernels[name]

@@ -30,7 +30,7 @@ REFUSALS = (
     "z has no dimension, or more than 16",
     "the weights of the classes vary from example to example",
 )
-# C is made like one of these, which is faster than by its shape.
+# Templates of C: `empty_like` is faster than `empty`.
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in DTYPES}
 # Of fewer elements what δ can use of the pass over z is computed again sooner than kept.

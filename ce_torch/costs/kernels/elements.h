@@ -17,7 +17,7 @@ template <class Real> struct Sigmoid {
     a = z < 0 ? smaller : larger;
     one_minus_a = z < 0 ? larger : smaller;
   }
-  // a − y, of which no digits are lost where y and a are near 1.
+  // a − y. It keeps its digits where y and a are near 1.
   Reals<Real> error(Reals<Real> y) const { return (1 - y) * a - y * one_minus_a; }
 };
 

@@ -173,7 +173,7 @@ def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
 
 
 def rows_may_merge(reduction: str, y: Tensor) -> bool:
-    """Return whether it does not matter where a row ends, since neither its C nor its class does."""
+    """Return True if rows can be joined: no row has a C or a class of its own."""
     return reduction != "none" and y.is_floating_point()
 
 

@@ -308,6 +308,6 @@ def softplus(z):
 
 @triton.jit
 def sigmoid(z):
-    """1 / (1 + exp(−z)), of which no exponential overflows."""
+    """1 / (1 + exp(−z)), without an exponential that overflows."""
     u = tl.exp(-tl.abs(z))
     return tl.where(z < 0, u, 1.0) / (1.0 + u)

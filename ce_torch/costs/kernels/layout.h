@@ -37,7 +37,7 @@ struct Dim {
   Steps steps;
 };
 
-// Dimensions, the last of which has the smallest steps of z. Rows are counted in that order.
+// Dimensions, sorted by the steps of z: the last has the smallest. Rows are counted in that order.
 struct Layout {
   int dims = 0;
   Dim dim[most_dims];

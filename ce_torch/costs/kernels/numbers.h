@@ -160,7 +160,7 @@ template <class Real> typename Wide<Real>::Signed lane_numbers(int64_t start) {
   return lane;
 }
 
-// x in the first `count` lanes, `other` in those past the end of a row.
+// x in the first `count` lanes, `other` in the lanes behind the end of a row.
 template <class Real> Reals<Real> first(int64_t count, Reals<Real> x, Real other) {
   return count == Wide<Real>::lanes ? x : lane_numbers<Real>(-count) < 0 ? x : other;
 }

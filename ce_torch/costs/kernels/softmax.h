@@ -21,7 +21,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
   const bool is_class;
   // Of a class y without label smoothing t is 0 but at j = y.
   const bool is_dense, is_weighted;
-  // Whether t is computed for every vector.
+  // True if t is computed for every vector.
   const bool has_t;
   const Real total_weight;
 
@@ -150,7 +150,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     return (label.y - int32_t(block.column)) * int32_t(width) + int32_t(vector);
   }
 
-  // t in a vector; 0 past the end of a row. Of a single row with a class y it lacks what t has there beyond the others.
+  // t in a vector; 0 behind the end of a row. In a single row with a class y, `on_value` at y is still missing.
   inlined Vec t(const Inputs& inputs, const Label& label, typename Wide<Real>::Signed index, int64_t i,
                 int64_t count) const {
     Vec t = Vec{} + off_value;
@@ -249,7 +249,7 @@ template <class Real, bool tiled> struct Softmax : Rows<Real, tiled> {
     return total;
   }
 
-  // What is known of each row, and whether it counts at all.
+  // What is known of each row; `is_zero` is 1 for a row that has no gradient.
   struct Known {
     Stat m, r, T, is_zero;
   };

@@ -210,7 +210,7 @@ template <class Real, bool tiled> struct Rows {
     });
   }
 
-  // Whether the numbers of a block lie in memory as vectors do.
+  // Returns true if the numbers of a block lie in memory as vectors do.
   bool are_vectors(Operand tensor, const Block& block) const {
     Type real = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
     return !tiled && block.number.of[tensor] == 1 && task.type[tensor] == real;

@@ -61,7 +61,7 @@ def gradients(
 
 
 def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
-    """Return which of x, weight and bias need a gradient, and whether the desired outputs do."""
+    """Return which of x, weight, bias and the desired outputs need a gradient."""
     names = frozenset(name for name, needed in zip(PARAMETERS, needs, strict=False) if needed)
     return names, any(needs[len(PARAMETERS) :])
 

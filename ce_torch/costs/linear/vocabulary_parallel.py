@@ -60,7 +60,7 @@ def local_tensors(
         return x, weight, bias, y
     if group is None:
         raise ValueError(
-            f"weight is a DTensor with {weight.placements}, of which this process may have a part only; give "
+            f"weight is a DTensor with {weight.placements}, and this process may hold only a part of it; give "
             "weight.full_tensor() where each process has examples of its own, as with FSDP, or say "
             "group=weight.device_mesh.get_group() where all have the same examples and share the classes out"
         )
