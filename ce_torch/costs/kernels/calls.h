@@ -164,13 +164,11 @@ struct Call : Task {
     }
   }
 
-  // Returns true if rows are to be computed side by side: columns are few, or do not lie side by side in memory.
+  // Returns true if rows are to be computed side by side: columns are few, or farther apart than rows.
   bool is_tiled() const {
     int64_t rows = layout.inner().size;
     if (columns <= short_columns) return rows >= columns;
-    bool is_strided = column.of[of_z] != 1 || (data[of_delta] && column.of[of_delta] != 1) ||
-                      (!has_classes() && column.of[of_y] != 1);
-    return is_strided && rows >= few_rows;
+    return rows >= few_rows && std::abs(layout.inner().steps.of[of_z]) < std::abs(column.of[of_z]);
   }
 };
 

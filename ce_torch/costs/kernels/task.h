@@ -230,9 +230,7 @@ template <class Real, bool tiled> struct Rows {
       auto from = (const Real*)task.data[tensor] + start;
       return {(const Loose<Real>*)from, load(from + whole * lanes, block.numbers % lanes)};
     }
-    with_numbers(task.type[tensor], [&](auto* null) {
-      read_block<Real>((decltype(null))task.data[tensor] + start, block.steps(tensor), memory);
-    });
+    with_numbers_of(tensor, [&](auto* numbers) { read_block<Real>(numbers + start, block.steps(tensor), memory); });
     return {(const Loose<Real>*)memory, memory[std::min(whole, block_vectors - 1)]};
   }
 
