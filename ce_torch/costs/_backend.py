@@ -90,7 +90,7 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
 
     Example:
         >>> explain(quadratic, torch.zeros(2, 3).t(), torch.zeros(3, 2)).name
-        'formulas'
+        'cpp'
     """
     backends: list[Backend] = []
     token = recorded.set(backends)

@@ -89,7 +89,8 @@ class Transformable(ABC):
         differentiated = tracked(arguments) if torch.is_grad_enabled() else set()
         if not differentiated:
             return self.values(*arguments)
-        if not self.has_rules_for(differentiated):
+        # A Function has no place in the graph of what `is_grads_batched` makes a batch.
+        if not self.has_rules_for(differentiated) or any(map(is_batch_of_grads, arguments)):
             return self.formulas(*arguments)
         return self.eager.apply(self.values, *arguments)
 
@@ -170,6 +171,10 @@ def derivative_form(name: str, base: type, function: Transformable) -> type:
 def tracked(arguments: Sequence[Any]) -> set[int]:
     """Return the places of what autograd tracks."""
     return {i for i, argument in enumerate(arguments) if isinstance(argument, Tensor) and argument.requires_grad}
+
+
+def is_batch_of_grads(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and is_legacy_batched(argument)
 
 
 def places(arguments: Sequence[Any]) -> set[int]:

@@ -70,6 +70,11 @@ WRONG = {
         (-0.5, ValueError, "a finite number of at least 0, got -0.5"),
         (None, TypeError, "a finite number of at least 0, got None"),
     ],
+    "dim": [
+        (True, TypeError, "an integer, got True"),
+        (1.0, TypeError, "an integer, got 1.0"),
+        (None, TypeError, "an integer, got None"),
+    ],
     "activation": [("relu", ValueError, '"sigmoid" or "linear", got \'relu\'')],
 }
 OF_WEIGHTS = [

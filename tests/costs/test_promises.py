@@ -51,6 +51,18 @@ def test_second_derivative_is_the_one_autograd_derives_from_the_textbook(case, f
     assert_same(second(first(case))(z, y), second(first(case.by_textbook))(z, y))
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_batch_of_gradients_at_once_can_be_differentiated_again(case, reduction):
+    z, y = differentiable(case, 4, 3)
+    second = []
+    for cost in (case, case.by_textbook):
+        C = cost(z, y, reduction)
+        upstream = torch.arange(1.0, 2 * C.numel() + 1, dtype=C.dtype).view(2, *C.shape)
+        (slopes,) = torch.autograd.grad(C, z, upstream, is_grads_batched=True, create_graph=True)
+        second.append(torch.autograd.grad(slopes.square().sum(), z))
+    assert_same(*second)
+
+
 def test_third_derivative_is_the_one_autograd_derives_from_the_textbook(case):
     z, y = case.examples(2, 3)
     assert_same(jacrev(hessian(case))(z, y), jacrev(hessian(case.by_textbook))(z, y))
