@@ -30,6 +30,7 @@ REFUSALS = (
     "z has no dimension, or more than 16",
     "the weights of the classes vary from example to example",
 )
+COPIED = "a tensor is copied on write, and this version of torch copies it when it is read too"
 # Templates of C: `empty_like` is faster than `empty`.
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in DTYPES}
@@ -48,6 +49,8 @@ def cpp(spec: "CostSpec") -> Implementation:
             return "z is not on the CPU"
         if not has_kernels():
             return str(compiler.library())
+        if would_be_copied(*inputs[:count]):
+            return COPIED
         place = function(refusal_name)(*inputs)
         return REFUSALS[place] if place != 0 else refusal_in_memory(*inputs[:count])
 
@@ -83,11 +86,16 @@ def cpp(spec: "CostSpec") -> Implementation:
 
 
 def refusal_in_memory(*tensors: Tensor | None) -> str | None:
-    """Return why the numbers in the memory of plain tensors can't be read, by DLPack."""
+    """Return why the numbers in the memory of plain tensors are not those of the tensors."""
     for tensor in tensors:
-        if tensor is not None and (tensor.is_neg() or (is_copied_on_write and is_copied_on_write(tensor))):
+        if tensor is not None and tensor.is_neg():
             return NOT_PLAIN
     return None
+
+
+def would_be_copied(*tensors: Any) -> bool:
+    """Return True if DLPack would copy what it is to read."""
+    return is_copied_on_write is not None and any(isinstance(t, Tensor) and is_copied_on_write(t) for t in tensors)
 
 
 def are_taken(z: Any, y: Any) -> bool:
@@ -95,13 +103,13 @@ def are_taken(z: Any, y: Any) -> bool:
     if torch.compiler.is_compiling():
         return False
     takes = functions.get("ce_torch_takes")
-    return takes is not None and takes(z, y)
+    return takes is not None and not would_be_copied(z, y) and takes(z, y)
 
 
 def is_readable(tensor: Tensor) -> bool:
     """Return True if a tensor is plain, with numbers in memory, on the CPU; False says nothing."""
     reads = functions.get("ce_torch_reads")
-    return reads is not None and reads(tensor) and refusal_in_memory(tensor) is None
+    return reads is not None and not would_be_copied(tensor) and reads(tensor) and refusal_in_memory(tensor) is None
 
 
 def has_kernels() -> bool:
