@@ -60,7 +60,13 @@ def cases(N: int, K: int, dtype: torch.dtype, device: str = "cpu") -> list[Case]
         ("cross_entropy", cross_entropy, binary),
         ("quadratic", quadratic, sigmoid_mse),
     ):
-        add(cost, ours, lambda z, y, peer=peer: peer(z, F.one_hot(y, K).to(z.dtype)), classes, "class indices")
+        add(
+            cost,
+            ours,
+            lambda z, y, peer=peer: peer(z, torch.zeros_like(z).scatter(-1, y[:, None], 1)),
+            classes,
+            "class indices",
+        )
     add("quadratic", quadratic, sigmoid_mse, outputs, PLAIN)
     add("quadratic", quadratic, F.mse_loss, outputs, "linear", activation="linear")
     for name, options in ((PLAIN, {}), ("alpha, gamma", {"alpha": 0.5, "gamma": 1.5})):
