@@ -91,7 +91,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, PyTorch {torch.__version__}, cpu, busy: {arguments.busy}\n")
     print(
-        "| cost, option | size, layout | dtype, mode, threads | ratio | control | memory alone |\n|---|---|---|---|---|---|"
+        "| cost, option | size, layout | dtype, mode, threads | ratio | control | memory alone |\n"
+        "|---|---|---|---|---|---|"
     )
     rows = []
     with busy(2 if arguments.busy else 0):
@@ -111,7 +112,8 @@ def main() -> None:
                         print(
                             f"| {case.cost}, {case.name} | {size}, {layout} "
                             f"| {dtype}, {mode}, {threads} "
-                            f"| {row['ratio']:.2f} ± {row['spread']:.2f} | {row['control']:.2f} | {row['memory']:.2f} |",
+                            f"| {row['ratio']:.2f} ± {row['spread']:.2f} | {row['control']:.2f} "
+                            f"| {row['memory']:.2f} |",
                             flush=True,
                         )
     if arguments.write:
