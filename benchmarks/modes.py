@@ -19,6 +19,7 @@ def eager(loss: Loss) -> Step:
 
 
 def compiled(loss: Loss) -> Step:
+    torch.compiler.reset()  # Dynamo compiles a function for a few options only.
     return eager(torch.compile(loss, dynamic=False))
 
 
