@@ -10,12 +10,12 @@ so that a slow spell hits both. A star marks what misses its target (benchmarks/
     control        PyTorch's own plain loss beside itself, which tells how far a ratio is to be trusted
     memory alone   what reads z, and dense y, twice and writes δ once, in parts of PyTorch's own: none can be faster
     extra memory   the most beyond z and δ that any of the options takes, in parts of z
-    µs             the times of the plain loss
+    µs             the times of the plain loss, and in brackets the longest of the line: PyTorch's threads may wait long
     spread         the widest of half the ranges between quartiles of the ratios
 
 The modes are forward and backward (eager, compiled), second derivatives (second), forward mode (forward), and
 gradients by example (vmap). --busy measures once more beside two processes that keep a core busy each. Without --all,
-this takes about 3 minutes on idle cores; with it, many hours. --write leaves costs.json and costs.svg in a folder.
+this takes about 3 minutes on idle cores; with it, many hours. --write leaves costs.json and costs.png in a folder.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.write:
         arguments.write.mkdir(parents=True, exist_ok=True)
         (arguments.write / "costs.json").write_text(json.dumps(rows, indent=1))
-        report.draw(rows, arguments.write / "costs.svg")
+        report.draw(rows, arguments.write / "costs.png")
 
 
 def print_table(condition: dict[str, Any], arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
@@ -94,7 +94,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive, default=5, help="of a cell, at least; of a large one 2 are enough")
     parser.add_argument("--seconds", type=non_negative, default=0.25, help="how long a cell takes at least")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.svg")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.png")
     arguments = parser.parse_args(words)
     refuse_what_cannot_run(arguments, parser)
     arguments.dtype = arguments.dtype or list(DTYPES)[: None if arguments.all else 2]

@@ -127,7 +127,7 @@ def measure_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             ("label smoothing", classes, {"label_smoothing": 0.1}),
         ):
             fused, unfused = (forward_and_backward(head, weight) for head in heads_with(options))
-            seconds, unfused_seconds = seconds_in_turns(fused, unfused, x, y, arguments.rounds)
+            seconds, unfused_seconds = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
             in_use = peak_memory(partial(fused, x, y), x.device) - x.nbytes - weight.nbytes
             yield {
                 "size": size,
@@ -161,7 +161,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    print(f"{machine()}, {arguments.threads} threads, {arguments.device}, {arguments.dtype}, busy: {arguments.busy}\n")
+    print(f"{machine()}, threads: {arguments.threads}, {arguments.device}, {arguments.dtype}, busy: {arguments.busy}\n")
     print("| (N, D, K) | contender | time, s | time / unfused | extra memory / z | error |")
     print("|---|---|---|---|---|---|")
     rows = []

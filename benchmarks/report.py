@@ -32,8 +32,8 @@ def line(cells: list[Row], earlier: list[Row]) -> str:
         f"{plain['control']:.2f}",
         f"{plain['memory_alone']:.2f}",
         marked(f"{memory:.1%}", memory, targets.extra_memory(plain)),
-        f"{plain['microseconds']:.0f}",
-        f"{plain['peer_microseconds']:.0f}",
+        f"{plain['microseconds']:.0f} (≤ {max(cell['microseconds'] for cell in cells):.0f})",
+        f"{plain['peer_microseconds']:.0f} (≤ {max(cell['peer_microseconds'] for cell in cells):.0f})",
         f"± {max(cell['spread'] for cell in cells):.2f}",
         *([f"{plain['liger']:.2f}"] if "liger" in plain else []),
     ]
@@ -70,4 +70,4 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(path)
+    figure.savefig(path, dpi=200)

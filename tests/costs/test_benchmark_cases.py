@@ -54,7 +54,7 @@ def test_the_tables_have_every_option_of_every_cost(size, mode, tmp_path, capsys
         first_cells = [line.split(" | ")[0] for line in table.splitlines()[2:]]
         assert first_cells == [f"| {size}, {layout}" for layout in SIZES[size]]
     assert {row["cost"] for row in json.loads((tmp_path / "costs.json").read_text())} == set(costs.COSTS)
-    assert (tmp_path / "costs.svg").stat().st_size > 0
+    assert (tmp_path / "costs.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
