@@ -1,7 +1,7 @@
 """Tables of each cost with each option: its time in parts of that of PyTorch's own loss with the same options.
 
     python -m benchmarks.costs [--all] [--size N K] [--cost NAME] [--dtype float32] [--mode eager] [--only TEXT]
-                               [--device cpu] [--threads 1 2] [--busy] [--rounds 5] [--seconds 0.25] [--write FOLDER]
+                               [--device cpu] [--threads 1 2] [--busy] [--rounds 5] [--seconds 0.2] [--write FOLDER]
 
 There is a table for each cost, dtype, mode, number of threads and state of the machine, with a line for each size and
 layout. A cell is the median of ours / PyTorch's by rounds of ours, PyTorch's, PyTorch's, ours, or the other way round,
@@ -15,7 +15,8 @@ so that a slow spell hits both. A star marks what misses its target (benchmarks/
 
 The modes are forward and backward (eager, compiled), second derivatives (second), forward mode (forward), and
 gradients by example (vmap). --busy measures once more beside two processes that keep a core busy each. Without --all,
-this takes about 3 minutes on idle cores; with it, many hours. --write leaves costs.json and costs.png in a folder.
+this takes about 3 minutes on idle cores; with it, many hours. --write leaves costs.json and costs.png in a folder,
+whose figure is of the first layout, dtype, mode, number of threads and state.
 """
 
 import argparse
@@ -53,10 +54,8 @@ def main(words: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for condition in conditions(arguments):
         print_table(condition, arguments, rows)
-    if arguments.write:
-        arguments.write.mkdir(parents=True, exist_ok=True)
-        (arguments.write / "costs.json").write_text(json.dumps(rows, indent=1))
-        report.draw(rows, arguments.write / "costs.png")
+        if arguments.write:
+            write(rows, arguments.write)
 
 
 def print_table(condition: dict[str, Any], arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
@@ -68,6 +67,13 @@ def print_table(condition: dict[str, Any], arguments: argparse.Namespace, rows: 
                 print(report.header(cells))
             print(report.line(cells, rows), flush=True)
             rows += cells
+
+
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write what was measured so far: all of it takes hours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "costs.json").write_text(json.dumps(rows, indent=1))
+    report.draw(rows, folder / "costs.png")
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -93,7 +99,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         "--busy", action="store_true", help="once more, beside two processes that keep a core busy each"
     )
     parser.add_argument("--rounds", type=positive, default=5, help="of a cell, at least; of a large one 2 are enough")
-    parser.add_argument("--seconds", type=non_negative, default=0.25, help="how long a cell takes at least")
+    parser.add_argument("--seconds", type=non_negative, default=0.2, help="how long a cell takes at least")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.png")
     arguments = parser.parse_args(words)
     refuse_what_cannot_run(arguments, parser)

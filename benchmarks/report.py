@@ -1,11 +1,11 @@
 """The tables and the figure of benchmarks.costs."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from benchmarks import targets
 from benchmarks.cases import PLAIN
-from benchmarks.layouts import ROWS
 
 Row = dict[str, Any]
 FIRST = "size, layout"
@@ -48,9 +48,9 @@ def draw(rows: list[Row], path: Path) -> None:
     """Draw the ratio of each cost, plain and with its worst option, by size, under the first condition measured."""
     from matplotlib.figure import Figure
 
-    keys = "dtype", "mode", "threads", "busy"
-    rows = [row for row in rows if row["layout"] == ROWS and all(row[key] == rows[0][key] for key in keys)]
-    sizes = sorted({tuple(row["size"]) for row in rows}, key=lambda size: size[0] * size[1])
+    keys = "layout", "dtype", "mode", "threads", "busy"
+    rows = [row for row in rows if all(row[key] == rows[0][key] for key in keys)]
+    sizes = sorted({tuple(row["size"]) for row in rows}, key=math.prod)
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     for number, cost in enumerate(dict.fromkeys(row["cost"] for row in rows)):

@@ -42,7 +42,9 @@ def ratio(row: dict[str, Any], others: list[dict[str, Any]]) -> float | None:
 
 
 def extra_memory(row: dict[str, Any]) -> float | None:
-    """Return the memory beyond z and δ that a row may take, in parts of z."""
+    """Return the memory beyond z and δ that a row may take, in parts of z, or None where none is set."""
+    if row["mode"] not in ("eager", "compiled"):
+        return None
     return {"small": None, "medium": 0.05}.get(kind(row), 0.01)
 
 

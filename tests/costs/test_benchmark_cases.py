@@ -95,3 +95,17 @@ def test_a_cell_has_the_target_of_its_condition(changed, wanted):
     idle = {"cost": "focal", "option": "plain", "size": (10, 10), "layout": ROWS, "dtype": "float32", "mode": "eager"}
     idle |= {"threads": 1, "busy": False, "device": "cpu", "ratio": 0.5, "microseconds": 10.0, "peer_microseconds": 20}
     assert targets.ratio(idle | changed, [idle]) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "wanted"),
+    [
+        ((10, 10), "eager", None),
+        ((128, 1000), "eager", 0.05),
+        ((512, 32000), "eager", 0.01),
+        ((2, 150, 64, 64), "compiled", 0.01),
+        ((512, 32000), "second", None),
+    ],
+)
+def test_the_extra_memory_has_the_target_of_its_size(size, mode, wanted):
+    assert targets.extra_memory({"size": size, "mode": mode}) == wanted
