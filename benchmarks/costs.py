@@ -1,231 +1,196 @@
-"""Time and memory of the costs, forward and backward, side by side with PyTorch's own losses.
+"""Tables of each cost with each option: its time in parts of that of PyTorch's own loss with the same options.
 
-    python -m benchmarks.costs [--device cpu] [--dtype float32] [--cost log_likelihood] [--rounds 15] [--write FOLDER]
+    python -m benchmarks.costs [--all] [--size N K] [--cost NAME] [--dtype float32] [--mode eager] [--only TEXT]
+                               [--device cpu] [--threads 1 2] [--busy] [--rounds 5] [--seconds 0.2] [--write FOLDER]
 
-Each contender takes turns with PyTorch's own loss, so that a slow spell of the machine hits both, in an order that
-changes, since each finds the caches and the allocator as the other has left them. PyTorch's loss beside itself shows
-how far a ratio is to be trusted. The table gives the median time, half the range between the quartiles, the ratio to
-PyTorch's own loss, and the most memory beyond z and its gradient, in parts of z's size, as PyTorch's profiler counts
-it. "The memory alone" reads z twice and writes δ once, and is what none can be faster than. --write leaves costs.json
-and costs.png in a folder.
+There is a table for each cost, dtype, mode, number of threads and state of the machine, with a line for each size and
+layout. A cell is the median of ours / PyTorch's by rounds of ours, PyTorch's, PyTorch's, ours, or the other way round,
+so that a slow spell hits both. A star marks what misses its target (benchmarks/targets.py). The last columns are
+
+    control        PyTorch's own plain loss beside itself, which tells how far a ratio is to be trusted
+    memory alone   what reads z, and dense y, twice and writes δ once, in parts of PyTorch's own: none can be faster
+    extra memory   the most beyond z and δ that any of the options takes, in parts of z
+    µs             the times of the plain loss, and in brackets the longest of the line: PyTorch's threads may wait long
+    spread         the widest of half the ranges between quartiles of the ratios
+
+The modes are forward and backward (eager, compiled), second derivatives (second), forward mode (forward), and
+gradients by example (vmap). --busy measures once more beside two processes that keep a core busy each. Without --all,
+this takes about 3 minutes on idle cores; with it, many hours. --write leaves costs.json and costs.png in a folder,
+whose figure is of the first layout, dtype, mode, number of threads and state.
 """
 
 import argparse
 import json
-import random
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
-from benchmarks.memory import peak_memory
-from ce_torch.costs._registry import COSTS as REGISTERED
+from benchmarks import report
+from benchmarks.cases import PLAIN, Case, cases
+from benchmarks.layouts import IMAGES, ROWS, STRIDED
+from benchmarks.memory import extra_memory
+from benchmarks.modes import MODES, eager
+from benchmarks.targets import DTYPES, LARGE
+from benchmarks.timing import busy, machine, memory_alone, on_threads, seconds_in_turns
+from ce_torch.training.settings import non_negative, whole_number
 
-SIZES = ((10, 10), (128, 10), (128, 1000), (4096, 1000), (512, 32000), (256, 128256))
-OURS, OURS_COMPILED, PEER, COMPILED, FORMULA, LIGER, MEMORY = (
-    "ce_torch",
-    "ce_torch, compiled",
-    "PyTorch's own",
-    "the same, compiled",
-    "the formula, autograd",
-    "Liger",
-    "the memory alone",
-)
-Loss = Callable[[Tensor, Tensor], Tensor]
-Step = Callable[[Tensor, Tensor], None]
-
-# The costs as the registry has them, with the first of their examples' options.
-COSTS: dict[str, Loss] = {
-    function.spec.name: partial(cost.function, **function.spec.examples[0])
-    for cost in REGISTERED.values()
-    for function in cost.cost_functions
-}
+COSTS = tuple(dict.fromkeys(case.cost for case in cases((2, 2), torch.float32)))
+# From large to small: the allocator learns from the large ones to keep memory for the small ones.
+SUBSET = ((512, 32000), (2, 150, 64, 64), (128, 1000), (128, 10), (10, 10))
+ALL = ((256, 128256), (512, 32000), (4, 21, 128, 128), (2, 150, 64, 64), (4096, 1000), (128, 1000), (128, 10), (10, 10))
+ON_GPU = ((4096, 128256),)
+STRIDED_SIZE = (4096, 1000)
+LARGE_ROUNDS = 2
 
 
-def focal_formula(z: Tensor, y: Tensor) -> Tensor:
-    a = torch.sigmoid(z)
-    H = -(y * a.log() + (1 - y) * (1 - a).log())
-    return ((0.25 * y + 0.75 * (1 - y)) * (a + y - 2 * a * y) ** 2 * H).sum(-1).mean()
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
+    print(machine(), flush=True)
+    rows: list[dict[str, Any]] = []
+    for condition in conditions(arguments):
+        print_table(condition, arguments, rows)
+        if arguments.write:
+            write(rows, arguments.write)
 
 
-# Of each cost PyTorch's own loss, or torchvision's, and the formula, which autograd differentiates.
-PEERS: dict[str, tuple[Loss, Loss]] = {
-    "log_likelihood": (
-        F.cross_entropy,
-        lambda z, y: -(z.exp() / z.exp().sum(-1, keepdim=True)).gather(-1, y[:, None]).log().mean(),
-    ),
-    "cross_entropy": (
-        F.binary_cross_entropy_with_logits,
-        lambda z, y: -(y * torch.sigmoid(z).log() + (1 - y) * (1 - torch.sigmoid(z)).log()).sum(-1).mean(),
-    ),
-    "focal": (partial(sigmoid_focal_loss, reduction="mean"), focal_formula),
-    "quadratic": (
-        lambda z, y: F.mse_loss(torch.sigmoid(z), y),
-        lambda z, y: ((torch.sigmoid(z) - y) ** 2).sum(-1).mean() / 2,
-    ),
-    "linear_quadratic": (F.mse_loss, lambda z, y: ((z - y) ** 2).sum(-1).mean() / 2),
-}
+def print_table(condition: dict[str, Any], arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Print a table as it is measured, and append its cells to the rows."""
+    with busy(2 if condition["busy"] else 0), on_threads(condition["threads"]):
+        for index, (size, layout) in enumerate(sizes_and_layouts(arguments)):
+            cells = list(measure(size, layout, condition, arguments))
+            if index == 0:
+                print(report.header(cells))
+            print(report.line(cells, rows), flush=True)
+            rows += cells
 
 
-def contenders(cost: str, device: str) -> dict[str, Step]:
-    """Return the contenders for a cost by name, each forward and backward, and what they can't be faster than."""
-    return {name: forward_and_backward(loss) for name, loss in losses(cost, device).items()} | {MEMORY: memory_alone()}
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write what was measured so far: all of it takes hours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "costs.json").write_text(json.dumps(rows, indent=1))
+    report.draw(rows, folder / "costs.png")
 
 
-def losses(cost: str, device: str) -> dict[str, Loss]:
-    """Return the losses for a cost by name; all are means, PyTorch's over the neurons too."""
-    ours, (peer, formula) = COSTS[cost], PEERS[cost]
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments, with defaults that follow from --all."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.costs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    positive = whole_number(1)
+    parser.add_argument("--all", action="store_true", help="every size, layout, dtype, mode, 1 and 2 threads, and busy")
+    parser.add_argument("--size", type=positive, nargs="+", metavar="N", help="N K, or N K H W of images")
+    parser.add_argument("--cost", nargs="+", choices=COSTS, default=COSTS)
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="beside the plain cost, the options with this in them"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES)
+    parser.add_argument("--mode", nargs="+", choices=MODES)
+    parser.add_argument("--threads", type=positive, nargs="+")
+    parser.add_argument(
+        "--busy", action="store_true", help="once more, beside two processes that keep a core busy each"
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help="of a cell, at least; of a large one 2 are enough")
+    parser.add_argument("--seconds", type=non_negative, default=0.2, help="how long a cell takes at least")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.png")
+    arguments = parser.parse_args(words)
+    refuse_what_cannot_run(arguments, parser)
+    arguments.dtype = arguments.dtype or list(DTYPES)[: None if arguments.all else 2]
+    arguments.mode = arguments.mode or list(MODES)[: None if arguments.all else 1]
+    arguments.threads = arguments.threads or ([1, 2] if arguments.all else [1])
+    arguments.busy = arguments.busy or arguments.all
+    return arguments
+
+
+def refuse_what_cannot_run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if arguments.size and len(arguments.size) not in (2, 4):
+        parser.error(f"argument --size: must be two numbers, N K, or four, N K H W, got {len(arguments.size)}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: PyTorch finds no CUDA device here; use --device cpu")
+    if arguments.write and any(
+        path.exists() and not path.is_dir() for path in (arguments.write, *arguments.write.parents)
+    ):
+        parser.error(f"argument --write: {arguments.write} must be a folder, but there is a file of that name")
+    names = dict.fromkeys(case.name for case in cases((2, 2), torch.float32) if case.cost in arguments.cost)
+    if not any(arguments.only in name for name in names):
+        parser.error(f"argument --only: {arguments.only!r} is in none of the options: {'; '.join(names)}")
+
+
+def conditions(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what is the same in all of a table."""
+    states = (False, True) if arguments.busy else (False,)
+    chosen = states, arguments.threads, arguments.dtype, arguments.mode, arguments.cost
+    for is_busy, threads, dtype, mode, cost in product(*chosen):
+        yield {
+            "cost": cost,
+            "dtype": dtype,
+            "mode": mode,
+            "device": arguments.device,
+            "threads": threads,
+            "busy": is_busy,
+        }
+
+
+def measure(
+    size: tuple[int, ...], layout: str, condition: dict[str, Any], arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Yield the cells of a line."""
+    for case in cases(size, getattr(torch, condition["dtype"]), condition["device"], layout):
+        if case.cost == condition["cost"] and (arguments.only in case.name or case.name == PLAIN):
+            place = {"option": case.name, "size": size, "layout": layout}
+            yield condition | place | measure_case(case, condition["mode"], arguments)
+
+
+def sizes_and_layouts(arguments: argparse.Namespace) -> Iterator[tuple[tuple[int, ...], str]]:
+    sizes = (*(ON_GPU if arguments.device == "cuda" else ()), *(ALL if arguments.all else SUBSET))
+    for size in [tuple(arguments.size)] if arguments.size else sizes:
+        strided = STRIDED if arguments.size or size == STRIDED_SIZE else ()
+        yield from product([size], IMAGES if len(size) == 4 else (ROWS, *strided))
+
+
+def measure_case(case: Case, mode: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the ratio of a case with its spread, times and memory, and of the plain one what it is judged by."""
+    ours, peer = MODES[mode](case.ours), MODES[mode](case.peer)
+    rounds = min(arguments.rounds, LARGE_ROUNDS) if case.z.numel() >= LARGE else arguments.rounds
+    in_turns = partial(seconds_in_turns, z=case.z, y=case.y, rounds=rounds, seconds=arguments.seconds)
+    taken, of_peer = in_turns(ours, peer)
+    low, median, high = quartiles(taken, of_peer)
     found = {
-        OURS: ours,
-        OURS_COMPILED: torch.compile(ours, dynamic=False),
-        PEER: peer,
-        COMPILED: torch.compile(peer, dynamic=False),
-        FORMULA: formula,
+        "ratio": median,
+        "spread": (high - low) / 2,
+        "microseconds": statistics.median(taken) * 1e6,
+        "peer_microseconds": statistics.median(of_peer) * 1e6,
+        "extra_memory": extra_memory(ours, case.z, case.y),
     }
-    if cost == "log_likelihood" and device == "cuda":
-        try:
-            from liger_kernel.transformers.functional import liger_cross_entropy
-        except ImportError:
-            return found
-        found[LIGER] = liger_cross_entropy
+    if case.name == PLAIN:
+        others = {"control": peer, "memory_alone": memory_alone()}
+        if case.cost == "log_likelihood" and case.z.is_cuda and mode == "eager":
+            others |= liger()
+        found |= {name: quartiles(*in_turns(step, peer))[1] for name, step in others.items()}
     return found
 
 
-def examples(cost: str, size: tuple[int, int], device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator(device).manual_seed(0)
-    z = torch.randn(size, generator=generator, device=device).to(dtype)
-    if cost == "log_likelihood":
-        return z, torch.randint(size[1], size[:1], generator=generator, device=device)
-    return z, torch.rand(size, generator=generator, device=device).to(dtype)
+def quartiles(taken: list[float], of_peer: list[float]) -> list[float]:
+    """Return the quartiles of the ratio over rounds."""
+    ratios = [ours / peer for ours, peer in zip(taken, of_peer, strict=True)]
+    return statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
 
 
-def forward_and_backward(loss: Loss) -> Step:
-    def step(z: Tensor, y: Tensor) -> None:
-        # A copy: Liger writes the gradient into the weighted inputs.
-        z = (z.clone() if getattr(loss, "__module__", "").startswith("liger") else z).detach().requires_grad_()
-        loss(z, y).backward()
-
-    return step
-
-
-def memory_alone() -> Step:
-    """Return what reads z, and y, twice and writes δ once, to memory that is there, and does no more."""
-    delta = cache(torch.empty_like)
-
-    def step(z: Tensor, y: Tensor) -> None:
-        for _ in range(2):
-            z.sum()
-            if y.is_floating_point():
-                y.sum()
-        delta(z).fill_(1)
-
-    return step
-
-
-def seconds_in_turns(
-    step: Step, peer: Step, z: Tensor, y: Tensor, rounds: int, warm_up: int = 3
-) -> tuple[list[float], list[float]]:
-    """Return the times of a contender and of its peer, which take turns, either first."""
-    synchronize = torch.cuda.synchronize if z.is_cuda else lambda: None
-    taken = ([], [])
-    order = random.Random(0)
-    for round in range(warm_up + rounds):
-        for which in order.sample((0, 1), 2):
-            synchronize()
-            start = time.perf_counter()
-            (step, peer)[which](z, y)
-            synchronize()
-            if round >= warm_up:
-                taken[which].append(time.perf_counter() - start)
-    return taken
-
-
-def extra_memory(step: Step, z: Tensor, y: Tensor) -> float:
-    """Return the most memory that was in use beyond z and its gradient, in parts of z's size."""
-    return max(peak_memory(lambda: step(z, y), z.device) / z.nbytes - 1, 0)
-
-
-def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield what was measured, a row for each cost, size, dtype and contender."""
-    for dtype in arguments.dtype:
-        for cost in arguments.cost:
-            # The large sizes first: the allocator learns from them to keep memory for the small ones.
-            for size in reversed(SIZES):
-                torch.compiler.reset()
-                z, y = examples(cost, size, arguments.device, getattr(torch, dtype))
-                steps = contenders(cost, arguments.device)
-                rounds = arguments.rounds if z.numel() > 1_000_000 else 20 * arguments.rounds
-                for name, step in steps.items():
-                    taken, of_peer = seconds_in_turns(step, steps[PEER], z, y, rounds)
-                    low, median, high = statistics.quantiles(taken, n=4)
-                    yield {
-                        "cost": cost,
-                        "dtype": dtype,
-                        "size": size,
-                        "contender": name,
-                        "microseconds": median * 1e6,
-                        "spread": (high - low) / 2 * 1e6,
-                        "ratio": median / statistics.median(of_peer),
-                        "extra_memory": 0 if name == MEMORY else extra_memory(step, z, y),
-                    }
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw each contender's time in parts of PyTorch's own, cost by cost."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows if row["dtype"] == rows[0]["dtype"]]
-    costs = list(dict.fromkeys(row["cost"] for row in rows))
-    figure = Figure(figsize=(3.6 * len(costs) + 2, 3.6), layout="constrained")
-    for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False, sharey=True)[0], costs, strict=True):
-        for name in dict.fromkeys(row["contender"] for row in rows if row["cost"] == cost):
-            of_name = [row for row in reversed(rows) if (row["cost"], row["contender"]) == (cost, name)]
-            sizes = ["×".join(map(str, row["size"])) for row in of_name]
-            axes.plot(sizes, [row["ratio"] for row in of_name], marker="o", label=name)
-        axes.set(title=cost, yscale="log")
-        ticks = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-        axes.set_yticks(ticks, map(str, ticks))
-        axes.minorticks_off()
-        axes.tick_params(axis="x", rotation=45)
-        axes.grid(alpha=0.3)
-    figure.supylabel("time / PyTorch's own")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
-    figure.savefig(path, dpi=110)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    costs = list(COSTS)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    parser.add_argument("--cost", nargs="+", choices=costs, default=costs)
-    parser.add_argument("--rounds", type=int, default=15, help="of the large sizes; 20 times as many of the small ones")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.png")
-    arguments = parser.parse_args()
-
-    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.device}\n")
-    print("| cost, dtype, (N, K) | contender | time, µs | time / PyTorch's own | extra memory / z |")
-    print("|---|---|---|---|---|")
-    rows = []
-    for row in measure(arguments):
-        rows.append(row)
-        N, K = row["size"]
-        print(
-            f"| {row['cost']}, {row['dtype']}, ({N}, {K}) | {row['contender']} | {row['microseconds']:.0f} ± "
-            f"{row['spread']:.0f} | {row['ratio']:.2f} | {row['extra_memory']:.1%} |",
-            flush=True,
-        )
-    if arguments.write:
-        arguments.write.mkdir(parents=True, exist_ok=True)
-        (arguments.write / "costs.json").write_text(json.dumps(rows, indent=1))
-        draw(rows, arguments.write / "costs.png")
+def liger() -> dict[str, Any]:
+    """Return the step of Liger's loss, if it is installed."""
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return {}
+    return {"liger": eager(liger_cross_entropy)}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Time and memory of an output layer and its log-likelihood, forward and backward, side by side with PyTorch's own.
 
-    python -m benchmarks.linear [--device cpu] [--dtype float32] [--rounds 5] [--write FILE]
+    python -m benchmarks.linear [--device cpu] [--dtype float32] [--threads 2] [--busy] [--options] [--rounds 3]
+                                [--error] [--write FILE]
 
 Contenders are F.linear and F.cross_entropy; F.linear_cross_entropy in chunks of several sizes, its own choice among
 them; and linear_log_likelihood, by itself and with blocks of as many rows. Each takes turns with the first, in an order
 that changes. The table gives the median time, its ratio to that of F.linear and F.cross_entropy in the same turns, the
 most memory beyond inputs and their gradients in parts of the (N, K) weighted inputs, and how far the gradient of the
-weight is from the one in float64.
+weight is from the one in float64. --options measures the cost with each of its options instead, at the sizes of
+benchmarks.costs, with a layer of 256 inputs. --busy starts two processes that keep a core busy each.
 """
 
 import argparse
@@ -21,13 +23,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.costs import seconds_in_turns
+from benchmarks.cases import IGNORED
 from benchmarks.memory import peak_memory
+from benchmarks.timing import busy, machine, on_threads, seconds_in_turns
 from ce_torch.functional import linear_log_likelihood
+from ce_torch.training.settings import whole_number
 
 # N examples of D inputs, and K classes.
 SIZES = {"cpu": ((2048, 512, 32000), (1024, 768, 128256)), "cuda": ((8192, 4096, 128256),)}
 CHUNKS = (64, 256, 512)
+INPUTS = 256
+SIZES_WITH_OPTIONS = ((512, INPUTS, 32000), (4096, INPUTS, 1000), (128, INPUTS, 1000), (10, INPUTS, 10))
 UNFUSED = "F.linear, F.cross_entropy"
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -94,7 +100,7 @@ def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> I
     exact = forward_and_backward(linear_log_likelihood, weight.double())(x.double(), y) if arguments.error else None
     steps = {name: forward_and_backward(head, weight) for name, head in contenders(arguments.device).items()}
     for name, step in steps.items():
-        seconds, unfused_seconds = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds, warm_up=1)
+        seconds, unfused_seconds = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds)
         in_use = peak_memory(partial(step, x, y), x.device) - x.nbytes - weight.nbytes
         row = {
             "size": size,
@@ -108,26 +114,66 @@ def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> I
         yield row
 
 
-def main() -> None:
+def measure_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each size and option of the cost, beside F.cross_entropy with the same."""
+    for size in SIZES_WITH_OPTIONS:
+        x, weight, classes = examples(size, arguments.device, getattr(torch, arguments.dtype))
+        ignored = classes.clone()
+        ignored[1::2] = IGNORED
+        for name, y, options in (
+            ("plain", classes, {}),
+            ("half ignored", ignored, {}),
+            ("reduction none", classes, {"reduction": "none"}),
+            ("label smoothing", classes, {"label_smoothing": 0.1}),
+        ):
+            fused, unfused = (forward_and_backward(head, weight) for head in heads_with(options))
+            seconds, unfused_seconds = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
+            in_use = peak_memory(partial(fused, x, y), x.device) - x.nbytes - weight.nbytes
+            yield {
+                "size": size,
+                "contender": name,
+                "seconds": statistics.median(seconds),
+                "ratio": statistics.median(seconds) / statistics.median(unfused_seconds),
+                "extra_memory": in_use / (len(x) * len(weight) * x.element_size()),
+            }
+
+
+def heads_with(options: dict[str, Any]) -> tuple[Head, Head]:
+    """Return ours and PyTorch's with options, each a number."""
+    return (
+        lambda x, weight, y: linear_log_likelihood(x, weight, y, **options).sum(),
+        lambda x, weight, y: F.cross_entropy(F.linear(x, weight), y, **options).sum(),
+    )
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=whole_number(1), default=torch.get_num_threads())
+    parser.add_argument("--busy", action="store_true", help="beside two processes that keep a core busy each")
+    parser.add_argument("--options", action="store_true", help="each option of the cost, instead of other heads")
+    parser.add_argument("--rounds", type=whole_number(1), default=3, help="of twice each")
     parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
     parser.add_argument("--write", type=Path, metavar="FILE", help="where to write the figures (JSON)")
-    arguments = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.device}, {arguments.dtype}\n")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    print(f"{machine()}, threads: {arguments.threads}, {arguments.device}, {arguments.dtype}, busy: {arguments.busy}\n")
     print("| (N, D, K) | contender | time, s | time / unfused | extra memory / z | error |")
     print("|---|---|---|---|---|---|")
     rows = []
-    for row in measure(arguments):
-        rows.append(row)
-        error = f"{row['error']:.1e}" if "error" in row else ""
-        print(
-            f"| {row['size']} | {row['contender']} | {row['seconds']:.2f} | {row['ratio']:.2f} | "
-            f"{row['extra_memory']:.1%} | {error} |",
-            flush=True,
-        )
+    with busy(2 if arguments.busy else 0), on_threads(arguments.threads):
+        for row in (measure_options if arguments.options else measure)(arguments):
+            rows.append(row)
+            error = f"{row['error']:.1e}" if "error" in row else ""
+            print(
+                f"| {row['size']} | {row['contender']} | {row['seconds']:.3g} | {row['ratio']:.2f} | "
+                f"{row['extra_memory']:.1%} | {error} |",
+                flush=True,
+            )
     if arguments.write:
         arguments.write.write_text(json.dumps(rows, indent=1))
 

@@ -27,3 +27,8 @@ def peak_memory(action: Callable[[], Any], device: torch.device | str = "cpu") -
         in_use += event.nbytes()
         peak = max(peak, in_use)
     return peak
+
+
+def extra_memory(step: Callable[[torch.Tensor, torch.Tensor], Any], z: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the most memory that was in use beyond z and its gradient, in parts of z's size."""
+    return max(peak_memory(lambda: step(z, y), z.device) / z.nbytes - 1, 0)

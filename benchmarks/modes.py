@@ -1,0 +1,52 @@
+"""How the benchmarks differentiate a loss: forward and backward, compiled, twice, forward mode, and by example."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor], object]
+
+
+def eager(loss: Loss) -> Step:
+    def step(z: Tensor, y: Tensor) -> None:
+        # A copy: Liger writes the gradient into the weighted inputs.
+        z = (z.clone() if getattr(loss, "__module__", "").startswith("liger") else z).detach().requires_grad_()
+        loss(z, y).backward()
+
+    return step
+
+
+def compiled(loss: Loss) -> Step:
+    torch.compiler.reset()  # Dynamo compiles a function for a few options only.
+    return eager(torch.compile(loss, dynamic=False))
+
+
+def second(loss: Loss) -> Step:
+    """Differentiate the gradient's product with a tensor once more."""
+
+    def step(z: Tensor, y: Tensor) -> None:
+        z = z.detach().requires_grad_()
+        (delta,) = torch.autograd.grad(loss(z, y), z, create_graph=True)
+        torch.autograd.grad(delta, z, torch.ones_like(delta))
+
+    return step
+
+
+def forward(loss: Loss) -> Step:
+    return lambda z, y: torch.func.jvp(lambda z: loss(z, y), (z,), (torch.ones_like(z),))
+
+
+def vmap(loss: Loss) -> Step:
+    """Give each example a gradient of its own."""
+    return torch.func.vmap(torch.func.grad(lambda z, y: loss(z[None], y[None])))
+
+
+MODES: dict[str, Callable[[Loss], Step]] = {
+    "eager": eager,
+    "compiled": compiled,
+    "second": second,
+    "forward": forward,
+    "vmap": vmap,
+}
