@@ -11,7 +11,7 @@ A call takes the form that suits its caller: eager calls a thin `torch.autograd.
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,8 +93,8 @@ class CostFunction:
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""
-        plan = Plan(reduction, dtype, self.choose(inputs), inputs[self.count :])
-        return self.eager.apply(plan, *inputs[: self.count])
+        count = self.count
+        return self.eager.apply((reduction, dtype, self.choose(inputs), inputs[count:]), *inputs[:count])
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
         """Raise `ValueError` if y names a class that z does not have, and its values are free to read."""
@@ -144,13 +144,8 @@ class CostFunction:
         return choose(self.implementations, inputs).delta(ones, None, "none", *inputs)
 
 
-class Plan(NamedTuple):
-    """How an eager call computes C, in which dtype it is returned, and the constants that the formula takes."""
-
-    reduction: str
-    dtype: torch.dtype
-    implementation: Implementation
-    constants: tuple[Any, ...]
+# How an eager call computes C: the reduction, the dtype of C, the implementation, and the constants of the formula.
+Plan = tuple[str, torch.dtype, Implementation, tuple[Any, ...]]
 
 
 def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
@@ -162,13 +157,13 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
     class Eager(Function):
         # With setup_context PyTorch binds forward's signature at every call, a third of a small batch's time.
         @staticmethod
-        def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensor:
+        def forward(ctx: Any, plan: Plan, *tensors: Any) -> Tensor:
             ctx.save_for_backward(*tensors)
+            ctx.reduction, dtype, implementation, ctx.constants = plan
             if is_forward_mode():
                 ctx.save_for_forward(*tensors)
-                ctx.dtype = plan.dtype
+                ctx.dtype = dtype
                 ctx.set_materialize_grads(False)
-            ctx.reduction, dtype, implementation, ctx.constants = plan
             C, statistics = implementation.cost(dtype, ctx.reduction, *tensors, *ctx.constants)
             ctx.computed = implementation, statistics, has_saved_tensor_hooks()
             return C

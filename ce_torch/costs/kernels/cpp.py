@@ -49,10 +49,15 @@ def cpp(spec: "CostSpec") -> Implementation:
             return "z is not on the CPU"
         if not has_kernels():
             return str(compiler.library())
-        if would_be_copied(*inputs[:count]):
+        if is_copied_on_write and are_copied(*inputs[:count]):
             return COPIED
         place = function(refusal_name)(*inputs)
-        return REFUSALS[place] if place != 0 else refusal_in_memory(*inputs[:count])
+        if place != 0:
+            return REFUSALS[place]
+        for tensor in inputs[:count]:
+            if tensor is not None and tensor.is_neg():
+                return NOT_PLAIN
+        return None
 
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
@@ -85,31 +90,26 @@ def cpp(spec: "CostSpec") -> Implementation:
     return Implementation("cpp", refusal, cost, delta, change)
 
 
-def refusal_in_memory(*tensors: Tensor | None) -> str | None:
-    """Return why the numbers in the memory of plain tensors are not those of the tensors."""
-    for tensor in tensors:
-        if tensor is not None and tensor.is_neg():
-            return NOT_PLAIN
-    return None
-
-
-def would_be_copied(*tensors: Any) -> bool:
-    """Return True if DLPack would copy what it is to read."""
-    return is_copied_on_write is not None and any(isinstance(t, Tensor) and is_copied_on_write(t) for t in tensors)
+def are_copied(*tensors: Any) -> bool:
+    """Return True if this version of torch copies one of the tensors when DLPack reads it."""
+    asks = is_copied_on_write
+    return asks is not None and any(isinstance(tensor, Tensor) and asks(tensor) for tensor in tensors)
 
 
 def are_taken(z: Any, y: Any) -> bool:
     """Return True if z and y are what every cost takes, on the CPU; False says nothing."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or (is_copied_on_write and are_copied(z, y)):
         return False
     takes = functions.get("ce_torch_takes")
-    return takes is not None and not would_be_copied(z, y) and takes(z, y)
+    return takes is not None and takes(z, y)
 
 
 def is_readable(tensor: Tensor) -> bool:
     """Return True if a tensor is plain, with numbers in memory, on the CPU; False says nothing."""
     reads = functions.get("ce_torch_reads")
-    return reads is not None and not would_be_copied(tensor) and reads(tensor) and refusal_in_memory(tensor) is None
+    if reads is None or (is_copied_on_write and are_copied(tensor)):
+        return False
+    return reads(tensor) and not tensor.is_neg()
 
 
 def has_kernels() -> bool:
@@ -127,15 +127,7 @@ functions: dict[str, Callable[..., Any]] = {}
 
 def function(name: str) -> Callable[..., Any]:
     """Return a function of the kernels, which are there, that takes Python's objects."""
-    if not functions:
-        set_python = compiler.function(
-            "ce_torch_set_python", (ctypes.c_void_p, ctypes.py_object, ctypes.py_object), None
-        )
-        set_python(tensor_reader(), Tensor, torch.nn.Parameter)
-        functions.update({name: new_function(name) for name in ("ce_torch_takes", "ce_torch_reads")})
-    if name not in functions:
-        functions[name] = new_function(name)
-    return functions[name]
+    return functions.get(name) or new_function(name)
 
 
 class MethodDefinition(ctypes.Structure):
@@ -155,8 +147,20 @@ definitions: list[MethodDefinition] = []
 
 
 def new_function(name: str) -> Callable[..., Any]:
+    """Return a function that was not called before; the first of all tells the kernels of Python."""
     kernels = compiler.library()
     assert isinstance(kernels, ctypes.CDLL)
+    if not functions:
+        set_python = compiler.function(
+            "ce_torch_set_python", (ctypes.c_void_p, ctypes.py_object, ctypes.py_object), None
+        )
+        set_python(tensor_reader(), Tensor, torch.nn.Parameter)
+        functions.update({name: as_python(kernels, name) for name in ("ce_torch_takes", "ce_torch_reads")})
+    functions[name] = as_python(kernels, name)
+    return functions[name]
+
+
+def as_python(kernels: ctypes.CDLL, name: str) -> Callable[..., Any]:
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.argtypes, new.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p), ctypes.py_object
     address = ctypes.cast(kernels[name], ctypes.c_void_p)
