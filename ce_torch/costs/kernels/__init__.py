@@ -22,8 +22,8 @@ class Implementation(NamedTuple):
 
     `refusal(z, y, ...)` says why these inputs are not supported, and is None if they are. Then
     C, statistics = cost(dtype, reduction, z, y, ...) and ∂C/∂z = delta(grad_output, statistics, reduction, z, y, ...).
-    Statistics, shape (2 + 4 N,), are what δ can use of the pass over z; for None delta makes that pass itself. Where
-    that is as fast, cost returns None.
+    Statistics, of a little more than 3 N numbers, are what δ can use of the pass over z; for None delta makes that pass
+    itself. Where that is as fast, cost returns None.
     change(v, grad_output, statistics, reduction, z, y, ...) are the derivatives of C and of ∂C/∂z in the direction v,
     shaped like z; where grad_output is None that of C, and None.
     """
@@ -63,4 +63,6 @@ def new_cost(reduction: str, z: Tensor, dtype: torch.dtype) -> Tensor:
 
 def new_statistics(z: Tensor, dtype: torch.dtype) -> Tensor:
     """Return memory for the statistics of each example."""
-    return z.new_empty(2 + 4 * math.prod(z.shape[:-1]), dtype=dtype)
+    count = math.prod(z.shape[:-1])
+    # An even number, so that the first two can be a float64.
+    return z.new_empty(2 + 3 * count + count % 2, dtype=dtype)

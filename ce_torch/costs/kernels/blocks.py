@@ -14,7 +14,7 @@ from torch import Tensor
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, reduce
-from ce_torch.costs.kernels import NOT_PLAIN, Implementation, is_plain, new_statistics
+from ce_torch.costs.kernels import NOT_PLAIN, Implementation, is_plain
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
@@ -28,13 +28,13 @@ Block = tuple[tuple[int, int, int], ...]
 
 
 def blocks(spec: "CostSpec") -> Implementation:
-    """Return the cost's formulas block by block as an implementation; its statistics hold nothing."""
+    """Return the cost's formulas block by block as an implementation, without statistics."""
 
-    def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, None]:
         C = torch.empty(z.shape[:-1], dtype=compute_dtype(z), device=z.device)
         for block in cut(z.shape):
             narrow(C, block, missing_dims=1).copy_(spec.cost(*to_compute_dtype(narrow_all((z, *inputs), block))))
-        return to_dtype(reduce(reduction, C, spec.counted(z, *inputs)), dtype), new_statistics(z, C.dtype)
+        return to_dtype(reduce(reduction, C, spec.counted(z, *inputs)), dtype), None
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
         out, g = torch.empty_like(z), example_grad(grad_output, reduction, z, spec.counted(z, *inputs))

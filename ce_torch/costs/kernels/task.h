@@ -119,7 +119,7 @@ struct Task {
   double numbers[2];  // temperature and label smoothing, or whatever else the cost takes
   Reduction reduction;
   int threads;
-  void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r, T, C
+  void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r and T
 
   bool has_classes() const { return type[of_y] == Type::int64; }
   bool is_float64() const { return type[of_z] == Type::float64; }
