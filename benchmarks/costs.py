@@ -15,7 +15,7 @@ so that a slow spell hits both. A star marks what misses its target (benchmarks/
 
 The modes are forward and backward (eager, compiled), second derivatives (second), forward mode (forward), and
 gradients by example (vmap). --busy measures once more beside two processes that keep a core busy each. Without --all,
-this takes about 3 minutes on idle cores; with it, many hours. --write leaves costs.json and costs.png in a folder,
+this takes about 4 minutes; with it, many hours. --write leaves costs.json and costs.png in a folder,
 whose figure is of the first layout, dtype, mode, number of threads and state.
 """
 
