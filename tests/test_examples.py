@@ -20,12 +20,12 @@ def examples() -> Iterator[doctest.DocTest]:
     """Yield the examples of every docstring. Read the files without importing them: some need optional packages."""
     parser = doctest.DocTestParser()
     for path in sorted((PROJECT / "ce_torch").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
-                name = f"{path.stem}.{getattr(node, 'name', '')}"
-                test = parser.get_doctest(text, dict(NAMES), name, str(path), getattr(node, "lineno", 0))
-                if test.examples:
-                    yield test
+        nodes = ast.walk(ast.parse(path.read_text()))
+        for node in (node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)):
+            text, name = ast.get_docstring(node) or "", f"{path.stem}.{getattr(node, 'name', '')}"
+            test = parser.get_doctest(text, dict(NAMES), name, str(path), getattr(node, "lineno", 0))
+            if test.examples:
+                yield test
 
 
 EXAMPLES = list(examples())

@@ -139,14 +139,15 @@ class Comparison:
             for examples in training.chunks():
                 training.descend(examples)
                 steps += math.ceil(examples.shape[-1] / batch_size)
-                if steps // steps_between_looks > looks:
-                    looks += 1
-                    accuracies = evaluate(training.network, training.cost, *self.data.validation)["accuracy"]
-                    reached |= torch.tensor(accuracies) >= run["goal"]
-                    yield accuracies
-                    if reached.all():
-                        self.progress(run, run["epochs"] - epoch)
-                        return
+                if steps // steps_between_looks <= looks:
+                    continue
+                looks += 1
+                accuracies = evaluate(training.network, training.cost, *self.data.validation)["accuracy"]
+                reached |= torch.tensor(accuracies) >= run["goal"]
+                yield accuracies
+                if reached.all():
+                    self.progress(run, run["epochs"] - epoch)
+                    return
             self.progress(run)
 
     def load(self, path: Path, run: Settings) -> dict[str, Any] | None:

@@ -66,8 +66,7 @@ def scratch_file(path: Path, content: bytes) -> Iterator[Path]:
         try:
             with open(scratch, "wb") as file:
                 try_lock(file.fileno())
-                if target.exists():
-                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+                copy_mode(target, file.fileno())
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -77,13 +76,20 @@ def scratch_file(path: Path, content: bytes) -> Iterator[Path]:
                 scratch.unlink()
 
 
+def copy_mode(path: Path, descriptor: int) -> None:
+    """Give an open file the permissions of the file at `path`, if there is one."""
+    if path.exists():
+        os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+
+
 def remove_scratch_files(target: Path) -> None:
     """Remove the scratch files of `target` that killed processes left. A living process holds a lock on its own."""
     for scratch in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        if scratch.suffix[1:].isdecimal():
-            with suppress(OSError), open(scratch, "rb+") as file:  # removed meanwhile, or not ours
-                if try_lock(file.fileno()):
-                    scratch.unlink()
+        if not scratch.suffix[1:].isdecimal():
+            continue
+        with suppress(OSError), open(scratch, "rb+") as file:  # removed meanwhile, or not ours
+            if try_lock(file.fileno()):
+                scratch.unlink()
 
 
 def try_lock(descriptor: int) -> bool:

@@ -140,6 +140,7 @@ def parse_flags(description: str) -> argparse.Namespace:
 
 
 def add_run_flags(group: argparse._ArgumentGroup) -> None:
+    # Long, as a list is: a flag a call.
     add = group.add_argument
     add(
         "--cost",
