@@ -4,7 +4,7 @@
 
 #include "elements.h"
 #include "python.h"
-#include "softmax.h"
+#include "softmax_change.h"
 
 namespace {
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "task.h"
+#include "rows.h"
 
 namespace {
 

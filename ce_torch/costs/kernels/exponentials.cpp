@@ -1,4 +1,5 @@
-#include "task.h"
+#include "numbers.h"
+#include "threads.h"
 
 // Writes exp x, x = c (z − m), to z. Each column of z has an m and a class y. There are a multiple of 16 columns. Writes
 // the sum of each column without its row y to sums and, if each row has an off_value, Σ off_value x to off_value_x.

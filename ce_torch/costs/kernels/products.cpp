@@ -12,14 +12,9 @@
 #include <limits>
 #include <vector>
 
-// In threads.cpp.
-void parallel_for(int64_t parts, int threads, void (*f)(void*, int64_t), void* context);
+#include "threads.h"
 
 namespace {
-
-template <class Function> void parallel_for(int64_t parts, int threads, Function f) {
-  ::parallel_for(parts, threads, [](void* f, int64_t part) { (*(Function*)f)(part); }, &f);
-}
 
 constexpr int64_t lanes = 16;
 using Floats __attribute__((vector_size(lanes * sizeof(float)))) = float;

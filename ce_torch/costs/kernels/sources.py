@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
 
-HEADERS = ("numbers.h", "layout.h", "task.h", "softmax.h", "elements.h", "python.h", "calls.h")
+HEADERS = (
+    "numbers.h",
+    "layout.h",
+    "blocks.h",
+    "task.h",
+    "threads.h",
+    "rows.h",
+    "softmax_target.h",
+    "softmax.h",
+    "softmax_change.h",
+    "elements.h",
+    "python.h",
+    "calls.h",
+)
 FILES = (*HEADERS, "exponentials.cpp", "products.cpp", "threads.cpp")
 
 KERNEL = """{formula}
@@ -43,7 +56,7 @@ def source(spec: "CostSpec") -> str:
     is_softmax = spec.family == "softmax"
     return KERNEL.format(
         formula=f"namespace {{{spec.cpp}}}" if spec.cpp else "",
-        kernel="Softmax<Real, tiled>" if is_softmax else f"Elements<{spec.class_name}, Real, tiled>",
+        kernel="SoftmaxChange<Real, tiled>" if is_softmax else f"Elements<{spec.class_name}, Real, tiled>",
         class_name=spec.class_name,
         name=spec.name,
         is_softmax=str(is_softmax).lower(),

@@ -1,0 +1,248 @@
+// A task row by row, or tile by tile of rows that are computed side by side.
+
+#pragma once
+
+#include "blocks.h"
+#include "task.h"
+#include "threads.h"
+
+namespace {
+
+// The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
+constexpr int64_t tile_vectors = 4;
+
+// Rows that are computed together: one, whose columns lie side by side in vectors; or a tile of some, side by side.
+struct Stripe {
+  int64_t first, rows;
+  Steps start;
+};
+
+// A number of one row, or of each of the rows of a vector.
+template <class Real, bool tiled> struct OfRows {
+  using Stat = Real;
+};
+template <class Real> struct OfRows<Real, true> {
+  using Stat = Reals<Real>;
+};
+
+// A task computed in numbers of type Real, row by row or tile by tile.
+template <class Real, bool tiled> struct Rows {
+  using Vec = Reals<Real>;
+  // Something of a row, such as its maximum.
+  using Stat = typename OfRows<Real, tiled>::Stat;
+  static constexpr int64_t lanes = Wide<Real>::lanes;
+  static constexpr int64_t most_vectors = tiled ? tile_vectors : 1, stripe_rows = tiled ? tile_vectors * lanes : 1;
+
+  const Task& task;
+  const int64_t rows = task.layout.size();
+
+  int64_t inner_size() const { return tiled ? task.layout.inner().size : rows; }
+  int64_t inner_stripes() const { return (inner_size() + stripe_rows - 1) / stripe_rows; }
+  // The vectors of a line.
+  static int64_t width(const Stripe& stripe) { return tiled ? (stripe.rows + lanes - 1) / lanes : 1; }
+  // How many rows of the stripe a vector of a line has.
+  static int64_t rows_of(const Stripe& stripe, int64_t vector) {
+    return tiled ? std::min(lanes, stripe.rows - vector * lanes) : 1;
+  }
+  // The columns of a block.
+  static int64_t block_columns(const Stripe& stripe) {
+    return tiled ? block_vectors / width(stripe) : block_vectors * lanes;
+  }
+
+  Stripe stripe(int64_t i) const {
+    if constexpr (!tiled) return {i, 1, task.layout.start(i)};
+    int64_t outer = i / inner_stripes(), inner = i % inner_stripes() * stripe_rows;
+    int64_t first = outer * inner_size() + inner;
+    return {first, std::min(stripe_rows, inner_size() - inner), task.layout.start(first)};
+  }
+
+  // Where a row of a stripe begins in a tensor.
+  int64_t start(const Stripe& stripe, int64_t row, Operand tensor) const {
+    return stripe.start.of[tensor] + (tiled ? row * task.layout.inner().steps.of[tensor] : 0);
+  }
+
+  // Calls f with a tensor's numbers.
+  template <class Function> auto with_numbers_of(Operand tensor, Function f) const {
+    return with_numbers(task.type[tensor], [&](auto* null) { return f((decltype(null))task.data[tensor]); });
+  }
+
+  // One number of a tensor.
+  Real number(Operand tensor, int64_t index) const {
+    return with_numbers(task.type[tensor], [&](auto* null) {
+      return Real(load((std::remove_pointer_t<decltype(null)>*)task.data[tensor] + index, 1)[0]);
+    });
+  }
+
+  // Returns true if the numbers of a block lie in memory as vectors do.
+  bool are_vectors(Operand tensor, const Block& block) const {
+    Type real = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
+    return !tiled && block.number.of[tensor] == 1 && task.type[tensor] == real;
+  }
+
+  // The numbers of a block as vectors: where they are, or read into a thread's own memory.
+  struct Numbers {
+    const Loose<Real>* vectors;
+    Vec last;  // the numbers of a row behind its whole vectors
+
+    inlined Vec at(int64_t i, int64_t count) const { return count == lanes ? vectors[i] : last; }
+  };
+
+  Numbers read(Operand tensor, const Block& block, Vec* memory) const {
+    int64_t start = block.start.of[tensor], whole = block.numbers / lanes;
+    if (are_vectors(tensor, block)) {
+      auto from = (const Real*)task.data[tensor] + start;
+      return {(const Loose<Real>*)from, load(from + whole * lanes, block.numbers % lanes)};
+    }
+    with_numbers_of(tensor, [&](auto* numbers) { read_block<Real>(numbers + start, block.steps(tensor), memory); });
+    return {(const Loose<Real>*)memory, memory[std::min(whole, block_vectors - 1)]};
+  }
+
+  // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
+  struct Result {
+    Loose<Real>* vectors;
+    Vec last;
+
+    inlined void set(int64_t i, int64_t count, Vec x) {
+      if (count == lanes) vectors[i] = x;
+      else last = x;
+    }
+  };
+
+  Result result(const Block& block, Vec* memory) const {
+    Result result;
+    result.vectors = (Loose<Real>*)memory;
+    if (are_vectors(of_delta, block)) result.vectors = (Loose<Real>*)((Real*)task.data[of_delta] + block.start.of[of_delta]);
+    return result;
+  }
+
+  // One of the numbers that were set: that of a column, counted from the block's first, and of a row of the stripe.
+  static Real& at(const Result& result, const Block& block, int64_t column, int64_t row) {
+    int64_t line_vectors = (block.numbers + lanes - 1) / lanes;
+    return ((Real*)result.vectors)[tiled ? column * line_vectors * lanes + row : column];
+  }
+
+  // Stores the last numbers of a row beside the others.
+  void finish(Result& result, const Block& block) const {
+    if constexpr (!tiled) {
+      int64_t whole = block.numbers / lanes;
+      store(result.last, (Real*)result.vectors + whole * lanes, block.numbers % lanes);
+    }
+  }
+
+  void write(const Result& result, const Block& block) const {
+    if (are_vectors(of_delta, block)) return;
+    with_numbers(task.type[of_delta], [&](auto* null) {
+      using Number = std::remove_pointer_t<decltype(null)>;
+      if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>)
+        write_block<Real>((const Vec*)result.vectors, (Number*)task.data[of_delta] + block.start.of[of_delta],
+                          block.steps(of_delta));
+    });
+  }
+
+  Block block(const Stripe& stripe, int64_t start, int64_t end) const {
+    Steps here = stripe.start + task.column * start;
+    if constexpr (tiled) return {start, end - start, stripe.rows, task.column, task.layout.inner().steps, here};
+    return {start, 1, end - start, {}, task.column, here};
+  }
+
+  int64_t parts(int64_t part_columns) const {
+    return rows / inner_size() * inner_stripes() * ((task.columns + part_columns - 1) / part_columns);
+  }
+  // Calls f(stripe, start, end, part) for every stripe, in parts of so many columns, in several threads.
+  template <class Function> void each_part(int64_t part_columns, Function f) const {
+    int64_t column_parts = (task.columns + part_columns - 1) / part_columns;
+    int64_t parts = this->parts(part_columns);
+    int64_t elements = std::min(part_columns, task.columns) * std::min(stripe_rows, inner_size());
+    int64_t together = std::max<int64_t>(part_elements / elements, 1);
+    parallel_for((parts + together - 1) / together, task.threads, [&](int64_t group) {
+      for (int64_t part = group * together; part < std::min((group + 1) * together, parts); part++) {
+        int64_t start = part % column_parts * part_columns;
+        f(stripe(part / column_parts), start, std::min(start + part_columns, task.columns), part);
+      }
+    });
+  }
+
+  // Calls f(i, count) for the vectors i of a block that hold columns of the same rows, and count of them.
+  template <class Function> static inlined inline void each_vector(const Block& block, int64_t vector, Function f) {
+    if constexpr (tiled) {
+      int64_t width = (block.numbers + lanes - 1) / lanes;
+      for (int64_t line = 0; line < block.lines; line++) f(line * width + vector, lanes);
+    } else {
+      int64_t whole = block.numbers / lanes;
+      for (int64_t i = 0; i < whole; i++) f(i, lanes);
+      if (whole * lanes < block.numbers) f(whole, block.numbers - whole * lanes);
+    }
+  }
+
+  // What the columns that a vector holds add up to.
+  static Stat sum_columns(Vec x) {
+    if constexpr (tiled) return x;
+    else return sum<Real>(x);
+  }
+
+  // Calls f(lane, row of the stripe) for the rows of a vector.
+  template <class Function> static void each_row(const Stripe& stripe, int64_t vector, Function f) {
+    for (int64_t lane = 0; lane < rows_of(stripe, vector); lane++) f(lane, vector * lanes + lane);
+  }
+  // The number of a row among those of a vector's.
+  static Real& at(Stat& stat, int64_t lane) { return ((Real*)&stat)[lane]; }
+
+  Real* statistic(int which) const { return (Real*)task.statistics + 2 + which * rows; }
+  Stat load_statistic(int which, const Stripe& stripe, int64_t vector) const {
+    Real* from = statistic(which) + stripe.first + vector * lanes;
+    if constexpr (tiled) return load(from, rows_of(stripe, vector));
+    else return *from;
+  }
+  void store_statistic(int which, const Stripe& stripe, int64_t vector, Stat stat) const {
+    Real* to = statistic(which) + stripe.first + vector * lanes;
+    if constexpr (tiled) store(stat, to, rows_of(stripe, vector));
+    else *to = stat;
+  }
+
+  void set_cost(int64_t index, double C) const {
+    with_numbers(task.type[of_row], [&](auto* null) {
+      using Number = std::remove_pointer_t<decltype(null)>;
+      store(Reals<typename Computed<Number>::Real>{} + typename Computed<Number>::Real(C), (Number*)task.data[of_row] + index, 1);
+    });
+  }
+  // Stores the costs of a vector's rows in C.
+  void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      set_cost(start(stripe, row, of_row), at(C, lane));
+    });
+  }
+
+  // The gradients of the costs of a vector's rows.
+  Stat grad(const Stripe& stripe, int64_t vector, double counted) const {
+    if (task.reduction == Reduction::sum) return Stat{} + number(of_grad, 0);
+    // Where nothing counts, nothing has a gradient.
+    if (task.reduction == Reduction::mean) return Stat{} + (counted == 0 ? 0 : Real(number(of_grad, 0) / counted));
+    Stat grad = {};
+    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      at(grad, lane) = number(of_grad, start(stripe, row, of_grad));
+    });
+    return grad;
+  }
+
+  // Stores the costs of a vector's rows in C, or returns their sum.
+  double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
+    double total = 0;
+    each_row(stripe, vector, [&](int64_t lane, int64_t) { total += at(C, lane); });
+    return total;
+  }
+
+  // Calls cost(stripe, start, end), which returns a sum of costs, for all parts of so many columns, and reduces the sums.
+  template <class Function> void reduced(int64_t part_columns, double counted, Function cost) const {
+    std::vector<double> costs(parts(part_columns));
+    each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
+      costs[part] = cost(stripe, start, end);
+    });
+    if (task.reduction == Reduction::none) return;
+    double total = 0;
+    for (double cost : costs) total += cost;
+    set_cost(0, task.reduction == Reduction::sum ? total : total / counted);
+  }
+};
+
+}  // namespace
