@@ -40,6 +40,7 @@ KEPT = 2048
 
 def cpp(spec: "CostSpec") -> Implementation:
     """Return the cost's kernels for the CPU as an implementation."""
+    # Long, since its functions share the kernels' names: a field of `Implementation` each.
     name, delta_name, change_name = spec.name, f"{spec.name}_delta", f"{spec.name}_change"
     refusal_name = f"{spec.name}_refusal"
     is_softmax, count = spec.family == "softmax", spec.tensor_count
