@@ -104,13 +104,12 @@ def _read_address(tensor: Tensor) -> int:
 read_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _read_address)
 
 
-# Returns what DLPack offers to C; of torch 2.14 without a copy of what is copied on write. Tensors offer it publicly.
-_dlpack_capsule: Callable[[], Any] = getattr(torch._C, "_const_dlpack_exchange_api", find("_C._dlpack_exchange_api"))
+# Returns what DLPack offers to C, and copies nothing that is copied on write. `Tensor` offers the same publicly, with the
+# copy.
+_const_dlpack: Callable[[], Any] | None = getattr(torch._C, "_const_dlpack_exchange_api", None)
 
 # Returns True if the tensor is copied on write; None where DLPack only reads it.
-is_copied_on_write: Callable[[Tensor], bool] | None = (
-    None if hasattr(torch._C, "_const_dlpack_exchange_api") else find("_C._is_cow_tensor")
-)
+is_copied_on_write: Callable[[Tensor], bool] | None = None if _const_dlpack else find("_C._is_cow_tensor")
 
 
 class _DlpackFunctions(ctypes.Structure):
@@ -131,7 +130,8 @@ def tensor_reader() -> int:
     """Return the address of the function by which DLPack reads a tensor of Python's in C."""
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.argtypes, pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
-    functions = _DlpackFunctions.from_address(pointer(_dlpack_capsule(), b"dlpack_exchange_api"))
+    capsule = _const_dlpack() if _const_dlpack else find("Tensor.__dlpack_c_exchange_api__")
+    functions = _DlpackFunctions.from_address(pointer(capsule, b"dlpack_exchange_api"))
     if functions.major != 1:
         raise ImportError(f"ce_torch needs DLPack 1, torch {torch.__version__} has {functions.major}")
     return functions.dltensor_from_py_object_no_sync
