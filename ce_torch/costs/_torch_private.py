@@ -104,8 +104,8 @@ def _read_address(tensor: Tensor) -> int:
 read_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _read_address)
 
 
-# Returns what DLPack offers to C, and copies nothing that is copied on write. `Tensor` offers the same publicly, with the
-# copy.
+# Returns what DLPack offers to C, and copies nothing that is copied on write. `Tensor` offers the same publicly, with
+# the copy.
 _const_dlpack: Callable[[], Any] | None = getattr(torch._C, "_const_dlpack_exchange_api", None)
 
 # Returns True if the tensor is copied on write; None where DLPack only reads it.
