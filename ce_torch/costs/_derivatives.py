@@ -80,7 +80,7 @@ class CostOf(Transformable):
             if tangent is not None:
                 terms = derivative(*to_compute_dtype(inputs))
                 C_change = product(tangent.to(terms.dtype), terms).sum(-1)
-                changes.append(reduce(reduction, C_change, self.spec.counted(*inputs)))
+                changes.append(reduce(reduction, C_change, self.spec.counted(*inputs), empty=0))
         return sum(changes[1:], start=changes[0])
 
     def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Tensor:
@@ -186,7 +186,7 @@ class ChangeOf(Transformable):
         if grad_output is not None:
             g = batch_grads(self.spec, batched(grad_output, dims[1], size), reduction, inputs)
         C_change, delta_change = self(batched(v, dims[0], size), g, None, "none", *inputs)
-        return reduce(reduction, C_change, self.spec.counted(*inputs), batch_dims=1), delta_change
+        return reduce(reduction, C_change, self.spec.counted(*inputs), batch_dims=1, empty=0), delta_change
 
 
 def gradients_by_formulas(

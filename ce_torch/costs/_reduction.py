@@ -8,19 +8,22 @@ from torch import Tensor
 from ce_torch.costs._precision import compute_dtype
 
 
-def reduce(reduction: str, C: Tensor, counted: Tensor | None = None, batch_dims: int = 0) -> Tensor:
+def reduce(
+    reduction: str, C: Tensor, counted: Tensor | None = None, batch_dims: int = 0, empty: float = math.nan
+) -> Tensor:
     """Return (1/n) Σₓ Cₓ for "mean", Σₓ Cₓ for "sum", every Cₓ for "none"; n is the number of examples that count.
 
-    The first `batch_dims` dimensions are those of a batch of costs: each cost is reduced.
+    The first `batch_dims` dimensions are those of a batch of costs: each cost is reduced. The mean is `empty` if no
+    example counts: nan, or 0 for derivatives of costs.
     """
     if reduction == "none":
         return C
     if batch_dims == C.ndim > 0:
-        return C if reduction == "sum" or counted is None else quotient(C, counted)
+        return C if reduction == "sum" or counted is None else quotient(C, counted, empty)
     dims = tuple(range(batch_dims, C.ndim))
     if reduction == "sum":
         return C.sum(dims)
-    return C.mean(dims) if counted is None else quotient(C.sum(dims), counted.sum(dims))
+    return C.mean(dims) if counted is None else quotient(C.sum(dims), counted.sum(dims), empty)
 
 
 def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -40,6 +43,6 @@ def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor
     return grad_output / n.masked_fill(n == 0, 1)
 
 
-def quotient(C: Tensor, n: Tensor) -> Tensor:
-    """Return C / n; where n is 0, nan without a gradient."""
-    return torch.where(n == 0, torch.nan, C / n.masked_fill(n == 0, 1))
+def quotient(C: Tensor, n: Tensor, empty: float = math.nan) -> Tensor:
+    """Return C / n; where n is 0, `empty` without a gradient."""
+    return torch.where(n == 0, empty, C / n.masked_fill(n == 0, 1))

@@ -55,7 +55,7 @@ def curvature(v: Tensor, z: Tensor, y: Tensor, alpha: float, gamma: float) -> Te
 def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     m, H = wrongness(z, y), cross_entropy(z, y)
     slope = 2 * alpha - 1 if alpha >= 0 else 0.0
-    m_slope = gamma * torch.tanh(-z / 2) * product(H, m.pow(gamma - 1))
+    m_slope = gamma * torch.tanh(-z / 2) * product(H, power(m, gamma - 1))
     return slope * product(power(m, gamma), H) + balance(y, alpha) * (m_slope - product(power(m, gamma), z))
 
 
@@ -70,7 +70,7 @@ def wrongness(z: Tensor, y: Tensor) -> Tensor:
 
 
 def power(m: Tensor, gamma: float) -> Tensor:
-    """Return m^γ, whose derivative is 0 where m underflows, and not infinite for γ < 1."""
+    """Return m^γ; where m underflows, 0 without a derivative, which would be infinite for γ < 1."""
     return m.pow(gamma) if gamma == 0 else m.masked_fill(m == 0, 1).pow(gamma).masked_fill(m == 0, 0)
 
 

@@ -232,3 +232,14 @@ def test_second_derivatives_go_through_hooks_for_saved_tensors(whole_case):
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor):
         found = twice(lambda z: whole_case(z, y), z, torch.ones_like(z))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.every_backend
+def test_the_mean_of_nothing_does_not_change():
+    z, y = torch.randn(3, 5, requires_grad=True), torch.full((3,), -100)
+    grad_output = torch.tensor(2.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(log_likelihood(z, y), z, grad_output, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), grad_output)
+    assert second == 0
+    _, tangent = torch.func.jvp(lambda z: log_likelihood(z, y), (z.detach(),), (torch.ones(3, 5),))
+    assert tangent == 0

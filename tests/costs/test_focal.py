@@ -47,3 +47,11 @@ def test_the_second_derivative_of_a_saturated_neuron_is_0(z, y, gamma):
     z = torch.tensor([[z]], requires_grad=True)
     (delta,) = torch.autograd.grad(focal(z, torch.full_like(z, y), gamma=gamma), z, create_graph=True)
     assert torch.autograd.grad(delta, z)[0] == 0
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_the_gradient_by_y_is_finite_where_m_underflows_and_H_does_not(gamma):
+    z, y = torch.tensor([[95.0]]), torch.tensor([[1.0]], requires_grad=True)
+    focal(z, y, gamma=gamma).backward()
+    assert y.grad == 0

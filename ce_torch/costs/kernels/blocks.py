@@ -58,7 +58,7 @@ def blocks(spec: "CostSpec") -> Implementation:
             narrow(C_change, block, missing_dims=1).copy_(product(v_block, spec.delta(*arguments)).sum(-1))
             if out is not None:
                 narrow(out, block).copy_(product(g_block, spec.curvature(v_block, *arguments)))
-        return reduce(reduction, C_change, counted), out
+        return reduce(reduction, C_change, counted, empty=0), out
 
     return Implementation("blocks", refusal, cost, delta, change)
 

@@ -44,7 +44,7 @@ def change_by_formulas(
     z, counted = inputs[0], spec.counted(*inputs)
     arguments = to_compute_dtype(inputs)
     v = v.to(arguments[0].dtype)
-    C_change = reduce(reduction, product(v, spec.delta(*arguments)).sum(-1), counted)
+    C_change = reduce(reduction, product(v, spec.delta(*arguments)).sum(-1), counted, empty=0)
     if grad_output is None:
         return C_change, None
     g = example_grad(grad_output, reduction, z, counted)

@@ -34,7 +34,8 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   void change() const {
     if (task.data[of_delta]) task.use_large_pages();
     double counted = task.statistics ? *(double*)task.statistics : this->count();
-    this->reduced(task.columns, counted, [&](const Stripe& stripe, int64_t, int64_t) {
+    // The mean of nothing does not change.
+    this->reduced(task.columns, counted == 0 ? 1 : counted, [&](const Stripe& stripe, int64_t, int64_t) {
       return change(stripe, counted);
     });
   }
