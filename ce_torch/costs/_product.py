@@ -11,5 +11,7 @@ def product(factor: Tensor | float | None, tensor: Tensor) -> Tensor:
     if factor is None:
         return tensor
     if not isinstance(factor, Tensor):
+        if factor == 0:
+            tensor = tensor.masked_fill(~tensor.isfinite(), 0)
         return tensor if factor == 1 else factor * tensor
     return factor * tensor.masked_fill((factor == 0) & ~tensor.isfinite(), 0)

@@ -55,8 +55,8 @@ def curvature(v: Tensor, z: Tensor, y: Tensor, alpha: float, gamma: float) -> Te
 def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
     m, H = wrongness(z, y), cross_entropy(z, y)
     slope = 2 * alpha - 1 if alpha >= 0 else 0.0
-    m_slope = gamma * torch.tanh(-z / 2) * product(H, power(m, gamma - 1))
-    return slope * product(power(m, gamma), H) + balance(y, alpha) * (m_slope - product(power(m, gamma), z))
+    m_slope = product(gamma, torch.tanh(-z / 2) * product(H, power(m, gamma - 1)))
+    return product(slope, product(power(m, gamma), H)) + balance(y, alpha) * (m_slope - product(power(m, gamma), z))
 
 
 def balance(y: Tensor, alpha: float) -> Tensor:

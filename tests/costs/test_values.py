@@ -12,7 +12,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
 
-from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, quadratic
+from ce_torch.functional import cross_entropy, focal, linear_log_likelihood, log_likelihood, quadratic
 
 pytestmark = pytest.mark.every_backend
 
@@ -313,3 +313,16 @@ def test_a_cost_of_half_precision_comes_in_float32_where_that_is_asked_for(head,
     assert C.dtype == torch.float32
     torch.testing.assert_close(C.double(), exact, rtol=1e-5, atol=1e-6)
     assert {slope.dtype for slope in torch.autograd.grad(C.sum(), inputs)} == {half}
+
+
+def test_desired_outputs_that_label_smoothing_replaces_have_no_gradient_whatever_z():
+    z = torch.tensor([[inf, 1.0], [0.0, -inf], [-inf, -inf]])
+    y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]], requires_grad=True)
+    log_likelihood(z, y, label_smoothing=1, reduction="sum").backward()
+    assert (y.grad == 0).all()
+
+
+def test_a_neuron_at_infinity_has_the_cross_entropys_gradient_by_y_without_gamma():
+    z, y = torch.tensor([[inf, -inf]]), torch.tensor([[0.0, 1.0]], requires_grad=True)
+    focal(z, y, alpha=None, gamma=0, reduction="sum").backward()
+    assert y.grad.tolist() == [[-inf, inf]]
