@@ -17,7 +17,7 @@ from torch import Tensor
 from ce_torch.costs._autograd import is_number
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
-from ce_torch.costs._reduction import example_grad, reduce
+from ce_torch.costs._reduction import example_grad, quotient, reduce
 from ce_torch.costs._spec import CostSpec, Formula
 from ce_torch.costs._torch_private import count_dispatch_modes, may_be_dual
 from ce_torch.costs._transforms import Transformable, tracked
@@ -244,9 +244,9 @@ def batch_grads(spec: CostSpec, grad_output: Tensor, reduction: str, inputs: Seq
     z = inputs[0]
     if reduction == "mean":
         counted = spec.counted(*inputs)
-        n = math.prod(z.shape[1:-1])
-        if counted is not None:
-            n = reduce("sum", counted, batch_dims=1)
-            n = n.masked_fill(n == 0, 1)
-        grad_output = grad_output.to(compute_dtype(z)) / n
+        grad_output = grad_output.to(compute_dtype(z))
+        if counted is None:
+            grad_output = grad_output / math.prod(z.shape[1:-1])
+        else:
+            grad_output = quotient(grad_output, reduce("sum", counted, batch_dims=1), empty=0)
     return grad_output if z.ndim == 2 else grad_output.view(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])

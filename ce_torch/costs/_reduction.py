@@ -38,9 +38,8 @@ def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor
         return grad_output
     if counted is None:
         return grad_output / math.prod(z.shape[:-1])
-    n = counted.sum()
     # Where no example counts, none has a gradient.
-    return grad_output / n.masked_fill(n == 0, 1)
+    return quotient(grad_output, counted.sum(), empty=0)
 
 
 def quotient(C: Tensor, n: Tensor, empty: float = math.nan) -> Tensor:

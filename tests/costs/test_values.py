@@ -326,3 +326,15 @@ def test_a_neuron_at_infinity_has_the_cross_entropys_gradient_by_y_without_gamma
     z, y = torch.tensor([[inf, -inf]]), torch.tensor([[0.0, 1.0]], requires_grad=True)
     focal(z, y, alpha=None, gamma=0, reduction="sum").backward()
     assert y.grad.tolist() == [[-inf, inf]]
+
+
+@pytest.mark.parametrize("differentiate", [grad, lambda cost: lambda z: vmap(grad(cost))(z.unsqueeze(0)).squeeze(0)])
+def test_a_mean_over_classes_of_weight_0_is_nan_without_a_gradient(differentiate):
+    weight, y = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([2, 2])
+    z = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    C = log_likelihood(z, y, weight=weight, label_smoothing=0.3)
+    assert C.isnan()
+    C.backward()
+    by_func = differentiate(lambda z: log_likelihood(z, y, weight=weight, label_smoothing=0.3))(z.detach())
+    assert (z.grad == 0).all()
+    assert (by_func == 0).all()

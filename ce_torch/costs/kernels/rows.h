@@ -233,7 +233,9 @@ template <class Real, bool tiled> struct Rows {
   }
 
   // Calls cost(stripe, start, end), which returns a sum of costs, for all parts of so many columns, and reduces the sums.
-  template <class Function> void reduced(int64_t part_columns, double counted, Function cost) const {
+  // The mean of nothing is `empty`.
+  template <class Function>
+  void reduced(int64_t part_columns, double counted, Function cost, double empty = std::nan("")) const {
     std::vector<double> costs(parts(part_columns));
     each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
       costs[part] = cost(stripe, start, end);
@@ -241,7 +243,7 @@ template <class Real, bool tiled> struct Rows {
     if (task.reduction == Reduction::none) return;
     double total = 0;
     for (double cost : costs) total += cost;
-    set_cost(0, task.reduction == Reduction::sum ? total : total / counted);
+    set_cost(0, task.reduction == Reduction::sum ? total : counted == 0 ? empty : total / counted);
   }
 };
 

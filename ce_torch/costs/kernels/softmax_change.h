@@ -34,10 +34,8 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   void change() const {
     if (task.data[of_delta]) task.use_large_pages();
     double counted = task.statistics ? *(double*)task.statistics : this->count();
-    // The mean of nothing does not change.
-    this->reduced(task.columns, counted == 0 ? 1 : counted, [&](const Stripe& stripe, int64_t, int64_t) {
-      return change(stripe, counted);
-    });
+    auto change_of = [&](const Stripe& stripe, int64_t, int64_t) { return change(stripe, counted); };
+    this->reduced(task.columns, counted, change_of, 0);
   }
 
   double change(const Stripe& stripe, double counted) const {
