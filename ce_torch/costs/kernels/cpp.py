@@ -30,7 +30,7 @@ REFUSALS = (
     "z has no dimension, or more than 16",
     "the weights of the classes vary from example to example",
 )
-COPIED = "a tensor is copied on write, and this version of torch copies it when it is read too"
+COPIED = "a tensor has no memory, or is copied on write, and this version of torch copies it when it is read too"
 # Templates of C: `empty_like` is faster than `empty`.
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in DTYPES}
@@ -92,9 +92,12 @@ def cpp(spec: "CostSpec") -> Implementation:
 
 
 def are_copied(*tensors: Any) -> bool:
-    """Return True if this version of torch copies one of the tensors when DLPack reads it."""
+    """Return True if this version of torch copies one of the tensors when DLPack reads it, or can't tell."""
     asks = is_copied_on_write
-    return asks is not None and any(isinstance(tensor, Tensor) and asks(tensor) for tensor in tensors)
+    try:
+        return asks is not None and any(isinstance(tensor, Tensor) and asks(tensor) for tensor in tensors)
+    except NotImplementedError:  # it has no memory that could be asked
+        return True
 
 
 def are_taken(z: Any, y: Any) -> bool:
