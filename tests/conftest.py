@@ -17,6 +17,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
+def interpret_kernels() -> None:
+    """Let Triton's interpreter run kernels where there is no GPU. Triton reads it when it is loaded."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+interpret_kernels()
+
+
 class Outcome(NamedTuple):
     code: int
     out: list[str]

@@ -21,10 +21,6 @@ from ce_torch.costs.kernels import blocks, compiler, cpp
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.functional import linear_log_likelihood
 
-# Without a GPU Triton's interpreter runs the kernels. Read when Triton is loaded.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
