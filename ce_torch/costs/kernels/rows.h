@@ -115,12 +115,6 @@ template <class Real, bool tiled> struct Rows {
     return result;
   }
 
-  // One of the numbers that were set: that of a column, counted from the block's first, and of a row of the stripe.
-  static Real& at(const Result& result, const Block& block, int64_t column, int64_t row) {
-    int64_t line_vectors = (block.numbers + lanes - 1) / lanes;
-    return ((Real*)result.vectors)[tiled ? column * line_vectors * lanes + row : column];
-  }
-
   // Stores the last numbers of a row beside the others.
   void finish(Result& result, const Block& block) const {
     if constexpr (!tiled) {
