@@ -37,41 +37,39 @@ struct Block {
   BlockSteps steps(Operand tensor) const { return {lines, numbers, line.of[tensor], number.of[tensor]}; }
 };
 
-// Calls f(line, lines, vector, numbers) for the squares of a block, of so many lines and numbers from there on.
+// Returns true if lines, not numbers, lie side by side in memory, and make whole squares.
+template <class Real> bool are_squares(const BlockSteps& steps) {
+  return steps.line == 1 && steps.lines % Wide<Real>::lanes == 0;
+}
+
+// Calls f(line, vector, numbers) for the squares of a block: with this line it begins, and has so many numbers of each.
 template <class Real, class Function> inlined inline void each_square(const BlockSteps& steps, Function f) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   for (int64_t vector = 0; vector < steps.width<Real>(); vector++)
     for (int64_t line = 0; line < steps.lines; line += lanes)
-      f(line, std::min(lanes, steps.lines - line), vector, std::min(lanes, steps.numbers - vector * lanes));
+      f(line, vector, std::min(lanes, steps.numbers - vector * lanes));
 }
 
-// Reads a block whose lines, not numbers, lie side by side in memory.
-template <class Real, class Number> void read_transposed(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
+template <class Real, class Number> void read_squares(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  each_square<Real>(steps, [&](int64_t line, int64_t lines, int64_t vector, int64_t numbers) inlined {
+  each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
     const Number* start = from + line + vector * lanes * steps.number;
     Reals<Real> square[lanes];
-    for (int64_t i = 0; i < lanes; i++) {
-      const Number* row = start + std::min(i, numbers - 1) * steps.number;
-      square[i] = lines == lanes ? load_as<Real>(row, lanes) : load_as<Real>(row, lines);
-    }
+    for (int64_t i = 0; i < lanes; i++)
+      square[i] = load_as<Real>(start + std::min(i, numbers - 1) * steps.number, lanes);
     transpose<Real>(square);
-    for (int64_t i = 0; i < lines; i++) out[(line + i) * steps.width<Real>() + vector] = square[i];
+    for (int64_t i = 0; i < lanes; i++) out[(line + i) * steps.width<Real>() + vector] = square[i];
   });
 }
 
-template <class Real, class Number> void write_transposed(const Reals<Real>* from, Number* to, const BlockSteps& steps) {
+template <class Real, class Number> void write_squares(const Reals<Real>* from, Number* to, const BlockSteps& steps) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  each_square<Real>(steps, [&](int64_t line, int64_t lines, int64_t vector, int64_t numbers) inlined {
+  each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
     Reals<Real> square[lanes];
-    for (int64_t i = 0; i < lanes; i++)
-      square[i] = from[(line + std::min(i, lines - 1)) * steps.width<Real>() + vector];
+    for (int64_t i = 0; i < lanes; i++) square[i] = from[(line + i) * steps.width<Real>() + vector];
     transpose<Real>(square);
     Number* start = to + line + vector * lanes * steps.number;
-    for (int64_t i = 0; i < numbers; i++) {
-      if (lines == lanes) store(square[i], start + i * steps.number, lanes);
-      else store(square[i], start + i * steps.number, lines);
-    }
+    for (int64_t i = 0; i < numbers; i++) store(square[i], start + i * steps.number, lanes);
   });
 }
 
@@ -107,7 +105,7 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
       std::fill(out, out + width, Reals<Real>{} + load_as<Real>(from + line * steps.line, 1)[0]);
     return;
   }
-  if (steps.line == 1 && steps.lines > 1) return read_transposed<Real>(from, steps, out);
+  if (are_squares<Real>(steps)) return read_squares<Real>(from, steps, out);
   if (steps.number == 2) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line)
       for (int64_t i = 0; i < steps.numbers; i += lanes)
@@ -147,7 +145,7 @@ void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, b
 #endif
     return;
   }
-  if (steps.line == 1 && steps.lines > 1) return write_transposed<Real>(from, to, steps);
+  if (are_squares<Real>(steps)) return write_squares<Real>(from, to, steps);
   Number numbers[block_vectors * lanes];
   for (int64_t i = 0; i < steps.lines * width; i++) store(from[i], numbers + i * lanes, lanes);
   steps.each([&](int64_t i, int64_t j) { to[i * steps.line + j * steps.number] = numbers[i * width * lanes + j]; });

@@ -90,9 +90,13 @@ template <class Real, bool tiled> struct Rows {
     inlined Vec at(int64_t i, int64_t count) const { return count == lanes ? vectors[i] : last; }
   };
 
-  // How far what is read next is, where the processor does not foresee it: the next columns of a tile, or row.
+  // How far what is read next is, where the processor does not foresee it: the next columns of a tile, tile, or row.
   int64_t ahead(Operand tensor, const Block& block) const {
-    if constexpr (tiled) return block.lines * block.line.of[tensor];
+    if constexpr (tiled) {
+      bool is_last = block.column + block.lines == task.columns;
+      if (is_last) return stripe_rows * block.number.of[tensor] - block.column * block.line.of[tensor];
+      return block.lines * block.line.of[tensor];
+    }
     int64_t next = task.layout.inner().steps.of[tensor];
     return next == task.columns ? 0 : next;
   }
