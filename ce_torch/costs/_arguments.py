@@ -217,6 +217,13 @@ def check_temperature(temperature: float | Tensor) -> float | Tensor:
     return temperature
 
 
+def check_softcap(softcap: float | None) -> float | None:
+    expected = "a finite number of at least 1e-38, or None"
+    return (
+        None if softcap is None else check_number("softcap", (float, int), 1e-38, sys.float_info.max, expected, softcap)
+    )
+
+
 def check_ignore_index(ignore_index: int) -> int:
     if ignore_index is None:
         raise TypeError("ignore_index must be an integer, got None; leave it out: its default, -100, is no class")
@@ -240,6 +247,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "out_dtype": check_out_dtype,
     "pos_weight": partial(check_weight, "pos_weight"),
     "reduction": partial(check_choice, "reduction", ("mean", "sum", "none")),
+    "softcap": check_softcap,
     "temperature": check_temperature,
     "weight": partial(check_weight, "weight"),
 }
