@@ -4,6 +4,7 @@ import ctypes
 import struct
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,6 +153,6 @@ ARGUMENTS = {
 
 
 @cache
-def kernel(name: str) -> Callable[..., None]:
-    """Return a function of the library."""
-    return compiler.function(name, ARGUMENTS[name], None)
+def kernel(name: str, arguments: tuple[Any, ...] | None = None) -> Callable[..., None]:
+    """Return a function of the library, with arguments of these types."""
+    return compiler.function(name, ARGUMENTS[name] if arguments is None else arguments, None)
