@@ -16,8 +16,9 @@ from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import clamp_infinite, exponents
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
-from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
+from ce_torch.costs.kernels import NOT_PLAIN, gpu, half_products, is_plain
 from ce_torch.costs.kernels.products import add_product, exponentials_, weighted_inputs
+from ce_torch.costs.linear import half_precision
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
@@ -35,8 +36,8 @@ def refusal(layer: Layer, shard: Shard) -> str | None:
         return "y holds desired outputs"
     if shard.group is not None:
         return "the classes are shared out among processes"
-    if layer.dtype != layer.x.dtype:
-        return "x has half precision"
+    if layer.dtype != layer.x.dtype and not half_products.supports(layer.x, layer.weight):
+        return "x has half precision, for which there is no kernel"
     if not all(is_plain(tensor) for tensor in layer if tensor is not None):
         return NOT_PLAIN
     if count_dispatch_modes():
@@ -74,6 +75,10 @@ def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -
         for name, tensor in zip(PARAMETERS, layer, strict=False)
         if name in needs and tensor is not None
     }
+    if layer.dtype != x.dtype:
+        record("blocks", FUSED)
+        C = half_precision.add_gradients(gradients, layer, factor, plan.c)
+        return product(factor, C).sum(), tuple(gradients.values())
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
     gpu_refusal = gpu.refusal(memory)
