@@ -26,7 +26,7 @@ class Exponentials(NamedTuple):
     def ln_a(self) -> Tensor:
         return self.x - self.r.log1p()
 
-    def delta(self, t: Tensor, T: Tensor, c: float) -> Tensor:
+    def delta(self, t: Tensor, T: Tensor, c: float | Tensor) -> Tensor:
         """Return c (T a − t) for desired outputs t with the sum T, as c (a (T − t) − t (1 − a))."""
         return scale(c, (self.e * (T - t) - t * (self.r + (1 - self.e))) / (1 + self.r))
 
@@ -50,7 +50,7 @@ def exponentials(z: Tensor, c: float, t: Tensor | None = None) -> Exponentials:
     return Exponentials(x, e, (e - is_largest).sum(-1, keepdim=True) + (is_largest.sum(-1, keepdim=True) - 1))
 
 
-def exponents(z: Tensor, m: Tensor, c: float) -> Tensor:
+def exponents(z: Tensor, m: Tensor, c: float | Tensor) -> Tensor:
     """Return c (z − m), 0 where both are ∞ and −∞ where both are −∞."""
     return scale(c, (z - clamp_infinite(m)).masked_fill(z == torch.inf, 0))
 
@@ -60,6 +60,8 @@ def clamp_infinite(m: Tensor) -> Tensor:
     return m.clamp(min=torch.finfo(m.dtype).min)
 
 
-def scale(c: float, tensor: Tensor) -> Tensor:
+def scale(c: float | Tensor, tensor: Tensor) -> Tensor:
     """Return c · tensor; a c below the dtype's normal numbers is the smallest of them, so that c · ∞ is ∞."""
+    if isinstance(c, Tensor):
+        return c.clamp(min=torch.finfo(tensor.dtype).tiny) * tensor
     return tensor if c == 1 else max(c, torch.finfo(tensor.dtype).tiny) * tensor

@@ -20,18 +20,26 @@ def fused(x, weight, bias, y, **options):
 
 
 def unfused(x, weight, bias, y, class_weight=None, block_rows=None, **options):
-    z = F.linear(x, weight, bias)
-    if "token_weight" in options or "denominator" in options:
+    z = scores(F.linear(x, weight, bias), options.pop("softcap", None), options.pop("temperature", 1.0))
+    if {"token_weight", "denominator", "z_loss"} & options.keys():
         return weighted(z, y, class_weight, **options)
     return log_likelihood(z, y, weight=class_weight, **options)
 
 
-def weighted(z, y, class_weight, token_weight=None, denominator=None, reduction="mean", **options):
+def scores(z, softcap=None, temperature=1.0):
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+    each = isinstance(temperature, torch.Tensor) and temperature.ndim
+    return z / (temperature.unsqueeze(-1) if each else temperature)
+
+
+def weighted(z, y, class_weight, token_weight=None, denominator=None, z_loss=0.0, reduction="mean", **options):
     C = log_likelihood(z, y, weight=class_weight, reduction="none", **options)
     counted = torch.ones_like(C) if token_weight is None else token_weight
-    C = C * counted
+    is_ignored = torch.zeros_like(C, dtype=bool)
     if not y.is_floating_point():
         is_ignored = y == options.get("ignore_index", -100)
+    C = (C + z_loss * z.logsumexp(-1).square() * ~is_ignored) * counted
+    if not y.is_floating_point():
         weights = counted.new_ones(z.shape[-1]) if class_weight is None else class_weight
         counted = counted * weights[y.masked_fill(is_ignored, 0)] * ~is_ignored
     if reduction == "mean":

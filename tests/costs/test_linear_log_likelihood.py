@@ -80,6 +80,47 @@ def test_examples_count_by_their_weights_and_a_denominator_divides_their_costs(y
         torch.testing.assert_close(*second)
 
 
+TEMPERATURES = torch.linspace(0.5, 2, 7, dtype=torch.float64)
+SPECIAL = [{"z_loss": 0.1}, {"softcap": 2.0}, {"temperature": TEMPERATURES}]
+SPECIAL += [one | other for one, other in itertools.combinations(SPECIAL, 2)]
+
+
+@pytest.mark.parametrize("special", SPECIAL, ids=lambda special: "-".join(special))
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_z_loss_softcap_and_temperatures_of_examples_go_with_every_option(special, y, bias):
+    inputs, token_weight = layer(bias=bias), torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0, 1.5, 0.0], dtype=torch.float64)
+    zero_weight = WEIGHTS.index_fill(0, torch.tensor([3]), 0)
+    temperature = TEMPERATURES.clone().requires_grad_()
+    special = special | ({"temperature": temperature} if "temperature" in special else {})
+    needed = [*inputs, temperature] if "temperature" in special else inputs
+    others = itertools.product((None, zero_weight), (0.0, 0.1), (None, token_weight), ("mean", "none"))
+    for class_weight, smoothing, weights, reduction in others:
+        options = {"class_weight": class_weight, "label_smoothing": smoothing, "reduction": reduction}
+        found = compute_both(*inputs, y=y, token_weight=weights, **options, **special)
+        torch.testing.assert_close(*found)
+        plain = [torch.autograd.grad(C.square().sum(), needed, retain_graph=True) for C in found]
+        torch.testing.assert_close(*plain)
+        first = [torch.autograd.grad(C.square().sum(), needed, create_graph=True) for C in found]
+        torch.testing.assert_close(*first)
+        second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in first]
+        torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("special", SPECIAL, ids=lambda special: "-".join(special))
+def test_forward_mode_vmap_and_third_derivatives_go_with_z_loss_softcap_and_temperatures(special):
+    x, weight, bias = (tensor.detach() for tensor in layer())
+
+    def change(head, x):
+        return jvp(lambda x: jvp(lambda x: head(x, weight, bias, CLASSES, **special), (x,), (x.cos(),))[1], (x,), (x,))
+
+    def third(head, x):
+        return jacrev(lambda t: grad(grad(lambda t: head(t * x, weight, bias, CLASSES, **special)))(t))(x.new_ones(()))
+
+    for derivative in (change, third, lambda head, x: vmap(partial(change, head))(torch.stack([x, 2 * x]))):
+        torch.testing.assert_close(*(derivative(head, x) for head in (fused, unfused)))
+
+
 @pytest.mark.parametrize("transform", [grad, jacrev, jacfwd], ids=lambda transform: transform.__name__)
 @pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
 def test_torch_func_differentiates_by_weights_of_examples(y, transform):

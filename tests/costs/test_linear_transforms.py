@@ -160,10 +160,11 @@ def test_a_compiled_cost_takes_inputs_of_any_strides():
 def test_the_operators_are_as_pytorch_wants_them(transposed):
     x, weight, bias = detached_layer()
     x = x.T.contiguous().T if transposed else x
-    inputs = x, weight, bias, CLASSES.clamp(min=0), torch.ones(7, dtype=x.dtype), WEIGHTS
+    ones, plan = torch.ones(7, dtype=x.dtype), (0.5, None, 2.0, True, True, True)
+    inputs = x, weight, bias, ones, CLASSES.clamp(min=0), ones, WEIGHTS
     operators = torch.ops.ce_torch
-    torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, 0.5, None))
-    C, statistics = operators.linear_log_likelihood(*inputs, 0.5, None)
-    needs = [True, True, True, False, True, True]
-    arguments = C, statistics, *inputs, 0.5, None, needs
+    torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, *plan))
+    numbers, statistics, _ = operators.linear_log_likelihood(*inputs, *plan)
+    needs = [True, True, True, True, False, True, True]
+    arguments = numbers, statistics, *inputs, *plan, needs
     torch.library.opcheck(operators.linear_log_likelihood_gradients.default, arguments)

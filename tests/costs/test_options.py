@@ -30,7 +30,6 @@ WRONG = {
         (float("inf"), ValueError, "a finite number of at least 1e-38, got inf"),
         (np.float32("nan"), ValueError, "a finite number of at least 1e-38, got .*nan"),
         (torch.tensor(1), TypeError, r"floating point .* got torch.int64; pass temperature.float\(\)"),
-        (torch.ones(1), ValueError, r"a number or a tensor of shape \(\), got one of shape \(1,\)"),
         (torch.tensor(0.0), ValueError, "a finite number of at least 1e-38, got 0.0"),
     ],
     "label_smoothing": [
@@ -46,6 +45,15 @@ WRONG = {
         (np.float64(1), TypeError, "an integer, got .*1.0"),
         (True, TypeError, "an integer, got True"),
         (None, TypeError, "an integer, got None; leave it out: its default, -100, is no class"),
+    ],
+    "softcap": [
+        (0, ValueError, "a finite number of at least 1e-38, or None, got 0"),
+        ("hot", TypeError, "a finite number of at least 1e-38, or None, got 'hot'"),
+    ],
+    "z_loss": [
+        (-1e-4, ValueError, "a finite number of at least 0, got -0.0001"),
+        (float("nan"), ValueError, "a finite number of at least 0, got nan"),
+        (None, TypeError, "a finite number of at least 0, got None"),
     ],
     "block_rows": [
         (0, ValueError, "a number of examples, at least 1, or None, got 0"),
@@ -160,6 +168,8 @@ OTHERS = {
     "ignore_index": 2,
     "label_smoothing": 0.5,
     "reduction": "none",
+    "softcap": 2.0,
+    "z_loss": 0.1,
     "block_rows": 1,
     "out_dtype": torch.float64,
 }

@@ -1,7 +1,8 @@
-"""The cost of a layer as a function that keeps every promise of autograd, with both derivatives written by hand.
+"""The numbers of a layer as a function that keeps every promise of autograd, with both derivatives written by hand.
 
-It saves the layer's inputs, and three numbers of each example. The derivatives by hand may treat these numbers as
-constants; for third derivatives, which are autograd's, the numbers are computed again.
+They are C, ℓ and H of each example. The function saves the layer's inputs, and four numbers of each example. The
+derivatives by hand may treat these numbers as constants; for third derivatives, which are autograd's, the numbers are
+computed again.
 """
 
 from collections.abc import Sequence
@@ -20,33 +21,35 @@ from ce_torch.costs.linear.layer import Layer, Tangent, cast
 from ce_torch.costs.linear.operators import FIELD_COUNT, needed_fields
 
 
-def cost(layer: Layer, plan: Plan) -> Tensor:
-    """Return C of each example, shape (N,), as autograd can differentiate it."""
+def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Return C, ℓ and H, shape (3, N), as autograd can differentiate them, and the predictions, shape (N,)."""
     if is_functionalized():
-        return class_blocks.cost(layer, plan)[0]
-    return LinearLogLikelihood.apply(plan, *layer)[0]
+        found, _, prediction = class_blocks.numbers(layer, plan)
+    else:
+        found, _, prediction = LinearLogLikelihood.apply(plan, *layer)
+    return found, prediction
 
 
 class LinearLogLikelihood(torch.autograd.Function):
-    """C of each example, shape (N,), and the statistics, shape (3, N)."""
+    """C, ℓ and H of each example, shape (3, N), the statistics, shape (4, N), and the predictions, shape (N,)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, *layer: Any) -> tuple[Tensor, Tensor]:
-        return operators.cost(Layer(*layer), plan)
+    def forward(plan: Plan, *layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return operators.numbers(Layer(*layer), plan)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.plan, *layer = inputs
         ctx.save_for_backward(*layer, output[1])
         ctx.save_for_forward(*layer, output[1])
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        g, _ = grad_outputs
+        g, *_ = grad_outputs
         if g is None:
             return (None,) * (1 + FIELD_COUNT)
         *layer, statistics = ctx.saved_tensors
@@ -54,18 +57,18 @@ class LinearLogLikelihood(torch.autograd.Function):
 
     @staticmethod
     @carry_tangents
-    def jvp(ctx: Any, saved: list[Any], _plan: None, *tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def jvp(ctx: Any, saved: list[Any], _plan: None, *tangent: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
         *layer, constants = saved
         layer = Layer(*layer)
-        _, statistics = class_blocks.cost(layer, ctx.plan)
-        cost_tangent = class_blocks.jvp(layer, Tangent(*tangent), ctx.plan, statistics)
+        _, statistics, _ = class_blocks.numbers(layer, ctx.plan)
+        change = class_blocks.jvp(layer, Tangent(*tangent), ctx.plan, statistics)
         # vmap wants a tensor for the tangent of a constant; other callers want None.
         zeros = torch.zeros_like(constants) if is_batched(constants) else None
-        return cost_tangent.layer_part + cost_tangent.target_part, zeros
+        return torch.stack([change.layer_part + change.target_part, change.u, change.H]), zeros, None
 
 
 class LinearLogLikelihoodGradients(torch.autograd.Function):
-    """The gradients of Σ g C by those of x, weight and bias that need one, and their derivatives."""
+    """The gradients of Σ g · numbers by those of x, weight, bias and c that need one, and their derivatives."""
 
     generate_vmap_rule = True
 
@@ -86,18 +89,21 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        # Along `grad_outputs` Σ g C changes by Σ g Σⱼ δⱼ vⱼ, whose gradients are `hvp` and Σⱼ δⱼ vⱼ.
+        # Along `grad_outputs` Σ g · numbers changes by Σ g · jvp, whose gradients are `hvp` and `jvp`.
         tangent = Tangent(*align(grad_outputs, ctx.needs), None, None, None)
         if all(tensor is None for tensor in tangent):
             return (None,) * len(ctx.needs_input_grad)
         (g, *layer), plan = ctx.saved_tensors, ctx.plan
         layer = Layer(*layer)
-        _, statistics = class_blocks.cost(layer, plan)
-        cost_tangent = class_blocks.jvp(layer, tangent, plan, statistics)
+        _, statistics, _ = class_blocks.numbers(layer, plan)
+        change = class_blocks.jvp(layer, tangent, plan, statistics)
         needs, needs_target = needed_fields(ctx.needs_input_grad[4:])
-        found = class_blocks.hvp(g, None, layer, tangent, plan, statistics, cost_tangent, needs)
-        target = class_blocks.target_hvp(g, layer, tangent, plan, cost_tangent) if needs_target else (None,) * 3
-        return None, None, cost_tangent.layer_part, None, *align(found, needs), *target
+        found = class_blocks.hvp(g, None, layer, tangent, plan, statistics, change, needs)
+        target = (None,) * 3
+        if needs_target:
+            target = class_blocks.target_hvp(g, layer, tangent, plan, statistics, change)
+        by_g = torch.stack([change.layer_part, change.u, change.H])
+        return None, None, by_g, None, *align(found, needs), *target
 
     @staticmethod
     @carry_tangents
@@ -112,15 +118,15 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         (g, *layer), tangent = saved, Tangent(*tangents)
         layer = Layer(*layer)
-        _, statistics = class_blocks.cost(layer, ctx.plan)
-        cost_tangent = class_blocks.jvp(layer, tangent, ctx.plan, statistics)
-        return class_blocks.hvp(g, g_tangent, layer, tangent, ctx.plan, statistics, cost_tangent, ctx.needs)
+        _, statistics, _ = class_blocks.numbers(layer, ctx.plan)
+        change = class_blocks.jvp(layer, tangent, ctx.plan, statistics)
+        return class_blocks.hvp(g, g_tangent, layer, tangent, ctx.plan, statistics, change, ctx.needs)
 
 
 def gradients(
     g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g C by the fields that need one, as autograd can differentiate them."""
+    """Return the gradients of Σ g · numbers by the fields that need one, as autograd can differentiate them."""
     is_final = not torch.is_grad_enabled() and not is_forward_mode()
     if is_final and (is_recorded() or not may_be_differentiated(g)):
         return operators.gradients(g, layer, plan, statistics, needs)
@@ -131,7 +137,7 @@ def gradients(
     if torch.is_grad_enabled():
         # Both formulas get the same converted layer, so that half precision rounds the sum of their gradients once.
         layer = cast(layer, layer.dtype)
-    known = class_blocks.cost(layer, plan)[1] if may_be_differentiated(g) else Statistics(*statistics)
+    known = class_blocks.numbers(layer, plan)[1] if may_be_differentiated(g) else Statistics(*statistics)
     found = align(class_blocks.gradients(g, layer, plan, known, names), names)
     target = class_blocks.target_gradients(g, layer, plan, known) if needs_target else (None,) * 3
     return *found, *target

@@ -18,11 +18,23 @@ TENSORS = 12
 
 @dataclass(frozen=True)
 class Plan:
-    """How to compute: with c of equation (83), with the memory of `block_rows` rows, for the classes of `shard`."""
+    """How to compute: with c of equation (83), with the memory of `block_rows` rows, for the classes of `shard`.
+
+    `softcap` is κ. `logsumexp`, `entropy` and `prediction` tell which numbers beside the cost are asked for.
+    """
 
     c: float
     block_rows: int | None = None
+    softcap: float | None = None
+    logsumexp: bool = False
+    entropy: bool = False
+    prediction: bool = False
     shard: Shard = ALL_CLASSES
+
+    @property
+    def options(self) -> tuple[float, int | None, float | None, bool, bool, bool]:
+        """The fields before the shard, as operators take them."""
+        return self.c, self.block_rows, self.softcap, self.logsumexp, self.entropy, self.prediction
 
     def elements(self, N: int, K: int) -> int:
         """Return how many elements of z, for N examples of K classes, may be in memory at a time."""

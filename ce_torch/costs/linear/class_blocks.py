@@ -1,66 +1,102 @@
-"""The log-likelihood of a softmax layer and its derivatives, from the layer's inputs, by blocks of classes.
+"""The numbers of a softmax layer and their derivatives, from the layer's inputs, by blocks of classes.
 
-    z = x Wᵀ + b        a = softmax(c z)        C = −Σⱼ tⱼ ln aⱼ        δ = c (T a − t),  T = Σⱼ tⱼ
+    z = x Wᵀ + b        s = c φ(z)        φ(z) = z, or κ tanh(z / κ)        a = softmax(s)        T = Σⱼ tⱼ
+    C = −Σⱼ tⱼ ln aⱼ    ℓ = ln Σⱼ exp sⱼ  H = −Σⱼ aⱼ ln aⱼ
+
+For gradients g_C, g_ℓ and g_H of these numbers
+
+    ∂/∂s = G = g_C (T a − t) + g_ℓ a − g_H a (ln a + H)    ∂/∂z = c φ′ G    ∂/∂c = Σⱼ Gⱼ φⱼ    φ′ = 1 − (φ/κ)²
 
 z has a row for each example and a column for each class. These functions go over blocks of its columns, and keep of a
-block only what it adds to the sums over all. Along a tangent (ẋ, Ẇ, ḃ, ṫ) z changes by v = ẋ Wᵀ + x Ẇᵀ + ḃ, and
+block only what it adds to the sums over all. Along a tangent z changes by v = ẋ Wᵀ + x Ẇᵀ + ḃ, and s by
+ṡ = ċ φ + c φ′ v. Then (ln a)˙ = ṡ − u, ȧ = a (ṡ − u), and
 
-    Ċ = Σⱼ δⱼ vⱼ − Σⱼ ṫⱼ ln aⱼ        δ̇ = c² T a (v − u) + c (Ṫ a − ṫ),  u = Σⱼ aⱼ vⱼ
+    Ċ = Σⱼ (T aⱼ − tⱼ) ṡⱼ − Σⱼ ṫⱼ ln aⱼ        ℓ̇ = u = Σⱼ aⱼ ṡⱼ        Ḣ = −Σⱼ aⱼ (ln aⱼ + H) ṡⱼ
 
 All functions are differentiable. So autograd finds third and higher derivatives, for which it keeps z.
 """
 
 from collections.abc import Callable
 from functools import wraps
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._product import product
-from ce_torch.costs._softmax import Exponentials, clamp_infinite, exponents, scale
+from ce_torch.costs._softmax import Exponentials, exponents, scale
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.gradients import LayerGradients, Needs, TargetGradients
 from ce_torch.costs.linear.layer import Fields, Layer, Tangent, cast
+from ce_torch.costs.linear.sums import RunningSums
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 class Statistics(NamedTuple):
-    """m = maxⱼ zⱼ, r = Σⱼ exp(c (zⱼ − m)) − 1, and T of each example, all of shape (N,)."""
+    """m = maxⱼ φ(zⱼ), r = Σⱼ exp(c (φ(zⱼ) − m)) − 1, T and H of each example, all of shape (N,); H is 0 if unasked."""
 
     m: Tensor
     r: Tensor
     T: Tensor
-
-    def exponentials(self, z: Tensor, c: float) -> Exponentials:
-        """Return x, e and r for z, a block of classes."""
-        x = exponents(z, column(self.m), c)
-        return Exponentials(x, x.exp(), column(self.r))
+    H: Tensor
 
 
-class RunningSum:
-    """Σⱼ exp xⱼ, xⱼ = c (zⱼ − m), over the classes so far: how many terms are 1, and the sum of the others."""
+class Block(NamedTuple):
+    """A block of classes: φ, φ′ (None for 1), the exponentials of the scores, c, and columns of T and H."""
 
-    def __init__(self, layer: Layer, c: float) -> None:
-        self.c, self.m = c, layer.full(-torch.inf)
-        self.ones, self.others = layer.full(0), layer.full(0)
+    phi: Tensor
+    slope: Tensor | None
+    exponentials: Exponentials
+    c: float | Tensor
+    T: Tensor
+    H: Tensor
 
-    def raise_maximum(self, m: Tensor) -> Tensor:
-        """Make m the maximum, and return how much smaller all x become."""
-        grows = m > self.m
-        fall = scale(self.c, torch.where(grows, m - clamp_infinite(self.m), 0))
-        others = (self.ones + self.others) * torch.exp(-fall)
-        self.ones, self.others = torch.where(grows, 0, self.ones), torch.where(grows, others, self.others)
-        self.m = m
-        return fall
+    @classmethod
+    def of(cls, layer: Layer, classes: slice, plan: Plan, statistics: Statistics) -> Self:
+        phi, slope = capped(layer.z(classes), plan.softcap)
+        m, r, T, H = (column(number) for number in statistics)
+        c = layer.scale(plan)
+        x = exponents(phi, m, c)
+        return cls(phi, slope, Exponentials(x, x.exp(), r), c, T, H)
 
-    def add(self, x: Tensor) -> None:
-        is_largest = (x == 0).to(x.dtype)
-        self.ones = self.ones + is_largest.sum(-1)
-        self.others = self.others + (x.exp() - is_largest).sum(-1)
+    @property
+    def finite_phi(self) -> Tensor:
+        """φ, or 0 where it is infinite: c has no part in a = 0."""
+        return self.phi.masked_fill(~self.phi.isfinite(), 0)
+
+    def by_z(self, tensor: Tensor) -> Tensor:
+        """Return c φ′ · tensor: what a change of s is for one of z."""
+        return scale(self.c, tensor if self.slope is None else self.slope * tensor)
+
+    def score_gradient(self, t: Tensor, g: Tensor, plan: Plan) -> Tensor:
+        """Return G, for the gradients g (3, N) of the numbers."""
+        g_C, g_l, g_H = (column(row) for row in g)
+        G = product(g_C, self.exponentials.delta(t, self.T, 1.0))
+        ln_a = self.exponentials.ln_a
+        if plan.logsumexp:
+            G = G + product(g_l, ln_a.exp())
+        if plan.entropy:
+            G = G - product(g_H, product(ln_a.exp(), ln_a + self.H))
+        return G
+
+    def score_tangent(self, v: Tensor | None, c_tangent: Tensor | None) -> Tensor | None:
+        """Return ṡ, or None if it is 0."""
+        s_tangent = None if v is None else self.by_z(v)
+        if c_tangent is None:
+            return s_tangent
+        by_c = column(c_tangent).to(self.phi.dtype) * self.finite_phi
+        return by_c if s_tangent is None else s_tangent + by_c
+
+
+def capped(z: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+    """Return φ(z) and φ′(z), None for 1."""
+    if softcap is None:
+        return z, None
+    tanh = (z / softcap).tanh()
+    return softcap * tanh, 1 - tanh.square()
 
 
 def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -84,76 +120,78 @@ def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments,
 
 
 @fixed_precision
-def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
-    """Return C of each example, and its statistics. In C = T ln(1 + r) − Σⱼ tⱼ xⱼ no large numbers cancel."""
-    c, shard = plan.c, plan.shard
-    running = RunningSum(layer, c)
-    t_x, T = layer.full(0), layer.full(0)
+def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
+    """Return C, ℓ and H, shape (3, N), 0 for those that are not asked for; the statistics; and the predictions.
+
+    In C = T ln(1 + r) − Σⱼ tⱼ xⱼ and H = ln(1 + r) − Σⱼ aⱼ xⱼ no large numbers cancel.
+    """
+    c, shard = layer.scale(plan), plan.shard
+    running = RunningSums(layer, plan)
     for classes in layer.blocks(plan):
-        z, t = layer.z(classes), layer.t(classes, plan)
-        t_x = t_x - product(T, running.raise_maximum(torch.maximum(running.m, z.detach().amax(-1))))
-        x = exponents(z, column(running.m), c)
-        running.add(x)
-        t_x = t_x + product(t, x).sum(-1)
-        T = T + t.sum(-1)
-    if shard.group is not None:
-        t_x = t_x - product(T, running.raise_maximum(shard.largest(running.m)))
-    sums = torch.stack([running.ones, running.others, t_x, T])
-    ones, others, t_x, T = shard.total(sums).unbind()
+        running.add(capped(layer.z(classes), plan.softcap)[0], layer.t(classes, plan), classes)
+    ones, others, e_x, t_x, T = running.totals()
     # An example that does not count, and whose z has no maximum, passes for one whose z are all 0.
     is_empty = ~(running.m > -torch.inf) & (T == 0)
     m, r = running.m.masked_fill(is_empty, 0), (others + (ones - 1)).masked_fill(is_empty, 0)
-    return T * r.log1p() - t_x, Statistics(m, r, T)
+    zero = layer.full(0)
+    logsumexp = scale(c, column(m)).squeeze(-1) + r.log1p() if plan.logsumexp else zero
+    H = r.log1p() - e_x / (1 + r) if plan.entropy else zero
+    C = T * r.log1p() - t_x
+    return torch.stack([C, logsumexp, H]), Statistics(m, r, T, H), running.prediction(shard)
 
 
 @fixed_precision
 def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
-    """Return the gradients of Σ g C by those of x, weight and bias that need one: δ W, δᵀ x and Σ δ."""
+    """Return the gradients of Σ g · numbers by those of x, weight, bias and c that need one: D W, Dᵀ x, Σ D, Σⱼ G φ."""
     sums = LayerGradients(layer, needs, g)
     for classes in layer.blocks(plan):
-        sums.add(classes, product(column(g), delta(layer, classes, plan, statistics)))
+        block = Block.of(layer, classes, plan, statistics)
+        G = block.score_gradient(layer.t(classes, plan), g, plan)
+        sums.add(classes, block.by_z(G))
+        if "c" in needs:
+            sums.add_to_c(G * block.finite_phi)
     return sums.totals(plan)
-
-
-def delta(layer: Layer, classes: slice, plan: Plan, statistics: Statistics) -> Tensor:
-    """Return δ of a block of classes."""
-    t = layer.t(classes, plan)
-    return statistics.exponentials(layer.z(classes), plan.c).delta(t, column(statistics.T), plan.c)
 
 
 @fixed_precision
 def target_gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g C by y, on_value and off_value: −ln a, summed to their shapes."""
+    """Return the gradients of Σ g · numbers by y, on_value and off_value: −g_C ln a, summed to their shapes."""
     sums = TargetGradients(layer, g)
     for classes in layer.blocks(plan):
-        sums.add(classes, product(column(g), -statistics.exponentials(layer.z(classes), plan.c).ln_a), plan)
+        block = Block.of(layer, classes, plan, statistics)
+        sums.add(classes, product(column(g[0]), -block.exponentials.ln_a), plan)
     return sums.totals(plan)
 
 
-class CostTangent(NamedTuple):
-    """Ċ of each example, in two parts, Σⱼ δⱼ vⱼ and −Σⱼ ṫⱼ ln aⱼ; and u and Ṫ; all of shape (N,)."""
+class NumbersTangent(NamedTuple):
+    """Ċ in two parts, Σⱼ (T aⱼ − tⱼ) ṡⱼ and −Σⱼ ṫⱼ ln aⱼ; u = ℓ̇, Ṫ, and Ḣ; all of shape (N,)."""
 
     layer_part: Tensor
     target_part: Tensor
     u: Tensor
     T: Tensor
+    H: Tensor
 
 
 @fixed_precision
-def jvp(layer: Layer, tangent: Tangent, plan: Plan, statistics: Statistics) -> CostTangent:
-    """Return how the cost of each example changes along a tangent of the layer."""
-    u, t_v, T, target_part = (layer.full(0) for _ in range(4))
+def jvp(layer: Layer, tangent: Tangent, plan: Plan, statistics: Statistics) -> NumbersTangent:
+    """Return how the numbers of each example change along a tangent of the layer."""
+    u, t_s, T, target_part, H = (layer.full(0) for _ in range(5))
     for classes in layer.blocks(plan):
-        ln_a = statistics.exponentials(layer.z(classes), plan.c).ln_a
-        v, t_tangent = layer.z_tangent(tangent, classes), layer.t_tangent(tangent, classes, plan)
-        if v is not None:
-            u = u + (ln_a.exp() * v).sum(-1)
-            t_v = t_v + (layer.t(classes, plan) * v).sum(-1)
+        block = Block.of(layer, classes, plan, statistics)
+        ln_a = block.exponentials.ln_a
+        a, t_tangent = ln_a.exp(), layer.t_tangent(tangent, classes, plan)
+        s_tangent = block.score_tangent(layer.z_tangent(tangent, classes), tangent.c)
+        if s_tangent is not None:
+            u = u + (a * s_tangent).sum(-1)
+            t_s = t_s + (layer.t(classes, plan) * s_tangent).sum(-1)
+            if plan.entropy:
+                H = H - (product(a, ln_a + block.H) * s_tangent).sum(-1)
         if t_tangent is not None:
             T = T + t_tangent.sum(-1)
             target_part = target_part - product(t_tangent, ln_a).sum(-1)
-    u, t_v, T, target_part = plan.shard.total(torch.stack([u, t_v, T, target_part])).unbind()
-    return CostTangent(plan.c * (statistics.T * u - t_v), target_part, u, T)
+    u, t_s, T, target_part, H = plan.shard.total(torch.stack([u, t_s, T, target_part, H])).unbind()
+    return NumbersTangent(statistics.T * u - t_s, target_part, u, T, H)
 
 
 @fixed_precision
@@ -164,36 +202,71 @@ def hvp(
     tangent: Tangent,
     plan: Plan,
     statistics: Statistics,
-    cost_tangent: CostTangent,
+    change: NumbersTangent,
     needs: Needs,
 ) -> tuple[Tensor, ...]:
-    """Return how `gradients` change along a tangent: (g δ)˙ W + g δ Ẇ, (g δ)˙ᵀ x + g δᵀ ẋ and Σ (g δ)˙."""
-    c = plan.c
+    """Return how `gradients` change along a tangent: Ḋ W + D Ẇ, Ḋᵀ x + Dᵀ ẋ, Σ Ḋ, and Σⱼ (Ġ φ + G φ′ v)."""
     sums = LayerGradients(layer, needs, g, *tangent)
     for classes in layer.blocks(plan):
-        exponentials = statistics.exponentials(layer.z(classes), c)
-        a, delta = exponentials.ln_a.exp(), exponentials.delta(layer.t(classes, plan), column(statistics.T), c)
-        a_tangent = a * column(cost_tangent.T)
-        v, t_tangent = layer.z_tangent(tangent, classes), layer.t_tangent(tangent, classes, plan)
-        if v is not None:
-            a_tangent = a_tangent + scale(c, column(statistics.T) * a * (v - column(cost_tangent.u)))
-        if t_tangent is not None:
-            a_tangent = a_tangent - t_tangent
-        rows = scale(c, column(g) * a_tangent)
+        block = Block.of(layer, classes, plan, statistics)
+        t, v = layer.t(classes, plan), layer.z_tangent(tangent, classes)
+        G = block.score_gradient(t, g, plan)
+        s_tangent = block.score_tangent(v, tangent.c)
+        t_tangent = layer.t_tangent(tangent, classes, plan)
+        G_tangent = score_gradient_tangent(block, g, s_tangent, t_tangent, change, plan)
         if g_tangent is not None:
-            rows = rows + column(g_tangent) * delta
-        sums.add(classes, rows, column(g) * delta, tangent)
+            G_tangent = G_tangent + block.score_gradient(t, g_tangent, plan)
+        rows = block.by_z(G_tangent)
+        slope_v = None if v is None else v if block.slope is None else block.slope * v
+        if tangent.c is not None:
+            rows = rows + column(tangent.c) * (G if block.slope is None else block.slope * G)
+        if slope_v is not None and plan.softcap is not None:
+            # φ″ v = −2 φ φ′ v / κ²
+            rows = rows + scale(block.c, -2 / plan.softcap**2 * block.phi * slope_v * G)
+        sums.add(classes, rows, block.by_z(G), tangent)
+        if "c" in needs:
+            sums.add_to_c(G_tangent * block.finite_phi + (0 if slope_v is None else G * slope_v))
     return sums.totals(plan)
+
+
+def score_gradient_tangent(
+    block: Block,
+    g: Tensor,
+    s_tangent: Tensor | None,
+    t_tangent: Tensor | None,
+    change: NumbersTangent,
+    plan: Plan,
+) -> Tensor:
+    """Return Ġ along ṡ and ṫ, for constant g."""
+    g_C, g_l, g_H = (column(row) for row in g)
+    ln_a = block.exponentials.ln_a
+    a = ln_a.exp()
+    C_part = a * column(change.T)
+    if t_tangent is not None:
+        C_part = C_part - t_tangent
+    if s_tangent is None:
+        return product(g_C, C_part)
+    ln_a_tangent = s_tangent - column(change.u)
+    a_tangent = a * ln_a_tangent
+    G_tangent = product(g_C, C_part + block.T * a_tangent)
+    if plan.logsumexp:
+        G_tangent = G_tangent + product(g_l, a_tangent)
+    if plan.entropy:
+        entropy_part = product(a_tangent, ln_a + block.H) + a * (ln_a_tangent + column(change.H))
+        G_tangent = G_tangent - product(g_H, entropy_part)
+    return G_tangent
 
 
 @fixed_precision
 def target_hvp(
-    g: Tensor, layer: Layer, tangent: Tangent, plan: Plan, cost_tangent: CostTangent
+    g: Tensor, layer: Layer, tangent: Tangent, plan: Plan, statistics: Statistics, change: NumbersTangent
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g Σⱼ δⱼ vⱼ by y, on_value and off_value: c (u − v), summed to their shapes."""
+    """Return the gradients of Σ g_C Σⱼ (T aⱼ − tⱼ) ṡⱼ by y, on_value and off_value: g_C (u − ṡ), summed."""
     sums = TargetGradients(layer, g, *tangent)
     for classes in layer.blocks(plan):
-        v = layer.z_tangent(tangent, classes)
-        u_minus_v = column(cost_tangent.u) if v is None else column(cost_tangent.u) - v
-        sums.add(classes, scale(plan.c, column(g) * u_minus_v), plan)
+        s_tangent = Block.of(layer, classes, plan, statistics).score_tangent(
+            layer.z_tangent(tangent, classes), tangent.c
+        )
+        difference = column(change.u) if s_tangent is None else column(change.u) - s_tangent
+        sums.add(classes, column(g[0]) * difference, plan)
     return sums.totals(plan)

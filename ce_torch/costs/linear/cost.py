@@ -5,7 +5,7 @@
 These are the section's equations (80) to (84).
 """
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,20 +16,21 @@ from ce_torch.costs._arguments import (
     check_class_weight,
     check_denominator,
     check_desired,
-    check_device,
-    check_floating,
     check_ignored,
+    check_temperature_shape,
     check_token_weight,
 )
 from ce_torch.costs._backend import record
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._module import Cost
-from ce_torch.costs._precision import compute_dtype, is_autocast, result_dtype, to_dtype
+from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
-from ce_torch.costs.linear.blocks import TENSORS, Plan
+from ce_torch.costs.linear.blocks import TENSORS, Plan, column
+from ce_torch.costs.linear.class_blocks import capped
+from ce_torch.costs.linear.inputs import Inputs, check_layer, layer_inputs
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.targets import (
     ClassTargets,
@@ -37,10 +38,9 @@ from ce_torch.costs.linear.targets import (
     dense_targets,
     kept_examples,
     masked_inputs,
-    requires_grad,
 )
 from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
-from ce_torch.costs.log_likelihood import LogLikelihoodCost, divide, example_weight, log_likelihood
+from ce_torch.costs.log_likelihood import LogLikelihoodCost, example_weight, log_likelihood
 
 
 @loss_function()
@@ -56,6 +56,8 @@ def linear_log_likelihood(
     label_smoothing: float = 0.0,
     token_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
@@ -84,8 +86,8 @@ def linear_log_likelihood(
         weight, bias: parameters of the layer, of x's dtype, shapes (K, D) and (K,).
         y: class indices, int64, shape (...); or desired outputs in [0, 1], floating point, shape (..., K). Desired
             outputs take as much memory as z, and twice as much with label smoothing or class weights.
-        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`. With a group the temperature
-            must be a number.
+        temperature, ignore_index, label_smoothing, reduction: as in `log_likelihood`. The temperature can also be a
+            tensor of shape (...), one for each example. With a group it must be a number.
         class_weight: a factor for the cost of each class, floating point, shape (K,). `log_likelihood` and
             `F.linear_cross_entropy` call it `weight`. The latter calls x, weight, y and bias input, linear_weight,
             target and linear_bias.
@@ -94,6 +96,9 @@ def linear_log_likelihood(
         denominator: a number, or a tensor of shape (), that divides the sum of all costs in place of how much the
             examples count. With it, batches whose gradients are accumulated, or processes with examples of their own,
             add up to the mean over all of them. It goes with reduction "mean".
+        z_loss: λ of a term λ ℓ², ℓ = ln Σⱼ exp zⱼ, which keeps ℓ near 0, in the cost of each example that is not
+            ignored. A token weight is a factor of it, a class weight is not.
+        softcap: κ, for κ tanh(z / κ) in place of z, which keeps z from −κ to κ. The temperature comes after it.
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
             16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
@@ -117,7 +122,8 @@ def linear_log_likelihood(
 
     Source: Nielsen, section 3.1, equations (80)-(84); gradients together with the cost: Hsu et al., "Liger Kernel:
     Efficient Triton Kernels for LLM Training", 2024; sums over classes in parts: Milakov and Gimelshein, "Online
-    normalizer calculation for softmax", 2018.
+    normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
+    pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
@@ -126,24 +132,26 @@ def linear_log_likelihood(
     dtype = result_dtype(x, out_dtype)
     if denominator is not None:
         reduction = "sum"
-    if tracing_state() is not None and group is None:
+    check_temperature_shape(temperature, x.shape[:-1])
+    is_plain = softcap is None and z_loss == 0 and not (isinstance(temperature, Tensor) and temperature.ndim)
+    if is_plain and tracing_state() is not None and group is None:
         # A trace records operations, and no Function of autograd.
         options = {"temperature": temperature, "weight": class_weight, "label_smoothing": label_smoothing}
         C = whole_cost(linear(x, weight, bias), y, token_weight, reduction, ignore_index=ignore_index, **options)
         return to_dtype(C if denominator is None else C / denominator, dtype)
     shard = local_shard(weight, group)
-    x, weight, bias = autocast(x, weight, bias)
-    x, bias, c = apply_temperature(x, bias, temperature)
-    plan = Plan(c, block_rows, shard)
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
+    plan = Plan(c, block_rows, softcap, shard=shard)
     if token_weight is not None:
         token_weight = token_weight.reshape(-1).to(compute_dtype(x))
     if y.is_floating_point():
-        y = y.reshape(rows.shape[0], weight.shape[0])
-        C = dense_cost(rows, weight, bias, y, token_weight, class_weight, label_smoothing, plan, reduction)
+        y = y.reshape(inputs.x.shape[0], weight.shape[0])
+        C = dense_cost(inputs, y, token_weight, class_weight, label_smoothing, z_loss, plan, reduction)
     else:
-        classes = y.reshape(-1), rows, weight.shape[0], class_weight, token_weight, ignore_index, label_smoothing, shard
-        C = class_cost(rows, weight, bias, class_targets(*classes), plan, reduction)
+        options = class_weight, token_weight, ignore_index, label_smoothing, z_loss
+        C = class_cost(
+            inputs, class_targets(y.reshape(-1), inputs.x, weight.shape[0], *options, shard), plan, reduction
+        )
     if denominator is not None:
         C = C / denominator
     return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, dtype)
@@ -183,55 +191,41 @@ def check_arguments(
     return y
 
 
-def apply_temperature(
-    x: Tensor, bias: Tensor | None, temperature: float | Tensor
-) -> tuple[Tensor, Tensor | None, float]:
-    """Return x, bias and c of softmax(c z). A tensor divides x and bias, through which it gets its gradient."""
-    if not isinstance(temperature, Tensor):
-        return x, bias, 1 / temperature
-    bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
-    return divide(x, temperature).to(x.dtype), bias, 1.0
-
-
 def dense_cost(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    inputs: Inputs,
     y: Tensor,
     token_weight: Tensor | None,
     class_weight: Tensor | None,
     label_smoothing: float,
+    z_loss: float,
     plan: Plan,
     reduction: str,
 ) -> Tensor:
     """Return the reduced cost of desired outputs, shape (N,) for reduction "none"."""
-    N, kept = x.shape[0], None
+    N, kept = inputs.x.shape[0], None
     if token_weight is not None and not token_weight.requires_grad:
-        kept = kept_examples(token_weight == 0, x)
+        kept = kept_examples(token_weight == 0, inputs.x)
     if token_weight is not None and kept is not None:
-        x, y, token_weight = x[kept], y[kept], token_weight[kept]
-    t = dense_targets(y, x, class_weight, label_smoothing, plan.shard.classes)
-    layer = Layer(masked_inputs(x, y), weight, bias, t, None, None)
-    C = product(token_weight, example_costs(layer, plan, fused.refusal(layer, reduction, plan.shard)))
+        inputs, y, token_weight = inputs.select(kept), y[kept], token_weight[kept]
+    t = dense_targets(y, inputs.x, class_weight, label_smoothing, plan.shard.classes)
+    layer = Layer(masked_inputs(inputs.x, y), *inputs[1:], t, None, None)
+    C = product(token_weight, example_costs(layer, plan, z_loss, fused.refusal(layer, reduction, plan, z_loss)))
     return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, token_weight)
 
 
-def class_cost(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: ClassTargets, plan: Plan, reduction: str
-) -> Tensor:
+def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str) -> Tensor:
     """Return the reduced cost of classes, shape (N,) for reduction "none"."""
-    N, kept = x.shape[0], kept_examples(targets.left_out, x)
+    N, z_loss, kept = inputs.x.shape[0], targets.z_loss, kept_examples(targets.left_out, inputs.x)
     if kept is not None:
-        x, targets = x[kept], targets.select(kept)
-    layer = Layer(targets.masked_inputs(x), weight, bias, targets.y, targets.on_value, targets.off_value)
-    reason = fused.refusal(layer, reduction, plan.shard)
-    if requires_grad(targets.token_weight):
-        reason = "token_weight requires grad"
+        inputs, targets = inputs.select(kept), targets.select(kept)
+    x = targets.masked_inputs(inputs.x)
+    layer = Layer(x, *inputs[1:], targets.y, targets.on_value, targets.off_value)
+    reason = fused.refusal(layer, reduction, plan, z_loss)
     if reason is None:
-        C = fused.FusedLinearLogLikelihood.apply(plan, targets.factor(reduction), *layer)
+        C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, targets.factor(reduction), *layer)
         # The mean over no examples is nan.
         return C if reduction == "sum" else torch.where(targets.counted.sum() == 0, torch.nan, C)
-    C = targets.masked_cost(example_costs(layer, plan, reason))
+    C = targets.masked_cost(example_costs(layer, plan, z_loss, reason))
     return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, targets.counted)
 
 
@@ -240,51 +234,31 @@ def scattered(C: Tensor, kept: Tensor | None, N: int) -> Tensor:
     return C if kept is None else C.new_zeros(N).index_copy(0, kept, C)
 
 
-def example_costs(layer: Layer, plan: Plan, reason: str | None) -> Tensor:
-    """Return C of each example, shape (N,), without its gradients; `explain` tells the reason."""
+def example_costs(layer: Layer, plan: Plan, z_loss: float, reason: str | None) -> Tensor:
+    """Return C + λ ℓ² of each example, shape (N,), without its gradients; `explain` tells the reason."""
+    C, logsumexp, _ = example_numbers(layer, replace(plan, logsumexp=z_loss != 0), reason)[0]
+    return C if z_loss == 0 else C + z_loss * logsumexp.square()
+
+
+def example_numbers(layer: Layer, plan: Plan, reason: str | None) -> tuple[Tensor, Tensor]:
+    """Return C, ℓ and H of each example, shape (3, N), and the predictions; `explain` tells the reason."""
+    is_traced = tracing_state() is not None and plan.shard.group is None
     if torch.compiler.is_compiling():
         if plan.shard.group is not None:
             raise RuntimeError(
                 "torch.compile does not support a cost whose classes are shared out among processes; call it eagerly"
             )
-        if is_forward_mode():
-            # The compiler differentiates the formula itself. It gets a single block, since it would unroll a loop.
-            return class_blocks.cost(layer, Plan(plan.c, TENSORS * layer.sizes[0], plan.shard))[0]
-        from ce_torch.costs.linear.compiled import compiled_costs
+        if not is_forward_mode():
+            from ce_torch.costs.linear.compiled import compiled_numbers
 
-        return compiled_costs(plan.c, plan.block_rows, *layer)
+            return compiled_numbers(*layer, *plan.options)
+    if is_traced or torch.compiler.is_compiling():
+        # Traces, and the compiler in forward mode, take the formula itself. It gets a single block, for they would
+        # unroll a loop.
+        found, _, prediction = class_blocks.numbers(layer, replace(plan, block_rows=TENSORS * layer.sizes[0]))
+        return found, prediction
     record("blocks", f"the gradients are not worked out with the cost: {reason}")
-    return autograd.cost(layer, plan)
-
-
-def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the tensors in the dtype that autocast gives `F.linear`."""
-    if not is_autocast(x.device):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(x.device.type)
-
-    def convert(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
-
-    return convert(x), convert(weight), None if bias is None else convert(bias)
-
-
-def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bool) -> None:
-    """Raise `TypeError` or `ValueError` unless x are inputs of a layer with this weight and bias."""
-    for name, tensor in (("x", x), ("weight", weight), *((("bias", bias),) if bias is not None else ())):
-        check_floating(name, tensor)
-        if tensor.dtype != x.dtype and not is_autocast(x.device):
-            raise TypeError(f"{name} must be of x's dtype, {x.dtype}, got {tensor.dtype}; pass {name}.to(x.dtype)")
-        check_device(name, tensor, x, "x")
-    if x.ndim == 0:
-        raise ValueError("x must have shape (..., D), the inputs of an example last, got a scalar")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or (weight.shape[0] == 0 and not may_be_empty):
-        raise ValueError(
-            f"weight must have shape (K, {x.shape[-1]}), a row for each class, for x of shape {tuple(x.shape)}, got "
-            f"{tuple(weight.shape)}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must have shape {tuple(weight.shape[:1])}, one for each class, got {tuple(bias.shape)}")
+    return autograd.numbers(layer, plan)
 
 
 class LinearLogLikelihoodCost(Cost):
@@ -331,14 +305,27 @@ class LinearLogLikelihoodCost(Cost):
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
-        return torch.softmax(self.layer(x) / self.temperature, -1)
+        return torch.softmax(self.scores(x)[0], -1)
+
+    def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s of softmax(s), and ∂s/∂z, for all classes."""
+        z, temperature = self.layer(x), self.temperature
+        each = isinstance(temperature, Tensor) and temperature.ndim
+        c = 1 / (temperature.unsqueeze(-1) if each else temperature)
+        phi, slope = capped(z, self.softcap)
+        return c * phi, c * (torch.ones_like(z) if slope is None else slope)
 
     def delta(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction. This holds all of z."""
         cost = LogLikelihoodCost(
-            temperature=self.temperature,
             weight=self.class_weight,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
-        return cost.delta(self.layer(x), y)
+        s, slope = self.scores(x)
+        delta = cost.delta(s, y)
+        if self.z_loss != 0:
+            counts = 1 if y.is_floating_point() else column((y != self.ignore_index).to(s.dtype))
+            delta = delta + counts * 2 * self.z_loss * s.logsumexp(-1, keepdim=True) * torch.softmax(s, -1)
+        delta = slope * delta
+        return delta if self.token_weight is None else column(self.token_weight) * delta

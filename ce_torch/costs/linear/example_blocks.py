@@ -14,27 +14,28 @@ from torch import Tensor
 
 from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
-from ce_torch.costs._softmax import clamp_infinite, exponents
+from ce_torch.costs._softmax import clamp_infinite, exponents, scale
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 from ce_torch.costs.kernels import NOT_PLAIN, gpu, half_products, is_plain
-from ce_torch.costs.kernels.products import add_product, exponentials_, weighted_inputs
+from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
 from ce_torch.costs.linear import half_precision
 from ce_torch.costs.linear.blocks import Plan, column
-from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
+from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 FUSED = "the gradients are worked out with the cost"
 # The needed gradients, those of x, weight and bias by name.
 Gradients = dict[str, Tensor]
 
 
-def refusal(layer: Layer, shard: Shard) -> str | None:
+def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     """Return why a layer is not computed by blocks of examples, or None if it is."""
     if layer.y.is_floating_point():
         return "y holds desired outputs"
-    if shard.group is not None:
+    if layer.c is not None:
+        return "temperature is a tensor that does not divide x"
+    if plan.shard.group is not None:
         return "the classes are shared out among processes"
     if layer.dtype != layer.x.dtype and not half_products.supports(layer.x, layer.weight):
         return "x has half precision, for which there is no kernel"
@@ -46,29 +47,37 @@ def refusal(layer: Layer, shard: Shard) -> str | None:
         return "torch.func differentiates the cost"
     if layer.off_value is not None and not layer.x.is_cpu:
         return "label_smoothing is not 0, which a GPU works out by blocks of classes"
+    is_special = plan.softcap is not None or z_loss != 0
+    if is_special and (layer.dtype != layer.x.dtype or not layer.x.is_cpu):
+        return "softcap and z_loss have no kernel for half precision or a GPU"
+    if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
+        return "softcap, z_loss and label_smoothing come together"
     return None
 
 
 @fixed_precision
-def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
-    """Return C of each example, and its statistics."""
+def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
+    """Return C, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
     (N, K), x = layer.sizes, layer.x
-    C, statistics = layer.full(0), Statistics(layer.full(0), layer.full(0), layer.full(0))
+    C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
     for block in blocks:
         part = layer.examples(block)
-        C[block], part_statistics = exponentials(part, plan.c, memory[: K * len(part.x)].view(K, -1))
+        C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1))
         for whole, value in zip(statistics, part_statistics, strict=True):
             whole[block] = value
-    return C, statistics
+    zero = layer.full(0)
+    return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
 
 
 @fixed_precision
-def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return Σ factor · C, and its gradients by those of x, weight and bias that need one."""
+def cost_and_gradients(
+    layer: Layer, factor: Tensor, plan: Plan, needs: Needs, z_loss: float = 0.0
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return C + λ ℓ² of each example, λ = `z_loss`, and the gradients of Σ factor (C + λ ℓ²) that are needed."""
     (N, K), x = layer.sizes, layer.x
-    total = x.new_zeros(())
+    costs = layer.full(0)
     new = torch.empty_like if N > 0 else torch.zeros_like
     gradients = {
         name: new(tensor, memory_format=torch.contiguous_format)
@@ -78,7 +87,7 @@ def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -
     if layer.dtype != x.dtype:
         record("blocks", FUSED)
         C = half_precision.add_gradients(gradients, layer, factor, plan.c)
-        return product(factor, C).sum(), tuple(gradients.values())
+        return C, tuple(gradients.values())
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
     gpu_refusal = gpu.refusal(memory)
@@ -86,19 +95,21 @@ def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -
     record("blocks" if gpu_refusal else "triton", f"triton: {gpu_refusal}; {FUSED}" if gpu_refusal else FUSED)
     for block in blocks:
         part, part_factor = layer.examples(block), factor[block]
-        C = compute_block(gradients, block, part, part_factor.to(x.dtype), plan.c, memory[: K * len(part.x)])
-        total += product(part_factor, C).sum()
-    if layer.off_value is not None and N > 0:
+        part_memory = memory[: K * len(part.x)]
+        costs[block] = compute_block(gradients, block, part, part_factor.to(x.dtype), plan, part_memory, z_loss)
+    if layer.off_value is not None and N > 0 and plan.softcap is None:
         subtract_off_value(gradients, layer, layer.off_value, plan.c * factor)
-    return total, tuple(gradients.values())
+    return costs, tuple(gradients.values())
 
 
-def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor) -> Tensor:
+def gpu_block(
+    gradients: Gradients, block: slice, layer: Layer, factor: Tensor, plan: Plan, memory: Tensor, _z_loss: float
+) -> Tensor:
     """Return C of each example of a block, and add the block's part to the gradients, by the GPU's kernels."""
     z = torch.mm(layer.x, layer.weight.mT, out=memory.view(len(layer.x), -1))
     if layer.bias is not None:
         z += layer.bias
-    options = None, c, -1, 0.0
+    options = None, plan.c, -1, 0.0
     C, sums = gpu.softmax_cost(torch.float32, "none", z, layer.y, *options)
     example_factor = on_value(layer) * factor
     delta = gpu.softmax_delta(example_factor, sums, "none", z, layer.y, *options, in_place=True)
@@ -114,30 +125,53 @@ def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, 
 
 
 def transposed_block(
-    gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor
+    gradients: Gradients, block: slice, layer: Layer, factor: Tensor, plan: Plan, memory: Tensor, z_loss: float
 ) -> Tensor:
-    """Return C of each example of a block, and add the block's part without off_value to the gradients, from zᵀ."""
+    """Return C + λ ℓ² of each example of a block, and add the block's part to the gradients, from zᵀ.
+
+    The part with off_value is not in it, unless there is a softcap.
+    """
     z = memory.view(len(layer.weight), -1)
-    C, statistics = exponentials(layer, c, z)
+    C, statistics = exponentials(layer, plan, z, z_loss)
     # z_factor z is factor (δᵀ + c off_value), with s = 1 + r.
-    z_factor = product(c * factor * statistics.T, 1 / (1 + statistics.r))
+    z_factor = product(plan.c * factor * statistics.T, 1 / (1 + statistics.r))
     add_gradients(gradients, block, layer, z_factor, z)
     return C
 
 
-def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics]:
-    """Return C and the statistics of each example. Write e to z, a row a class, but s (a − on_value / T) at y."""
+def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Statistics]:
+    """Return C + λ ℓ² and the statistics of each example, whose T is T + 2 λ ℓ. H is not computed.
+
+    Write φ′ e to z, a row a class, but φ′ s (a − on_value / T) at y; with a softcap take off_value s / T from all.
+    """
     m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
-    y, value = layer.y.unsqueeze(0), on_value(layer)
-    x_y = exponents(z.gather(0, y).squeeze(0), m, c)
-    others, off_value_x = exponentials_(z, clamp_infinite(m), layer.y, c, layer.off_value)
-    r, T, e_y = others + x_y.expm1(), value, x_y.exp()
-    t_x = product(value, x_y)
-    if layer.off_value is not None and off_value_x is not None:
-        T, t_x = T + layer.off_value.sum(), t_x + off_value_x
+    y, value, c = layer.y.unsqueeze(0), on_value(layer), plan.c
+    T = value if layer.off_value is None else value + layer.off_value.sum()
+    phi_y, slope_y = capped(z.gather(0, y).squeeze(0), plan.softcap)
+    if plan.softcap is None:
+        others, off_value_x = exponentials_(z, clamp_infinite(m), layer.y, c, layer.off_value)
+    else:
+        off_T = None if layer.off_value is None else T
+        others, off_value_x = softcap_exponentials_(
+            z, clamp_infinite(m), layer.y, c, plan.softcap, layer.off_value, off_T
+        )
+    m = capped(m, plan.softcap)[0]
+    x_y = exponents(phi_y, m, c)
+    r, e_y, t_x = others + x_y.expm1(), x_y.exp(), product(value, x_y)
+    if off_value_x is not None:
+        t_x = t_x + off_value_x
+    C = product(T, r.log1p()) - t_x
+    if z_loss != 0:
+        logsumexp = scale(c, m) + r.log1p()
+        C = C + z_loss * logsumexp.square()
+        T = T + 2 * z_loss * logsumexp
+        T = torch.where((T == 0) & (value != 0), torch.finfo(T.dtype).eps, T)
     # This form of s (a − on_value / T) loses no digits where a and on_value are near 1.
-    z.scatter_(0, y, product((T - value) * e_y - value * others, 1 / T).unsqueeze(0))
-    return product(T, r.log1p()) - t_x, Statistics(m, r, T)
+    z_y = product((T - value) * e_y - value * others, 1 / T)
+    if plan.softcap is not None and layer.off_value is not None:
+        z_y = z_y - product(layer.off_value[layer.y] * (1 + r), 1 / T)
+    z.scatter_(0, y, (z_y if slope_y is None else slope_y * z_y).unsqueeze(0))
+    return C, Statistics(m, r, T, layer.full(0))
 
 
 def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Tensor, z: Tensor) -> None:

@@ -4,51 +4,67 @@ The pass does not know yet which gradient reaches the cost. That gradient is a f
 one number, the sum or mean over examples; only such costs are computed here.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
+from ce_torch.costs._product import product
 from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode
 from ce_torch.costs.linear import class_blocks, example_blocks
-from ce_torch.costs.linear.autograd import gradients
+from ce_torch.costs.linear.autograd import gradients, numbers
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
 from ce_torch.costs.linear.gradients import align
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.operators import needed_fields
-from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 
 class FusedLinearLogLikelihood(torch.autograd.Function):
-    """Σ factor · C over the examples, for classes y. The factor is 0 for examples that do not count."""
+    """Σ factor (C + λ ℓ²) over the examples, for classes y. The factor is 0 for examples that do not count."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, factor: Tensor, *layer: Any) -> Tensor:
-        ctx.save_for_backward(factor, *layer)
-        ctx.plan, (ctx.needs, _) = plan, needed_fields(ctx.needs_input_grad[2:])
-        total, ctx.gradients = cost_and_gradients(Layer(*layer), factor, plan, ctx.needs)
-        return total
+    def forward(ctx: Any, plan: Plan, z_loss: float, factor: Tensor, *layer: Any) -> Tensor:
+        ctx.plan, ctx.z_loss, (ctx.needs, _) = plan, z_loss, needed_fields(ctx.needs_input_grad[3:])
+        costs, ctx.gradients = cost_and_gradients(Layer(*layer), factor, plan, ctx.needs, z_loss)
+        ctx.save_for_backward(factor, costs, *layer)
+        return product(factor, costs).sum()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         (g,) = grad_outputs
-        factor, *layer = ctx.saved_tensors
+        factor, costs, *layer = ctx.saved_tensors
         layer, found, ctx.gradients = Layer(*layer), ctx.gradients, None
         if may_be_differentiated(g):
-            with torch.no_grad():
-                statistics = torch.stack(class_blocks.cost(layer, ctx.plan)[1])
-            return None, None, *gradients(g * factor, layer, ctx.plan, statistics, ctx.needs_input_grad[2:])
+            return None, None, *differentiable_gradients(g, factor, layer, ctx)
+        by_factor = g * costs if ctx.needs_input_grad[2] else None
         if found is None:
-            _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs)
+            _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs, ctx.z_loss)
         if not g.is_cpu or g.item() != 1:
             for gradient in found:
                 gradient.mul_(g)
-        return None, None, *align(found, ctx.needs), None, None, None
+        return None, None, by_factor, *align(found, ctx.needs), None, None, None
 
 
-def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
+def differentiable_gradients(g: Tensor, factor: Tensor, layer: Layer, ctx: Any) -> tuple[Tensor | None, ...]:
+    """Return the gradients by factor and the layer, as autograd can differentiate them."""
+    plan, z_loss = replace(ctx.plan, logsumexp=ctx.z_loss != 0), ctx.z_loss
+    with torch.no_grad():
+        statistics = torch.stack(class_blocks.numbers(layer, plan)[1])
+    upstream, by_factor = g * factor, None
+    zero = torch.zeros_like(upstream)
+    by_logsumexp = zero
+    if z_loss != 0 or ctx.needs_input_grad[2]:
+        (C, logsumexp, _), _ = numbers(layer, plan)
+        by_logsumexp = product(upstream, 2 * z_loss * logsumexp)
+        by_factor = g * (C + z_loss * logsumexp.square()) if ctx.needs_input_grad[2] else None
+    by_numbers = torch.stack([upstream, by_logsumexp, zero])
+    return by_factor, *gradients(by_numbers, layer, plan, statistics, ctx.needs_input_grad[3:])
+
+
+def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | None:
     """Return why the gradients are not computed with the cost, or None if they are.
 
     They are if the backward pass will ask for them, as numbers only, and by x, weight and bias only.
@@ -67,4 +83,4 @@ def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
     if has_saved_tensor_hooks():
         # Hooks save memory by what they do to saved tensors. Gradients that are kept would escape them.
         return "hooks for saved tensors are set"
-    return example_blocks.refusal(layer, shard)
+    return example_blocks.refusal(layer, plan, z_loss)

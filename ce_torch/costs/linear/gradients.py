@@ -9,16 +9,15 @@ from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.linear.blocks import Plan, narrow
 from ce_torch.costs.linear.layer import NO_TANGENT, Fields, Layer, Tangent, is_constant
 
-# The names of those of x, weight and bias that need a gradient.
+# The names of those of x, weight, bias and c that need a gradient.
 Needs = frozenset[str]
-PARAMETERS = Fields._fields[:3]
+PARAMETERS = Fields._fields[:4]
 
 
-def align(gradients: Iterable[Tensor], needs: Needs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of x, weight and bias: None, or the next of `gradients` where one is needed."""
+def align(gradients: Iterable[Tensor], needs: Needs) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, weight, bias and c: None, or the next of `gradients` where one is needed."""
     remaining = iter(gradients)
-    x, weight, bias = (next(remaining) if name in needs else None for name in PARAMETERS)
-    return x, weight, bias
+    return tuple(next(remaining) if name in needs else None for name in PARAMETERS)
 
 
 def writes_memory(layer: Layer, factors: Iterable[Tensor | None]) -> bool:
@@ -46,7 +45,7 @@ class BlockedGradient:
 
 
 class LayerGradients:
-    """The needed ones of the gradients of x, weight and bias, to which each block of classes adds its part."""
+    """The needed ones of the gradients of x, weight, bias and c, to which each block of classes adds its part."""
 
     def __init__(self, layer: Layer, needs: Needs, *factors: Tensor | None) -> None:
         self.layer, self.in_place = layer, writes_memory(layer, factors)
@@ -55,6 +54,12 @@ class LayerGradients:
         self.bias = None
         if "bias" in needs and layer.bias is not None:
             self.bias = BlockedGradient(layer.bias, self.in_place)
+        self.c = layer.full(0) if "c" in needs and layer.c is not None else None
+
+    def add_to_c(self, terms: Tensor) -> None:
+        """Add the sum over the classes of a block."""
+        if self.c is not None:
+            self.c = self.c + terms.sum(-1)
 
     def add(
         self, classes: slice, rows: Tensor, tangent_rows: Tensor | None = None, tangent: Tangent = NO_TANGENT
@@ -80,7 +85,10 @@ class LayerGradients:
         totals = []
         if self.x is not None:
             totals.append(plan.shard.total(self.x).to(self.layer.x.dtype))
-        return *totals, *(gradient.total() for gradient in (self.weight, self.bias) if gradient is not None)
+        totals += [gradient.total() for gradient in (self.weight, self.bias) if gradient is not None]
+        if self.c is not None and self.layer.c is not None:
+            totals.append(plan.shard.total(self.c).to(self.layer.c.dtype))
+        return tuple(totals)
 
 
 class TargetGradients:

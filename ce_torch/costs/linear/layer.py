@@ -15,7 +15,7 @@ Field = TypeVar("Field", bound=Tensor | None, covariant=True)
 
 
 class Fields(NamedTuple, Generic[Field]):
-    """Inputs x (N, D), weight (K, D), bias (K,) and desired outputs t.
+    """Inputs x (N, D), weight (K, D), bias (K,), c of each example (N,) or None for the plan's, desired outputs t.
 
     y holds t itself, shape (N, K), or classes, shape (N,). For classes tⱼ is `off_value`, shape (K,) or None for 0,
     plus `on_value`, shape (N,), at j = y.
@@ -24,6 +24,7 @@ class Fields(NamedTuple, Generic[Field]):
     x: Field
     weight: Field
     bias: Tensor | None
+    c: Tensor | None
     y: Field
     on_value: Tensor | None
     off_value: Tensor | None
@@ -53,12 +54,16 @@ class Layer(Fields[Tensor]):
 
     def examples(self, block: slice) -> Self:
         """Return the layer of a block of examples."""
-        on_value = None if self.on_value is None else self.on_value[block]
-        return self._replace(x=self.x[block], y=self.y[block], on_value=on_value)
+        c, on_value = (None if tensor is None else tensor[block] for tensor in (self.c, self.on_value))
+        return self._replace(x=self.x[block], c=c, y=self.y[block], on_value=on_value)
 
     def full(self, value: float) -> Tensor:
         """Return a tensor that holds the value for each example, in the dtype to compute in."""
         return torch.full(self.x.shape[:1], value, dtype=self.dtype, device=self.x.device)
+
+    def scale(self, plan: Plan) -> float | Tensor:
+        """Return c, a number for all examples or a column."""
+        return plan.c if self.c is None else column(self.c).to(self.dtype)
 
     def blocks(self, plan: Plan) -> Iterator[slice]:
         """Yield the classes of each block."""

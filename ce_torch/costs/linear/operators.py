@@ -1,7 +1,7 @@
 """The cost of a layer and its gradients as operators, which tracers and the compiler record without looking inside.
 
-The operators have no derivatives of their own: the functions in `ce_torch.costs.linear.autograd` give them some. `cost`
-and `gradients` call an operator where a tracer records it, and else compute at once.
+The operators have no derivatives of their own: the functions in `ce_torch.costs.linear.autograd` give them some.
+`numbers` and `gradients` call an operator where a tracer records it, and else compute at once.
 """
 
 from collections.abc import Sequence
@@ -22,38 +22,44 @@ LAYER_SCHEMA = ", ".join(
     f"Tensor{'?' if hint == Tensor | None else ''} {name}" for name, hint in Fields.__annotations__.items()
 )
 FIELD_COUNT = len(Fields._fields)
-
 library = torch.library.Library("ce_torch", "FRAGMENT")
+PLAN_SCHEMA = "float plan_c, SymInt? block_rows, float? softcap, bool logsumexp, bool entropy, bool prediction"
+
 library.define(
-    f"linear_log_likelihood({LAYER_SCHEMA}, float c, SymInt? block_rows) -> (Tensor, Tensor)",
+    f"linear_log_likelihood({LAYER_SCHEMA}, {PLAN_SCHEMA}) -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 library.define(
-    f"linear_log_likelihood_gradients(Tensor g, Tensor statistics, {LAYER_SCHEMA}, float c, SymInt? block_rows, "
+    f"linear_log_likelihood_gradients(Tensor g, Tensor statistics, {LAYER_SCHEMA}, {PLAN_SCHEMA}, "
     "bool[] needs) -> Tensor[]",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
-def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Return C of each example and its statistics, shape (3, N)."""
+def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """Return C, ℓ and H of each example, shape (3, N), its statistics, shape (4, N), and its prediction, shape (N,)."""
     if plan.shard.group is None and is_recorded():
-        return torch.ops.ce_torch.linear_log_likelihood(*layer, plan.c, plan.block_rows)
-    C, statistics = (class_blocks if example_blocks.refusal(layer, plan.shard) else example_blocks).cost(layer, plan)
-    return C, torch.stack(statistics)
+        return torch.ops.ce_torch.linear_log_likelihood(*layer, *plan.options)
+    is_cost_only = not (plan.logsumexp or plan.entropy or plan.prediction)
+    # Half precision has kernels for the gradients only.
+    by_examples = is_cost_only and layer.dtype == layer.x.dtype and example_blocks.refusal(layer, plan) is None
+    formulas = example_blocks if by_examples else class_blocks
+    found, statistics, prediction = formulas.numbers(layer, plan)
+    return found, torch.stack(statistics), prediction
 
 
 def gradients(
     g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g C by the fields that need one. They can't be differentiated."""
+    """Return the gradients of Σ g · numbers by the fields that need one. They can't be differentiated."""
     if plan.shard.group is None and is_recorded():
-        arguments = g, statistics, *layer, plan.c, plan.block_rows, [*needs]
+        arguments = g, statistics, *layer, *plan.options, [*needs]
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
         return tuple(next(found) if needed else None for needed in needs)
     names, needs_target = needed_fields(needs)
-    if not needs_target and not may_be_differentiated(g) and example_blocks.refusal(layer, plan.shard) is None:
-        _, found = example_blocks.cost_and_gradients(layer, g, plan, names)
+    is_cost_only = not (needs_target or plan.logsumexp or plan.entropy)
+    if is_cost_only and not may_be_differentiated(g) and example_blocks.refusal(layer, plan) is None:
+        _, found = example_blocks.cost_and_gradients(layer, g[0], plan, names)
         return *align(found, names), None, None, None
     found = class_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
     target = class_blocks.target_gradients(g, layer, plan, Statistics(*statistics)) if needs_target else (None,) * 3
@@ -61,36 +67,35 @@ def gradients(
 
 
 def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
-    """Return which of x, weight, bias and the desired outputs need a gradient."""
+    """Return which of x, weight, bias and c, and the desired outputs need a gradient."""
     names = frozenset(name for name, needed in zip(PARAMETERS, needs, strict=False) if needed)
     return names, any(needs[len(PARAMETERS) :])
 
 
 @torch.library.impl(library, "linear_log_likelihood", "CompositeExplicitAutograd")
 @torch.no_grad()
-def cost_kernel(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *layer, c, block_rows = arguments
-    return cost(Layer(*layer), Plan(c, block_rows))
+def numbers_kernel(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return numbers(Layer(*arguments[:FIELD_COUNT]), Plan(*arguments[FIELD_COUNT:]))
 
 
 @torch.library.register_fake("ce_torch::linear_log_likelihood", lib=library)
-def cost_shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
+def number_shapes(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     layer = Layer(*arguments[:FIELD_COUNT])
     C = layer.full(0)
-    return C, torch.stack([C, C, C])
+    return torch.stack([C] * 3), torch.stack([C] * 4), C.to(torch.int64)
 
 
 @torch.library.impl(library, "linear_log_likelihood_gradients", "CompositeExplicitAutograd")
 @torch.no_grad()
 def gradient_kernel(g: Tensor, statistics: Tensor, *arguments: Any) -> list[Tensor]:
-    *layer, c, block_rows, needs = arguments
-    found = gradients(g, Layer(*layer), Plan(c, block_rows), statistics, needs)
+    *inputs, needs = arguments
+    found = gradients(g, Layer(*inputs[:FIELD_COUNT]), Plan(*inputs[FIELD_COUNT:]), statistics, needs)
     return [gradient for gradient, needed in zip(found, needs, strict=True) if needed and gradient is not None]
 
 
 @torch.library.register_fake("ce_torch::linear_log_likelihood_gradients", lib=library)
 def gradient_shapes(g: Tensor, statistics: Tensor, *arguments: Any) -> list[Tensor]:
-    *layer, _, _, needs = arguments
+    layer, needs = arguments[:FIELD_COUNT], arguments[-1]
     return [
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor, needed in zip(layer, needs, strict=True)
