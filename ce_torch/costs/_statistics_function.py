@@ -263,15 +263,14 @@ def operator_functions(choices: Sequence[StatisticsImplementation]) -> tuple[Cal
     def numbers(*inputs: Any) -> tuple[Tensor, ...]:
         found, statistics = first(*inputs).numbers(*inputs)
         none = inputs[0].new_empty(0, dtype=compute_dtype(inputs[0]))
-        p, logsumexp, H, prediction, statistics = (none if t is None else t for t in (*found, statistics))
-        # What an operator returns does not share memory.
-        empty = none.new_empty
+        p, logsumexp, H, prediction = found
+        # What an operator returns are tensors that share no memory.
         return (
-            empty(0) if p is none else p,
+            none.clone() if p is None else p,
             logsumexp,
-            empty(0) if H is none else H,
+            none.clone() if H is None else H,
             prediction,
-            empty(3, *logsumexp.shape) if statistics is none else statistics,
+            none.new_zeros(3, *logsumexp.shape) if statistics is None else statistics,
         )
 
     def delta(g_p: Tensor | None, g_l: Tensor | None, g_H: Tensor | None, statistics: Any, *inputs: Any) -> Tensor:
