@@ -207,8 +207,11 @@ def test_an_ignored_example_is_not_read(backend):
     with use_backend(backend):
         numbers = softmax_statistics(z, y, entropy=True)
         sum(numbers[:3]).sum().backward()
-    assert numbers.log_prob.eq(0).all() and numbers.logsumexp.eq(0).all() and numbers.entropy.eq(0).all()
-    assert numbers.prediction.eq(-100).all() and not numbers.correct.any()
+    assert numbers.log_prob.eq(0).all()
+    assert numbers.logsumexp.eq(0).all()
+    assert numbers.entropy.eq(0).all()
+    assert numbers.prediction.eq(-100).all()
+    assert not numbers.correct.any()
     assert z.grad.eq(0).all()
 
 
@@ -224,7 +227,8 @@ def test_a_class_that_infinity_rules_out_adds_nothing(backend, classes):
     wanted = textbook(rest, y - (y >= 0).long())
     for number, expected in zip(numbers[:3], wanted, strict=True):
         torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=1e-5)
-    assert z.grad.isfinite().all() and z.grad[:, 0].eq(0).all()
+    assert z.grad.isfinite().all()
+    assert z.grad[:, 0].eq(0).all()
 
 
 @pytest.mark.parametrize("backend", ["auto", "formulas"])
@@ -249,7 +253,9 @@ def test_one_class_is_certain_and_no_example_is_no_number(backend):
 
 def test_what_is_not_asked_for_is_none():
     numbers = softmax_statistics(torch.zeros(2, 3))
-    assert numbers.log_prob is None and numbers.entropy is None and numbers.correct is None
+    assert numbers.log_prob is None
+    assert numbers.entropy is None
+    assert numbers.correct is None
 
 
 def test_dim_holds_the_classes():
