@@ -40,7 +40,7 @@ struct Task {
   Steps column;  // from one to the next
   int64_t examples;
   int64_t ignore_index;
-  double numbers[2];  // temperature and label smoothing, or whatever else the cost takes
+  double numbers[4];  // temperature and label smoothing, or whatever else the cost takes
   Reduction reduction;
   int threads;
   void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r and T
