@@ -9,6 +9,7 @@ from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.cross_entropy import cross_entropy
 from ce_torch.costs.focal import focal
 from ce_torch.costs.linear.cost import linear_log_likelihood
+from ce_torch.costs.linear.statistics import linear_softmax_statistics
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
 from ce_torch.costs.softmax_statistics import softmax_statistics
@@ -24,6 +25,7 @@ __all__ = [
     "focal",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
+    "linear_softmax_statistics",
     "log_likelihood",
     "quadratic",
     "sigmoid_cross_entropy",

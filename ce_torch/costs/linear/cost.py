@@ -186,7 +186,6 @@ def check_arguments(
     y = check_desired(y, shape, x, "x")
     check_class_weight("class_weight", class_weight, shape, x, "x")
     check_ignored(ignore_index, y)
-    check_temperature_shape(temperature)
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
     return y

@@ -1,0 +1,96 @@
+"""The numbers that describe an output layer for each example, without all of its weighted inputs in memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs._arguments import check_desired, check_ignored, check_temperature_shape
+from ce_torch.costs._call import loss_function
+from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._statistics import SoftmaxStatistics
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.cost import example_numbers, scattered
+from ce_torch.costs.linear.inputs import check_layer, layer_inputs
+from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
+from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
+
+
+@loss_function()
+def linear_softmax_statistics(
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    temperature: float | Tensor = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    entropy: bool = False,
+    block_rows: int | None = None,
+    group: Any = None,
+) -> SoftmaxStatistics:
+    """Return log-probability, logsumexp, entropy and prediction of each example of a softmax layer.
+
+        s = φ(z) / temperature,    z = x weightᵀ + bias,    a = softmax(s),    φ(z) = z or softcap · tanh(z / softcap)
+
+    It holds one block of z at a time, in the backward pass and in second derivatives too. All numbers but the
+    prediction and whether it is correct can be differentiated, in any combination. Of an example whose y is
+    `ignore_index` nothing is computed: its numbers are 0, its prediction is `ignore_index`, and it is not correct.
+
+    Args:
+        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, group: as in `linear_log_likelihood`. y can
+            be None.
+        entropy: True to compute the entropy.
+
+    Returns:
+        `SoftmaxStatistics` of shape (...), float32 from half precision.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+
+    Example:
+        >>> x, weight = torch.zeros(2, 3), torch.zeros(4, 3)
+        >>> linear_softmax_statistics(x, weight, torch.tensor([0, 1])).correct
+        tensor([ True, False])
+
+    Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+    """
+    placeholder = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device) if y is None else y
+    x, weight, bias, desired = local_tensors(x, weight, bias, placeholder, group)
+    check_layer(x, weight, bias, may_be_empty=group is not None)
+    desired = check_desired(desired, (*x.shape[:-1], weight.shape[0]), x, "x")
+    check_ignored(ignore_index, desired)
+    check_temperature_shape(temperature, x.shape[:-1])
+    shard, shape = local_shard(weight, group), x.shape[:-1]
+    if isinstance(temperature, Tensor) and group is not None:
+        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
+    inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
+    plan = Plan(c, block_rows, softcap, logsumexp=True, entropy=entropy, prediction=True, shard=shard)
+    N, kept, ignored = inputs.x.shape[0], None, None
+    if desired.is_floating_point():
+        desired = desired.reshape(N, weight.shape[0])
+        layer = Layer(masked_inputs(inputs.x, desired), *inputs[1:], desired, None, None)
+    else:
+        # Without y no class is ignored, not even that of the placeholder.
+        ignored_class = -1 if y is None else ignore_index
+        targets = class_targets(
+            desired.reshape(-1), inputs.x, weight.shape[0], None, None, ignored_class, 0.0, 0.0, shard
+        )
+        kept = kept_examples(targets.ignored, inputs.x)
+        if kept is not None:
+            inputs, targets = inputs.select(kept), targets.select(kept)
+        layer = Layer(targets.masked_inputs(inputs.x), *inputs[1:], targets.y, targets.on_value, None)
+        ignored = targets.ignored
+    found, prediction = example_numbers(layer, plan, "statistics are asked for")
+    if ignored is not None:
+        found, prediction = found.masked_fill(ignored, 0), prediction.masked_fill(ignored, ignore_index)
+    C, logsumexp, H = (scattered(number, kept, N).view(shape) for number in found.to(compute_dtype(x)))
+    if kept is not None:
+        prediction = prediction.new_full((N,), ignore_index).index_copy(0, kept, prediction)
+    prediction = prediction.view(shape)
+    correct = None
+    if y is not None and not desired.is_floating_point():
+        correct = (prediction == desired) & (desired != ignore_index)
+    return SoftmaxStatistics(None if y is None else -C, logsumexp, H if entropy else None, prediction, correct)
