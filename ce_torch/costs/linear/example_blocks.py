@@ -53,6 +53,8 @@ def refusal(layer: Layer, shard: Shard) -> str | None:
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
     """Return C of each example, and its statistics."""
     (N, K), x = layer.sizes, layer.x
+    if layer.dtype != x.dtype:
+        return half_precision.cost(layer, plan.c)
     C, statistics = layer.full(0), Statistics(layer.full(0), layer.full(0), layer.full(0))
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
