@@ -22,7 +22,6 @@ constexpr int64_t lanes = Wide<float>::lanes, tile_rows = 8;
 // The sizes of parts: of 48 columns (3 vectors) and 8 rows sums stay in registers, and the rest in a cache.
 constexpr int64_t stripe = 96, stripe_classes = 128, part_classes = 64, part_examples = 480;
 using Bits = uint16_t;
-constexpr int64_t most_vectors = 3;
 
 #ifdef HAS_PAIRS
 using Pairs = Words;
@@ -164,8 +163,7 @@ int64_t round_up(int64_t count, int64_t to) { return (count + to - 1) / to * to;
 
 }  // namespace
 
-// Writes m, Σ e without class y, and z_y of each example. If e_weight is there, writes Σⱼ≠y eⱼ Wⱼ of each to it.
-// off_weight and the factors make it the gradient by x: scale Σⱼ≠y eⱼ Wⱼ is left to the second step of a stripe.
+// Writes m, Σ e without class y, and z_y of each example, and the gradient of Σ factor · C by x if it has a place.
 extern "C" void half_sums(const Bits* x, const Bits* weight, const Bits* bias, const int64_t* y, int64_t N, int64_t D,
                           int64_t K, float c, const float* factor, const float* on_value, float off_total,
                           const float* off_weight, float* m_out, float* others_out, float* z_y_out, Bits* x_gradient,
