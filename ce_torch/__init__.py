@@ -7,6 +7,7 @@ from ce_torch.costs.linear.cost import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost
 from ce_torch.functional import (
+    SoftmaxStatistics,
     cross_entropy,
     focal,
     linear_log_likelihood,
@@ -26,6 +27,7 @@ __all__ = [
     "LinearLogLikelihoodCost",
     "LogLikelihoodCost",
     "QuadraticCost",
+    "SoftmaxStatistics",
     "cross_entropy",
     "explain",
     "focal",

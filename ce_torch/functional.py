@@ -5,6 +5,7 @@ names `sigmoid_cross_entropy`, `softmax_cross_entropy`, `linear_softmax_cross_en
 which output layer a cost is.
 """
 
+from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.cross_entropy import cross_entropy
 from ce_torch.costs.focal import focal
 from ce_torch.costs.linear.cost import linear_log_likelihood
@@ -17,6 +18,7 @@ linear_softmax_cross_entropy = linear_log_likelihood
 sigmoid_focal_loss = focal
 
 __all__ = [
+    "SoftmaxStatistics",
     "cross_entropy",
     "focal",
     "linear_log_likelihood",

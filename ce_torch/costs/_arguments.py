@@ -247,6 +247,13 @@ def check_denominator_option(denominator: float | Tensor | None) -> float | Tens
     return check_number("denominator", (float, int), sys.float_info.min, sys.float_info.max, expected, denominator)
 
 
+def check_softcap(softcap: float | None) -> float | None:
+    expected = "a finite number of at least 1e-38, or None"
+    return (
+        None if softcap is None else check_number("softcap", (float, int), 1e-38, sys.float_info.max, expected, softcap)
+    )
+
+
 def check_ignore_index(ignore_index: int) -> int:
     if ignore_index is None:
         raise TypeError("ignore_index must be an integer, got None; leave it out: its default, -100, is no class")
@@ -271,6 +278,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "out_dtype": check_out_dtype,
     "pos_weight": partial(check_weight, "pos_weight"),
     "reduction": partial(check_choice, "reduction", ("mean", "sum", "none")),
+    "softcap": check_softcap,
     "temperature": check_temperature,
     "token_weight": partial(check_weight, "token_weight"),
     "weight": partial(check_weight, "weight"),

@@ -68,6 +68,27 @@ def test_exponentials_and_their_sums_are_those_in_float64(rows, columns, c):
     torch.testing.assert_close(off_value_x, right_off_value_x.float(), rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.parametrize("with_off_value", [False, True])
+@pytest.mark.parametrize("columns", [16, 64, 17])
+@pytest.mark.parametrize("rows", [1, 9, 1000])
+@pytest.mark.parametrize("size", [1e-2, 1.0, 60.0])
+def test_exponentials_of_a_softcap_are_those_in_float64(rows, columns, size, with_off_value):
+    z, c, softcap = matrix(rows, columns) * size, 0.5, 30.0
+    m, y, T = z.amax(0), torch.arange(columns) % rows, torch.linspace(1, 2, columns)
+    off_value = torch.linspace(0, 1, rows) / rows if with_off_value else None
+    tanh = (z.double() / softcap).tanh()
+    x = c * softcap * (tanh - (m.double() / softcap).tanh())
+    e = x.exp()
+    off_part = off_value.double().unsqueeze(-1) * (e.sum(0) / T) if with_off_value else 0
+    right = (e - off_part) * (1 - tanh.square())
+    others = torch.arange(rows).unsqueeze(-1) != y
+    sums, off_value_x = products.softcap_exponentials_(z, m, y, c, softcap, off_value, T)
+    torch.testing.assert_close(z, right.float(), rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(sums, (e * others).sum(0).float(), rtol=5e-6, atol=0)
+    if with_off_value:
+        torch.testing.assert_close(off_value_x, (off_value.double() @ x).float(), rtol=1e-5, atol=1e-6)
+
+
 def test_without_kernels_the_library_serves(monkeypatch):
     monkeypatch.setattr(cpp, "has_kernels", lambda: False)
     a, b, out = matrix(9, 5), matrix(5, 16), torch.ones(9, 16)

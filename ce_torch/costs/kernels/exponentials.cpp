@@ -1,39 +1,123 @@
 #include "numbers.h"
 #include "threads.h"
 
+namespace {
+
+constexpr int64_t sum_rows = 256;  // a sum of more rows is computed in parts, which rounds less
+constexpr int64_t lanes = Wide<float>::lanes;
+
+// φ(z) = κ tanh(z / κ) and φ′(z) = 1 − (φ / κ)². With q = exp(−2 |z| / κ) they are κ (1 − q) / (1 + q), with z's sign,
+// and 4 q / (1 + q)². To lose no digits, 1 − q comes from a series of its own: for q = 2ⁿ exp(r) it is
+// (1 − 2ⁿ) − 2ⁿ (exp(r) − 1).
+struct Capped {
+  Floats value, slope;
+};
+Capped cap(Floats z, float softcap) {
+  using W = Wide<float>;
+  Floats size = z < 0 ? -z : z, x = size * (-2 / softcap);
+  x = x < -80 ? -80 : x;
+  Floats shifted = x * 0x1.715476p0f + W::round, n = shifted - W::round;
+  Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
+#pragma GCC unroll 16
+  for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
+  Floats power_of_2 = scale<float>(Floats{} + 1, n, shifted, x), change = power_of_2 * (r * series);
+  Floats q = power_of_2 + change, value = softcap * ((1 - power_of_2) - change) / (1 + q);
+  return {z < 0 ? -value : value, 4 * q / ((1 + q) * (1 + q))};
+}
+
+// Calls f(part, column, first row, end) for every vector of columns of every part of the rows.
+template <class Function> void for_each_part(int64_t rows, int64_t columns, int threads, Function f) {
+  parallel_for((rows + sum_rows - 1) / sum_rows, threads, [&](int64_t part) {
+    for (int64_t column = 0; column < columns; column += lanes)
+      f(part, column, part * sum_rows, std::min((part + 1) * sum_rows, rows));
+  });
+}
+
+typename Wide<float>::Signed load_classes(const int64_t* y) {
+  typename Wide<float>::Signed classes;
+  for (int lane = 0; lane < lanes; lane++) classes[lane] = int32_t(y[lane]);
+  return classes;
+}
+
+// Sums of each column, in parts.
+struct Sums {
+  int64_t columns;
+  std::vector<float> parts;
+  Sums(int64_t rows, int64_t columns) : columns(columns), parts((rows + sum_rows - 1) / sum_rows * columns) {}
+  void set(int64_t part, int64_t column, Floats sum) { store(sum, &parts[part * columns + column], lanes); }
+  void write(float* out) const {
+    for (int64_t column = 0; column < columns; column++) {
+      double total = 0;
+      for (size_t i = column; i < parts.size(); i += columns) total += parts[i];
+      out[column] = float(total);
+    }
+  }
+};
+
+}  // namespace
+
 // Writes exp x, x = c (z − m), to z. Each column of z has an m and a class y. There are a multiple of 16 columns. Writes
 // the sum of each column without its row y to sums and, if each row has an off_value, Σ off_value x to off_value_x.
 extern "C" void exponentials(float* z, const float* m, const int64_t* y, float c, const float* off_value, float* sums,
                              float* off_value_x, int64_t rows, int64_t columns, int threads) {
-  constexpr int64_t sum_rows = 256;  // a sum of more rows is computed in parts, which rounds less
-  constexpr int64_t lanes = Wide<float>::lanes;
   c = std::max(c, std::numeric_limits<float>::min());
-  int64_t parts = (rows + sum_rows - 1) / sum_rows;
-  std::vector<float> sum_parts(parts * columns), off_value_x_parts(off_value ? parts * columns : 0);
-  parallel_for(parts, threads, [&](int64_t part) {
-    for (int64_t column = 0; column < columns; column += lanes) {
-      Floats maximum = load(m + column, lanes), sum = {}, off_value_sum = {};
-      typename Wide<float>::Signed classes;
-      for (int lane = 0; lane < lanes; lane++) classes[lane] = int32_t(y[column + lane]);
-      for (int64_t row = part * sum_rows; row < std::min((part + 1) * sum_rows, rows); row++) {
-        float* target = z + row * columns + column;
-        Floats source = load(target, lanes), x = c * (source == maximum ? 0 : source - maximum);
-        Floats e = exp_of_negative<float>(x);
-        store(e, target, lanes);
-        sum = classes == int32_t(row) ? sum : sum + e;
-        if (off_value && off_value[row] != 0) off_value_sum += off_value[row] * x;
+  Sums e_sums(rows, columns), x_sums(off_value ? rows : 0, columns);
+  for_each_part(rows, columns, threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
+    Floats maximum = load(m + column, lanes), sum = {}, off_value_sum = {};
+    auto classes = load_classes(y + column);
+    for (int64_t row = start; row < end; row++) {
+      float* target = z + row * columns + column;
+      Floats source = load(target, lanes), x = c * (source == maximum ? 0 : source - maximum);
+      Floats e = exp_of_negative<float>(x);
+      store(e, target, lanes);
+      sum = classes == int32_t(row) ? sum : sum + e;
+      if (off_value && off_value[row] != 0) off_value_sum += off_value[row] * x;
+    }
+    e_sums.set(part, column, sum);
+    if (off_value) x_sums.set(part, column, off_value_sum);
+  });
+  e_sums.write(sums);
+  if (off_value) x_sums.write(off_value_x);
+}
+
+// The same with x = c (φ(z) − φ(m)), φ(z) = κ tanh(z / κ), and writes φ′(z) (exp x − off_value s / T) to z, where s is the
+// sum of a column with its row y. Only the second pass over z knows s; without off_value there is none.
+extern "C" void softcap_exponentials(float* z, const float* m, const int64_t* y, float c, float softcap,
+                                     const float* off_value, const float* T, float* sums, float* off_value_x,
+                                     int64_t rows, int64_t columns, int threads) {
+  c = std::max(c, std::numeric_limits<float>::min());
+  Sums e_sums(rows, columns), x_sums(off_value ? rows : 0, columns);
+  std::vector<float> e_y(columns);
+  for_each_part(rows, columns, threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
+    Floats maximum = cap(load(m + column, lanes), softcap).value, sum = {}, off_value_sum = {};
+    auto classes = load_classes(y + column);
+    for (int64_t row = start; row < end; row++) {
+      float* target = z + row * columns + column;
+      Capped phi = cap(load(target, lanes), softcap);
+      Floats x = c * (phi.value - maximum), e = exp_of_negative<float>(x);
+      sum = classes == int32_t(row) ? sum : sum + e;
+      if (!off_value) {
+        store(e * phi.slope, target, lanes);
+        continue;
       }
-      store(sum, &sum_parts[part * columns + column], lanes);
-      if (off_value) store(off_value_sum, &off_value_x_parts[part * columns + column], lanes);
+      if (off_value[row] != 0) off_value_sum += off_value[row] * x;
+      for (int lane = 0; lane < lanes; lane++)
+        if (classes[lane] == int32_t(row)) e_y[column + lane] = e[lane];
+    }
+    e_sums.set(part, column, sum);
+    if (off_value) x_sums.set(part, column, off_value_sum);
+  });
+  e_sums.write(sums);
+  if (!off_value) return;
+  x_sums.write(off_value_x);
+  for_each_part(rows, columns, threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
+    Floats maximum = cap(load(m + column, lanes), softcap).value;
+    Floats s_by_T = (load(sums + column, lanes) + load(&e_y[column], lanes)) / load(T + column, lanes);
+    for (int64_t row = start; row < end; row++) {
+      float* target = z + row * columns + column;
+      Capped phi = cap(load(target, lanes), softcap);
+      Floats e = exp_of_negative<float>(c * (phi.value - maximum));
+      store((e - off_value[row] * s_by_T) * phi.slope, target, lanes);
     }
   });
-  auto add_up = [&](const std::vector<float>& parts_sums, float* out) {
-    for (int64_t column = 0; column < columns; column++) {
-      double total = 0;
-      for (int64_t part = 0; part < parts; part++) total += parts_sums[part * columns + column];
-      out[column] = float(total);
-    }
-  };
-  add_up(sum_parts, sums);
-  if (off_value) add_up(off_value_x_parts, off_value_x);
 }

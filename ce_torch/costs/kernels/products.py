@@ -4,6 +4,7 @@ import ctypes
 import struct
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +48,7 @@ def exponentials_(
     Return the sum of each column without its row y. For off_value, a number for each row, also return Σ off_value x,
     in which an x of −∞ adds nothing if its off_value is 0.
     """
-    contiguous = z.is_contiguous() and y.is_contiguous() and (off_value is None or off_value.is_contiguous())
-    if z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and contiguous and cpp.has_kernels():
+    if supports_exponentials(z, y, off_value):
         sums, m = torch.empty_like(m), m.contiguous()
         off_value_x = None if off_value is None else torch.empty_like(sums)
         inputs = z.data_ptr(), address(m), address(y), c, address(off_value)
@@ -61,6 +61,40 @@ def exponentials_(
         x.mul_(max(c, torch.finfo(z.dtype).tiny))
     off_value_x = None if off_value is None else product(off_value.unsqueeze(-1), x).sum(0)
     return x.scatter_(0, y.unsqueeze(0), -torch.inf).exp_().sum(0), off_value_x
+
+
+def softcap_exponentials_(
+    z: Tensor, m: Tensor, y: Tensor, c: float, softcap: float, off_value: Tensor | None = None, T: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Do what `exponentials_` does for x = c (φ(z) − φ(m)), φ(z) = softcap · tanh(z / softcap).
+
+    Write φ′(z) exp x to z, φ′ = 1 − (φ / softcap)². With off_value, and T of each column, write
+    φ′(z) (exp x − off_value s / T), where s is the sum of exp x over all rows. So the gradients by z are in both cases
+    c factor T / s times what z holds, except in row y, which the caller writes: φ′ is not the same in a column, and
+    off_value cannot follow after the products. The sums are those of exp x and off_value x, without φ′.
+    """
+    if supports_exponentials(z, y, off_value) and z.shape[0] > 0:
+        sums, m = torch.empty_like(m), m.contiguous()
+        T = None if T is None else T.contiguous()
+        off_value_x = None if off_value is None else torch.empty_like(sums)
+        inputs = z.data_ptr(), address(m), address(y), c, softcap, address(off_value), address(T)
+        outputs = sums.data_ptr(), None if off_value_x is None else off_value_x.data_ptr()
+        kernel("softcap_exponentials")(*inputs, *outputs, *z.shape, torch.get_num_threads())
+        return sums, off_value_x
+    tanh = torch.tanh(z / softcap)
+    x = max(c, torch.finfo(z.dtype).tiny) * (softcap * tanh - softcap * torch.tanh(m / softcap))
+    e, slope = x.exp(), 1 - tanh.square()
+    off_value_x = None if off_value is None else product(off_value.unsqueeze(-1), x).sum(0)
+    sums = e.scatter(0, y.unsqueeze(0), 0).sum(0)
+    off_part = 0 if off_value is None or T is None else off_value.unsqueeze(-1) * (e.sum(0) / T)
+    z.copy_((e - off_part) * slope)
+    return sums, off_value_x
+
+
+def supports_exponentials(z: Tensor, y: Tensor, off_value: Tensor | None) -> bool:
+    """Return True if the kernels support exponentials of z."""
+    contiguous = z.is_contiguous() and y.is_contiguous() and (off_value is None or off_value.is_contiguous())
+    return z.is_cpu and z.dtype == torch.float32 and z.shape[1] % 16 == 0 and contiguous and cpp.has_kernels()
 
 
 def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
@@ -103,6 +137,12 @@ MATRICES, SIZES = (ctypes.c_char_p,) * 3, (ctypes.c_int64,) * 3
 ARGUMENTS = {
     "product": (*MATRICES, *SIZES, ctypes.c_bool, ctypes.c_int),
     "weighted_inputs": (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
+    "softcap_exponentials": (
+        *(ctypes.c_void_p,) * 3,
+        *(ctypes.c_float, ctypes.c_float),
+        *(ctypes.c_void_p,) * 4,
+        *(ctypes.c_int64, ctypes.c_int64, ctypes.c_int),
+    ),
     "exponentials": (
         *(ctypes.c_void_p,) * 3,
         ctypes.c_float,
@@ -113,6 +153,6 @@ ARGUMENTS = {
 
 
 @cache
-def kernel(name: str) -> Callable[..., None]:
-    """Return a function of the library."""
-    return compiler.function(name, ARGUMENTS[name], None)
+def kernel(name: str, arguments: tuple[Any, ...] | None = None) -> Callable[..., None]:
+    """Return a function of the library, with arguments of these types."""
+    return compiler.function(name, ARGUMENTS[name] if arguments is None else arguments, None)

@@ -20,7 +20,7 @@ HEADERS = (
     "python.h",
     "calls.h",
 )
-FILES = (*HEADERS, "exponentials.cpp", "products.cpp", "threads.cpp")
+FILES = (*HEADERS, "exponentials.cpp", "half_products.cpp", "products.cpp", "threads.cpp")
 
 KERNEL = """{formula}
 template <class Real, bool tiled> using {class_name}Kernel = {kernel};

@@ -20,8 +20,9 @@ from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import clamp_infinite, exponents
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
-from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
+from ce_torch.costs.kernels import NOT_PLAIN, gpu, half_products, is_plain
 from ce_torch.costs.kernels.products import add_product, exponentials_, weighted_inputs
+from ce_torch.costs.linear import half_precision
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
@@ -42,8 +43,10 @@ def refusal(layer: Layer, plan: Plan) -> str | None:
         return "y holds desired outputs"
     if plan.shard.group is not None:
         return "the classes are shared out among processes"
-    if layer.dtype != layer.x.dtype:
-        return "x has half precision"
+    if layer.dtype != layer.x.dtype and not half_products.supports(layer.x, layer.weight):
+        return "x has half precision, for which there is no kernel"
+    if layer.dtype != layer.x.dtype and plan.z_loss:
+        return "x has half precision, and z_loss is not 0"
     if not all(is_plain(tensor) for tensor in layer if tensor is not None):
         return NOT_PLAIN
     if count_dispatch_modes():
@@ -57,10 +60,18 @@ def refusal(layer: Layer, plan: Plan) -> str | None:
     return None
 
 
+def is_half(layer: Layer) -> bool:
+    """Return True if a layer is computed by `half_precision`, the part of off_value included."""
+    return layer.dtype != layer.x.dtype
+
+
 @fixed_precision
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
     """Return the numbers of the examples, and their statistics."""
     (N, K), x = layer.sizes, layer.x
+    if is_half(layer):
+        C, statistics = half_precision.cost(layer, plan.c)
+        return C.unsqueeze(0), statistics
     C, statistics = layer.full(0), Statistics(layer.full(0), layer.full(0), layer.full(0))
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
@@ -76,7 +87,7 @@ def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
 def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return Σ factor · (C + z_loss ℓ²), and its gradients by those of x, weight and bias that need one."""
     numbers, found = accumulate(layer, plan, needs, lambda block, numbers: plan.example_grad(factor[block], numbers))
-    if layer.off_value is not None and len(factor) > 0:
+    if layer.off_value is not None and len(factor) > 0 and not is_half(layer):
         subtract_off_value(found, layer, layer.off_value, plan.c * factor)
     return product(factor, plan.total_cost(numbers)).sum(), tuple(found.values())
 
@@ -85,7 +96,7 @@ def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -
 def gradients(layer: Layer, g: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, ...]:
     """Return the gradients of Σ g C + Σ g ℓ by those of x, weight and bias that need one."""
     _, found = accumulate(layer, plan, needs, lambda block, numbers: g[:, block])
-    if layer.off_value is not None and g.shape[1] > 0:
+    if layer.off_value is not None and g.shape[1] > 0 and not is_half(layer):
         subtract_off_value(found, layer, layer.off_value, plan.c * g[0])
     return tuple(found.values())
 
@@ -99,6 +110,11 @@ def accumulate(layer: Layer, plan: Plan, needs: Needs, example_grad: ExampleGrad
         for name, tensor in zip(PARAMETERS, layer, strict=False)
         if name in needs and tensor is not None
     }
+    if is_half(layer):
+        record("blocks", FUSED)
+        every = slice(None)
+        C = half_precision.add_gradients(found, layer, example_grad(every, layer.full(0).unsqueeze(0))[0], plan.c)
+        return C.unsqueeze(0), found
     count, blocks = plan.example_blocks(N, K)
     memory, numbers = x.new_empty(K * count), x.new_empty(2 if plan.z_loss else 1, N)
     gpu_refusal = gpu.refusal(memory)
