@@ -76,7 +76,8 @@ def test_predictions_are_the_classes_of_the_largest_outputs():
 def test_without_desired_outputs_there_is_no_log_probability():
     x, weight, bias = layer()
     found = linear_softmax_statistics(x, weight, bias=bias)
-    assert found.log_prob is None and found.correct is None
+    assert found.log_prob is None
+    assert found.correct is None
     torch.testing.assert_close(found.logsumexp, F.linear(x, weight, bias).logsumexp(-1))
     assert found.prediction.equal(F.linear(x, weight, bias).argmax(-1))
 

@@ -22,7 +22,6 @@ constexpr int64_t lanes = Wide<float>::lanes, tile_rows = 8;
 // The sizes of parts: of 48 columns (3 vectors) and 8 rows sums stay in registers, and the rest in a cache.
 constexpr int64_t stripe = 96, stripe_classes = 128, part_classes = 64, part_examples = 480;
 using Bits = uint16_t;
-constexpr int64_t most_vectors = 3;
 
 #ifdef HAS_PAIRS
 using Pairs = Words;
@@ -108,14 +107,18 @@ void add_product(Left left, const uint32_t* right, int64_t right_width, int64_t 
   });
 }
 
+// The distance of rows: with a power of 2 the numbers of a column would share a few places of a cache.
+int64_t padded(int64_t width) { return width + lanes; }
+
 // Pairs of two rows of numbers: number j of the first row, then of the second.
 void interleave(const Bits* first, const Bits* second, int64_t count, uint32_t* out) {
   for (int64_t j = 0; j < count; j++) out[j] = first[j] | uint32_t(second ? second[j] : 0) << 16;
 }
-// The pairs of `rows` rows, one below the other.
+// The pairs of `rows` rows, in rows of the distance `padded(width)`.
 void interleave_rows(const Bits* data, int64_t rows, int64_t width, uint32_t* out) {
   for (int64_t row = 0; row < rows; row += 2)
-    interleave(data + row * width, row + 1 < rows ? data + (row + 1) * width : nullptr, width, out + row / 2 * width);
+    interleave(data + row * width, row + 1 < rows ? data + (row + 1) * width : nullptr, width,
+               out + row / 2 * padded(width));
 }
 // The pairs of each example of x as a column; the columns of examples that x lacks are 0.
 void transpose_pairs(const Bits* x, int64_t examples, int64_t columns, int64_t D, uint32_t* out) {
@@ -160,8 +163,7 @@ int64_t round_up(int64_t count, int64_t to) { return (count + to - 1) / to * to;
 
 }  // namespace
 
-// Writes m, Σ e without class y, and z_y of each example. If e_weight is there, writes Σⱼ≠y eⱼ Wⱼ of each to it.
-// off_weight and the factors make it the gradient by x: scale Σⱼ≠y eⱼ Wⱼ is left to the second step of a stripe.
+// Writes m, Σ e without class y, and z_y of each example, and the gradient of Σ factor · C by x if it has a place.
 extern "C" void half_sums(const Bits* x, const Bits* weight, const Bits* bias, const int64_t* y, int64_t N, int64_t D,
                           int64_t K, float c, const float* factor, const float* on_value, float off_total,
                           const float* off_weight, float* m_out, float* others_out, float* z_y_out, Bits* x_gradient,
@@ -169,7 +171,7 @@ extern "C" void half_sums(const Bits* x, const Bits* weight, const Bits* bias, c
   HalfLayer layer{x, weight, bias, y, N, D, K, c};
   parallel_for((N + stripe - 1) / stripe, threads, [&](int64_t part) {
     int64_t first = part * stripe, examples = std::min(stripe, N - first), columns = round_up(examples, lanes);
-    std::vector<uint32_t> x_pairs(D / 2 * columns), weight_pairs(x_gradient ? stripe_classes / 2 * D : 0);
+    std::vector<uint32_t> x_pairs(D / 2 * columns), weight_pairs(x_gradient ? stripe_classes / 2 * padded(D) : 0);
     std::vector<uint32_t> e_pairs(stripe_classes / 2 * columns);
     std::vector<float> z(stripe_classes * columns), sums(x_gradient ? columns * D : 0);
     std::vector<float> m(columns, -std::numeric_limits<float>::infinity()), z_y(columns);
@@ -210,7 +212,7 @@ extern "C" void half_sums(const Bits* x, const Bits* weight, const Bits* bias, c
       }
       if (!x_gradient) continue;
       interleave_rows(weight + start * D, rows, D, weight_pairs.data());
-      add_product({(const Bits*)e_pairs.data(), 2, 2 * columns}, weight_pairs.data(), D, columns, D, (rows + 1) / 2,
+      add_product({(const Bits*)e_pairs.data(), 2, 2 * columns}, weight_pairs.data(), padded(D), columns, D, (rows + 1) / 2,
                   sums.data());
     }
     for (int64_t n = 0; n < examples; n++) {
@@ -240,11 +242,11 @@ extern "C" void half_gradient(const Bits* x, const Bits* weight, const Bits* bia
   HalfLayer layer{x, weight, bias, y, N, D, K, c};
   int64_t chunks = (N + part_examples - 1) / part_examples;
   // Both layouts of x, of all chunks one after the other.
-  std::vector<uint32_t> x_columns(D / 2 * round_up(N, lanes)), x_rows(round_up(N, 2) / 2 * D);
+  std::vector<uint32_t> x_columns(D / 2 * round_up(N, lanes)), x_rows(round_up(N, 2) / 2 * padded(D));
   parallel_for(chunks, threads, [&](int64_t chunk) {
     int64_t first = chunk * part_examples, examples = std::min(part_examples, N - first);
     transpose_pairs(x + first * D, examples, round_up(examples, lanes), D, &x_columns[first * D / 2]);
-    interleave_rows(x + first * D, examples, D, &x_rows[first * D / 2]);
+    interleave_rows(x + first * D, examples, D, &x_rows[first / 2 * padded(D)]);
   });
   parallel_for((K + part_classes - 1) / part_classes, threads, [&](int64_t part) {
     int64_t start = part * part_classes, rows = std::min(part_classes, K - start);
@@ -269,7 +271,7 @@ extern "C" void half_gradient(const Bits* x, const Bits* weight, const Bits* bia
         }
       }
       if (weight_gradient)
-        add_product({delta.data(), columns, 2}, &x_rows[first * D / 2], D, rows, D, (examples + 1) / 2, sums.data());
+        add_product({delta.data(), columns, 2}, &x_rows[first / 2 * padded(D)], padded(D), rows, D, (examples + 1) / 2, sums.data());
     }
     for (int64_t row = 0; row < rows; row++) {
       if (bias_gradient) store(Floats{} + bias_sums[row], (Bfloat16*)bias_gradient + start + row, 1);

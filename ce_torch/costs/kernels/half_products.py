@@ -1,4 +1,4 @@
-"""A layer in bfloat16, the sums of its cost, and the gradients, by kernels that multiply in pairs and sum in float32."""
+"""A layer in bfloat16, the sums of its cost, and the gradients, by kernels that sum in float32."""
 
 import ctypes
 from typing import NamedTuple

@@ -90,7 +90,7 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         # Along `grad_outputs` Σ g · numbers changes by Σ g · jvp, whose gradients are `hvp` and `jvp`.
-        tangent = Tangent(*align(grad_outputs, ctx.needs), None, None, None)
+        tangent = Tangent._make((*align(grad_outputs, ctx.needs), None, None, None))
         if all(tensor is None for tensor in tangent):
             return (None,) * len(ctx.needs_input_grad)
         (g, *layer), plan = ctx.saved_tensors, ctx.plan

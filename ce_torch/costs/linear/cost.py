@@ -309,10 +309,11 @@ class LinearLogLikelihoodCost(Cost):
 
     def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return s of softmax(s), and ∂s/∂z, for all classes."""
-        z, temperature = self.layer(x), self.temperature
+        z, options = self.layer(x), self.options
+        temperature = options["temperature"]
         each = isinstance(temperature, Tensor) and temperature.ndim
-        c = 1 / (temperature.unsqueeze(-1) if each else temperature)
-        phi, slope = capped(z, self.softcap)
+        c = 1 / (column(temperature) if each else temperature)
+        phi, slope = capped(z, options["softcap"])
         return c * phi, c * (torch.ones_like(z) if slope is None else slope)
 
     def delta(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -322,10 +323,12 @@ class LinearLogLikelihoodCost(Cost):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
         )
-        s, slope = self.scores(x)
+        (s, slope), options = self.scores(x), self.options
         delta = cost.delta(s, y)
-        if self.z_loss != 0:
-            counts = 1 if y.is_floating_point() else column((y != self.ignore_index).to(s.dtype))
-            delta = delta + counts * 2 * self.z_loss * s.logsumexp(-1, keepdim=True) * torch.softmax(s, -1)
-        delta = slope * delta
-        return delta if self.token_weight is None else column(self.token_weight) * delta
+        if options["z_loss"] != 0:
+            penalty = 2 * options["z_loss"] * s.logsumexp(-1, keepdim=True) * torch.softmax(s, -1)
+            if not y.is_floating_point():
+                penalty = penalty.masked_fill(column(y == options["ignore_index"]), 0)
+            delta = delta + penalty
+        weight = options["token_weight"]
+        return slope * delta if weight is None else column(weight) * slope * delta

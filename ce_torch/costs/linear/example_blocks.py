@@ -58,7 +58,10 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
 @fixed_precision
 def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
-    (N, K), x = layer.sizes, layer.x
+    (N, K), x, zero = layer.sizes, layer.x, layer.full(0)
+    if layer.dtype != x.dtype:
+        C, statistics = half_precision.cost(layer, plan.c)
+        return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
     C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
@@ -67,7 +70,6 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
         C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1))
         for whole, value in zip(statistics, part_statistics, strict=True):
             whole[block] = value
-    zero = layer.full(0)
     return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
 
 

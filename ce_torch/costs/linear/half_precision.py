@@ -12,41 +12,65 @@ from torch import Tensor
 
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import exponents
-from ce_torch.costs.kernels.half_products import half_gradients, half_sums
+from ce_torch.costs.kernels.half_products import Sums, half_gradients, half_sums
+from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.layer import Layer
+
+# A longer sum is made of sums of this length.
+SUM_ROWS = 1024
+
+
+class Inputs:
+    """A layer's tensors as the kernels take them, and what off_value adds up to."""
+
+    def __init__(self, layer: Layer) -> None:
+        assert layer.on_value is not None
+        self.x, self.weight, self.y = layer.x.contiguous(), layer.weight.contiguous(), layer.y.contiguous()
+        self.bias = None if layer.bias is None else layer.bias.contiguous()
+        self.on_value = layer.on_value.float().contiguous()
+        self.off_value, self.off_weight, self.off_bias, self.off_total = None, None, 0.0, 0.0
+        if layer.off_value is not None:
+            self.off_value = layer.off_value.float().contiguous()
+            self.off_weight, self.off_total = weighted_sum(self.weight, self.off_value), self.off_value.sum().item()
+            self.off_bias = 0.0 if self.bias is None else product(self.off_value, self.bias.float()).sum()
+
+    def sums(self, c: float, factor: Tensor, x_gradient: Tensor | None) -> Sums:
+        """Return the sums of each example, and write the gradient of Σ factor · C."""
+        target = factor, self.on_value, self.off_total, self.off_weight
+        return half_sums(self.x, self.weight, self.bias, self.y, c, target, x_gradient)
+
+    def cost(self, c: float, sums: Sums) -> tuple[Tensor, Statistics]:
+        """Return C and the statistics of each example."""
+        x_y = exponents(sums.z_y, sums.m, c)
+        r, T, t_x = sums.others + x_y.expm1(), self.on_value + self.off_total, product(self.on_value, x_y)
+        if self.off_weight is not None:
+            # Σ off_value z is a product with Σ off_valueⱼ Wⱼ.
+            off_value_z = weighted_sum(self.x.mT, self.off_weight) + self.off_bias
+            t_x = t_x + c * (off_value_z - self.off_total * sums.m)
+        return product(T, r.log1p()) - t_x, Statistics(sums.m, r, T, torch.zeros_like(r))
+
+
+def cost(layer: Layer, c: float) -> tuple[Tensor, Statistics]:
+    """Return C of each example, and its statistics."""
+    inputs = Inputs(layer)
+    return inputs.cost(c, inputs.sums(c, inputs.on_value, None))
 
 
 def add_gradients(gradients: dict[str, Tensor], layer: Layer, factor: Tensor, c: float) -> Tensor:
     """Return C of each example, and write the gradients of Σ factor · C."""
-    x, weight, y = layer.x.contiguous(), layer.weight.contiguous(), layer.y.contiguous()
-    bias = None if layer.bias is None else layer.bias.contiguous()
-    assert layer.on_value is not None
-    on_value, factor = layer.on_value.float().contiguous(), factor.float().contiguous()
-    off_value, off_weight, off_bias, off_total = None, None, 0.0, 0.0
-    if layer.off_value is not None:
-        off_value = layer.off_value.float().contiguous()
-        off_weight, off_total = weighted_sum(weight, off_value), off_value.sum().item()
-        off_bias = 0.0 if bias is None else product(off_value, bias.float()).sum()
-    target = factor, on_value, off_total, off_weight
-    m, others, z_y = half_sums(x, weight, bias, y, c, target, gradients.get("x"))
-    x_y = exponents(z_y, m, c)
-    e_y, T = x_y.exp(), on_value + off_total
-    s = others + e_y
+    inputs, factor = Inputs(layer), factor.float().contiguous()
+    sums = inputs.sums(c, factor, gradients.get("x"))
     if "weight" in gradients or "bias" in gradients:
-        g = c * factor
-        delta_y = product(g, (off_total * e_y - on_value * others) / s)
-        delta = m, product(g, T / s), delta_y, g, off_value
-        half_gradients(x, weight, bias, y, c, delta, gradients.get("weight"), gradients.get("bias"))
-    t_x = product(on_value, x_y)
-    if off_weight is not None:
-        t_x = t_x + c * (weighted_sum(x.mT, off_weight) + off_bias - off_total * m)
-    return product(T, (others + x_y.expm1()).log1p()) - t_x
+        g, e_y = c * factor, exponents(sums.z_y, sums.m, c).exp()
+        s, T = sums.others + e_y, inputs.on_value + inputs.off_total
+        delta_y = product(g, (inputs.off_total * e_y - inputs.on_value * sums.others) / s)
+        delta = sums.m, product(g, T / s), delta_y, g, inputs.off_value
+        parameters = inputs.x, inputs.weight, inputs.bias, inputs.y
+        half_gradients(*parameters, c, delta, gradients.get("weight"), gradients.get("bias"))
+    return inputs.cost(c, sums)[0]
 
 
 def weighted_sum(rows: Tensor, factor: Tensor) -> Tensor:
     """Return Σⱼ factorⱼ rowsⱼ in float32, of a part of the rows at a time."""
     blocks = zip(rows.split(SUM_ROWS), factor.split(SUM_ROWS), strict=True)
     return torch.stack([block_factor @ block.float() for block, block_factor in blocks]).sum(0)
-
-
-SUM_ROWS = 1024

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ce_torch.costs._arguments import check_device, check_floating
 from ce_torch.costs._precision import compute_dtype, is_autocast
-from ce_torch.costs.linear.blocks import column
 from ce_torch.costs.log_likelihood import divide
 
 
@@ -40,7 +39,7 @@ def layer_inputs(
     if softcap is not None or (temperature.ndim and bias is not None):
         c = 1 / temperature.to(compute_dtype(x)).expand(shape).reshape(-1)
         return Inputs(x, weight, bias, c), 1.0
-    x = divide(x, column(temperature.reshape(-1)) if temperature.ndim else temperature).to(x.dtype)
+    x = divide(x, temperature.reshape(-1) if temperature.ndim else temperature).to(x.dtype)
     bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
     return Inputs(x, weight, bias, None), 1.0
 

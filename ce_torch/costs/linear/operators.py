@@ -41,8 +41,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     if plan.shard.group is None and is_recorded():
         return torch.ops.ce_torch.linear_log_likelihood(*layer, *plan.options)
     is_cost_only = not (plan.logsumexp or plan.entropy or plan.prediction)
-    # Half precision has kernels for the gradients only.
-    by_examples = is_cost_only and layer.dtype == layer.x.dtype and example_blocks.refusal(layer, plan) is None
+    by_examples = is_cost_only and example_blocks.refusal(layer, plan) is None
     formulas = example_blocks if by_examples else class_blocks
     found, statistics, prediction = formulas.numbers(layer, plan)
     return found, torch.stack(statistics), prediction
