@@ -17,6 +17,7 @@ from ce_torch.functional import (
     sigmoid_cross_entropy,
     sigmoid_focal_loss,
     softmax_cross_entropy,
+    softmax_statistics,
 )
 
 __version__ = "0.1.0"
@@ -38,5 +39,6 @@ __all__ = [
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",
     "softmax_cross_entropy",
+    "softmax_statistics",
     "use_backend",
 ]

@@ -11,6 +11,7 @@ from ce_torch.costs.focal import focal
 from ce_torch.costs.linear.cost import linear_log_likelihood
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
+from ce_torch.costs.softmax_statistics import softmax_statistics
 
 sigmoid_cross_entropy = cross_entropy
 softmax_cross_entropy = log_likelihood
@@ -28,4 +29,5 @@ __all__ = [
     "sigmoid_cross_entropy",
     "sigmoid_focal_loss",
     "softmax_cross_entropy",
+    "softmax_statistics",
 ]

@@ -24,10 +24,14 @@ def check_arguments(z: Tensor, y: Tensor) -> Tensor:
     """Return y; raise `TypeError` or `ValueError` unless y are desired outputs or class indices for z."""
     if not is_transformed() and are_taken(z, y):
         return y
+    check_z(z)
+    return check_desired(y, z.shape, z, "z")
+
+
+def check_z(z: Tensor) -> None:
     check_floating("z", z)
     if z.ndim == 0:
         raise ValueError("z must have shape (..., K), the classes last, got a scalar; pass z.unsqueeze(-1)")
-    return check_desired(y, z.shape, z, "z")
 
 
 def classes_last(dim: int, z: Tensor, *tensors: Any) -> Any:
@@ -229,13 +233,28 @@ def check_temperature(temperature: float | Tensor) -> float | Tensor:
     if not isinstance(temperature, Tensor):
         return check_number("temperature", (float, int), 1e-38, sys.float_info.max, expected, temperature)
     check_floating("temperature", temperature)
-    if temperature.ndim != 0:
-        raise ValueError(
-            f"temperature must be a number or a tensor of shape (), got one of shape {tuple(temperature.shape)}"
-        )
-    if values_can_be_read(temperature) and not 1e-38 <= temperature.item() < math.inf:
-        raise ValueError(f"temperature must be {expected}, got {temperature.item()}")
+    if values_can_be_read(temperature):
+        values = temperature.double()
+        wrong = values[~((values >= 1e-38) & (values < math.inf))]
+        if wrong.numel():
+            raise ValueError(f"temperature must be {expected}, got {wrong[0].item()}")
     return temperature
+
+
+def check_temperature_shape(temperature: float | Tensor, examples: Sequence[int] = ()) -> None:
+    """Raise `ValueError` unless there is one temperature, or one for each of the examples, of this shape."""
+    if isinstance(temperature, Tensor) and temperature.ndim and temperature.shape != tuple(examples):
+        each = f", or {tuple(examples)}, one for each example" if examples else ""
+        raise ValueError(
+            f"temperature must be a number or a tensor of shape (){each}, got one of shape {tuple(temperature.shape)}"
+        )
+
+
+def check_softcap(softcap: float | None) -> float | None:
+    expected = "a finite number of at least 1e-38, or None"
+    return (
+        None if softcap is None else check_number("softcap", (float, int), 1e-38, sys.float_info.max, expected, softcap)
+    )
 
 
 def check_denominator_option(denominator: float | Tensor | None) -> float | Tensor | None:
@@ -245,13 +264,6 @@ def check_denominator_option(denominator: float | Tensor | None) -> float | Tens
     if isinstance(denominator, Tensor) and denominator.ndim == 0:
         return denominator
     return check_number("denominator", (float, int), sys.float_info.min, sys.float_info.max, expected, denominator)
-
-
-def check_softcap(softcap: float | None) -> float | None:
-    expected = "a finite number of at least 1e-38, or None"
-    return (
-        None if softcap is None else check_number("softcap", (float, int), 1e-38, sys.float_info.max, expected, softcap)
-    )
 
 
 def check_ignore_index(ignore_index: int) -> int:

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
@@ -13,24 +13,25 @@ from ce_torch.costs._arguments import OPTIONS
 from ce_torch.costs._torch_private import TracerWarning, tracing_state
 
 Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def loss_function(
     torch_loss: Callable[..., Tensor] | None = None,
-) -> Callable[[Callable[Arguments, Tensor]], Callable[Arguments, Tensor]]:
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
     """Return a decorator that lets a cost be called like a loss of PyTorch.
 
     A proxy of `torch.fx`, or a subclass of Tensor with `__torch_function__`, decides what the call does. Options are
     checked before the cost sees them. An option by position is refused by the name that it has in `torch_loss`.
     """
 
-    def decorate(cost: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    def decorate(cost: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         parameters = inspect.signature(cost).parameters.values()
         options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         positions = len(parameters) - len(options)
 
         @wraps(cost)
-        def call(*positional: Arguments.args, **named: Arguments.kwargs) -> Tensor:
+        def call(*positional: Arguments.args, **named: Arguments.kwargs) -> Result:
             if len(positional) > positions:
                 positional_names = [*inspect.signature(torch_loss or cost).parameters]
                 if torch_loss:

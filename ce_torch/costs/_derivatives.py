@@ -165,19 +165,7 @@ class ChangeOf(Transformable):
         return C_change, None if delta_change is None else delta_change.to(inputs[0].dtype)
 
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
-        moving = [i for i, is_needed in enumerate(needed) if is_needed]
-        reached = [i for i, grad in enumerate(grads) if grad is not None]
-
-        def formulas(*moved: Tensor) -> list[Any]:
-            changed = list(arguments)
-            for i, argument in zip(moving, moved, strict=True):
-                changed[i] = argument
-            results = self.formulas(*changed)
-            return [results[i] for i in reached]
-
-        _, pull_back, *_ = torch.func.vjp(formulas, *(arguments[i] for i in moving))
-        found = dict(zip(moving, pull_back([grads[i] for i in reached]), strict=True))
-        return [found.get(i) for i in range(len(needed))]
+        return self.gradients_of_formulas(arguments, needed, *grads)
 
     def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Change:
         v, grad_output, _, reduction, *inputs = arguments

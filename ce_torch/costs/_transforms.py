@@ -60,6 +60,27 @@ class Transformable(ABC):
     def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
         """Return the gradients by the arguments where they are needed, None elsewhere."""
 
+    def gradients_of_formulas(
+        self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None
+    ) -> list[Tensor | None]:
+        """Return the gradients that autograd derives from the formulas."""
+        moving = [i for i, is_needed in enumerate(needed) if is_needed]
+        reached = [i for i, grad in enumerate(grads) if grad is not None]
+        if not reached:
+            return [None for _ in needed]
+
+        def formulas(*moved: Tensor) -> list[Any]:
+            changed = list(arguments)
+            for i, argument in zip(moving, moved, strict=True):
+                changed[i] = argument
+            results = self.formulas(*changed)
+            results = (results,) if isinstance(results, Tensor) else results
+            return [results[i] for i in reached]
+
+        _, pull_back, *_ = torch.func.vjp(formulas, *(arguments[i] for i in moving))
+        found = dict(zip(moving, pull_back([grads[i] for i in reached]), strict=True))
+        return [found.get(i) for i in range(len(needed))]
+
     def change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
         """Return the derivative in the direction of the tangents."""
         raise NotImplementedError

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, softmax
 from torch.nn import functional as F
 
-from ce_torch.costs._arguments import check_arguments, check_class_weight, check_ignored, classes_last
+from ce_torch.costs._arguments import (
+    check_arguments,
+    check_class_weight,
+    check_ignored,
+    check_temperature_shape,
+    classes_last,
+)
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import one_hot
 from ce_torch.costs._function import CostFunction
@@ -168,6 +174,7 @@ def log_likelihood(
     """
     scaled = z
     if isinstance(temperature, Tensor):
+        check_temperature_shape(temperature)
         scaled, temperature = divide(z, temperature), 1.0
     function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing, dim)
     dtype = result_dtype(z, out_dtype)
@@ -190,12 +197,14 @@ def may_change(weight: Tensor) -> bool:
 
 
 def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
-    """Return the tensor, at least in float32, divided by a temperature whose gradient is autograd's.
+    """Return the tensor, at least in float32, divided by a temperature, or one a row, whose gradient is autograd's.
 
     What is infinite stays so, and adds nothing to that gradient.
     """
     tensor = tensor.to(compute_dtype(tensor))
     temperature, finite = temperature.to(tensor.dtype), tensor.isfinite()
+    if temperature.ndim:
+        temperature = temperature.unsqueeze(-1)
     return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature, tensor / temperature.detach())
 
 

@@ -46,19 +46,7 @@ def cpp(spec: "CostSpec") -> Implementation:
     is_softmax, count = spec.family == "softmax", spec.tensor_count
 
     def refusal(*inputs: Any) -> str | None:
-        if not inputs[0].is_cpu:
-            return "z is not on the CPU"
-        if not has_kernels():
-            return str(compiler.library())
-        if is_copied_on_write and are_copied(*inputs[:count]):
-            return COPIED
-        place = function(refusal_name)(*inputs)
-        if place != 0:
-            return REFUSALS[place]
-        for tensor in inputs[:count]:
-            if tensor is not None and tensor.is_neg():
-                return NOT_PLAIN
-        return None
+        return cpu_refusal(refusal_name, *inputs[:count])
 
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
@@ -89,6 +77,23 @@ def cpp(spec: "CostSpec") -> Implementation:
         return C_change, delta_change
 
     return Implementation("cpp", refusal, cost, delta, change)
+
+
+def cpu_refusal(name: str, *tensors: Tensor | None) -> str | None:
+    """Return why the kernels do not support z, y and the weights, as the function of this name says, or None."""
+    if tensors[0] is None or not tensors[0].is_cpu:
+        return "z is not on the CPU"
+    if not has_kernels():
+        return str(compiler.library())
+    if is_copied_on_write and are_copied(*tensors):
+        return COPIED
+    place = function(name)(*tensors)
+    if place != 0:
+        return REFUSALS[place]
+    for tensor in tensors:
+        if tensor is not None and tensor.is_neg():
+            return NOT_PLAIN
+    return None
 
 
 def are_copied(*tensors: Any) -> bool:

@@ -16,6 +16,7 @@ HEADERS = (
     "softmax_target.h",
     "softmax.h",
     "softmax_change.h",
+    "softmax_statistics.h",
     "elements.h",
     "python.h",
     "calls.h",
@@ -38,6 +39,26 @@ extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* arguments, int64
   return refusal(arguments, {name}_signature);
 }}
 """
+# It takes c, ignore_index, no label smoothing, κ, and 1 if the entropy matters.
+STATISTICS = """#include "softmax_statistics.h"
+constexpr Signature statistics_signature = {true, "diddd"};
+extern "C" PyObject* softmax_statistics(PyObject*, PyObject* const* arguments, int64_t) {
+  Call call(arguments, statistics_signature, {of_row, of_grad});
+  return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
+    return SoftmaxStatistics<decltype(real), tiled>(call).cost();
+  }));
+}
+extern "C" PyObject* softmax_statistics_delta(PyObject*, PyObject* const* arguments, int64_t) {
+  Call call(arguments, statistics_signature, {of_row, of_delta});
+  return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
+    SoftmaxStatistics<decltype(real), tiled>(call).delta();
+    return true;
+  }));
+}
+extern "C" PyObject* softmax_statistics_refusal(PyObject*, PyObject* const* arguments, int64_t) {
+  return refusal(arguments, statistics_signature);
+}
+"""
 # How the kernels read an input of a formula, by its type.
 KINDS = {int: "i", float: "d"}
 
@@ -48,7 +69,7 @@ def read_sources() -> dict[str, str]:
     from ce_torch.costs._registry import SPECS
 
     files = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in FILES}
-    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, SPECS)), **files}
+    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, SPECS)) + STATISTICS, **files}
 
 
 def source(spec: "CostSpec") -> str:

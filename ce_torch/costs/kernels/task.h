@@ -20,7 +20,7 @@ constexpr int64_t few_rows = 4;
 enum class Type { float32, float64, bfloat16, float16, int64 };
 enum class Reduction { none, sum, mean };
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
-constexpr int abi_version = 2;
+constexpr int abi_version = 3;
 
 // Calls f with a null pointer of the numbers that a type stands for.
 template <class Function> inlined inline auto with_numbers(Type type, Function f) {
@@ -40,7 +40,7 @@ struct Task {
   Steps column;  // from one to the next
   int64_t examples;
   int64_t ignore_index;
-  double numbers[2];  // temperature and label smoothing, or whatever else the cost takes
+  double numbers[4];  // temperature and label smoothing, or whatever else the cost takes
   Reduction reduction;
   int threads;
   void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r and T

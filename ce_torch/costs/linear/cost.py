@@ -20,6 +20,7 @@ from ce_torch.costs._arguments import (
     check_device,
     check_floating,
     check_ignored,
+    check_temperature_shape,
     check_token_weight,
 )
 from ce_torch.costs._backend import record
@@ -195,6 +196,7 @@ def check_arguments(
     y = check_desired(y, shape, x, "x")
     check_class_weight("class_weight", class_weight, shape, x, "x")
     check_ignored(ignore_index, y)
+    check_temperature_shape(temperature)
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
     return y

@@ -1,0 +1,299 @@
+"""The function of a softmax layer's numbers: it joins the formulas by hand, and keeps every promise of autograd.
+
+As in `_function.py` inputs are saved, never activations. What may be differentiated further goes by the formulas.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ce_torch.costs._arguments import check_classes
+from ce_torch.costs._autograd import is_number, is_visible
+from ce_torch.costs._backend import Selection, choose, record
+from ce_torch.costs._derivatives import batched
+from ce_torch.costs._operators import LIBRARY
+from ce_torch.costs._precision import compute_dtype, to_compute_dtype
+from ce_torch.costs._torch_private import (
+    count_dispatch_modes,
+    has_saved_tensor_hooks,
+    is_exporting,
+    is_transformed,
+    may_be_dual,
+    tracing_state,
+)
+from ce_torch.costs._transforms import Transformable, tracked
+from ce_torch.costs.kernels.formulas import follow
+from ce_torch.costs.kernels.statistics import StatisticsImplementation, statistics_kernels
+
+# p, ℓ, H and ĵ; None for what was not asked for.
+Found = tuple[Tensor | None, Tensor, Tensor | None, Tensor]
+
+
+class Numbers(NamedTuple):
+    """The formulas: the numbers, δ, and the gradient by desired outputs."""
+
+    numbers: Callable[..., Found]
+    delta: Callable[..., Tensor]
+    by_y: Callable[..., Tensor]
+
+
+class StatisticsFunction:
+    """The numbers p, ℓ, H and ĵ as a function of z, y, c, κ, ignore_index and whether H is asked for."""
+
+    def __init__(self, name: str, formulas: Numbers) -> None:
+        self.formulas = formulas
+        in_formulas = by_formulas(formulas)
+        self.implementations = statistics_kernels(), in_formulas
+        self.operator = define(name, {"CPU": self.implementations, "CompositeExplicitAutograd": (in_formulas,)})
+        self.delta_of = DeltaOf(self)
+        self.numbers_of = NumbersOf(self)
+        self.compiled = compiled_form(self.operator, formulas.by_y)
+
+    def __call__(self, *inputs: Any) -> Found:
+        """Return the numbers; raise `ValueError` if y names a class that z does not have."""
+        try:
+            return self.form()(*inputs)
+        except (IndexError, RuntimeError):
+            z, y, _, _, ignore_index, _ = inputs
+            if y is not None:
+                check_classes(y, z.shape[-1], ignore_index)
+            raise
+
+    def form(self) -> Callable[..., Found]:
+        """Return the function that suits a compiler, a trace, or another caller."""
+        if torch.compiler.is_compiling():
+            in_formulas = is_transformed() or is_exporting() or Selection.backend == "formulas"
+            return self.numbers_of.formulas if in_formulas else self.compiled
+        return self.numbers_of.formulas if tracing_state() is not None else self.numbers_of
+
+    def choose(self, inputs: Sequence[Any]) -> StatisticsImplementation:
+        """Return the implementation for tensors whose derivatives nobody asks for."""
+        if count_dispatch_modes() and Selection.backend != "formulas" and all(map(is_visible, inputs)):
+            record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
+            return self.operator
+        return choose(self.implementations, inputs)
+
+
+class NumbersOf(Transformable):
+    """p, ℓ, H and ĵ."""
+
+    differentiable = frozenset({0, 1})
+    has_change = False
+
+    def __init__(self, function: StatisticsFunction) -> None:
+        super().__init__("SoftmaxStatistics")
+        self.function = function
+        self.thin = eager_form(function)
+
+    def without_transform(self, *arguments: Any) -> Found:
+        if may_be_dual() or not (torch.is_grad_enabled() and tracked(arguments)):
+            return super().without_transform(*arguments)
+        return self.thin.apply(self.function.choose(arguments), *arguments)
+
+    def values(self, *arguments: Any) -> Found:
+        found, _ = self.function.choose(arguments).numbers(*arguments)
+        return found
+
+    def formulas(self, *arguments: Any) -> Found:
+        return self.function.formulas.numbers(*to_compute_dtype(arguments))
+
+    def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
+        *inputs, _ = arguments
+        return gradients(self.function, inputs, needed, None, *grads)
+
+    def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Found:
+        return self(*batch_examples(size, arguments, dims))
+
+
+class DeltaOf(Transformable):
+    """δ of the gradients of p, ℓ and H, statistics, and what the numbers take but for the last."""
+
+    differentiable = frozenset({0, 1, 2, 4, 5})
+    has_change = False
+
+    def __init__(self, function: StatisticsFunction) -> None:
+        super().__init__("SoftmaxStatisticsDelta")
+        self.function = function
+
+    def has_rules_for(self, places: set[int]) -> bool:
+        # A tracer sees the formulas of what has derivatives.
+        return super().has_rules_for(places) and not count_dispatch_modes()
+
+    def values(self, *arguments: Any) -> Tensor:
+        *grads, _, z, y, c, softcap, ignore_index = arguments
+        if not all(map(is_number, grads)):
+            return self.formulas(*arguments)
+        return self.function.choose((z, y, c, softcap, ignore_index, False)).delta(*arguments)
+
+    def formulas(self, *arguments: Any) -> Tensor:
+        *grads, _, z, y, c, softcap, ignore_index = arguments
+        numbers = *(None if g is None else g.to(compute_dtype(z)) for g in grads), *to_compute_dtype((z, y))
+        return self.function.formulas.delta(*numbers, c, softcap, ignore_index).to(z.dtype)
+
+    def gradients(self, arguments: Sequence[Any], needed: Sequence[bool], *grads: Tensor | None) -> Iterable[Any]:
+        return self.gradients_of_formulas(arguments, needed, *grads)
+
+    def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Tensor:
+        # The statistics are worked out again.
+        return self(*batch_examples(size, [*arguments[:3], None, *arguments[4:]], dims))
+
+
+def batch_examples(size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> tuple[Any, ...]:
+    """Return the arguments as those of more examples."""
+    pairs = zip(arguments, dims, strict=True)
+    return tuple(batched(a, dim, size) if isinstance(a, Tensor) else a for a, dim in pairs)
+
+
+def gradients(
+    function: StatisticsFunction,
+    inputs: Sequence[Any],
+    needed: Sequence[bool],
+    statistics: Tensor | None,
+    *grads: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by z, y and the constants, of those of p, ℓ, H and ĵ."""
+    g_p, g_l, g_H, _ = grads
+    z, y, *constants = inputs
+    by_z = by_y = None
+    if needed[0] and not (g_p is g_l is g_H is None):
+        by_z = function.delta_of(g_p, g_l, g_H, statistics, *inputs)
+    if needed[1] and g_p is not None:
+        by_y = function.formulas.by_y(g_p, *to_compute_dtype((z, y)), *constants).to(y.dtype)
+    return by_z, by_y, *[None] * (len(constants) + 1)
+
+
+def eager_form(function: StatisticsFunction) -> type[Function]:
+    """Return the form for eager calls, which keeps the statistics of the pass over z."""
+
+    class Eager(Function):
+        @staticmethod
+        def forward(ctx: Any, implementation: StatisticsImplementation, z: Tensor, y: Tensor | None, *more: Any) -> Any:
+            ctx.save_for_backward(z, y)
+            ctx.set_materialize_grads(False)
+            *ctx.constants, _ = more
+            found, statistics = implementation.numbers(z, y, *more)
+            # Hooks may give back other tensors than were saved.
+            ctx.statistics = None if has_saved_tensor_hooks() else statistics
+            return found
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            inputs = *ctx.saved_tensors, *ctx.constants
+            return None, *gradients(function, inputs, ctx.needs_input_grad[1:], ctx.statistics, *grads)
+
+    return type("SoftmaxStatistics", (Eager,), {})
+
+
+def compiled_form(operator: StatisticsImplementation, by_y: Callable[..., Tensor]) -> Callable[..., Found]:
+    """Return the form for `torch.compile`, which keeps the operators as they are."""
+    # Dynamo of torch 2.11 reads functions from around a Function, no other objects.
+    operator_numbers, operator_delta = operator.numbers, operator.delta
+
+    class Compiled(Function):
+        @staticmethod
+        def forward(
+            ctx: Any, z: Tensor, y: Tensor | None, c: float, softcap: Any, ignore_index: int, entropy: bool
+        ) -> Any:
+            found, statistics = operator_numbers(z, y, c, softcap, ignore_index, entropy)
+            ctx.save_for_backward(z, y, statistics)
+            ctx.constants = c, softcap, ignore_index
+            ctx.set_materialize_grads(False)
+            return found
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            g_p, g_l, g_H, _ = grads
+            z, y, statistics = ctx.saved_tensors
+            found = found_y = None
+            if ctx.needs_input_grad[0]:
+                found = operator_delta(g_p, g_l, g_H, statistics, z, y, *ctx.constants)
+            if ctx.needs_input_grad[1] and g_p is not None:
+                found_y = by_y(g_p, *to_compute_dtype((z, y)), *ctx.constants).to(y.dtype)
+            return found, found_y, None, None, None, None
+
+    return Compiled.apply
+
+
+def by_formulas(formulas: Numbers) -> StatisticsImplementation:
+    """Return the formulas as an implementation, without statistics."""
+
+    def numbers(*inputs: Any) -> tuple[Found, None]:
+        return formulas.numbers(*to_compute_dtype(inputs)), None
+
+    def delta(*arguments: Any) -> Tensor:
+        *grads, _, z, y, c, softcap, ignore_index = arguments
+        dtype = compute_dtype(z)
+        converted = (None if g is None else g.to(dtype) for g in grads)
+        return follow(z, formulas.delta(*converted, *to_compute_dtype((z, y)), c, softcap, ignore_index))
+
+    return StatisticsImplementation("formulas", lambda *inputs: None, numbers, delta)
+
+
+def define(name: str, implementations: dict[str, Sequence[StatisticsImplementation]]) -> StatisticsImplementation:
+    """Define the operators, with what each dispatch key can choose from, and return them as an implementation."""
+    inputs = "Tensor z, Tensor? y, float c, float? softcap, int ignore_index"
+    schemas = {
+        name: f"({inputs}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        f"{name}_delta": f"(Tensor? g_p, Tensor? g_l, Tensor? g_H, Tensor? statistics, {inputs}) -> Tensor",
+    }
+    for (operator, schema), fake in zip(schemas.items(), (fake_numbers, fake_delta), strict=True):
+        LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"ce_torch::{operator}", fake, lib=LIBRARY)
+    for key, choices in implementations.items():
+        for operator, function in zip(schemas, operator_functions(choices), strict=True):
+            LIBRARY.impl(operator, function, key)
+    all_numbers, delta = (getattr(torch.ops.ce_torch, operator).default for operator in schemas)
+
+    def numbers(z: Tensor, y: Tensor | None, *constants: Any) -> tuple[Found, Tensor]:
+        p, logsumexp, H, prediction, statistics = all_numbers(z, y, *constants)
+        return (None if y is None else p, logsumexp, H if constants[-1] else None, prediction), statistics
+
+    return StatisticsImplementation("operator", lambda *inputs: None, numbers, delta)
+
+
+def operator_functions(choices: Sequence[StatisticsImplementation]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what the operators do: the first implementation that supports the inputs runs. They return tensors."""
+
+    def first(*inputs: Any) -> StatisticsImplementation:
+        return next(choice for choice in choices if choice.refusal(*inputs) is None)
+
+    def numbers(*inputs: Any) -> tuple[Tensor, ...]:
+        found, statistics = first(*inputs).numbers(*inputs)
+        none = inputs[0].new_empty(0, dtype=compute_dtype(inputs[0]))
+        p, logsumexp, H, prediction = found
+        # What an operator returns are tensors that share no memory.
+        return (
+            none.clone() if p is None else p,
+            logsumexp,
+            none.clone() if H is None else H,
+            prediction,
+            none.new_zeros(3, *logsumexp.shape) if statistics is None else statistics,
+        )
+
+    def delta(g_p: Tensor | None, g_l: Tensor | None, g_H: Tensor | None, statistics: Any, *inputs: Any) -> Tensor:
+        return first(*inputs, False).delta(g_p, g_l, g_H, statistics, *inputs)
+
+    return numbers, delta
+
+
+def fake_numbers(
+    z: Tensor, y: Tensor | None, c: float, softcap: float | None, ignore_index: int, entropy: bool
+) -> tuple[Tensor, ...]:
+    def new(*shape: Any) -> Tensor:
+        return z.new_empty(shape, dtype=compute_dtype(z))
+
+    examples = z.shape[:-1]
+    return (
+        new(0) if y is None else new(*examples),
+        new(*examples),
+        new(*examples) if entropy else new(0),
+        z.new_empty(examples, dtype=torch.int64),
+        new(3, *examples),
+    )
+
+
+def fake_delta(g_p: Any, g_l: Any, g_H: Any, statistics: Any, z: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(z)

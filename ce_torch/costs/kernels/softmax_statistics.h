@@ -1,0 +1,310 @@
+// The numbers of a softmax layer: log-probability, logsumexp, entropy and prediction, and δ of their gradients.
+
+#pragma once
+
+#include "softmax.h"
+
+namespace {
+
+// φ(z) = κ tanh(z / κ), or z without a softcap κ. With u = exp(−2 |z| / κ) tanh |z / κ| = (1 − u) / (1 + u).
+template <class Real> struct Softcap {
+  using Vec = Reals<Real>;
+  const Real softcap;  // 0 for none
+
+  static Vec exponent(Vec z, Real softcap) { return (z < 0 ? z : -z) * (2 / softcap); }
+
+  // Of a vector, or of one number.
+  template <class Number> inlined Number operator()(Number z) const {
+    if constexpr (std::is_same_v<Number, Real>) return capped(Vec{} + z)[0];
+    else return capped(z);
+  }
+  template <class Number> inlined Number slope(Number z) const {
+    if constexpr (std::is_same_v<Number, Real>) return slopes(Vec{} + z)[0];
+    else return slopes(z);
+  }
+
+  inlined Vec capped(Vec z) const {
+    if (softcap == 0) return z;
+    constexpr int terms = Wide<Real>::terms_of_exp;
+    Vec y = exponent(z, softcap), u = exp_of_negative<Real>(y), series = Vec{} + Real(inverse_factorials[terms - 1]);
+    // Where u is near 1, the series of 1 − exp y keeps its digits.
+#pragma GCC unroll 16
+    for (int i = terms - 2; i >= 1; i--) series = Real(inverse_factorials[i]) + y * series;
+    Vec fall = y > Real(-0.34) ? -y * series : 1 - u, size = softcap * (fall / (1 + u));
+    return z < 0 ? -size : size;
+  }
+
+  // φ′(z) = 1 / cosh²(z / κ), with all its digits where tanh is near 1.
+  inlined Vec slopes(Vec z) const {
+    if (softcap == 0) return Vec{} + 1;
+    Vec u = exp_of_negative<Real>(exponent(z, softcap)), inverse = 1 / (1 + u);
+    return 4 * u * (inverse * inverse);
+  }
+};
+
+// What there is of each example, in the order of the examples: p, ℓ and H, what δ takes of the pass over z, and the
+// gradients of p, ℓ and H.
+enum Row { row_log_prob, row_logsumexp, row_entropy, row_m, row_r, row_H, row_g_p, row_g_l, row_g_H };
+
+template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled> {
+  using Base = Softmax<Real, tiled>;
+  using typename Base::Classes;
+  using typename Base::Inputs;
+  using typename Base::Label;
+  using typename Base::Memory;
+  using typename Base::Stat;
+  using typename Base::Vec;
+  using Base::c;
+  using Base::has_t;
+  using Base::infinity;
+  using Base::is_apart;
+  using Base::is_class;
+  using Base::lanes;
+  using Base::task;
+  using Base::x;
+  using Indices = typename Wide<Real>::Signed;
+  using Index = std::conditional_t<std::is_same_v<Real, float>, int32_t, int64_t>;
+
+  const Softcap<Real> cap;
+  const bool has_entropy;
+
+  explicit SoftmaxStatistics(const Task& task)
+      : Base(task), cap{Real(task.numbers[2])}, has_entropy(task.numbers[3] != 0) {}
+
+  Real* row(Row which, int64_t index) const { return (Real*)task.data[of_row] + which * task.examples + index; }
+  Stat load_row(Row which, const Stripe& stripe, int64_t vector) const {
+    Stat stat = {};
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t r) {
+      this->at(stat, lane) = *row(which, this->start(stripe, r, of_row));
+    });
+    return stat;
+  }
+  void store_row(Row which, const Stripe& stripe, int64_t vector, Stat stat) const {
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t r) {
+      *row(which, this->start(stripe, r, of_row)) = this->at(stat, lane);
+    });
+  }
+
+  // Beside the sums of φ: that of exp(x) x, and the largest z with the first column that has it.
+  struct Sums : Base::Sums {
+    Stat ex = {}, most = Stat{} - infinity;
+    Indices best = {};
+  };
+
+  void add(Sums& sums, const Inputs& inputs, const Label& label, const Block& block, int64_t vector) const {
+    auto index = this->label_index(label, block, vector);
+    Stat m = cap(find_most(sums, inputs, block, vector));
+    rescale(sums, m > sums.m ? m : sums.m);
+    Vec ones = {}, others = {}, tx = {}, T = {}, ex = {};
+    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      inputs.z.fetch(i);
+      Vec x_here = first<Real>(count, x(cap(inputs.z.at(i, count)), sums.m), -infinity), e = exponential(x_here);
+      ones = x_here == 0 ? ones + 1 : ones;
+      others = x_here == 0 ? others : others + e;
+      if (has_entropy) ex += product<Vec>(e, x_here);
+      if (has_t) {
+        Vec t_here = this->t(inputs, label, index, i, count);
+        tx += product(t_here, x_here);
+        T += t_here;
+      }
+    });
+    sums.ones += this->sum_columns(ones);
+    sums.others += this->sum_columns(others);
+    if (has_entropy) sums.ex += this->sum_columns(ex);
+    if (has_t) sums.tx += this->sum_columns(tx), sums.T += this->sum_columns(T);
+  }
+
+  // Returns the largest z so far, after those of a block.
+  Stat find_most(Sums& sums, const Inputs& inputs, const Block& block, int64_t vector) const {
+    Vec most = Vec{} - infinity;
+    if constexpr (tiled) {
+      most = sums.most;
+      int64_t column = block.column;
+      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+        Vec z = inputs.z.at(i, count);
+        sums.best = z > most ? Indices{} + Index(column) : sums.best;
+        most = z > most ? z : most;
+        column++;
+      });
+      return sums.most = most;
+    } else {
+      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+        Vec z = first<Real>(count, inputs.z.at(i, count), -infinity);
+        most = z > most ? z : most;
+      });
+      Real largest_here = largest<Real>(most);
+      if (largest_here > sums.most) {
+        sums.most = largest_here;
+        sums.best[0] = block.column + find(inputs, block, [&](Real z) { return z == largest_here; });
+      }
+      return sums.most;
+    }
+  }
+
+  // Returns the first place in a block of a row where f(z) is true.
+  template <class Function> static int64_t find(const Inputs& inputs, const Block& block, Function f) {
+    int64_t whole = block.numbers / lanes;
+    for (int64_t i = 0; i < block.numbers; i++)
+      if (f(i / lanes < whole ? Vec(inputs.z.vectors[i / lanes])[i % lanes] : inputs.z.last[i % lanes])) return i;
+    return 0;
+  }
+
+  void rescale(Sums& sums, Stat m) const {
+    Stat fall = c * (m - this->finite(sums.m)), all = sums.ones + sums.others, shrink = exponential(-fall);
+    Stat ex = all == 0 || shrink == 0 ? 0 : shrink * (sums.ex - fall * all);
+    sums.ex = m > sums.m ? ex : sums.ex;
+    Base::rescale(sums, m);
+  }
+
+  void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
+    this->each_block(stripe, [&](const Block& block) {
+      Inputs inputs = this->read_all(block, memory);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++)
+        add(sums[vector], inputs, labels[vector], block, vector);
+    });
+  }
+
+  // Returns false, and does no more, where some y is no class.
+  bool cost() const {
+    if (is_class && !task.all_are_classes()) return false;
+    this->each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t, int64_t) { find_numbers(stripe); });
+    return true;
+  }
+
+  void find_numbers(const Stripe& stripe) const {
+    Sums all[Base::most_vectors];
+    Memory memory;
+    Label labels[Base::most_vectors];
+    Classes classes = this->classes(stripe);
+    this->set_labels(labels, stripe, classes);
+    if (!classes.are_all_ignored) add_all(all, labels, stripe, memory);
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      const Label& y = labels[vector];
+      Sums& sums = all[vector];
+      auto put = [&](Row which, Stat number) {
+        this->store_row(which, stripe, vector, y.is_ignored != 0 ? Stat{} : number);
+      };
+      Stat r = sums.r(), ln = log1p(r), p = sums.tx;
+      if (is_apart) p += product(y.on_value, x(cap(y.z), sums.m));
+      put(row_log_prob, p - product(this->T(sums, y), ln));
+      put(row_logsumexp, c * sums.m + ln);
+      Stat H = ln - sums.ex / (1 + r);
+      put(row_entropy, H);
+      put(row_H, H);
+      put(row_m, sums.m);
+      put(row_r, r);
+      store_prediction(stripe, vector, sums, r, classes);
+    }
+  }
+
+  void store_prediction(const Stripe& stripe, int64_t vector, const Sums& sums, Stat r, const Classes& classes) const {
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t of_stripe) {
+      int64_t best = sums.best[lane];
+      if (is_class && classes.y[of_stripe] == Base::none) best = task.ignore_index;
+      else if (this->at(r, lane) != this->at(r, lane)) best = first_nan(stripe, of_stripe, best);
+      ((int64_t*)task.data[of_grad])[this->start(stripe, of_stripe, of_grad)] = best;
+    });
+  }
+  // PyTorch takes nan to be the largest.
+  int64_t first_nan(const Stripe& stripe, int64_t of_stripe, int64_t otherwise) const {
+    int64_t start = this->start(stripe, of_stripe, of_z);
+    for (int64_t column = 0; column < task.columns; column++) {
+      Real z = this->number(of_z, start + column * task.column.of[of_z]);
+      if (z != z) return column;
+    }
+    return otherwise;
+  }
+
+  struct Factors {
+    Stat m, r, H, T, ln, inverse, g_p, g_l, g_H, is_zero;
+  };
+
+  void delta() const {
+    task.use_large_pages();
+    this->each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t, int64_t) { delta(stripe); });
+  }
+
+  void delta(const Stripe& stripe) const {
+    Memory memory;
+    Factors all[Base::most_vectors];
+    Label labels[Base::most_vectors];
+    Classes classes = this->classes(stripe);
+    this->set_labels(labels, stripe, classes);
+    Stat T[Base::most_vectors] = {};
+    if (!is_class) add_T(T, stripe, memory);
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      auto load = [&](Row which) { return load_row(which, stripe, vector); };
+      Factors& of = all[vector];
+      of.m = load(row_m), of.r = load(row_r), of.H = load(row_H);
+      of.T = is_class ? labels[vector].on_value : T[vector];
+      of.g_p = load(row_g_p), of.g_l = load(row_g_l), of.g_H = load(row_g_H);
+      of.ln = log1p(of.r), of.inverse = 1 / (1 + of.r);
+      of.is_zero = (of.g_p == 0) & (of.g_l == 0) & (of.g_H == 0) ? Stat{} + 1 : Stat{};
+      of.is_zero = labels[vector].is_ignored != 0 ? Stat{} + 1 : of.is_zero;
+    }
+    this->each_block(stripe, [&](const Block& block) {
+      bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
+      Inputs inputs;
+      if (!is_zero) inputs = this->read_all(block, memory);
+      auto result = this->result(block, memory.z);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++)
+        delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
+      this->finish(result, block);
+      if (is_apart) set_classes(all, labels, classes, stripe, block, result);
+      this->write(result, block);
+    });
+  }
+
+  void add_T(Stat* T, const Stripe& stripe, Memory& memory) const {
+    this->each_block(stripe, [&](const Block& block) {
+      Inputs inputs = this->read_all(block, memory);
+      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+        Vec sum = {};
+        this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+          sum += this->t(inputs, Label{}, Indices{} - 1, i, count);
+        });
+        T[vector] += this->sum_columns(sum);
+      }
+    });
+  }
+
+  // δ of the desired output t, before what is known to be 0.
+  template <class Number> inlined Number delta_at(const Factors& of, Number z, Number t) const {
+    Number x_here = x(cap(z), of.m), e = exponential(x_here), a = e * of.inverse;
+    Number by_s = product<Number>(Number{} + of.g_p, (t * (of.r + (1 - e)) - e * (of.T - t)) * of.inverse);
+    by_s += product<Number>(Number{} + of.g_l, a);
+    if (has_entropy) by_s -= product<Number>(Number{} + of.g_H, product<Number>(a, x_here - of.ln + of.H));
+    return c * (by_s * cap.slope(z));
+  }
+
+  void delta(const Factors& of, const Label& label, const Inputs& inputs, const Block& block, int64_t vector,
+             bool is_zero, typename Base::Result& result) const {
+    if (is_zero) {
+      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { result.set(i, count, Vec{}); });
+      return;
+    }
+    auto index = this->label_index(label, block, vector);
+    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      inputs.z.fetch(i);
+      Vec t = has_t ? this->t(inputs, label, index, i, count) : Vec{};
+      Vec delta = delta_at<Vec>(of, inputs.z.at(i, count), t);
+      if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
+      result.set(i, count, delta);
+    });
+  }
+
+  // Sets δ at the classes of the rows that are among the columns of a block.
+  void set_classes(const Factors* all, const Label* labels, const Classes& classes, const Stripe& stripe,
+                   const Block& block, const typename Base::Result& result) const {
+    int64_t columns = tiled ? block.lines : block.numbers, line = tiled ? this->width(stripe) * lanes : 1;
+    for (int64_t r = 0; r < stripe.rows; r++) {
+      int64_t y = classes.y[r] - block.column;
+      if (y < 0 || y >= columns) continue;
+      const Factors& of = all[r / lanes];
+      Stat at_y = of.is_zero != 0 ? Stat{} : delta_at<Stat>(of, labels[r / lanes].z, labels[r / lanes].t);
+      ((Real*)result.vectors)[y * line + r] = this->at(at_y, r % lanes);
+    }
+  }
+};
+
+}  // namespace
