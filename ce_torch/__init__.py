@@ -9,6 +9,8 @@ from ce_torch.costs.quadratic import QuadraticCost
 from ce_torch.functional import (
     cross_entropy,
     focal,
+    linear_distillation,
+    linear_distillation_top_k,
     linear_log_likelihood,
     linear_softmax_cross_entropy,
     log_likelihood,
@@ -29,6 +31,8 @@ __all__ = [
     "cross_entropy",
     "explain",
     "focal",
+    "linear_distillation",
+    "linear_distillation_top_k",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "log_likelihood",

@@ -8,6 +8,7 @@ which output layer a cost is.
 from ce_torch.costs.cross_entropy import cross_entropy
 from ce_torch.costs.focal import focal
 from ce_torch.costs.linear.cost import linear_log_likelihood
+from ce_torch.costs.linear.distillation import linear_distillation, linear_distillation_top_k
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
 
@@ -19,6 +20,8 @@ sigmoid_focal_loss = focal
 __all__ = [
     "cross_entropy",
     "focal",
+    "linear_distillation",
+    "linear_distillation_top_k",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "log_likelihood",
