@@ -202,18 +202,18 @@ def check_number(name: str, kinds: tuple[type, ...], lowest: float, highest: flo
     return number
 
 
-def check_temperature(temperature: float | Tensor) -> float | Tensor:
+def check_temperature(temperature: float | Tensor, name: str = "temperature") -> float | Tensor:
     # c = 1 / temperature is infinite in float32 for less, and c z is nan.
     expected = "a finite number of at least 1e-38"
     if not isinstance(temperature, Tensor):
-        return check_number("temperature", (float, int), 1e-38, sys.float_info.max, expected, temperature)
-    check_floating("temperature", temperature)
+        return check_number(name, (float, int), 1e-38, sys.float_info.max, expected, temperature)
+    check_floating(name, temperature)
     if temperature.ndim != 0:
         raise ValueError(
-            f"temperature must be a number or a tensor of shape (), got one of shape {tuple(temperature.shape)}"
+            f"{name} must be a number or a tensor of shape (), got one of shape {tuple(temperature.shape)}"
         )
     if values_can_be_read(temperature) and not 1e-38 <= temperature.item() < math.inf:
-        raise ValueError(f"temperature must be {expected}, got {temperature.item()}")
+        raise ValueError(f"{name} must be {expected}, got {temperature.item()}")
     return temperature
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ce_torch import explain
 from ce_torch.costs._softmax import exponentials
-from ce_torch.costs.linear import blocks
+from ce_torch.costs.linear import blocks, distillation_blocks
 from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
 from ce_torch.functional import linear_distillation, linear_distillation_top_k
 
@@ -24,7 +24,7 @@ INFINITE = [[0.0, -math.inf, 1.0, 2.0], [1.0, -math.inf, 3.0, 0.0]]
 def backend(request, monkeypatch):
     """Compute all examples at once, or a few of them at a time."""
     if request.param == "blocks":
-        monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
+        monkeypatch.setattr(distillation_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(blocks, "FEWEST_ELEMENTS", 40)
 
 
@@ -185,7 +185,7 @@ def test_a_swapped_divergence_is_that_of_the_teacher_from_the_student(divergence
 
 @pytest.mark.parametrize(("beta", "limit"), [(1e-6, "forward_kl"), (1 - 1e-6, "reverse_kl")])
 def test_jensen_shannon_becomes_a_kl_divergence_at_either_end(beta, limit):
-    inputs = layers()
+    inputs = layers(scale=0.5)
     C = linear_distillation(*inputs, divergence="jensen_shannon", beta=beta) / min(beta, 1 - beta)
     torch.testing.assert_close(C, linear_distillation(*inputs, divergence=limit), rtol=1e-4, atol=0)
 
@@ -293,11 +293,8 @@ def test_transforms_and_forward_mode_see_the_same_function(divergence):
     )
     for transform in (grad, hessian, lambda f: lambda x: jvp(f, (x,), (teacher_x @ teacher_x.T @ x,))):
         torch.testing.assert_close(transform(fused)(x), transform(plain)(x))
-    rows = {
-        f: vmap(f, in_dims=(0, None, 0, None))(x, weight, teacher_x, teacher_weight)
-        for f in (linear_distillation, unfused)
-    }
-    torch.testing.assert_close(*rows.values())
+    found = vmap(linear_distillation, in_dims=(0, None, 0, None))(x, weight, teacher_x, teacher_weight)
+    torch.testing.assert_close(found, unfused(x, weight, teacher_x, teacher_weight, reduction="none"))
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, torch.ones_like(x))
         tangents = [forward_ad.unpack_dual(f(dual)).tangent for f in (fused, plain)]
@@ -341,8 +338,8 @@ def test_examples_may_have_any_number_of_dimensions():
 @pytest.mark.parametrize("backend", ["whole"], indirect=True)
 @pytest.mark.parametrize("teacher", ["layer", "top-k"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_blocks_take_a_fifteenth_of_z_at_most(divergence, teacher, peak_memory):
-    N, K, D = 1024, 8192, 16
+def test_blocks_take_a_twentieth_of_z_at_most(divergence, teacher, peak_memory):
+    N, K, D = 4096, 8192, 16
     x, weight, teacher_x, teacher_weight, *_ = layers(N, D, D, K, dtype=torch.float32)
     teacher_x, teacher_weight = teacher_x.detach(), teacher_weight.detach()
     if teacher == "layer":
@@ -351,7 +348,7 @@ def test_blocks_take_a_fifteenth_of_z_at_most(divergence, teacher, peak_memory):
         log_prob, classes = teacher_of_k(N, K, 8, torch.float32)
         call = partial(linear_distillation_top_k, x, weight, log_prob.detach(), classes, divergence=divergence)
     gradients = 4 * (x.numel() + weight.numel())
-    assert peak_memory(lambda: call().backward()) - gradients < 4 * N * K / 15
+    assert peak_memory(lambda: call().backward()) - gradients < 4 * N * K / 20
     assert explain(call).name == "blocks"
 
 

@@ -54,11 +54,15 @@ def check_token_weight(token_weight: Tensor | None) -> Tensor | None:
     return token_weight
 
 
+def check_teacher_temperature(temperature: float | Tensor | None) -> float | Tensor | None:
+    return None if temperature is None else check_temperature(temperature, "teacher_temperature")
+
+
 OPTIONS.update(
     beta=check_beta,
     divergence=partial(check_choice, "divergence", DIVERGENCES),
     tail=partial(check_choice, "tail", ("class", "none")),
-    teacher_temperature=lambda temperature: None if temperature is None else check_temperature(temperature),
+    teacher_temperature=check_teacher_temperature,
     token_weight=check_token_weight,
 )
 
@@ -117,7 +121,7 @@ def linear_distillation(
         reduction: "mean" over examples, "sum", or "none" for the cost of each, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
-            16 rows each for student and teacher.
+            32 rows each for student and teacher.
 
     Returns:
         The cost, of x's dtype (float32 under autocast) or `out_dtype`. It is infinite where the divergence is: where

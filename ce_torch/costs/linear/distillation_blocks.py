@@ -9,6 +9,7 @@ A teacher may be known by the log-probabilities of a few classes alone. Then the
 classes and, for a tail, ln Σ exp s of all others, which take part as one more class.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ce_torch.costs._arguments import values_can_be_read
 from ce_torch.costs._precision import compute_dtype, is_autocast
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import Exponentials, exponentials, exponents, scale
@@ -28,8 +30,11 @@ from ce_torch.costs.linear.divergences import Divergence
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# So many elements fit into the caches, with all intermediate results.
+# So many elements fit into the caches, with the formulas' intermediate results, of which there are this many at once.
 CACHED_ELEMENTS = 1 << 15
+INTERMEDIATE_RESULTS = 16
+# Products with fewer rows take longer.
+FEWEST_ROWS = 32
 
 
 class Inputs(NamedTuple):
@@ -75,7 +80,8 @@ class Distillation:
         self, z: Tensor, teacher_z: Tensor, inputs: Inputs, factor: Tensor | None, needs: tuple[bool, bool]
     ) -> Tensor:
         """Return D of each example, and write the needed ones of factor ∂D/∂z over z and `teacher_z`."""
-        student, teacher = self.student_scores(z, inputs), exponentials(teacher_z, self.teacher_c)
+        student = softmax(z, self.c) if inputs.classes is None else self.student_scores(z, inputs)
+        teacher = softmax(teacher_z, self.teacher_c)
         D = self.divergence.value(student, teacher)
         if factor is not None and needs[1]:
             gradient = self.divergence.swapped().gradient(teacher, student)
@@ -93,6 +99,17 @@ class Distillation:
             return torch.zeros_like(z).scatter_(-1, classes, gradient)
         s = others(exponents(z, z.amax(-1, keepdim=True), self.c), classes)
         return product(gradient[:, -1:], s.softmax(-1)).scatter(-1, classes, gradient[:, :-1])
+
+
+def softmax(z: Tensor, c: float) -> Exponentials:
+    """Return `exponentials(z, c)` as numbers, in fewer passes where all z are finite."""
+    if not (values_can_be_read(z) and math.isfinite(z.sum().item())):
+        return exponentials(z, c)
+    m, largest = z.max(-1, keepdim=True)
+    x = scale(c, z - m)
+    e = x.exp()
+    r = e.scatter_(-1, largest, 0).sum(-1, keepdim=True)
+    return Exponentials(x, e.scatter_(-1, largest, 1), r)
 
 
 def has_tail(inputs: Inputs) -> bool:
@@ -196,11 +213,12 @@ def value_and_gradients(
 
 
 def block_examples(N: int, K: int, block_rows: int | None) -> int:
-    """Return the number of examples of a block, which holds two z: together a twentieth of z, but at least 16 rows."""
+    """Return how many examples a block has. It holds two z: together a twentieth of z, but at least 32 rows each."""
     if block_rows is not None:
         return max(block_rows // 2, 1)
-    count = max(N // (2 * blocks.BLOCKS), blocks.FEWEST_ROWS, blocks.FEWEST_ELEMENTS // (2 * max(K, 1)))
-    return min(count, max(N, 1))
+    intermediate = INTERMEDIATE_RESULTS * max(CACHED_ELEMENTS, K)
+    elements = max(N * K // blocks.BLOCKS - intermediate, blocks.FEWEST_ELEMENTS) // 2
+    return min(max(elements // K, FEWEST_ROWS), max(N, 1))
 
 
 @without_autocast

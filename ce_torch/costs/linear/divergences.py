@@ -16,11 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ce_torch.costs._arguments import values_can_be_read
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import Exponentials
 
 SWAPPED = {"forward_kl": "reverse_kl", "reverse_kl": "forward_kl", "jensen_shannon": "jensen_shannon"}
 DIVERGENCES = tuple(SWAPPED)
+
+# exp u is finite in float32.
+LARGEST_MODERATE = 80.0
 
 
 class Divergence(NamedTuple):
@@ -67,27 +71,42 @@ def complements(softmax: Exponentials) -> Tensor:
 def log_ratio(p: Exponentials, q: Exponentials) -> Tensor:
     """Return u = ln p − ln q, 0 for classes that both rule out."""
     ln_p, ln_q = p.ln_a, q.ln_a
-    return (ln_p - ln_q).masked_fill((ln_p == -torch.inf) & (ln_q == -torch.inf), 0)
+    u = ln_p - ln_q
+    return u if is_moderate(u) else u.masked_fill((ln_p == -torch.inf) & (ln_q == -torch.inf), 0)
 
 
 def kl(p: Exponentials, q: Exponentials) -> Tensor:
     """Return Σ p u, as Σ (p u + q − p): no large terms cancel where p and q are about the same."""
     u, a = log_ratio(p, q), probabilities(p)
-    is_near = u.abs() < 1
-    near = torch.where(is_near, u, 0)
-    return torch.where(is_near, a * (near + torch.expm1(-near)), product(a, u) + (probabilities(q) - a)).sum(-1)
+    if is_moderate(u):
+        return (a * (u + torch.expm1(-u))).sum(-1)
+    # Where p is smaller than q by more than this, only q is left of a term.
+    is_negligible = u < -LARGEST_MODERATE
+    u = u.masked_fill(is_negligible, 0)
+    return torch.where(is_negligible, probabilities(q), product(a, u + torch.expm1(-u))).sum(-1)
+
+
+def is_moderate(u: Tensor) -> bool:
+    """Return True if a look at the values is free, and none is infinite, nan, or so large that exp u is."""
+    if not values_can_be_read(u) or u.numel() == 0:
+        return False
+    least, largest = u.aminmax()
+    return least.item() > -LARGEST_MODERATE and largest.item() < LARGEST_MODERATE
 
 
 def centered(softmax: Exponentials, v: Tensor) -> Tensor:
     """Return p (v − Σ p v). A class that is ruled out adds nothing."""
-    return softmax.curvature(v.masked_fill(softmax.e == 0, 0), v.new_ones(()), 1.0)
+    if not is_moderate(v):
+        v = v.masked_fill(softmax.e == 0, 0)
+    return softmax.curvature(v, v.new_ones(()), 1.0)
 
 
 def mixture_ratios(student: Exponentials, teacher: Exponentials, beta: float) -> tuple[Tensor, Tensor]:
     """Return ln(p/m) and ln(q/m). The larger one of p and q comes first, so that nothing overflows."""
     u = log_ratio(teacher, student)
-    teacher_leads = u > 0
-    # m is the larger probability times 1 + (the other's part) (e^−|u| − 1).
-    other_part = torch.where(teacher_leads, 1 - beta, beta)
-    leader = -torch.log1p(other_part * torch.expm1(torch.where(teacher_leads, -u, u)))
-    return torch.where(teacher_leads, leader, leader + u), torch.where(teacher_leads, leader - u, leader)
+    # One of these is 0. As |u| has no derivative at 0, they stand for it.
+    above, below = u.relu(), u.clamp(max=0)
+    other_part = beta if beta == 0.5 else torch.where(u > 0, u.new_full((), 1 - beta), beta)
+    # m is the larger one, times 1 + (the other's part) (e^−|u| − 1).
+    larger = -torch.log1p(other_part * torch.expm1(below - above))
+    return larger + below, larger - above
