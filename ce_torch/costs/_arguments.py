@@ -156,6 +156,27 @@ def check_class_weight(name: str, weight: Tensor | None, shape: Sequence[int], z
         )
 
 
+def check_token_weight(token_weight: Tensor | None, x: Tensor) -> None:
+    """Raise unless the weight is None or has a factor for each example of x."""
+    if token_weight is None:
+        return
+    check_device("token_weight", token_weight, x, "x")
+    if token_weight.shape != x.shape[:-1]:
+        raise ValueError(
+            f"token_weight must have shape {tuple(x.shape[:-1])}, one factor an example, for x of shape "
+            f"{tuple(x.shape)}, got {tuple(token_weight.shape)}"
+        )
+
+
+def check_denominator(denominator: float | Tensor | None, reduction: str, x: Tensor) -> None:
+    if denominator is None:
+        return
+    if reduction != "mean":
+        raise ValueError(f'denominator goes with reduction="mean", got "{reduction}"; divide the cost by it')
+    if isinstance(denominator, Tensor):
+        check_device("denominator", denominator, x, "x")
+
+
 def check_ignored(ignore_index: int, y: Tensor) -> None:
     if ignore_index >= 0 and y.dtype in FLOATING:
         raise ValueError(
@@ -217,6 +238,15 @@ def check_temperature(temperature: float | Tensor, name: str = "temperature") ->
     return temperature
 
 
+def check_denominator_option(denominator: float | Tensor | None) -> float | Tensor | None:
+    expected = "a finite number greater than 0, a tensor of shape (), or None"
+    if denominator is None:
+        return None
+    if isinstance(denominator, Tensor) and denominator.ndim == 0:
+        return denominator
+    return check_number("denominator", (float, int), sys.float_info.min, sys.float_info.max, expected, denominator)
+
+
 def check_ignore_index(ignore_index: int) -> int:
     if ignore_index is None:
         raise TypeError("ignore_index must be an integer, got None; leave it out: its default, -100, is no class")
@@ -234,6 +264,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "activation": partial(check_choice, "activation", ("sigmoid", "linear")),
     "block_rows": check_block_rows,
     "class_weight": partial(check_weight, "class_weight"),
+    "denominator": check_denominator_option,
     "dim": partial(check_number, "dim", (int,), -math.inf, math.inf, "an integer"),
     "ignore_index": check_ignore_index,
     "label_smoothing": partial(check_number, "label_smoothing", (float, int), 0, 1, "a number from 0 to 1"),
@@ -241,6 +272,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "pos_weight": partial(check_weight, "pos_weight"),
     "reduction": partial(check_choice, "reduction", ("mean", "sum", "none")),
     "temperature": check_temperature,
+    "token_weight": partial(check_weight, "token_weight"),
     "weight": partial(check_weight, "weight"),
 }
 

@@ -20,7 +20,23 @@ def fused(x, weight, bias, y, **options):
 
 
 def unfused(x, weight, bias, y, class_weight=None, block_rows=None, **options):
-    return log_likelihood(F.linear(x, weight, bias), y, weight=class_weight, **options)
+    z = F.linear(x, weight, bias)
+    if "token_weight" in options or "denominator" in options:
+        return weighted(z, y, class_weight, **options)
+    return log_likelihood(z, y, weight=class_weight, **options)
+
+
+def weighted(z, y, class_weight, token_weight=None, denominator=None, reduction="mean", **options):
+    C = log_likelihood(z, y, weight=class_weight, reduction="none", **options)
+    counted = torch.ones_like(C) if token_weight is None else token_weight
+    C = C * counted
+    if not y.is_floating_point():
+        is_ignored = y == options.get("ignore_index", -100)
+        weights = counted.new_ones(z.shape[-1]) if class_weight is None else class_weight
+        counted = counted * weights[y.masked_fill(is_ignored, 0)] * ~is_ignored
+    if reduction == "mean":
+        return C.sum() / (counted.sum() if denominator is None else denominator)
+    return C if reduction == "none" else C.sum()
 
 
 def compute_both(x, weight, bias=None, *, y, **options):

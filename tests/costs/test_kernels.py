@@ -68,6 +68,15 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 KINDS = [(shape, torch.float32, reduction) for shape, reduction in zip(SHAPES, cycle(REDUCTIONS), strict=False)]
 KINDS += [((5, 37), dtype, "mean") for dtype in DTYPES[1:]]
 KINDS += [((3, 9001), dtype, "none") for dtype in DTYPES[1:]]
+# Ways in which the rows and columns of a matrix lie in memory.
+LAYOUTS = {
+    "rows": lambda matrix: matrix,
+    "columns": lambda matrix: matrix.mT.contiguous().mT,
+    "every second column": lambda matrix: matrix.repeat_interleave(2, -1)[:, ::2],
+    "rows of a wider matrix": lambda matrix: torch.cat([matrix, torch.full_like(matrix, torch.nan)], -1)[
+        :, : matrix.shape[1]
+    ],
+}
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -178,6 +187,29 @@ def test_kernels_take_any_strides(cost, examples):
     assert_kernels_are_formulas(cost, z.transpose(0, 1)[::2, 1::2], y.transpose(0, 1)[::2, 1::2])
     assert_kernels_are_formulas(cost, z.mT.contiguous().mT, y)
     assert_kernels_are_formulas(cost, z[0, 0].expand(4, 8), y[0, :1].expand(4, *y.shape[2:]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("y_layout", LAYOUTS)
+@pytest.mark.parametrize("z_layout", LAYOUTS)
+@pytest.mark.parametrize("cost", [log_likelihood, cross_entropy])
+def test_z_and_y_may_lie_in_memory_each_in_its_way(cost, examples, z_layout, y_layout, dtype):
+    z, y = examples(cross_entropy, 69, 131, dtype=dtype)
+    assert_kernels_are_formulas(cost, LAYOUTS[z_layout](z), LAYOUTS[y_layout](y))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_z_of_classes_may_lie_in_memory_in_any_way(examples, layout, dtype):
+    cost = COSTS["log_likelihood"]
+    z, y = examples(cost, 69, 131, dtype=dtype)
+    assert_kernels_are_formulas(cost, LAYOUTS[layout](z), y)
+
+
+def test_what_is_too_large_for_a_cache_is_written_too(examples):
+    cost = COSTS["log_likelihood"]
+    z, y = examples(cost, 33, 70_000)
+    assert_kernels_are_formulas(cost, LAYOUTS["columns"](z), y)
 
 
 def test_classes_are_weighted_and_ignored(examples):

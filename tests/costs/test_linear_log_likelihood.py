@@ -10,11 +10,11 @@ from heads import compute_both, fused, layer, unfused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional as F
 
 from ce_torch import LinearLogLikelihoodCost
-from ce_torch.costs.linear import blocks
+from ce_torch.costs.linear import blocks, example_blocks
 from ce_torch.functional import log_likelihood
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])
@@ -60,6 +60,79 @@ def test_derivatives_are_those_of_the_layer_and_then_the_cost_whatever_the_optio
         torch.testing.assert_close(*again)
         second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in again]
         torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_examples_count_by_their_weights_and_a_denominator_divides_their_costs(y, learned):
+    inputs, token_weight = layer(), torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0, 1.5, 0.0], dtype=torch.float64)
+    needed = [*inputs, token_weight.requires_grad_()] if learned else inputs
+    others = itertools.product(
+        (None, WEIGHTS), (0.0, 0.1), (("mean", None), ("mean", 3.5), ("sum", None), ("none", None))
+    )
+    for class_weight, smoothing, (reduction, denominator) in others:
+        options = {"class_weight": class_weight, "label_smoothing": smoothing, "reduction": reduction}
+        found = compute_both(*inputs, y=y, token_weight=token_weight, denominator=denominator, **options)
+        torch.testing.assert_close(*found)
+        first = [torch.autograd.grad(C.square().sum(), needed, create_graph=True) for C in found]
+        torch.testing.assert_close(*first)
+        second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in first]
+        torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("transform", [grad, jacrev, jacfwd], ids=lambda transform: transform.__name__)
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_torch_func_differentiates_by_weights_of_examples(y, transform):
+    inputs, token_weight = [tensor.detach() for tensor in layer()], torch.linspace(0, 2, 7, dtype=torch.float64)
+    torch.testing.assert_close(
+        *(transform(lambda w, head=head: head(*inputs, y, token_weight=w))(token_weight) for head in (fused, unfused))
+    )
+
+
+@pytest.mark.parametrize("requires_grad", [True, False], ids=["gradient", "cost"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_examples_that_cost_nothing_are_left_out_before_the_layer(monkeypatch, reduction, requires_grad):
+    rows = []
+    compute = example_blocks.exponentials
+    monkeypatch.setattr(
+        example_blocks, "exponentials", lambda layer, *more: rows.append(len(layer.x)) or compute(layer, *more)
+    )
+    inputs = [tensor.requires_grad_(requires_grad) for tensor in layer()]
+    fused(*inputs, CLASSES, token_weight=torch.tensor([1.0, 0, 0, 1, 1, 1, 1]), reduction=reduction)
+    assert sum(rows) == 5
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_an_example_of_weight_0_passes_nothing_on_whatever_its_inputs(reduction):
+    x, weight, bias = layer()
+    token_weight = torch.ones(7, dtype=torch.float64).index_fill(0, torch.tensor([1, 4]), 0)
+    y = CLASSES.clamp(min=0)
+    with torch.no_grad():
+        x[1], x[4] = torch.nan, torch.inf
+    fused(x, weight, bias, y, token_weight=token_weight, reduction=reduction).sum().backward()
+    counted = token_weight != 0
+    rest = [x[counted].detach().requires_grad_(), *(tensor.detach().requires_grad_() for tensor in (weight, bias))]
+    unfused(*rest, y[counted], reduction=reduction).sum().backward()
+    assert x.grad[~counted].eq(0).all()
+    torch.testing.assert_close([x.grad[counted], weight.grad, bias.grad], [tensor.grad for tensor in rest])
+
+
+def test_parts_of_a_batch_with_the_denominator_of_all_add_up_to_the_mean():
+    x, *parameters = layer()
+    parts = [fused(x[part], *parameters, CLASSES[part], denominator=6) for part in (slice(0, 3), slice(3, 7))]
+    torch.testing.assert_close(sum(parts), fused(x, *parameters, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"token_weight": torch.ones(3)}, r"token_weight must have shape \(7,\), one factor an example, .* got \(3,\)"),
+        ({"denominator": 2, "reduction": "sum"}, 'denominator goes with reduction="mean", got "sum"'),
+    ],
+)
+def test_weights_of_examples_and_denominators_that_do_not_fit_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        fused(*layer(), CLASSES, **options)
 
 
 @pytest.mark.parametrize("backend", ["blocks"], indirect=True)
@@ -172,7 +245,7 @@ def test_weights_that_are_used_elsewhere_too_get_both_gradients():
 @pytest.mark.parametrize("changed", [0, 1, 2], ids=["x", "weight", "bias"])
 def test_inputs_that_were_written_to_before_the_backward_pass_are_refused(changed):
     inputs = layer()
-    C = fused(*inputs, CLASSES)
+    C = fused(*inputs, CLASSES.clamp(min=0))
     with torch.no_grad():
         inputs[changed] += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -23,6 +23,7 @@ OPTIONS = {
     "plain": {},
     "options": {"class_weight": WEIGHTS, "label_smoothing": 0.1, "temperature": 0.5, "reduction": "sum"},
     "each": {"reduction": "none", "block_rows": 2},
+    "examples": {"token_weight": torch.linspace(0, 2, 7, dtype=torch.float64), "denominator": 3.0},
 }
 
 
@@ -52,7 +53,7 @@ def derivatives_of_shard(
     own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
     inputs = [x, weight.detach()[own].requires_grad_(), bias.detach()[own].requires_grad_()]
     y = y[:, own] if y.is_floating_point() else y
-    options = {name: value[own] if isinstance(value, Tensor) else value for name, value in options.items()}
+    options = {name: value[own] if name == "class_weight" else value for name, value in options.items()}
     return cost_and_derivatives(inputs, y, options, group=distributed.group.WORLD)
 
 

@@ -62,6 +62,11 @@ WRONG = {
         ("float32", TypeError, "torch.float64, .* or None for that of z, got 'float32'"),
         (float, TypeError, "torch.float64, .* or None for that of z, got <class 'float'>"),
     ],
+    "denominator": [
+        (0, ValueError, r"a finite number greater than 0, a tensor of shape \(\), or None, got 0"),
+        ("all", TypeError, r"a finite number greater than 0, a tensor of shape \(\), or None, got 'all'"),
+        (torch.ones(1), TypeError, r"a finite number greater than 0, .*, got a tensor of shape \(1,\)"),
+    ],
     "alpha": [
         (-1, ValueError, "a number from 0 to 1, or None, got -1"),
         ("x", TypeError, "a number from 0 to 1, or None, got 'x'"),
@@ -88,7 +93,7 @@ OF_WEIGHTS = [
 ]
 WRONG |= {
     name: [(value, error, text.replace("NAME", name)) for value, error, text in OF_WEIGHTS]
-    for name in ("weight", "pos_weight", "class_weight")
+    for name in ("weight", "pos_weight", "class_weight", "token_weight")
 }
 
 

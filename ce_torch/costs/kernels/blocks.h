@@ -13,6 +13,7 @@ constexpr int64_t block_vectors = 64;
 // From one number of a block to the next, in one tensor.
 struct BlockSteps {
   int64_t lines, numbers, line, number;
+  int64_t ahead = 0;  // to what is read next, if the processor does not foresee it
 
   // The vectors of a line.
   template <class Real> int64_t width() const { return (numbers + Wide<Real>::lanes - 1) / Wide<Real>::lanes; }
@@ -36,13 +37,65 @@ struct Block {
   BlockSteps steps(Operand tensor) const { return {lines, numbers, line.of[tensor], number.of[tensor]}; }
 };
 
+// Returns true if lines, not numbers, lie side by side in memory, and make whole squares.
+template <class Real> bool are_squares(const BlockSteps& steps) {
+  return steps.line == 1 && steps.lines % Wide<Real>::lanes == 0;
+}
+
+// Calls f(line, vector, numbers) for the squares of a block: with this line it begins, and has so many numbers of each.
+template <class Real, class Function> inlined inline void each_square(const BlockSteps& steps, Function f) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  for (int64_t vector = 0; vector < steps.width<Real>(); vector++)
+    for (int64_t line = 0; line < steps.lines; line += lanes)
+      f(line, vector, std::min(lanes, steps.numbers - vector * lanes));
+}
+
+template <class Real, class Number> void read_squares(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
+    const Number* start = from + line + vector * lanes * steps.number;
+    Reals<Real> square[lanes];
+    for (int64_t i = 0; i < lanes; i++)
+      square[i] = load_as<Real>(start + std::min(i, numbers - 1) * steps.number, lanes);
+    transpose<Real>(square);
+    for (int64_t i = 0; i < lanes; i++) out[(line + i) * steps.width<Real>() + vector] = square[i];
+  });
+}
+
+template <class Real, class Number> void write_squares(const Reals<Real>* from, Number* to, const BlockSteps& steps) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
+    Reals<Real> square[lanes];
+    for (int64_t i = 0; i < lanes; i++) square[i] = from[(line + i) * steps.width<Real>() + vector];
+    transpose<Real>(square);
+    Number* start = to + line + vector * lanes * steps.number;
+    for (int64_t i = 0; i < numbers; i++) store(square[i], start + i * steps.number, lanes);
+  });
+}
+
+// Every second number.
+template <class Real, class Number> Reals<Real> load_even(const Number* from, int64_t count) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  if (count == lanes) {
+    // The second vector begins one number early, so that nothing behind the last number is read.
+    auto lane = lane_numbers<Real>(0), index = lane < lanes / 2 ? 2 * lane : 2 * lane + 1;
+    return __builtin_shuffle(load_as<Real>(from, lanes), load_as<Real>(from + lanes - 1, lanes), index);
+  }
+  Number numbers[lanes] = {};
+  for (int64_t lane = 0; lane < count; lane++) numbers[lane] = from[2 * lane];
+  return load_as<Real>(numbers, lanes);
+}
+
 // Reads the numbers of a block into vectors, line by line; behind the last number of a line may be anything finite.
 template <class Real, class Number> void read_block(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
   if (steps.number == 1) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line) {
-      for (int64_t i = 0; i < steps.numbers / lanes; i++) *out++ = load_as<Real>(from + i * lanes, lanes);
+      for (int64_t i = 0; i < steps.numbers / lanes; i++) {
+        __builtin_prefetch(from + i * lanes + steps.ahead, 0, 2);
+        *out++ = load_as<Real>(from + i * lanes, lanes);
+      }
       if (rest) *out++ = load_as<Real>(from + steps.numbers - rest, rest);
     }
     return;
@@ -52,6 +105,13 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
       std::fill(out, out + width, Reals<Real>{} + load_as<Real>(from + line * steps.line, 1)[0]);
     return;
   }
+  if (are_squares<Real>(steps)) return read_squares<Real>(from, steps, out);
+  if (steps.number == 2) {
+    for (int64_t line = 0; line < steps.lines; line++, from += steps.line)
+      for (int64_t i = 0; i < steps.numbers; i += lanes)
+        *out++ = load_even<Real>(from + 2 * i, std::min(lanes, steps.numbers - i));
+    return;
+  }
   // Collected one by one first, and read as vectors later, when all are in memory.
   Number numbers[block_vectors * lanes];
   if (rest) std::memset(numbers, 0, steps.lines * width * lanes * sizeof(Number));
@@ -59,17 +119,33 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
   for (int64_t i = 0; i < steps.lines * width; i++) out[i] = load_as<Real>(numbers + i * lanes, lanes);
 }
 
-// Writes vectors as the numbers of a block.
-template <class Real, class Number> void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps) {
+// Stores a vector, past the caches if `is_far`: lines that lie far apart would be read before they are written.
+template <class Real, class Number> inlined inline void store_line(Reals<Real> x, Number* to, bool is_far) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(Number) == sizeof(Real)) {
+    if (is_far && uintptr_t(to) % sizeof x == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)x);
+  }
+#endif
+  store(x, to, Wide<Real>::lanes);
+}
+
+// Writes vectors as the numbers of a block; `is_large` tells that the tensor is too large for a cache.
+template <class Real, class Number>
+void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, bool is_large) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
   if (steps.number == 1) {
+    const bool is_far = is_large && steps.lines > 1;
     for (int64_t line = 0; line < steps.lines; line++, to += steps.line) {
-      for (int64_t i = 0; i < steps.numbers / lanes; i++) store(*from++, to + i * lanes, lanes);
+      for (int64_t i = 0; i < steps.numbers / lanes; i++) store_line<Real>(*from++, to + i * lanes, is_far);
       if (rest) store(*from++, to + steps.numbers - rest, rest);
     }
+#ifdef __AVX512F__
+    if (is_far) _mm_sfence();  // for threads that read what was written
+#endif
     return;
   }
+  if (are_squares<Real>(steps)) return write_squares<Real>(from, to, steps);
   Number numbers[block_vectors * lanes];
   for (int64_t i = 0; i < steps.lines * width; i++) store(from[i], numbers + i * lanes, lanes);
   steps.each([&](int64_t i, int64_t j) { to[i * steps.line + j * steps.number] = numbers[i * width * lanes + j]; });

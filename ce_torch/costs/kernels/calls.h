@@ -164,11 +164,15 @@ struct Call : Task {
     }
   }
 
-  // Returns true if rows are to be computed side by side: columns are few, or farther apart than rows.
+  // Returns true if rows are to be computed side by side: columns are few, or in z or y farther apart than rows.
   bool is_tiled() const {
     int64_t rows = layout.inner().size;
     if (columns <= short_columns) return rows >= columns;
-    return rows >= few_rows && std::abs(layout.inner().steps.of[of_z]) < std::abs(column.of[of_z]);
+    return rows >= few_rows && (are_columns_far(of_z) || (!has_classes() && are_columns_far(of_y)));
+  }
+  bool are_columns_far(Operand tensor) const {
+    int64_t row = std::abs(layout.inner().steps.of[tensor]);
+    return row != 0 && row < std::abs(column.of[tensor]);
   }
 };
 

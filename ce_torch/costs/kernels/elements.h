@@ -74,6 +74,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   template <class Function> inlined Vec weighted(Function f, const Inputs& inputs, int64_t i, int64_t count) const {
     Vec p = has_pos_weight ? inputs.pos_weight.at(i, count) : Vec{} + 1;
+    inputs.z.fetch(i);
+    inputs.y.fetch(i);
     Vec value = f(inputs.z.at(i, count), inputs.y.at(i, count), p);
     return is_weighted ? product<Vec>(inputs.weight.at(i, count), value) : value;
   }

@@ -165,6 +165,24 @@ template <class Real> Reals<Real> first(int64_t count, Reals<Real> x, Real other
   return count == Wide<Real>::lanes ? x : lane_numbers<Real>(-count) < 0 ? x : other;
 }
 
+// Makes the columns of as many vectors as they have lanes rows. In each step blocks twice as large change their places.
+template <class Real> inlined inline void transpose(Reals<Real>* rows) {
+  using Signed = typename Wide<Real>::Signed;
+  constexpr int lanes = Wide<Real>::lanes;
+#pragma GCC unroll 4
+  for (int half = 1; half < lanes; half *= 2) {
+    Signed lane = lane_numbers<Real>(0), is_right = (lane & half) != 0;
+    Signed left = is_right ? lane - half + lanes : lane, right = is_right ? lane + lanes : lane + half;
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; i++) {
+      if (i & half) continue;
+      Reals<Real> first = rows[i], second = rows[i + half];
+      rows[i] = __builtin_shuffle(first, second, left);
+      rows[i + half] = __builtin_shuffle(first, second, right);
+    }
+  }
+}
+
 // The numbers of a vector as one, by halves: combined in a row, each would wait for the one before.
 template <class Real, int lanes, class Function> inlined inline Real combine(Vector<Real, lanes> x, Function f) {
   if constexpr (lanes == 2) {

@@ -17,6 +17,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::has_t;
+  using Base::is_apart;
   using Base::is_class;
   using Base::lanes;
   using Base::task;
@@ -60,6 +61,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     rescale(sums, m > sums.m ? m : sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {};
     this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
+      inputs.z.fetch(i);
       Vec x_here = x(z_at(i, count), sums.m), e = exponential(x_here);
       ones = x_here == 0 ? ones + 1 : ones;
       others = x_here == 0 ? others : others + e;
@@ -125,7 +127,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       Sums& sums = all[vector];
       Stat r = sums.r(), C = -sums.tx;
       sums.T = T(sums, y);
-      if (!tiled) C -= product(y.on_value, x(y.z, sums.m));
+      if (is_apart) C -= product(y.on_value, x(y.z, sums.m));
       C += product(sums.T, log1p(r));
       total += this->take_cost(stripe, vector, y.is_ignored != 0 ? 0 : C);
       if (!task.statistics || classes.are_all_ignored) continue;
@@ -176,9 +178,19 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
-      int64_t y = classes.y[0] - start;
-      if (!tiled && 0 <= y && y < next - start) ((Real*)result.vectors)[y] = this->at(all[0].at_y, 0);
+      if (is_apart) set_classes(all, classes, stripe, block, result);
       this->write(result, block);
+    }
+  }
+
+  // Sets δ at the classes of the rows that are among the columns of a block.
+  void set_classes(const Factors* all, const Classes& classes, const Stripe& stripe, const Block& block,
+                   const typename Base::Result& result) const {
+    int64_t columns = tiled ? block.lines : block.numbers, line = tiled ? this->width(stripe) * lanes : 1;
+    for (int64_t row = 0; row < stripe.rows; row++) {
+      int64_t y = classes.y[row] - block.column;
+      const Stat& at_y = all[row / lanes].at_y;
+      if (0 <= y && y < columns) ((Real*)result.vectors)[y * line + row] = ((const Real*)&at_y)[row % lanes];
     }
   }
 
@@ -221,7 +233,10 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
       result.set(i, count, delta);
     };
-    auto e = [&](int64_t i, int64_t count) inlined { return exponential(x(inputs.z.at(i, count), of.m)); };
+    auto e = [&](int64_t i, int64_t count) inlined {
+      inputs.z.fetch(i);
+      return exponential(x(inputs.z.at(i, count), of.m));
+    };
     if (has_t) {
       auto index = this->label_index(label, block, vector);
       this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {

@@ -19,6 +19,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   using typename Base::Vec;
   using Base::c;
   using Base::has_t;
+  using Base::is_apart;
   using Base::task;
   using Base::x;
 
@@ -87,7 +88,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   Stat C_change(const Turn& turn, const Known& row, const Label& label, const Stripe& stripe, int64_t vector,
                 const Classes& classes) const {
     Stat tv = turn.tv;
-    if (!tiled) tv += product(label.on_value, this->at_classes(of_v, stripe, vector, classes));
+    if (is_apart) tv += product(label.on_value, this->at_classes(of_v, stripe, vector, classes));
     Stat sum = (product(row.T, turn.ones) - tv) + (product(row.T, turn.others) - product(tv, row.r));
     return row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
   }

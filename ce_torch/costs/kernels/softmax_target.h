@@ -17,6 +17,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   const bool is_class;
   // Of a class y without label smoothing t is 0 but at j = y.
   const bool is_dense, is_weighted;
+  // True if what t has at a class y is added apart: of many columns few are one.
+  const bool is_apart;
   // True if t is computed for every vector.
   const bool has_t;
   const Real total_weight;
@@ -28,7 +30,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
         is_class(task.has_classes()),
         is_dense(!is_class || smoothing != 0),
         is_weighted(is_dense && task.data[of_weight]),
-        has_t(is_dense || tiled),
+        is_apart(!tiled || (!is_dense && task.columns > short_columns)),
+        has_t(is_dense || !is_apart),
         total_weight(is_class && is_dense ? Real(sum_weights()) : 0) {}
 
   Real weight(int64_t column) const {
@@ -84,7 +87,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     });
   }
 
-  // Of rows with a class y: what t has there, all of it and beyond the others; z there, unless rows are side by side.
+  // Of rows with a class y: what t has there, all of it and beyond the others; z there, if that is taken apart.
   struct Label {
     Stat t = {}, on_value = {}, is_ignored = {}, z = {};
     typename Wide<Real>::Signed y = {};
@@ -100,7 +103,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     else weights = label.y[0] >= 0;
     if constexpr (tiled) label.is_ignored = label.y < 0 ? label.is_ignored + 1 : label.is_ignored;
     else label.is_ignored = label.y[0] < 0;
-    if (!tiled) label.z = at_classes(of_z, stripe, vector, classes);
+    if (is_apart) label.z = at_classes(of_z, stripe, vector, classes);
     label.on_value = (1 - smoothing) * weights;
     label.t = weights * (1 - smoothing + off_value);
     return label;
@@ -136,7 +139,10 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   inlined Vec t(const Inputs& inputs, const Label& label, typename Wide<Real>::Signed index, int64_t i,
                 int64_t count) const {
     Vec t = Vec{} + off_value;
-    if (!is_class) t += (1 - smoothing) * inputs.y.at(i, count);
+    if (!is_class) {
+      inputs.y.fetch(i);
+      t += (1 - smoothing) * inputs.y.at(i, count);
+    }
     if (is_weighted) t *= inputs.weight.at(i, count);
     if constexpr (tiled) t = index == int32_t(i) ? label.t : t;
     return first<Real>(count, t, 0);

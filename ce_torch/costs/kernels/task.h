@@ -58,12 +58,16 @@ struct Task {
     return all;
   }
 
-  // What is written for the first time gets its pages, by 2 MB several times as fast as by 4 kB. Less than 4 MB has too
-  // few of them to matter.
+  int64_t delta_bytes() const { return elements() * (is_float64() ? 8 : type[of_delta] == Type::float32 ? 4 : 2); }
+  // Returns true if δ is too large for a cache.
+  bool is_large() const { return delta_bytes() >= 8 << 20; }
+
+  // What is written for the first time gets its pages, by 2 MB several times as fast as by 4 kB. A small δ has too few
+  // of them to matter.
   void use_large_pages() const {
 #ifdef MADV_HUGEPAGE
     constexpr uintptr_t page = 2 << 20;
-    int64_t bytes = elements() * (is_float64() ? 8 : type[of_delta] == Type::float32 ? 4 : 2);
+    int64_t bytes = delta_bytes();
     if (bytes < 4 << 20) return;
     auto memory = uintptr_t(data[of_delta]);
     uintptr_t start = (memory + page - 1) / page * page, end = (memory + bytes) / page * page;

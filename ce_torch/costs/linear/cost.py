@@ -14,23 +14,33 @@ from torch.nn.functional import linear
 
 from ce_torch.costs._arguments import (
     check_class_weight,
+    check_denominator,
     check_desired,
     check_device,
     check_floating,
     check_ignored,
+    check_token_weight,
 )
 from ce_torch.costs._backend import record
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._module import Cost
-from ce_torch.costs._precision import is_autocast, result_dtype, to_dtype
-from ce_torch.costs._reduction import quotient, reduce
+from ce_torch.costs._precision import compute_dtype, is_autocast, result_dtype, to_dtype
+from ce_torch.costs._product import product
+from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
 from ce_torch.costs.linear.blocks import TENSORS, Plan
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.targets import ClassTargets, class_targets, dense_targets, masked_inputs
+from ce_torch.costs.linear.targets import (
+    ClassTargets,
+    class_targets,
+    dense_targets,
+    kept_examples,
+    masked_inputs,
+    requires_grad,
+)
 from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
-from ce_torch.costs.log_likelihood import LogLikelihoodCost, divide, log_likelihood
+from ce_torch.costs.log_likelihood import LogLikelihoodCost, divide, example_weight, log_likelihood
 
 
 @loss_function()
@@ -44,6 +54,8 @@ def linear_log_likelihood(
     class_weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    token_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
@@ -60,6 +72,8 @@ def linear_log_likelihood(
     block of the weighted inputs z at a time, the size of `block_rows` rows. So do second derivatives and forward mode.
     Third derivatives, a `vmap` over many costs, and `torch.func.functionalize` hold all of z.
 
+    On the CPU, examples that are ignored, or whose weight is 0, are left out before z is computed, and take no time.
+
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
     "none", half precision and shards; under `torch.func`, `torch.compile` and hooks for saved tensors, such as those of
@@ -75,6 +89,11 @@ def linear_log_likelihood(
         class_weight: a factor for the cost of each class, floating point, shape (K,). `log_likelihood` and
             `F.linear_cross_entropy` call it `weight`. The latter calls x, weight, y and bias input, linear_weight,
             target and linear_bias.
+        token_weight: a factor for the cost of each example, floating point, shape (...). In the mean an example counts
+            as much, times the weight of its class.
+        denominator: a number, or a tensor of shape (), that divides the sum of all costs in place of how much the
+            examples count. With it, batches whose gradients are accumulated, or processes with examples of their own,
+            add up to the mean over all of them. It goes with reduction "mean".
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
             16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
@@ -102,33 +121,45 @@ def linear_log_likelihood(
     """
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
+    check_token_weight(token_weight, x)
+    check_denominator(denominator, reduction, x)
+    dtype = result_dtype(x, out_dtype)
+    if denominator is not None:
+        reduction = "sum"
     if tracing_state() is not None and group is None:
         # A trace records operations, and no Function of autograd.
-        return log_likelihood(
-            linear(x, weight, bias),
-            y,
-            temperature=temperature,
-            weight=class_weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
-            out_dtype=out_dtype,
-        )
+        options = {"temperature": temperature, "weight": class_weight, "label_smoothing": label_smoothing}
+        C = whole_cost(linear(x, weight, bias), y, token_weight, reduction, ignore_index=ignore_index, **options)
+        return to_dtype(C if denominator is None else C / denominator, dtype)
     shard = local_shard(weight, group)
     x, weight, bias = autocast(x, weight, bias)
     x, bias, c = apply_temperature(x, bias, temperature)
     plan = Plan(c, block_rows, shard)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    if token_weight is not None:
+        token_weight = token_weight.reshape(-1).to(compute_dtype(x))
     if y.is_floating_point():
         y = y.reshape(rows.shape[0], weight.shape[0])
-        t = dense_targets(y, rows, class_weight, label_smoothing, shard.classes)
-        C = dense_cost(Layer(masked_inputs(rows, y), weight, bias, t, None, None), plan, reduction)
+        C = dense_cost(rows, weight, bias, y, token_weight, class_weight, label_smoothing, plan, reduction)
     else:
-        classes = y.reshape(-1), rows, weight.shape[0], class_weight, ignore_index, label_smoothing, shard
-        targets = class_targets(*classes)
-        layer = Layer(targets.masked_inputs(rows), weight, bias, targets.y, targets.on_value, targets.off_value)
-        C = class_cost(layer, targets, plan, reduction)
-    return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
+        classes = y.reshape(-1), rows, weight.shape[0], class_weight, token_weight, ignore_index, label_smoothing, shard
+        C = class_cost(rows, weight, bias, class_targets(*classes), plan, reduction)
+    if denominator is not None:
+        C = C / denominator
+    return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, dtype)
+
+
+def whole_cost(
+    z: Tensor, y: Tensor, token_weight: Tensor | None, reduction: str, *, ignore_index: int, **options: Any
+) -> Tensor:
+    """Return the reduced cost of whole z."""
+    options |= {"ignore_index": ignore_index, "out_dtype": compute_dtype(z)}
+    if token_weight is None:
+        return log_likelihood(z, y, reduction=reduction, **options)
+    C = product(token_weight, log_likelihood(z, y, reduction="none", **options))
+    if y.is_floating_point():
+        return reduce(reduction, C, token_weight)
+    return reduce(reduction, C, token_weight * example_weight(z, y, options["weight"], ignore_index))
 
 
 def check_arguments(
@@ -162,20 +193,51 @@ def apply_temperature(
     return divide(x, temperature).to(x.dtype), bias, 1.0
 
 
-def dense_cost(layer: Layer, plan: Plan, reduction: str) -> Tensor:
+def dense_cost(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    token_weight: Tensor | None,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    plan: Plan,
+    reduction: str,
+) -> Tensor:
     """Return the reduced cost of desired outputs, shape (N,) for reduction "none"."""
-    return reduce(reduction, example_costs(layer, plan, fused.refusal(layer, reduction, plan.shard)))
+    N, kept = x.shape[0], None
+    if token_weight is not None and not token_weight.requires_grad:
+        kept = kept_examples(token_weight == 0, x)
+    if token_weight is not None and kept is not None:
+        x, y, token_weight = x[kept], y[kept], token_weight[kept]
+    t = dense_targets(y, x, class_weight, label_smoothing, plan.shard.classes)
+    layer = Layer(masked_inputs(x, y), weight, bias, t, None, None)
+    C = product(token_weight, example_costs(layer, plan, fused.refusal(layer, reduction, plan.shard)))
+    return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, token_weight)
 
 
-def class_cost(layer: Layer, targets: ClassTargets, plan: Plan, reduction: str) -> Tensor:
+def class_cost(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: ClassTargets, plan: Plan, reduction: str
+) -> Tensor:
     """Return the reduced cost of classes, shape (N,) for reduction "none"."""
+    N, kept = x.shape[0], kept_examples(targets.left_out, x)
+    if kept is not None:
+        x, targets = x[kept], targets.select(kept)
+    layer = Layer(targets.masked_inputs(x), weight, bias, targets.y, targets.on_value, targets.off_value)
     reason = fused.refusal(layer, reduction, plan.shard)
+    if requires_grad(targets.token_weight):
+        reason = "token_weight requires grad"
     if reason is None:
         C = fused.FusedLinearLogLikelihood.apply(plan, targets.factor(reduction), *layer)
         # The mean over no examples is nan.
-        return C if reduction == "sum" else torch.where(targets.example_weight.sum() == 0, torch.nan, C)
+        return C if reduction == "sum" else torch.where(targets.counted.sum() == 0, torch.nan, C)
     C = targets.masked_cost(example_costs(layer, plan, reason))
-    return quotient(C.sum(), targets.example_weight.sum()) if reduction == "mean" else reduce(reduction, C)
+    return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, targets.counted)
+
+
+def scattered(C: Tensor, kept: Tensor | None, N: int) -> Tensor:
+    """Return C of all N examples, 0 for those that were left out."""
+    return C if kept is None else C.new_zeros(N).index_copy(0, kept, C)
 
 
 def example_costs(layer: Layer, plan: Plan, reason: str | None) -> Tensor:
@@ -260,9 +322,12 @@ class LinearLogLikelihoodCost(Cost):
         super().__init__(**options)
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""
-        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
+    def forward(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K).
+
+        Options given here, such as `token_weight`, are for this call.
+        """
+        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **{**self.options, **options})
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
