@@ -264,6 +264,19 @@ def test_of_an_example_of_weight_0_nothing_is_computed():
         torch.testing.assert_close(slopes, torch.autograd.grad(expected, (x, weight), retain_graph=True))
 
 
+def test_batches_with_one_denominator_add_up_to_the_mean_over_all():
+    x, weight, teacher_x, teacher_weight, *_ = layers()
+    options = {"token_weight": TOKEN_WEIGHT, "denominator": TOKEN_WEIGHT.sum()}
+    whole = linear_distillation(x, weight, teacher_x, teacher_weight, token_weight=TOKEN_WEIGHT)
+    parts = [
+        linear_distillation(
+            x[part], weight, teacher_x[part], teacher_weight, **options | {"token_weight": TOKEN_WEIGHT[part]}
+        )
+        for part in (slice(3), slice(3, None))
+    ]
+    compare(sum(parts), whole, [x, weight])
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_token_weights_and_temperatures_have_gradients(reduction):
     inputs = layers()
@@ -370,7 +383,7 @@ REFUSED = [
         ValueError,
         r"teacher_bias must have shape \(9,\), one for each class, got \(8,\)",
     ),
-    ({"token_weight": torch.zeros(6)}, ValueError, r"token_weight must have shape \(7,\), a factor for each example"),
+    ({"token_weight": torch.zeros(6)}, ValueError, r"token_weight must have shape \(7,\), one factor an example"),
     (
         {"token_weight": torch.zeros(7).bool()},
         TypeError,

@@ -13,11 +13,13 @@ from torch import Tensor
 from ce_torch.costs._arguments import (
     OPTIONS,
     check_choice,
+    check_denominator,
     check_dense,
     check_device,
     check_floating,
     check_number,
     check_temperature,
+    check_token_weight,
     values_can_be_read,
 )
 from ce_torch.costs._autograd import may_be_differentiated
@@ -35,9 +37,10 @@ from ce_torch.costs._torch_private import (
 )
 from ce_torch.costs.kernels import NOT_PLAIN, is_plain
 from ce_torch.costs.linear.blocks import column
-from ce_torch.costs.linear.cost import apply_temperature, autocast, check_layer
-from ce_torch.costs.linear.distillation_blocks import Distillation, Inputs, value_and_gradients, whole_value
+from ce_torch.costs.linear.cost import apply_temperature, autocast, check_layer, scattered
+from ce_torch.costs.linear.distillation_blocks import EXAMPLES, Distillation, Inputs, value_and_gradients, whole_value
 from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
+from ce_torch.costs.linear.targets import kept_examples
 
 
 def check_beta(beta: float) -> float:
@@ -46,12 +49,6 @@ def check_beta(beta: float) -> float:
         name = "forward_kl" if beta == 0 else "reverse_kl"
         raise ValueError(f'beta must be a number between 0 and 1, got {beta}; pass divergence="{name}" for this limit')
     return beta
-
-
-def check_token_weight(token_weight: Tensor | None) -> Tensor | None:
-    if token_weight is not None:
-        check_floating("token_weight", token_weight)
-    return token_weight
 
 
 def check_teacher_temperature(temperature: float | Tensor | None) -> float | Tensor | None:
@@ -63,7 +60,6 @@ OPTIONS.update(
     divergence=partial(check_choice, "divergence", DIVERGENCES),
     tail=partial(check_choice, "tail", ("class", "none")),
     teacher_temperature=check_teacher_temperature,
-    token_weight=check_token_weight,
 )
 
 
@@ -81,6 +77,7 @@ def linear_distillation(
     temperature: float | Tensor = 1.0,
     teacher_temperature: float | Tensor | None = None,
     token_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
@@ -118,6 +115,7 @@ def linear_distillation(
         token_weight: a factor for the cost of each example, floating point, shape (...). Nothing is computed of an
             example whose factor is 0, such as a masked one: `(labels != -100).float()`. The mean divides by the sum of
             the factors.
+        denominator: as in `linear_log_likelihood`, a number that divides the sum in place of that of the factors.
         reduction: "mean" over examples, "sum", or "none" for the cost of each, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
@@ -151,7 +149,7 @@ def linear_distillation(
     teacher_x, teacher_bias, teacher_c = apply_temperature(teacher_x, teacher_bias, teacher_temperature)
     inputs = Inputs(flat(x), weight, bias, flat(teacher_x), teacher_weight, teacher_bias, None)
     how = Distillation(Divergence(divergence, beta), c, teacher_c, block_rows)
-    return cost(inputs, how, x, token_weight, reduction, out_dtype)
+    return cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
 
 
 @loss_function()
@@ -167,6 +165,7 @@ def linear_distillation_top_k(
     beta: float = 0.5,
     temperature: float | Tensor = 1.0,
     token_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
@@ -185,7 +184,7 @@ def linear_distillation_top_k(
             log-probability is ln(1 − Σ p); "none", and there are no other classes: the probabilities of the k classes
             are divided by their sum, the student's as the teacher's.
         temperature: of the student alone.
-        divergence, beta, token_weight, reduction, out_dtype, block_rows: as in `linear_distillation`.
+        divergence, beta, token_weight, denominator, reduction, out_dtype, block_rows: as in `linear_distillation`.
 
     Returns:
         The cost, of x's dtype (float32 under autocast) or `out_dtype`. With the tail as a class, it is at most the
@@ -210,7 +209,7 @@ def linear_distillation_top_k(
     x, bias, c = apply_temperature(x, bias, temperature)
     inputs = Inputs(flat(x), weight, bias, flat(scores), None, None, flat(teacher_classes))
     how = Distillation(Divergence(divergence, beta), c, 1.0, block_rows)
-    return cost(inputs, how, x, token_weight, reduction, out_dtype)
+    return cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
 
 
 def flat(tensor: Tensor) -> Tensor:
@@ -287,27 +286,24 @@ def cost(
     how: Distillation,
     x: Tensor,
     token_weight: Tensor | None,
+    denominator: float | Tensor | None,
     reduction: str,
     out_dtype: torch.dtype | None,
 ) -> Tensor:
     """Return the reduced cost; x tells its dtype and the shape of the examples."""
-    dtype, shape = result_dtype(x, out_dtype), x.shape[:-1]
-    if token_weight is None:
-        factor, kept = inputs.x.new_ones(len(inputs.x), dtype=compute_dtype(x)), None
-    else:
-        check_device("token_weight", token_weight, x, "x")
-        if token_weight.shape != shape:
-            raise ValueError(
-                f"token_weight must have shape {tuple(shape)}, a factor for each example of x, got "
-                f"{tuple(token_weight.shape)}"
-            )
-        factor = token_weight.reshape(len(inputs.x)).to(compute_dtype(x))
+    check_token_weight(token_weight, x)
+    check_denominator(denominator, reduction, x)
+    N, dtype = len(inputs.x), compute_dtype(x)
+    factor, kept = inputs.x.new_ones(N, dtype=dtype), None
+    if token_weight is not None:
+        factor = token_weight.reshape(N).to(dtype)
         inputs, factor, kept = leave_out(inputs, factor)
-    C = reduced_cost(inputs, how, factor, reduction)
+    C = reduced_cost(inputs, how, factor, reduction if denominator is None else "sum")
+    if denominator is not None:
+        C = C / denominator
     if reduction == "none":
-        C = C if kept is None else C.new_zeros(math.prod(shape)).index_copy(0, kept, C)
-        C = C.view(shape)
-    return to_dtype(C, dtype)
+        C = scattered(C, kept, N).view(x.shape[:-1])
+    return to_dtype(C, result_dtype(x, out_dtype))
 
 
 def leave_out(inputs: Inputs, factor: Tensor) -> tuple[Inputs, Tensor, Tensor | None]:
@@ -316,15 +312,11 @@ def leave_out(inputs: Inputs, factor: Tensor) -> tuple[Inputs, Tensor, Tensor | 
     Where the factors can't be read for free, or get a gradient, all stay, and the others have inputs of 0.
     """
     empty = factor == 0
-    if values_can_be_read(factor) and not factor.requires_grad:
-        if not empty.any():
-            return inputs, factor, None
-        kept = (~empty).nonzero().squeeze(-1)
-        x, teacher_x = inputs.x.index_select(0, kept), inputs.teacher_x.index_select(0, kept)
-        classes = None if inputs.classes is None else inputs.classes.index_select(0, kept)
-        return inputs._replace(x=x, teacher_x=teacher_x, classes=classes), factor.index_select(0, kept), kept
-    empty = column(empty)
-    x, teacher_x = (x.masked_fill(empty & ~x.isfinite(), 0) for x in (inputs.x, inputs.teacher_x))
+    kept = None if factor.requires_grad else kept_examples(empty, inputs.x)
+    if kept is not None:
+        examples = {name: tensor[kept] for name in EXAMPLES if (tensor := getattr(inputs, name)) is not None}
+        return inputs._replace(**examples), factor[kept], kept
+    x, teacher_x = (x.masked_fill(column(empty) & ~x.isfinite(), 0) for x in (inputs.x, inputs.teacher_x))
     return inputs._replace(x=x, teacher_x=teacher_x), factor, None
 
 

@@ -52,6 +52,10 @@ class Inputs(NamedTuple):
     classes: Tensor | None
 
 
+# The tensors that have a row for each example.
+EXAMPLES = "x", "teacher_x", "classes"
+
+
 @dataclass(frozen=True)
 class Distillation:
     """How to compute: the divergence, both softmax layers' c = 1 / temperature, and the rows of z in memory."""
