@@ -332,7 +332,8 @@ def reduced_cost(inputs: Inputs, how: Distillation, factor: Tensor, reduction: s
         record("blocks", "the gradients are not worked out with the cost")
         D = LinearDivergence.apply(how, None, *inputs)
     else:
-        record("formulas", f"blocks: {reason}")
+        if not torch.compiler.is_compiling():
+            record("formulas", f"blocks: {reason}")
         D = whole_value(inputs, how)
     C = product(factor, D)
     if reduction == "none":

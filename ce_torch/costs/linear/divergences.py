@@ -19,6 +19,7 @@ from torch import Tensor
 from ce_torch.costs._arguments import values_can_be_read
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import Exponentials
+from ce_torch.costs._torch_private import is_forward_mode
 
 SWAPPED = {"forward_kl": "reverse_kl", "reverse_kl": "forward_kl", "jensen_shannon": "jensen_shannon"}
 DIVERGENCES = tuple(SWAPPED)
@@ -88,7 +89,7 @@ def kl(p: Exponentials, q: Exponentials) -> Tensor:
 
 def is_moderate(u: Tensor) -> bool:
     """Return True if a look at the values is free, and none is infinite, nan, or so large that exp u is."""
-    if not values_can_be_read(u) or u.numel() == 0:
+    if not values_can_be_read(u) or is_forward_mode() or u.numel() == 0:
         return False
     least, largest = u.aminmax()
     return least.item() > -LARGEST_MODERATE and largest.item() < LARGEST_MODERATE
