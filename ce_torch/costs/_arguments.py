@@ -274,6 +274,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "temperature": check_temperature,
     "token_weight": partial(check_weight, "token_weight"),
     "weight": partial(check_weight, "weight"),
+    "z_loss": partial(check_number, "z_loss", (float, int), 0, sys.float_info.max, "a finite number of at least 0"),
 }
 
 

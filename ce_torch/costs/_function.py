@@ -72,8 +72,7 @@ class CostFunction:
                 return to_dtype(self.form()(reduction, *inputs), dtype)
             if is_forward_mode():
                 return self.in_forward_mode(dtype, reduction, *inputs)
-            count, implementation = self.count, self.choose(inputs)
-            return self.eager.apply((reduction, dtype, implementation, inputs[count:]), *inputs[:count])
+            return self.run(dtype, reduction, *inputs)
         except (IndexError, RuntimeError):
             # To look at the classes before takes a tenth of the time of a small cost.
             self.check_classes(*inputs)
@@ -94,8 +93,10 @@ class CostFunction:
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""
-        count = self.count
-        return self.eager.apply((reduction, dtype, self.choose(inputs), inputs[count:]), *inputs[:count])
+        count, implementation = self.count, self.choose(inputs)
+        if not torch.is_grad_enabled() and not is_forward_mode():
+            return implementation.cost(dtype, reduction, *inputs)[0]
+        return self.eager.apply((reduction, dtype, implementation, inputs[count:]), *inputs[:count])
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
         """Raise `ValueError` if y names a class that z does not have, and its values are free to read."""

@@ -21,15 +21,18 @@ def fused(x, weight, bias, y, **options):
 
 def unfused(x, weight, bias, y, class_weight=None, block_rows=None, **options):
     z = F.linear(x, weight, bias)
-    if "token_weight" in options or "denominator" in options:
+    if options.keys() & {"token_weight", "denominator", "z_loss"}:
         return weighted(z, y, class_weight, **options)
     return log_likelihood(z, y, weight=class_weight, **options)
 
 
-def weighted(z, y, class_weight, token_weight=None, denominator=None, reduction="mean", **options):
+def weighted(z, y, class_weight, token_weight=None, denominator=None, z_loss=0.0, reduction="mean", **options):
     C = log_likelihood(z, y, weight=class_weight, reduction="none", **options)
     counted = torch.ones_like(C) if token_weight is None else token_weight
-    C = C * counted
+    penalty = z_loss * (z / options.get("temperature", 1)).logsumexp(-1).square()
+    if not y.is_floating_point():
+        penalty = penalty * (y != options.get("ignore_index", -100))
+    C = (C + penalty) * counted
     if not y.is_floating_point():
         is_ignored = y == options.get("ignore_index", -100)
         weights = counted.new_ones(z.shape[-1]) if class_weight is None else class_weight

@@ -80,6 +80,54 @@ def test_examples_count_by_their_weights_and_a_denominator_divides_their_costs(y
         torch.testing.assert_close(*second)
 
 
+@pytest.mark.parametrize("frozen", [None, 0, 1], ids=["all", "x-frozen", "weight-frozen"])
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_z_loss_adds_the_square_of_the_logsumexp_whatever_the_options(y, frozen):
+    inputs = layer()
+    needed = [tensor for i, tensor in enumerate(inputs) if i != frozen]
+    if frozen is not None:
+        inputs[frozen].requires_grad_(False)
+    token_weight = torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0, 1.5, 0.2], dtype=torch.float64)
+    for options, weight in itertools.product(OPTIONS, (None, token_weight)):
+        found = compute_both(*inputs, y=y, token_weight=weight, z_loss=0.05, **options)
+        torch.testing.assert_close(*found)
+        first = [torch.autograd.grad(C.square().sum(), needed, create_graph=True) for C in found]
+        torch.testing.assert_close(*first)
+        second = [torch.autograd.grad(sum(slope.square().sum() for slope in slopes), needed) for slopes in first]
+        torch.testing.assert_close(*second)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_z_loss_has_the_derivatives_of_torch_func(y, reduction):
+    inputs, directions = ([tensor.detach() for tensor in layer(scale=scale)] for scale in (1.0, 0.5))
+
+    def derivatives(head):
+        def cost(*inputs):
+            return head(*inputs, y, z_loss=0.05, reduction=reduction).square().sum()
+
+        gradient = grad(cost, argnums=(0, 1, 2))
+        of_each = vmap(lambda x: grad(cost)(x, *inputs[1:]))(torch.stack([inputs[0], directions[0]]))
+        return jvp(cost, tuple(inputs), tuple(directions)), jvp(gradient, tuple(inputs), tuple(directions)), of_each
+
+    torch.testing.assert_close(derivatives(fused), derivatives(unfused))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_z_loss_may_cancel_the_pull_of_the_cost(reduction):
+    # With one class C is 0 and ℓ = z = -1: 2 z_loss ℓ is -T.
+    x, weight = torch.ones(1, 1, requires_grad=True), torch.full((1, 1), -1.0, requires_grad=True)
+    fused(x, weight, None, torch.tensor([0]), z_loss=0.5, reduction=reduction).sum().backward()
+    torch.testing.assert_close((x.grad, weight.grad), (torch.tensor([[1.0]]), torch.tensor([[-1.0]])))
+
+
+def test_with_z_loss_an_example_whose_class_has_weight_0_still_costs_something():
+    inputs, class_weight = layer(), WEIGHTS.index_fill(0, torch.tensor([3]), 0)
+    found = compute_both(*inputs, y=CLASSES, class_weight=class_weight, z_loss=0.05, reduction="sum")
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(torch.autograd.grad(C, inputs) for C in found))
+
+
 @pytest.mark.parametrize("transform", [grad, jacrev, jacfwd], ids=lambda transform: transform.__name__)
 @pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
 def test_torch_func_differentiates_by_weights_of_examples(y, transform):

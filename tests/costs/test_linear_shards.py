@@ -21,9 +21,15 @@ WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.
 SHARES = {"two": (5, 4), "uneven": (8, 1), "none-in-one": (9, 0), "three": (2, 3, 4)}
 OPTIONS = {
     "plain": {},
-    "options": {"class_weight": WEIGHTS, "label_smoothing": 0.1, "temperature": 0.5, "reduction": "sum"},
+    "options": {
+        "class_weight": WEIGHTS,
+        "label_smoothing": 0.1,
+        "temperature": 0.5,
+        "z_loss": 0.05,
+        "reduction": "sum",
+    },
     "each": {"reduction": "none", "block_rows": 2},
-    "examples": {"token_weight": torch.linspace(0, 2, 7, dtype=torch.float64), "denominator": 3.0},
+    "examples": {"token_weight": torch.linspace(0, 2, 7, dtype=torch.float64), "denominator": 3.0, "z_loss": 0.05},
 }
 
 

@@ -156,14 +156,15 @@ def test_a_compiled_cost_takes_inputs_of_any_strides():
     torch.testing.assert_close(torch.autograd.grad(C, turned), right)
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_the_operators_are_as_pytorch_wants_them(transposed):
+def test_the_operators_are_as_pytorch_wants_them(transposed, z_loss):
     x, weight, bias = detached_layer()
     x = x.T.contiguous().T if transposed else x
     inputs = x, weight, bias, CLASSES.clamp(min=0), torch.ones(7, dtype=x.dtype), WEIGHTS
     operators = torch.ops.ce_torch
-    torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, 0.5, None))
-    C, statistics = operators.linear_log_likelihood(*inputs, 0.5, None)
+    torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, 0.5, None, z_loss))
+    C, statistics = operators.linear_log_likelihood(*inputs, 0.5, None, z_loss)
     needs = [True, True, True, False, True, True]
-    arguments = C, statistics, *inputs, 0.5, None, needs
+    arguments = C, statistics, *inputs, 0.5, None, z_loss, needs
     torch.library.opcheck(operators.linear_log_likelihood_gradients.default, arguments)

@@ -67,6 +67,10 @@ WRONG = {
         ("all", TypeError, r"a finite number greater than 0, a tensor of shape \(\), or None, got 'all'"),
         (torch.ones(1), TypeError, r"a finite number greater than 0, .*, got a tensor of shape \(1,\)"),
     ],
+    "z_loss": [
+        (-1e-4, ValueError, "a finite number of at least 0, got -0.0001"),
+        (None, TypeError, "a finite number of at least 0, got None"),
+    ],
     "alpha": [
         (-1, ValueError, "a number from 0 to 1, or None, got -1"),
         ("x", TypeError, "a number from 0 to 1, or None, got 'x'"),

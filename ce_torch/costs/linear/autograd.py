@@ -21,14 +21,18 @@ from ce_torch.costs.linear.operators import FIELD_COUNT, needed_fields
 
 
 def cost(layer: Layer, plan: Plan) -> Tensor:
-    """Return C of each example, shape (N,), as autograd can differentiate it."""
+    """Return the numbers of the examples as autograd can differentiate them: C and, with z_loss, ℓ."""
     if is_functionalized():
         return class_blocks.cost(layer, plan)[0]
-    return LinearLogLikelihood.apply(plan, *layer)[0]
+    return numbers_and_statistics(layer, plan)[0]
+
+
+def numbers_and_statistics(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
+    return LinearLogLikelihood.apply(plan, *layer)
 
 
 class LinearLogLikelihood(torch.autograd.Function):
-    """C of each example, shape (N,), and the statistics, shape (3, N)."""
+    """The numbers of the examples, shape (1, N) or (2, N), and the statistics, shape (3, N)."""
 
     generate_vmap_rule = True
 
@@ -61,7 +65,7 @@ class LinearLogLikelihood(torch.autograd.Function):
         cost_tangent = class_blocks.jvp(layer, Tangent(*tangent), ctx.plan, statistics)
         # vmap wants a tensor for the tangent of a constant; other callers want None.
         zeros = torch.zeros_like(constants) if is_batched(constants) else None
-        return cost_tangent.layer_part + cost_tangent.target_part, zeros
+        return cost_tangent.numbers(cost_tangent.layer_part + cost_tangent.target_part, ctx.plan), zeros
 
 
 class LinearLogLikelihoodGradients(torch.autograd.Function):
@@ -97,7 +101,8 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
         needs, needs_target = needed_fields(ctx.needs_input_grad[4:])
         found = class_blocks.hvp(g, None, layer, tangent, plan, statistics, cost_tangent, needs)
         target = class_blocks.target_hvp(g, layer, tangent, plan, cost_tangent) if needs_target else (None,) * 3
-        return None, None, cost_tangent.layer_part, None, *align(found, needs), *target
+        g_grad = cost_tangent.numbers(cost_tangent.layer_part, plan)
+        return None, None, g_grad, None, *align(found, needs), *target
 
     @staticmethod
     @carry_tangents

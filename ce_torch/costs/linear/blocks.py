@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ce_torch.costs._product import product
 from ce_torch.costs.linear.vocabulary_parallel import ALL_CLASSES, Shard
 
 # A block takes a twentieth of z, but at least 16 rows, and 4 MB in float32. Smaller blocks take longer.
@@ -18,11 +20,25 @@ TENSORS = 12
 
 @dataclass(frozen=True)
 class Plan:
-    """How to compute: with c of equation (83), with the memory of `block_rows` rows, for the classes of `shard`."""
+    """How to compute: with c of equation (83), with the memory of `block_rows` rows, for the classes of `shard`.
+
+    For a `z_loss` other than 0 each example also has its logsumexp ℓ, and costs z_loss · ℓ² more.
+    """
 
     c: float
     block_rows: int | None = None
     shard: Shard = ALL_CLASSES
+    z_loss: float = 0.0
+
+    def total_cost(self, numbers: Tensor) -> Tensor:
+        """Return C + z_loss ℓ² of each example, from its numbers: C and, with z_loss, ℓ."""
+        return numbers[0] + self.z_loss * numbers[1].square() if self.z_loss else numbers[0]
+
+    def example_grad(self, g: Tensor, numbers: Tensor) -> Tensor:
+        """Return the gradient by the numbers where g reaches the total cost of each example."""
+        if not self.z_loss:
+            return g.unsqueeze(0)
+        return torch.stack([g, 2 * self.z_loss * product(g, numbers[1])])
 
     def elements(self, N: int, K: int) -> int:
         """Return how many elements of z, for N examples of K classes, may be in memory at a time."""

@@ -7,6 +7,9 @@ block only what it adds to the sums over all. Along a tangent (ẋ, Ẇ, ḃ, �
 
     Ċ = Σⱼ δⱼ vⱼ − Σⱼ ṫⱼ ln aⱼ        δ̇ = c² T a (v − u) + c (Ṫ a − ṫ),  u = Σⱼ aⱼ vⱼ
 
+With z_loss, examples also have ℓ = ln Σⱼ exp c zⱼ, for which ∂ℓ/∂z = c a. Numbers of the examples are then a tensor of
+shape (2, N), C and ℓ, else of shape (1, N); so are the gradients g that reach them.
+
 All functions are differentiable. So autograd finds third and higher derivatives, for which it keeps z.
 """
 
@@ -39,6 +42,10 @@ class Statistics(NamedTuple):
         """Return x, e and r for z, a block of classes."""
         x = exponents(z, column(self.m), c)
         return Exponentials(x, x.exp(), column(self.r))
+
+    def numbers(self, C: Tensor, plan: Plan) -> Tensor:
+        """Return C and, with z_loss, ℓ of each example."""
+        return torch.stack([C, scale(plan.c, self.m) + self.r.log1p()] if plan.z_loss else [C])
 
 
 class RunningSum:
@@ -85,7 +92,10 @@ def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments,
 
 @fixed_precision
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
-    """Return C of each example, and its statistics. In C = T ln(1 + r) − Σⱼ tⱼ xⱼ no large numbers cancel."""
+    """Return the numbers of the examples, and their statistics.
+
+    In C = T ln(1 + r) − Σⱼ tⱼ xⱼ no large numbers cancel.
+    """
     c, shard = plan.c, plan.shard
     running = RunningSum(layer, c)
     t_x, T = layer.full(0), layer.full(0)
@@ -103,22 +113,27 @@ def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
     # An example that does not count, and whose z has no maximum, passes for one whose z are all 0.
     is_empty = ~(running.m > -torch.inf) & (T == 0)
     m, r = running.m.masked_fill(is_empty, 0), (others + (ones - 1)).masked_fill(is_empty, 0)
-    return T * r.log1p() - t_x, Statistics(m, r, T)
+    statistics = Statistics(m, r, T)
+    return statistics.numbers(T * r.log1p() - t_x, plan), statistics
 
 
 @fixed_precision
 def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
-    """Return the gradients of Σ g C by those of x, weight and bias that need one: δ W, δᵀ x and Σ δ."""
+    """Return the gradients of Σ g C + Σ g ℓ by those of x, weight and bias that need one: δ W, δᵀ x and Σ δ."""
     sums = LayerGradients(layer, needs, g)
     for classes in layer.blocks(plan):
-        sums.add(classes, product(column(g), delta(layer, classes, plan, statistics)))
+        exponentials = statistics.exponentials(layer.z(classes), plan.c)
+        t = layer.t(classes, plan)
+        sums.add(classes, rows(g, exponentials, exponentials.delta(t, column(statistics.T), plan.c), plan))
     return sums.totals(plan)
 
 
-def delta(layer: Layer, classes: slice, plan: Plan, statistics: Statistics) -> Tensor:
-    """Return δ of a block of classes."""
-    t = layer.t(classes, plan)
-    return statistics.exponentials(layer.z(classes), plan.c).delta(t, column(statistics.T), plan.c)
+def rows(g: Tensor, exponentials: Exponentials, delta: Tensor, plan: Plan) -> Tensor:
+    """Return the gradient of Σ g C + Σ g ℓ by z of a block of classes: g δ + g c a."""
+    result = product(column(g[0]), delta)
+    if plan.z_loss:
+        result = result + product(column(g[1]), scale(plan.c, exponentials.ln_a.exp()))
+    return result
 
 
 @fixed_precision
@@ -126,7 +141,7 @@ def target_gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics
     """Return the gradients of Σ g C by y, on_value and off_value: −ln a, summed to their shapes."""
     sums = TargetGradients(layer, g)
     for classes in layer.blocks(plan):
-        sums.add(classes, product(column(g), -statistics.exponentials(layer.z(classes), plan.c).ln_a), plan)
+        sums.add(classes, product(column(g[0]), -statistics.exponentials(layer.z(classes), plan.c).ln_a), plan)
     return sums.totals(plan)
 
 
@@ -137,6 +152,10 @@ class CostTangent(NamedTuple):
     target_part: Tensor
     u: Tensor
     T: Tensor
+
+    def numbers(self, C: Tensor, plan: Plan) -> Tensor:
+        """Return Ċ and, with z_loss, ℓ̇ = c u."""
+        return torch.stack([C, scale(plan.c, self.u)] if plan.z_loss else [C])
 
 
 @fixed_precision
@@ -167,7 +186,10 @@ def hvp(
     cost_tangent: CostTangent,
     needs: Needs,
 ) -> tuple[Tensor, ...]:
-    """Return how `gradients` change along a tangent: (g δ)˙ W + g δ Ẇ, (g δ)˙ᵀ x + g δᵀ ẋ and Σ (g δ)˙."""
+    """Return how `gradients` change along a tangent: (g δ)˙ W + g δ Ẇ, (g δ)˙ᵀ x + g δᵀ ẋ and Σ (g δ)˙.
+
+    Here g δ stands for `rows`.
+    """
     c = plan.c
     sums = LayerGradients(layer, needs, g, *tangent)
     for classes in layer.blocks(plan):
@@ -179,10 +201,12 @@ def hvp(
             a_tangent = a_tangent + scale(c, column(statistics.T) * a * (v - column(cost_tangent.u)))
         if t_tangent is not None:
             a_tangent = a_tangent - t_tangent
-        rows = scale(c, column(g) * a_tangent)
+        change = scale(c, column(g[0]) * a_tangent)
+        if plan.z_loss and v is not None:
+            change = change + scale(c, scale(c, column(g[1]) * a * (v - column(cost_tangent.u))))
         if g_tangent is not None:
-            rows = rows + column(g_tangent) * delta
-        sums.add(classes, rows, column(g) * delta, tangent)
+            change = change + rows(g_tangent, exponentials, delta, plan)
+        sums.add(classes, change, rows(g, exponentials, delta, plan), tangent)
     return sums.totals(plan)
 
 
@@ -195,5 +219,5 @@ def target_hvp(
     for classes in layer.blocks(plan):
         v = layer.z_tangent(tangent, classes)
         u_minus_v = column(cost_tangent.u) if v is None else column(cost_tangent.u) - v
-        sums.add(classes, scale(plan.c, column(g) * u_minus_v), plan)
+        sums.add(classes, scale(plan.c, column(g[0]) * u_minus_v), plan)
     return sums.totals(plan)

@@ -11,6 +11,6 @@ from ce_torch.costs.linear.layer import Layer
 
 
 @torch.compiler.allow_in_graph
-def compiled_costs(c: float, block_rows: int | None, *layer: Any) -> Tensor:
-    """Return C of each example. The compiler does not look inside, but traces the call down to operators."""
-    return autograd.cost(Layer(*layer), Plan(c, block_rows))
+def compiled_costs(c: float, block_rows: int | None, z_loss: float, *layer: Any) -> Tensor:
+    """Return the numbers of the examples. The compiler does not look inside, but traces the call down to operators."""
+    return autograd.cost(Layer(*layer), Plan(c, block_rows, z_loss=z_loss))

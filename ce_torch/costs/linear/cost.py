@@ -6,6 +6,7 @@ These are the section's equations (80) to (84).
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def linear_log_likelihood(
     label_smoothing: float = 0.0,
     token_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
@@ -94,6 +96,8 @@ def linear_log_likelihood(
         denominator: a number, or a tensor of shape (), that divides the sum of all costs in place of how much the
             examples count. With it, batches whose gradients are accumulated, or processes with examples of their own,
             add up to the mean over all of them. It goes with reduction "mean".
+        z_loss: λ, at least 0. Each example that is not ignored costs λ ℓ² more, ℓ = ln Σⱼ exp(zⱼ / temperature), times
+            its token weight. That keeps z from drifting.
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
             16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
@@ -117,7 +121,8 @@ def linear_log_likelihood(
 
     Source: Nielsen, section 3.1, equations (80)-(84); gradients together with the cost: Hsu et al., "Liger Kernel:
     Efficient Triton Kernels for LLM Training", 2024; sums over classes in parts: Milakov and Gimelshein, "Online
-    normalizer calculation for softmax", 2018.
+    normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling Language Modeling with
+    Pathways", 2022.
     """
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
@@ -129,12 +134,13 @@ def linear_log_likelihood(
     if tracing_state() is not None and group is None:
         # A trace records operations, and no Function of autograd.
         options = {"temperature": temperature, "weight": class_weight, "label_smoothing": label_smoothing}
-        C = whole_cost(linear(x, weight, bias), y, token_weight, reduction, ignore_index=ignore_index, **options)
+        z = linear(x, weight, bias)
+        C = whole_cost(z, y, token_weight, z_loss, reduction, ignore_index=ignore_index, **options)
         return to_dtype(C if denominator is None else C / denominator, dtype)
     shard = local_shard(weight, group)
     x, weight, bias = autocast(x, weight, bias)
     x, bias, c = apply_temperature(x, bias, temperature)
-    plan = Plan(c, block_rows, shard)
+    plan = Plan(c, block_rows, shard, z_loss)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if token_weight is not None:
         token_weight = token_weight.reshape(-1).to(compute_dtype(x))
@@ -142,7 +148,7 @@ def linear_log_likelihood(
         y = y.reshape(rows.shape[0], weight.shape[0])
         C = dense_cost(rows, weight, bias, y, token_weight, class_weight, label_smoothing, plan, reduction)
     else:
-        classes = y.reshape(-1), rows, weight.shape[0], class_weight, token_weight, ignore_index, label_smoothing, shard
+        classes = y.reshape(-1), rows, weight.shape[0], class_weight, token_weight, ignore_index, label_smoothing, plan
         C = class_cost(rows, weight, bias, class_targets(*classes), plan, reduction)
     if denominator is not None:
         C = C / denominator
@@ -150,16 +156,27 @@ def linear_log_likelihood(
 
 
 def whole_cost(
-    z: Tensor, y: Tensor, token_weight: Tensor | None, reduction: str, *, ignore_index: int, **options: Any
+    z: Tensor,
+    y: Tensor,
+    token_weight: Tensor | None,
+    z_loss: float,
+    reduction: str,
+    *,
+    ignore_index: int,
+    **options: Any,
 ) -> Tensor:
     """Return the reduced cost of whole z."""
     options |= {"ignore_index": ignore_index, "out_dtype": compute_dtype(z)}
-    if token_weight is None:
+    if token_weight is None and not z_loss:
         return log_likelihood(z, y, reduction=reduction, **options)
-    C = product(token_weight, log_likelihood(z, y, reduction="none", **options))
-    if y.is_floating_point():
-        return reduce(reduction, C, token_weight)
-    return reduce(reduction, C, token_weight * example_weight(z, y, options["weight"], ignore_index))
+    C = log_likelihood(z, y, reduction="none", **options)
+    counted = None if y.is_floating_point() else example_weight(z, y, options["weight"], ignore_index)
+    if z_loss:
+        ell = (z.to(C.dtype) / options["temperature"]).logsumexp(-1)
+        C = C + z_loss * (ell if counted is None else ell.masked_fill(y == ignore_index, 0)).square()
+    if token_weight is not None:
+        C, counted = product(token_weight, C), product(counted, token_weight)
+    return reduce(reduction, C, counted)
 
 
 def check_arguments(
@@ -212,7 +229,7 @@ def dense_cost(
         x, y, token_weight = x[kept], y[kept], token_weight[kept]
     t = dense_targets(y, x, class_weight, label_smoothing, plan.shard.classes)
     layer = Layer(masked_inputs(x, y), weight, bias, t, None, None)
-    C = product(token_weight, example_costs(layer, plan, fused.refusal(layer, reduction, plan.shard)))
+    C = product(token_weight, example_costs(layer, plan, fused.refusal(layer, reduction, plan)))
     return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, token_weight)
 
 
@@ -224,7 +241,7 @@ def class_cost(
     if kept is not None:
         x, targets = x[kept], targets.select(kept)
     layer = Layer(targets.masked_inputs(x), weight, bias, targets.y, targets.on_value, targets.off_value)
-    reason = fused.refusal(layer, reduction, plan.shard)
+    reason = fused.refusal(layer, reduction, plan)
     if requires_grad(targets.token_weight):
         reason = "token_weight requires grad"
     if reason is None:
@@ -249,12 +266,13 @@ def example_costs(layer: Layer, plan: Plan, reason: str | None) -> Tensor:
             )
         if is_forward_mode():
             # The compiler differentiates the formula itself. It gets a single block, since it would unroll a loop.
-            return class_blocks.cost(layer, Plan(plan.c, TENSORS * layer.sizes[0], plan.shard))[0]
+            whole = replace(plan, block_rows=TENSORS * layer.sizes[0])
+            return plan.total_cost(class_blocks.cost(layer, whole)[0])
         from ce_torch.costs.linear.compiled import compiled_costs
 
-        return compiled_costs(plan.c, plan.block_rows, *layer)
+        return plan.total_cost(compiled_costs(plan.c, plan.block_rows, plan.z_loss, *layer))
     record("blocks", f"the gradients are not worked out with the cost: {reason}")
-    return autograd.cost(layer, plan)
+    return plan.total_cost(autograd.cost(layer, plan))
 
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

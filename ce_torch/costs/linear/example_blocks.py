@@ -6,8 +6,12 @@ products with it are faster than those with z. With eⱼ = exp(c (zⱼ − m)), 
 
     δⱼ = c (T eⱼ / s − tⱼ)
 
-Each block multiplies T e / s by W and x. The part with off_value follows once, for all examples.
+Each block multiplies T e / s by W and x. The part with off_value follows once, for all examples. With z_loss, ℓ has a
+gradient too, which adds to T.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +26,21 @@ from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 FUSED = "the gradients are worked out with the cost"
 # The needed gradients, those of x, weight and bias by name.
 Gradients = dict[str, Tensor]
+# From a block and its numbers to the gradients that reach these.
+ExampleGrad = Callable[[slice, Tensor], Tensor]
+# So much of a number is less than its rounding, and more than 0.
+NEGLIGIBLE = 2.0**-40
 
 
-def refusal(layer: Layer, shard: Shard) -> str | None:
+def refusal(layer: Layer, plan: Plan) -> str | None:
     """Return why a layer is not computed by blocks of examples, or None if it is."""
     if layer.y.is_floating_point():
         return "y holds desired outputs"
-    if shard.group is not None:
+    if plan.shard.group is not None:
         return "the classes are shared out among processes"
     if layer.dtype != layer.x.dtype:
         return "x has half precision"
@@ -45,57 +52,76 @@ def refusal(layer: Layer, shard: Shard) -> str | None:
         return "torch.func differentiates the cost"
     if layer.off_value is not None and not layer.x.is_cpu:
         return "label_smoothing is not 0, which a GPU works out by blocks of classes"
+    if plan.z_loss and not layer.x.is_cpu:
+        return "z_loss is not 0, which a GPU works out by blocks of classes"
     return None
 
 
 @fixed_precision
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics]:
-    """Return C of each example, and its statistics."""
+    """Return the numbers of the examples, and their statistics."""
     (N, K), x = layer.sizes, layer.x
     C, statistics = layer.full(0), Statistics(layer.full(0), layer.full(0), layer.full(0))
     count, blocks = plan.example_blocks(N, K)
     memory = x.new_empty(K * count)
     for block in blocks:
         part = layer.examples(block)
-        C[block], part_statistics = exponentials(part, plan.c, memory[: K * len(part.x)].view(K, -1))
+        C[block], part_statistics, _ = exponentials(part, plan.c, memory[: K * len(part.x)].view(K, -1))
         for whole, value in zip(statistics, part_statistics, strict=True):
             whole[block] = value
-    return C, statistics
+    return statistics.numbers(C, plan), statistics
 
 
 @fixed_precision
 def cost_and_gradients(layer: Layer, factor: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return Σ factor · C, and its gradients by those of x, weight and bias that need one."""
+    """Return Σ factor · (C + z_loss ℓ²), and its gradients by those of x, weight and bias that need one."""
+    numbers, found = accumulate(layer, plan, needs, lambda block, numbers: plan.example_grad(factor[block], numbers))
+    if layer.off_value is not None and len(factor) > 0:
+        subtract_off_value(found, layer, layer.off_value, plan.c * factor)
+    return product(factor, plan.total_cost(numbers)).sum(), tuple(found.values())
+
+
+@fixed_precision
+def gradients(layer: Layer, g: Tensor, plan: Plan, needs: Needs) -> tuple[Tensor, ...]:
+    """Return the gradients of Σ g C + Σ g ℓ by those of x, weight and bias that need one."""
+    _, found = accumulate(layer, plan, needs, lambda block, numbers: g[:, block])
+    if layer.off_value is not None and g.shape[1] > 0:
+        subtract_off_value(found, layer, layer.off_value, plan.c * g[0])
+    return tuple(found.values())
+
+
+def accumulate(layer: Layer, plan: Plan, needs: Needs, example_grad: ExampleGrad) -> tuple[Tensor, Gradients]:
+    """Return the numbers of the examples, and the needed gradients without the part of off_value."""
     (N, K), x = layer.sizes, layer.x
-    total = x.new_zeros(())
     new = torch.empty_like if N > 0 else torch.zeros_like
-    gradients = {
+    found = {
         name: new(tensor, memory_format=torch.contiguous_format)
         for name, tensor in zip(PARAMETERS, layer, strict=False)
         if name in needs and tensor is not None
     }
     count, blocks = plan.example_blocks(N, K)
-    memory = x.new_empty(K * count)
+    memory, numbers = x.new_empty(K * count), x.new_empty(2 if plan.z_loss else 1, N)
     gpu_refusal = gpu.refusal(memory)
     compute_block = gpu_block if gpu_refusal is None else transposed_block
     record("blocks" if gpu_refusal else "triton", f"triton: {gpu_refusal}; {FUSED}" if gpu_refusal else FUSED)
     for block in blocks:
-        part, part_factor = layer.examples(block), factor[block]
-        C = compute_block(gradients, block, part, part_factor.to(x.dtype), plan.c, memory[: K * len(part.x)])
-        total += product(part_factor, C).sum()
-    if layer.off_value is not None and N > 0:
-        subtract_off_value(gradients, layer, layer.off_value, plan.c * factor)
-    return total, tuple(gradients.values())
+        part = layer.examples(block)
+        numbers[:, block] = compute_block(found, block, part, plan, example_grad, memory[: K * len(part.x)])
+    return numbers, found
 
 
-def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor) -> Tensor:
+def gpu_block(
+    gradients: Gradients, block: slice, layer: Layer, plan: Plan, example_grad: ExampleGrad, memory: Tensor
+) -> Tensor:
     """Return C of each example of a block, and add the block's part to the gradients, by the GPU's kernels."""
     z = torch.mm(layer.x, layer.weight.mT, out=memory.view(len(layer.x), -1))
     if layer.bias is not None:
         z += layer.bias
-    options = None, c, -1, 0.0
+    options = None, plan.c, -1, 0.0
     C, sums = gpu.softmax_cost(torch.float32, "none", z, layer.y, *options)
-    example_factor = on_value(layer) * factor
+    C = product(on_value(layer), C)
+    (g,) = example_grad(block, C.unsqueeze(0)).to(C.dtype)
+    example_factor = on_value(layer) * g
     delta = gpu.softmax_delta(example_factor, sums, "none", z, layer.y, *options, in_place=True)
     if "x" in gradients:
         torch.mm(delta, layer.weight, out=gradients["x"][block])
@@ -104,35 +130,47 @@ def gpu_block(gradients: Gradients, block: slice, layer: Layer, factor: Tensor, 
     if "weight" in gradients:
         gradients["weight"].addmm_(delta.mT, layer.x, beta=beta)
     if "bias" in gradients:
-        gradients["bias"].addmv_(delta.mT, torch.ones_like(factor), beta=beta)
-    return product(on_value(layer), C)
+        gradients["bias"].addmv_(delta.mT, torch.ones_like(g), beta=beta)
+    return C.unsqueeze(0)
 
 
 def transposed_block(
-    gradients: Gradients, block: slice, layer: Layer, factor: Tensor, c: float, memory: Tensor
+    gradients: Gradients, block: slice, layer: Layer, plan: Plan, example_grad: ExampleGrad, memory: Tensor
 ) -> Tensor:
-    """Return C of each example of a block, and add the block's part without off_value to the gradients, from zᵀ."""
+    """Return the numbers of a block's examples, and add its part without off_value to the gradients, from zᵀ."""
     z = memory.view(len(layer.weight), -1)
-    C, statistics = exponentials(layer, c, z)
-    # z_factor z is factor (δᵀ + c off_value), with s = 1 + r.
-    z_factor = product(c * factor * statistics.T, 1 / (1 + statistics.r))
-    add_gradients(gradients, block, layer, z_factor, z)
-    return C
+    C, statistics, label = exponentials(layer, plan.c, z)
+    numbers = statistics.numbers(C, plan)
+    g = example_grad(block, numbers).to(z.dtype)
+    # The gradient by z is c (factor a − v), of which v is at j = y; z_factor z is the same.
+    v, factor = g[0] * on_value(layer), product(g[0], statistics.T)
+    if plan.z_loss:
+        factor = factor + g[1]
+        factor = torch.where((factor == 0) & (v != 0), v * NEGLIGIBLE, factor)
+    # This form of (1 + r) (a − v / factor) loses no digits where a is near 1.
+    z.scatter_(0, layer.y.unsqueeze(0), product((factor - v) * label.e - v * label.others, 1 / factor).unsqueeze(0))
+    add_gradients(gradients, block, layer, product(plan.c * factor, 1 / (1 + statistics.r)), z)
+    return numbers
 
 
-def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics]:
-    """Return C and the statistics of each example. Write e to z, a row a class, but s (a − on_value / T) at y."""
+class Label(NamedTuple):
+    """exp x at the class of each example, and the sum of the others, shape (N,)."""
+
+    e: Tensor
+    others: Tensor
+
+
+def exponentials(layer: Layer, c: float, z: Tensor) -> tuple[Tensor, Statistics, Label]:
+    """Return C, the statistics and exp x at y of each example. Write e to z, a row a class, but 0 at y."""
     m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
-    y, value = layer.y.unsqueeze(0), on_value(layer)
-    x_y = exponents(z.gather(0, y).squeeze(0), m, c)
+    value = on_value(layer)
+    x_y = exponents(z.gather(0, layer.y.unsqueeze(0)).squeeze(0), m, c)
     others, off_value_x = exponentials_(z, clamp_infinite(m), layer.y, c, layer.off_value)
-    r, T, e_y = others + x_y.expm1(), value, x_y.exp()
+    r, T = others + x_y.expm1(), value
     t_x = product(value, x_y)
     if layer.off_value is not None and off_value_x is not None:
         T, t_x = T + layer.off_value.sum(), t_x + off_value_x
-    # This form of s (a − on_value / T) loses no digits where a and on_value are near 1.
-    z.scatter_(0, y, product((T - value) * e_y - value * others, 1 / T).unsqueeze(0))
-    return product(T, r.log1p()) - t_x, Statistics(m, r, T)
+    return product(T, r.log1p()) - t_x, Statistics(m, r, T), Label(x_y.exp(), others)
 
 
 def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Tensor, z: Tensor) -> None:

@@ -11,18 +11,17 @@ from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode
-from ce_torch.costs.linear import class_blocks, example_blocks
-from ce_torch.costs.linear.autograd import gradients
+from ce_torch.costs.linear import example_blocks
+from ce_torch.costs.linear.autograd import gradients, numbers_and_statistics
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
 from ce_torch.costs.linear.gradients import align
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.operators import needed_fields
-from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 
 class FusedLinearLogLikelihood(torch.autograd.Function):
-    """Σ factor · C over the examples, for classes y. The factor is 0 for examples that do not count."""
+    """Σ factor · (C + z_loss ℓ²) over the examples, for classes y. The factor is 0 for examples that do not count."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, factor: Tensor, *layer: Any) -> Tensor:
@@ -37,9 +36,9 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
         factor, *layer = ctx.saved_tensors
         layer, found, ctx.gradients = Layer(*layer), ctx.gradients, None
         if may_be_differentiated(g):
-            with torch.no_grad():
-                statistics = torch.stack(class_blocks.cost(layer, ctx.plan)[1])
-            return None, None, *gradients(g * factor, layer, ctx.plan, statistics, ctx.needs_input_grad[2:])
+            numbers, statistics = numbers_and_statistics(layer, ctx.plan)
+            example_grad = ctx.plan.example_grad(g * factor, numbers)
+            return None, None, *gradients(example_grad, layer, ctx.plan, statistics, ctx.needs_input_grad[2:])
         if found is None:
             _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs)
         if not g.is_cpu or g.item() != 1:
@@ -48,7 +47,7 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
         return None, None, *align(found, ctx.needs), None, None, None
 
 
-def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
+def refusal(layer: Layer, reduction: str, plan: Plan) -> str | None:
     """Return why the gradients are not computed with the cost, or None if they are.
 
     They are if the backward pass will ask for them, as numbers only, and by x, weight and bias only.
@@ -67,4 +66,4 @@ def refusal(layer: Layer, reduction: str, shard: Shard) -> str | None:
     if has_saved_tensor_hooks():
         # Hooks save memory by what they do to saved tensors. Gradients that are kept would escape them.
         return "hooks for saved tensors are set"
-    return example_blocks.refusal(layer, shard)
+    return example_blocks.refusal(layer, plan)

@@ -25,22 +25,23 @@ FIELD_COUNT = len(Fields._fields)
 
 library = torch.library.Library("ce_torch", "FRAGMENT")
 library.define(
-    f"linear_log_likelihood({LAYER_SCHEMA}, float c, SymInt? block_rows) -> (Tensor, Tensor)",
+    f"linear_log_likelihood({LAYER_SCHEMA}, float c, SymInt? block_rows, float z_loss) -> (Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 library.define(
     f"linear_log_likelihood_gradients(Tensor g, Tensor statistics, {LAYER_SCHEMA}, float c, SymInt? block_rows, "
-    "bool[] needs) -> Tensor[]",
+    "float z_loss, bool[] needs) -> Tensor[]",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
 def cost(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Return C of each example and its statistics, shape (3, N)."""
+    """Return the numbers of the examples, and their statistics, shape (3, N)."""
     if plan.shard.group is None and is_recorded():
-        return torch.ops.ce_torch.linear_log_likelihood(*layer, plan.c, plan.block_rows)
-    C, statistics = (class_blocks if example_blocks.refusal(layer, plan.shard) else example_blocks).cost(layer, plan)
-    return C, torch.stack(statistics)
+        return torch.ops.ce_torch.linear_log_likelihood(*layer, plan.c, plan.block_rows, plan.z_loss)
+    blocks = class_blocks if example_blocks.refusal(layer, plan) else example_blocks
+    numbers, statistics = blocks.cost(layer, plan)
+    return numbers, torch.stack(statistics)
 
 
 def gradients(
@@ -48,12 +49,12 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g C by the fields that need one. They can't be differentiated."""
     if plan.shard.group is None and is_recorded():
-        arguments = g, statistics, *layer, plan.c, plan.block_rows, [*needs]
+        arguments = g, statistics, *layer, plan.c, plan.block_rows, plan.z_loss, [*needs]
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
         return tuple(next(found) if needed else None for needed in needs)
     names, needs_target = needed_fields(needs)
-    if not needs_target and not may_be_differentiated(g) and example_blocks.refusal(layer, plan.shard) is None:
-        _, found = example_blocks.cost_and_gradients(layer, g, plan, names)
+    if not needs_target and not may_be_differentiated(g) and example_blocks.refusal(layer, plan) is None:
+        found = example_blocks.gradients(layer, g, plan, names)
         return *align(found, names), None, None, None
     found = class_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
     target = class_blocks.target_gradients(g, layer, plan, Statistics(*statistics)) if needs_target else (None,) * 3
@@ -69,28 +70,28 @@ def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
 @torch.library.impl(library, "linear_log_likelihood", "CompositeExplicitAutograd")
 @torch.no_grad()
 def cost_kernel(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *layer, c, block_rows = arguments
-    return cost(Layer(*layer), Plan(c, block_rows))
+    *layer, c, block_rows, z_loss = arguments
+    return cost(Layer(*layer), Plan(c, block_rows, z_loss=z_loss))
 
 
 @torch.library.register_fake("ce_torch::linear_log_likelihood", lib=library)
 def cost_shapes(*arguments: Any) -> tuple[Tensor, Tensor]:
     layer = Layer(*arguments[:FIELD_COUNT])
-    C = layer.full(0)
-    return C, torch.stack([C, C, C])
+    C, z_loss = layer.full(0), arguments[-1]
+    return torch.stack([C, C] if z_loss else [C]), torch.stack([C, C, C])
 
 
 @torch.library.impl(library, "linear_log_likelihood_gradients", "CompositeExplicitAutograd")
 @torch.no_grad()
 def gradient_kernel(g: Tensor, statistics: Tensor, *arguments: Any) -> list[Tensor]:
-    *layer, c, block_rows, needs = arguments
-    found = gradients(g, Layer(*layer), Plan(c, block_rows), statistics, needs)
+    *layer, c, block_rows, z_loss, needs = arguments
+    found = gradients(g, Layer(*layer), Plan(c, block_rows, z_loss=z_loss), statistics, needs)
     return [gradient for gradient, needed in zip(found, needs, strict=True) if needed and gradient is not None]
 
 
 @torch.library.register_fake("ce_torch::linear_log_likelihood_gradients", lib=library)
 def gradient_shapes(g: Tensor, statistics: Tensor, *arguments: Any) -> list[Tensor]:
-    *layer, _, _, needs = arguments
+    *layer, _, _, _, needs = arguments
     return [
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor, needed in zip(layer, needs, strict=True)

@@ -8,14 +8,15 @@ from torch import Tensor
 from ce_torch.costs._arguments import check_classes, values_can_be_read
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._product import product
-from ce_torch.costs.linear.vocabulary_parallel import Shard
+from ce_torch.costs.linear.blocks import Plan
 
 
 class ClassTargets(NamedTuple):
     """Classes y (N,), their t = `off_value` (K,), plus `on_value` (N,) at j = y, and the weights of each example.
 
     `class_weight` (N,) is that of its class, `token_weight` (N,) a factor of its cost, None for 1. An ignored example
-    has class 0 and class weight 0. An example is invalid if the layer does not have its class.
+    has class 0 and class weight 0. An example is invalid if the layer does not have its class. With z_loss, examples of
+    class weight 0 cost something too.
     """
 
     y: Tensor
@@ -25,6 +26,7 @@ class ClassTargets(NamedTuple):
     token_weight: Tensor | None
     ignored: Tensor
     invalid: Tensor | None
+    has_z_loss: bool
 
     @property
     def counted(self) -> Tensor:
@@ -35,7 +37,7 @@ class ClassTargets(NamedTuple):
     def empty(self) -> Tensor:
         """True for examples that neither cost anything nor pass a gradient to the layer."""
         empty = self.ignored
-        if self.off_value is None:
+        if self.off_value is None and not self.has_z_loss:
             empty = empty | (self.class_weight == 0)
         return empty if self.token_weight is None else empty | (self.token_weight == 0)
 
@@ -48,9 +50,9 @@ class ClassTargets(NamedTuple):
     def select(self, examples: Tensor) -> Self:
         """Return the targets of some examples."""
         selected = {
-            name: None if tensor is None else tensor[examples]
-            for name, tensor in self._asdict().items()
-            if name != "off_value"
+            name: value[examples]
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor) and name != "off_value"
         }
         return self._replace(**selected)
 
@@ -93,9 +95,10 @@ def class_targets(
     token_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
-    shard: Shard,
+    plan: Plan,
 ) -> ClassTargets:
     """Return t for classes y (N,) of the examples x (N, D). This process has `local_classes` of all classes."""
+    shard, has_z_loss = plan.shard, plan.z_loss != 0
     check_classes(y, shard.classes, ignore_index)
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
@@ -109,11 +112,11 @@ def class_targets(
         own_weight = shard.total(torch.where(is_local, gathered, 0))
     own_weight = own_weight.masked_fill(ignored, 0)
     if label_smoothing == 0:
-        return ClassTargets(y, own_weight, None, own_weight, token_weight, ignored, invalid)
+        return ClassTargets(y, own_weight, None, own_weight, token_weight, ignored, invalid, has_z_loss)
     if class_weight is None:
         class_weight = torch.ones(local_classes, dtype=compute_dtype(x), device=x.device)
     on_value, off_value = (1 - label_smoothing) * own_weight, label_smoothing / shard.classes * class_weight
-    return ClassTargets(y, on_value, off_value, own_weight, token_weight, ignored, invalid)
+    return ClassTargets(y, on_value, off_value, own_weight, token_weight, ignored, invalid, has_z_loss)
 
 
 def masked_inputs(x: Tensor, y: Tensor) -> Tensor:
