@@ -9,6 +9,7 @@ from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.cross_entropy import cross_entropy
 from ce_torch.costs.focal import focal
 from ce_torch.costs.linear.cost import linear_log_likelihood
+from ce_torch.costs.linear.distillation import linear_distillation, linear_distillation_top_k
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
 from ce_torch.costs.softmax_statistics import softmax_statistics
@@ -22,6 +23,8 @@ __all__ = [
     "SoftmaxStatistics",
     "cross_entropy",
     "focal",
+    "linear_distillation",
+    "linear_distillation_top_k",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "log_likelihood",
