@@ -9,6 +9,7 @@ from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.cross_entropy import cross_entropy
 from ce_torch.costs.focal import focal
 from ce_torch.costs.linear.cost import linear_log_likelihood
+from ce_torch.costs.linear.distillation import linear_distillation, linear_distillation_top_k
 from ce_torch.costs.linear.statistics import linear_softmax_statistics
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.costs.quadratic import quadratic
@@ -23,6 +24,8 @@ __all__ = [
     "SoftmaxStatistics",
     "cross_entropy",
     "focal",
+    "linear_distillation",
+    "linear_distillation_top_k",
     "linear_log_likelihood",
     "linear_softmax_cross_entropy",
     "linear_softmax_statistics",

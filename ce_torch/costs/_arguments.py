@@ -227,25 +227,28 @@ def check_number(name: str, kinds: tuple[type, ...], lowest: float, highest: flo
     return number
 
 
-def check_temperature(temperature: float | Tensor) -> float | Tensor:
+def check_temperature(temperature: float | Tensor, name: str = "temperature") -> float | Tensor:
     # c = 1 / temperature is infinite in float32 for less, and c z is nan.
     expected = "a finite number of at least 1e-38"
     if not isinstance(temperature, Tensor):
-        return check_number("temperature", (float, int), 1e-38, sys.float_info.max, expected, temperature)
-    check_floating("temperature", temperature)
+        return check_number(name, (float, int), 1e-38, sys.float_info.max, expected, temperature)
+    check_floating(name, temperature)
     if values_can_be_read(temperature):
-        wrong = temperature[~((temperature >= 1e-38) & (temperature < math.inf))]
+        values = temperature.double()
+        wrong = values[~((values >= 1e-38) & (values < math.inf))]
         if wrong.numel():
-            raise ValueError(f"temperature must be {expected}, got {wrong[0].item()}")
+            raise ValueError(f"{name} must be {expected}, got {wrong[0].item()}")
     return temperature
 
 
-def check_temperature_shape(temperature: float | Tensor, examples: Sequence[int] = ()) -> None:
+def check_temperature_shape(
+    temperature: float | Tensor, examples: Sequence[int] = (), name: str = "temperature"
+) -> None:
     """Raise `ValueError` unless there is one temperature, or one for each of the examples, of this shape."""
     if isinstance(temperature, Tensor) and temperature.ndim and temperature.shape != tuple(examples):
         each = f", or {tuple(examples)}, one for each example" if examples else ""
         raise ValueError(
-            f"temperature must be a number or a tensor of shape (){each}, got one of shape {tuple(temperature.shape)}"
+            f"{name} must be a number or a tensor of shape (){each}, got one of shape {tuple(temperature.shape)}"
         )
 
 

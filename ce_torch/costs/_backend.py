@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
-
-from ce_torch.costs.kernels import Implementation
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 # What a caller may prescribe, and the implementations that it allows.
 CHOICES = {
@@ -14,6 +12,19 @@ CHOICES = {
     "blocks": ("blocks", "formulas"),
     "formulas": ("formulas",),
 }
+
+
+class Candidate(Protocol):
+    """An implementation: its name, and a function that says why it does not support some inputs, or None."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def refusal(self) -> Callable[..., str | None]: ...
+
+
+Chosen = TypeVar("Chosen", bound=Candidate)
 
 
 class Backend(NamedTuple):
@@ -106,7 +117,7 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
     return backends[-1]
 
 
-def choose(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> Implementation:
+def choose(implementations: Sequence[Chosen], inputs: Sequence[Any]) -> Chosen:
     """Return the first of the allowed implementations that supports the inputs."""
     if Selection.backend == "auto" and recorded.get() is None and implementations[0].refusal(*inputs) is None:
         return implementations[0]
@@ -126,7 +137,7 @@ def choose(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> 
     return implementation
 
 
-def refusals(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> str:
+def refusals(implementations: Sequence[Candidate], inputs: Sequence[Any]) -> str:
     """Return why each implementation before the first that supports the inputs does not."""
     sentences = []
     for implementation in implementations:

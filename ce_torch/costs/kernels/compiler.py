@@ -20,7 +20,7 @@ from ce_torch.costs.kernels import OFF, kernels_are_on, store
 from ce_torch.costs.kernels.sources import read_sources
 
 # The version of the structs and arguments that Python passes to the kernels. It is the number in `task.h`.
-ABI_VERSION = 2
+ABI_VERSION = 3
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 
 # A compiler takes a second or two. After `PATIENCE` seconds the log names it, and after `LIMIT` it is killed.

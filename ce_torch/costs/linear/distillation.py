@@ -1,0 +1,397 @@
+"""Distillation: how far the output layer of a student is from that of a teacher, without whole z of either.
+
+C = KL(p‖q), KL(q‖p) or their Jensen-Shannon divergence,    q = softmax(c z),  z = x Wᵀ + b,    p the teacher's
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs._arguments import (
+    OPTIONS,
+    check_choice,
+    check_denominator,
+    check_dense,
+    check_device,
+    check_floating,
+    check_number,
+    check_temperature,
+    check_temperature_shape,
+    check_token_weight,
+    values_can_be_read,
+)
+from ce_torch.costs._autograd import may_be_differentiated
+from ce_torch.costs._backend import record
+from ce_torch.costs._call import loss_function
+from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
+from ce_torch.costs._product import product
+from ce_torch.costs._reduction import quotient
+from ce_torch.costs._torch_private import (
+    count_dispatch_modes,
+    has_saved_tensor_hooks,
+    is_forward_mode,
+    is_transformed,
+    tracing_state,
+)
+from ce_torch.costs.kernels import NOT_PLAIN, is_plain
+from ce_torch.costs.linear.blocks import column
+from ce_torch.costs.linear.cost import scattered
+from ce_torch.costs.linear.distillation_blocks import EXAMPLES, Distillation, Inputs, value_and_gradients, whole_value
+from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
+from ce_torch.costs.linear.inputs import check_layer, layer_inputs
+from ce_torch.costs.linear.targets import kept_examples
+
+
+def check_beta(beta: float) -> float:
+    beta = check_number("beta", (float, int), 0, 1, "a number between 0 and 1", beta)
+    if beta in (0, 1):
+        name = "forward_kl" if beta == 0 else "reverse_kl"
+        raise ValueError(f'beta must be a number between 0 and 1, got {beta}; pass divergence="{name}" for this limit')
+    return beta
+
+
+def check_teacher_temperature(temperature: float | Tensor | None) -> float | Tensor | None:
+    return None if temperature is None else check_temperature(temperature, "teacher_temperature")
+
+
+OPTIONS.update(
+    beta=check_beta,
+    divergence=partial(check_choice, "divergence", DIVERGENCES),
+    tail=partial(check_choice, "tail", ("class", "none")),
+    teacher_temperature=check_teacher_temperature,
+)
+
+
+@loss_function()
+def linear_distillation(
+    x: Tensor,
+    weight: Tensor,
+    teacher_x: Tensor,
+    teacher_weight: Tensor,
+    bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    *,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    temperature: float | Tensor = 1.0,
+    teacher_temperature: float | Tensor | None = None,
+    token_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
+    reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
+    block_rows: int | None = None,
+) -> Tensor:
+    """Return the divergence of a student's output layer from its teacher's, without all of z of either in memory.
+
+    With PyTorch alone it is `F.kl_div(F.linear(x, weight).log_softmax(-1), F.linear(teacher_x, teacher_weight)...)`.
+
+        q = softmax(z / temperature),  z = x weightᵀ + bias              the student
+        p = softmax(z / teacher_temperature),  z of the teacher          the teacher
+
+        "forward_kl"         C = KL(p‖q) = Σⱼ pⱼ ln(pⱼ / qⱼ)        δ = c (q − p),  c = 1 / temperature
+        "reverse_kl"         C = KL(q‖p)                           δ = c q (ln(q/p) − C)
+        "jensen_shannon"     C = β KL(p‖m) + (1 − β) KL(q‖m)       δ = c (1 − β) q (ln(q/m) − KL(q‖m))
+                             m = β p + (1 − β) q
+
+    δ is the gradient by the student's z, by hand; that by the teacher's is the same with p and q swapped. As in the GKD
+    trainer of TRL, β is the teacher's part, and no factor temperature² is applied; multiply by it for that of Hinton.
+    Divided by β or 1 − β, the Jensen-Shannon divergence becomes the forward or reverse KL as β comes close to 0 or 1.
+
+    For the mean or the sum, the forward pass computes the gradients together with C and keeps them, so that it computes
+    z once. For reduction "none", under hooks for saved tensors, such as those of activation checkpointing, and where a
+    second backward pass runs over a retained graph, the backward pass computes z again. Second derivatives, forward
+    mode, `torch.func` and `torch.compile` hold whole z of both.
+
+    Args:
+        x: inputs of the student's layer, floating point, shape (..., D).
+        weight, bias: parameters of the layer, of x's dtype, shapes (K, D) and (K,).
+        teacher_x, teacher_weight, teacher_bias: the same for the teacher, of any D and floating dtype, with the same K.
+            They get gradients if they require them.
+        divergence: "forward_kl", "reverse_kl" or "jensen_shannon".
+        beta: β, between 0 and 1; "jensen_shannon" only.
+        temperature: at least 1e-38; a tensor of shape () gets its gradient too.
+        teacher_temperature: the same for the teacher; None for the student's.
+        token_weight: a factor for the cost of each example, floating point, shape (...). Nothing is computed of an
+            example whose factor is 0, such as a masked one: `(labels != -100).float()`. The mean divides by the sum of
+            the factors.
+        denominator: as in `linear_log_likelihood`, a number that divides the sum in place of that of the factors.
+        reduction: "mean" over examples, "sum", or "none" for the cost of each, shape (...).
+        out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
+        block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
+            32 rows each for student and teacher.
+
+    Returns:
+        The cost, of x's dtype (float32 under autocast) or `out_dtype`. It is infinite where the divergence is: where
+        the student rules out a class that the teacher does not (forward), or the other way round (reverse), in which
+        case the reverse gradient is nan. In half precision gradients of weights are summed in float32.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+
+    Example:
+        >>> x, weight = torch.zeros(2, 3), torch.zeros(4, 3)
+        >>> teacher_x, teacher_weight = torch.ones(2, 5), torch.eye(4, 5)
+        >>> linear_distillation(x, weight, teacher_x, teacher_weight)
+        tensor(0.)
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015; generalized Jensen-Shannon
+    divergence: Agarwal et al., "On-Policy Distillation of Language Models", 2024, equation (1); gradients together with
+    the cost: Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024.
+    """
+    check_student(x, weight, bias)
+    check_teacher(x, weight, teacher_x, teacher_weight, teacher_bias)
+    if teacher_temperature is None:
+        teacher_temperature = temperature
+    check_temperature_shape(temperature)
+    check_temperature_shape(teacher_temperature, name="teacher_temperature")
+    student, c = layer_inputs(x, weight, bias, temperature, None)
+    teacher, teacher_c = layer_inputs(teacher_x, teacher_weight, teacher_bias, teacher_temperature, None)
+    inputs = Inputs(*student[:3], *teacher[:3], None)
+    how = Distillation(Divergence(divergence, beta), c, teacher_c, block_rows)
+    return cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
+
+
+@loss_function()
+def linear_distillation_top_k(
+    x: Tensor,
+    weight: Tensor,
+    teacher_log_prob: Tensor,
+    teacher_classes: Tensor,
+    bias: Tensor | None = None,
+    *,
+    tail: str = "class",
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    temperature: float | Tensor = 1.0,
+    token_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
+    reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
+    block_rows: int | None = None,
+) -> Tensor:
+    """Return the divergence of a student's output layer from a teacher's k most likely classes.
+
+    It is `linear_distillation`, with the same promises, for a teacher of which only log-probabilities of k classes of
+    each example are known, as servers send them.
+
+    Args:
+        x, weight, bias: the student's layer, as in `linear_distillation`.
+        teacher_log_prob: ln p of the classes, floating point, shape (..., k), at the temperature that is wanted. -inf
+            marks a class that does not count. It gets a gradient if it requires one.
+        teacher_classes: the classes, int64, shape (..., k), distinct in each example.
+        tail: "class", and all other classes together are one more class, of the student as of the teacher, whose
+            log-probability is ln(1 − Σ p); "none", and there are no other classes: the probabilities of the k classes
+            are divided by their sum, the student's as the teacher's.
+        temperature: of the student alone.
+        divergence, beta, token_weight, denominator, reduction, out_dtype, block_rows: as in `linear_distillation`.
+
+    Returns:
+        The cost, of x's dtype (float32 under autocast) or `out_dtype`. With the tail as a class, it is at most the
+        divergence from all of the teacher's classes.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above. Values of classes are checked on the CPU only.
+
+    Example:
+        >>> x, weight = torch.zeros(1, 3), torch.zeros(4, 3)
+        >>> linear_distillation_top_k(x, weight, torch.tensor([[0.5, 0.25]]).log(), torch.tensor([[2, 0]]))
+        tensor(0.1733)
+
+    Source: see `linear_distillation`.
+    """
+    check_student(x, weight, bias)
+    check_top_k(x, weight, teacher_log_prob, teacher_classes)
+    scores = teacher_log_prob.to(compute_dtype(x))
+    if tail == "class":
+        scores = torch.cat([scores, log_rest(scores)], -1)
+    check_temperature_shape(temperature)
+    student, c = layer_inputs(x, weight, bias, temperature, None)
+    inputs = Inputs(*student[:3], flat(scores), None, None, flat(teacher_classes))
+    how = Distillation(Divergence(divergence, beta), c, 1.0, block_rows)
+    return cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """Return the tensor with one row for each example."""
+    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+
+
+def log_rest(log_prob: Tensor) -> Tensor:
+    """Return ln(1 − Σ p), shape (..., 1): −∞ where the sum is 1, or a little more by rounding."""
+    rest = -torch.expm1(log_prob.logsumexp(-1, keepdim=True))
+    return torch.where(rest > 0, rest, 1).log().masked_fill(rest <= 0, -torch.inf)
+
+
+def check_student(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    check_layer(x, weight, bias, may_be_empty=False)
+
+
+def check_teacher(
+    x: Tensor, weight: Tensor, teacher_x: Tensor, teacher_weight: Tensor, teacher_bias: Tensor | None
+) -> None:
+    """Raise `TypeError` or `ValueError` unless the teacher's layer has x's examples and the student's classes."""
+    for name, tensor in (("teacher_x", teacher_x), ("teacher_weight", teacher_weight), ("teacher_bias", teacher_bias)):
+        if tensor is not None:
+            check_floating(name, tensor)
+            check_device(name, tensor, x, "x")
+    if teacher_x.shape[:-1] != x.shape[:-1] or teacher_x.ndim == 0:
+        raise ValueError(
+            f"teacher_x must have shape {tuple(x.shape[:-1])} + (D,), the examples of x, of shape {tuple(x.shape)}, "
+            f"got {tuple(teacher_x.shape)}"
+        )
+    K, D = len(weight), teacher_x.shape[-1]
+    if teacher_weight.shape != (K, D):
+        raise ValueError(
+            f"teacher_weight must have shape {(K, D)}, a row for each class of weight, for teacher_x of shape "
+            f"{tuple(teacher_x.shape)}, got {tuple(teacher_weight.shape)}; if the teacher's layer has more rows than "
+            "there are classes, pass those of the classes alone"
+        )
+    if teacher_bias is not None and teacher_bias.shape != (K,):
+        raise ValueError(f"teacher_bias must have shape {(K,)}, one for each class, got {tuple(teacher_bias.shape)}")
+
+
+def check_top_k(x: Tensor, weight: Tensor, teacher_log_prob: Tensor, teacher_classes: Tensor) -> None:
+    """Raise `TypeError` or `ValueError` unless there are log-probabilities of classes of the layer for each example."""
+    check_floating("teacher_log_prob", teacher_log_prob)
+    check_dense("teacher_classes", teacher_classes)
+    if teacher_classes.dtype != torch.int64:
+        raise TypeError(
+            f"teacher_classes must be int64 (class indices), got {teacher_classes.dtype}; pass teacher_classes.long()"
+        )
+    for name, tensor in (("teacher_log_prob", teacher_log_prob), ("teacher_classes", teacher_classes)):
+        check_device(name, tensor, x, "x")
+        if tensor.ndim != x.ndim or tensor.shape[:-1] != x.shape[:-1] or tensor.shape[-1] == 0:
+            raise ValueError(
+                f"{name} must have shape {tuple(x.shape[:-1])} + (k,), the examples of x, of shape {tuple(x.shape)}, "
+                f"got {tuple(tensor.shape)}"
+            )
+    if teacher_classes.shape != teacher_log_prob.shape:
+        raise ValueError(
+            f"teacher_classes must have the shape of teacher_log_prob, {tuple(teacher_log_prob.shape)}, got "
+            f"{tuple(teacher_classes.shape)}"
+        )
+    if not values_can_be_read(teacher_classes):
+        return
+    wrong = teacher_classes[(teacher_classes < 0) | (teacher_classes >= len(weight))]
+    if len(wrong) > 0:
+        raise ValueError(
+            f"teacher_classes must hold class indices from 0 to {len(weight) - 1}, got {wrong[0].item()}; give "
+            "examples that do not count any class, and a token_weight of 0"
+        )
+
+
+def cost(
+    inputs: Inputs,
+    how: Distillation,
+    x: Tensor,
+    token_weight: Tensor | None,
+    denominator: float | Tensor | None,
+    reduction: str,
+    out_dtype: torch.dtype | None,
+) -> Tensor:
+    """Return the reduced cost; x tells its dtype and the shape of the examples."""
+    check_token_weight(token_weight, x)
+    check_denominator(denominator, reduction, x)
+    N, dtype = len(inputs.x), compute_dtype(x)
+    factor, kept = inputs.x.new_ones(N, dtype=dtype), None
+    if token_weight is not None:
+        factor = token_weight.reshape(N).to(dtype)
+        inputs, factor, kept = leave_out(inputs, factor)
+    C = reduced_cost(inputs, how, factor, reduction if denominator is None else "sum")
+    if denominator is not None:
+        C = C / denominator
+    if reduction == "none":
+        C = scattered(C, kept, N).view(x.shape[:-1])
+    return to_dtype(C, result_dtype(x, out_dtype))
+
+
+def leave_out(inputs: Inputs, factor: Tensor) -> tuple[Inputs, Tensor, Tensor | None]:
+    """Return the examples whose factor is not 0, and their indices, or None where all stay.
+
+    Where the factors can't be read for free, or get a gradient, all stay, and the others have inputs of 0.
+    """
+    empty = factor == 0
+    kept = None if factor.requires_grad else kept_examples(empty, inputs.x)
+    if kept is not None:
+        examples = {name: tensor[kept] for name in EXAMPLES if (tensor := getattr(inputs, name)) is not None}
+        return inputs._replace(**examples), factor[kept], kept
+    x, teacher_x = (x.masked_fill(column(empty) & ~x.isfinite(), 0) for x in (inputs.x, inputs.teacher_x))
+    return inputs._replace(x=x, teacher_x=teacher_x), factor, None
+
+
+def reduced_cost(inputs: Inputs, how: Distillation, factor: Tensor, reduction: str) -> Tensor:
+    """Return the mean, sum, or factor · D of each example, shape (N,)."""
+    n = factor.sum()
+    reason = refusal(inputs)
+    if reason is None and reduction != "none" and not factor.requires_grad and not has_saved_tensor_hooks():
+        record("blocks", "the gradients are worked out with the cost")
+        C = LinearDivergence.apply(how, factor / n if reduction == "mean" else factor, *inputs)
+        return torch.where(n == 0, torch.nan, C) if reduction == "mean" else C
+    if reason is None:
+        record("blocks", "the gradients are not worked out with the cost")
+        D = LinearDivergence.apply(how, None, *inputs)
+    else:
+        if not torch.compiler.is_compiling():
+            record("formulas", f"blocks: {reason}")
+        D = whole_value(inputs, how)
+    C = product(factor, D)
+    if reduction == "none":
+        return C
+    return quotient(C.sum(), n) if reduction == "mean" else C.sum()
+
+
+def refusal(inputs: Inputs) -> str | None:
+    """Return why the cost is not computed by blocks, or None if it is."""
+    if torch.compiler.is_compiling() or tracing_state() is not None:
+        return "a compiler or tracer records operations"
+    if is_transformed() or is_forward_mode():
+        return "torch.func or forward mode differentiates the cost"
+    if count_dispatch_modes():
+        return "a dispatch mode is active"
+    return None if all(is_plain(tensor) for tensor in inputs if tensor is not None) else NOT_PLAIN
+
+
+class LinearDivergence(torch.autograd.Function):
+    """Σ factor · D over the examples, whose gradients come with it; without a factor, D of each example."""
+
+    @staticmethod
+    def forward(ctx: Any, how: Distillation, factor: Tensor | None, *inputs: Any) -> Tensor:
+        ctx.save_for_backward(factor, *inputs)
+        ctx.how, ctx.needs = how, ctx.needs_input_grad[2:]
+        D, ctx.gradients = value_and_gradients(Inputs(*inputs), factor, how, ctx.needs)
+        return D if factor is None else product(factor, D).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        (g,), (factor, *tensors) = grad_outputs, ctx.saved_tensors
+        inputs, found, ctx.gradients = Inputs(*tensors), ctx.gradients, None
+        if may_be_differentiated(g):
+            return (
+                None,
+                None,
+                *differentiable_gradients(g if factor is None else g * factor, inputs, ctx.how, ctx.needs),
+            )
+        if factor is None:
+            return None, None, *value_and_gradients(inputs, g, ctx.how, ctx.needs)[1]
+        if found is None:
+            # Another backward pass over the graph: what the first one returned is not ours any more.
+            found = value_and_gradients(inputs, factor, ctx.how, ctx.needs)[1]
+        if not g.is_cpu or g.item() != 1:
+            found = [None if gradient is None else gradient.mul_(g) for gradient in found]
+        return None, None, *found
+
+
+def differentiable_gradients(
+    g: Tensor, inputs: Inputs, how: Distillation, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of Σ g D as autograd derives them from whole z, so that they can be differentiated."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, since a weight may depend on another input: only what the layer itself does is to be differentiated.
+        inputs = Inputs(*(tensor.view_as(tensor) if tensor is not None else None for tensor in inputs))  # pyright: ignore[reportArgumentType]
+        needed = [tensor for tensor, is_needed in zip(inputs, needs, strict=True) if is_needed and tensor is not None]
+        found = iter(torch.autograd.grad(whole_value(inputs, how), needed, g, create_graph=create_graph))
+    return tuple(next(found) if is_needed else None for is_needed in needs)
