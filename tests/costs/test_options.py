@@ -15,9 +15,13 @@ from ce_torch.costs._arguments import OPTIONS
 from ce_torch.costs._registry import COSTS
 from ce_torch.functional import (
     cross_entropy,
+    linear_distillation,
+    linear_distillation_top_k,
     linear_log_likelihood,
+    linear_softmax_statistics,
     log_likelihood,
     quadratic,
+    softmax_statistics,
 )
 
 MODULES = {cost: cost.function for cost in (*COSTS.values(), LinearLogLikelihoodCost)}

@@ -296,12 +296,9 @@ class LinearLogLikelihoodCost(Cost):
         super().__init__(**options)
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K).
-
-        Options given here, such as `token_weight`, are for this call.
-        """
-        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **{**self.options, **options})
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""
+        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
