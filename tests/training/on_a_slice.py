@@ -25,6 +25,12 @@ def use_slice(path):
     mnist.identify = lambda data: "MNIST"
 
 
+def print_line(line, file):
+    """Print a line in one piece, which print does not: other processes write to the same file."""
+    file.write(f"{line}\n")
+    file.flush()
+
+
 def run_all(commands):
     """Run the program with each list of flags, in one job; return the exit code of the first that fails."""
     program = runpy.run_path("train.py")
@@ -34,7 +40,7 @@ def run_all(commands):
             sys.argv = ["train.py", *flags]
             if code := program["main"]():
                 return code
-            print(END_OF_RUN, flush=True)
+            print_line(END_OF_RUN, sys.stdout)
     return 0
 
 
@@ -42,7 +48,7 @@ if __name__ == "__main__":
     _, path, *flags = sys.argv
     use_slice(path)
     if "RANK" in os.environ:
-        print(f"rank {os.environ['RANK']} is process {os.getpid()}", file=sys.stderr, flush=True)
+        print_line(f"rank {os.environ['RANK']} is process {os.getpid()}", sys.stderr)
     commands = [list(group) for is_comma, group in itertools.groupby(flags, ",".__eq__) if not is_comma]
     if len(commands) > 1:
         distributed.exit_process(run_all(commands))
