@@ -14,6 +14,11 @@ class SoftmaxStatistics(NamedTuple):
         entropy: −Σⱼ aⱼ ln aⱼ; None unless it was asked for.
         prediction: the class of the largest output, int64, which has no gradient.
         correct: True where the prediction is the class y, bool; None without class indices.
+
+    Example:
+        >>> numbers = softmax_statistics(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1]))
+        >>> isinstance(numbers, SoftmaxStatistics), numbers.prediction
+        (True, tensor([0, 1]))
     """
 
     log_prob: Tensor | None

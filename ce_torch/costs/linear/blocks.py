@@ -13,7 +13,7 @@ FEWEST_ROWS = 16
 FEWEST_ELEMENTS = 1 << 20
 FEWEST_CLASSES = 32
 # The formulas hold this many tensors of a block's size at once.
-TENSORS = 12
+TENSORS = 16
 
 
 @dataclass(frozen=True)
