@@ -87,7 +87,7 @@ SPECIAL += [one | other for one, other in itertools.combinations(SPECIAL, 2)]
 
 @pytest.mark.parametrize("special", SPECIAL, ids=lambda special: "-".join(special))
 @pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("bias", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["bias", "no-bias"])
 def test_z_loss_softcap_and_temperatures_of_examples_go_with_every_option(special, y, bias):
     inputs, token_weight = layer(bias=bias), torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0, 1.5, 0.0], dtype=torch.float64)
     zero_weight = WEIGHTS.index_fill(0, torch.tensor([3]), 0)
@@ -103,6 +103,7 @@ def test_z_loss_softcap_and_temperatures_of_examples_go_with_every_option(specia
         torch.testing.assert_close(*plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [None, 0, 1], ids=["all", "x-frozen", "weight-frozen"])
 @pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
 def test_z_loss_adds_the_square_of_the_logsumexp_whatever_the_options(y, frozen):
