@@ -91,7 +91,7 @@ def teacher_of_k(N=7, K=9, k=3, dtype=torch.float64):
     return log_prob.to(dtype).requires_grad_(), classes
 
 
-def compare(found, expected, inputs, **tolerances):
+def assert_equal_derivatives(found, expected, inputs, **tolerances):
     """Compare values, and first and second derivatives with an upstream gradient."""
     torch.testing.assert_close(found, expected, **tolerances)
     g = torch.linspace(0.5, 2, found.numel(), dtype=found.dtype).view(found.shape)
@@ -110,7 +110,9 @@ def test_the_value_and_its_derivatives_are_those_of_kl_div(divergence, token_wei
     for reduction, beta in itertools.product(("mean", "sum", "none"), (0.1, 0.5)):
         inputs = layers()
         options = {"divergence": divergence, "beta": beta, "token_weight": token_weight, "reduction": reduction}
-        compare(*(f(*inputs, **options, **temperature) for f in (linear_distillation, unfused)), inputs)
+        assert_equal_derivatives(
+            *(f(*inputs, **options, **temperature) for f in (linear_distillation, unfused)), inputs
+        )
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -123,7 +125,7 @@ def test_the_divergence_from_k_classes_is_that_of_kl_div_among_them(divergence, 
             x, weight, log_prob, classes, bias, divergence=divergence, tail=tail, temperature=2.0, **options
         )
         expected = reduce(top_k(divergence, F.linear(x, weight, bias), log_prob, classes, tail, 2.0), **options)
-        compare(found, expected, [x, weight, bias, log_prob])
+        assert_equal_derivatives(found, expected, [x, weight, bias, log_prob])
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -132,7 +134,7 @@ def test_all_classes_as_the_most_likely_ones_are_the_whole_teacher(divergence):
     log_prob = F.linear(teacher_x, teacher_weight, teacher_bias).log_softmax(-1)
     log_prob, classes = log_prob.sort(-1, descending=True)
     found = linear_distillation_top_k(x, weight, log_prob, classes, bias, divergence=divergence, tail="none")
-    compare(found, linear_distillation(*inputs, divergence=divergence), inputs)
+    assert_equal_derivatives(found, linear_distillation(*inputs, divergence=divergence), inputs)
 
 
 @pytest.mark.parametrize("backend", ["blocks"], indirect=True)
@@ -217,7 +219,7 @@ def test_autocast_chooses_the_precision_of_both_layers():
 def test_the_teacher_may_have_another_precision():
     x, weight, teacher_x, teacher_weight, *_ = layers()
     halves = teacher_x.bfloat16(), teacher_weight.bfloat16()
-    compare(
+    assert_equal_derivatives(
         linear_distillation(x, weight, *halves),
         unfused(x, weight, *(half.double() for half in halves)),
         [x, weight],
@@ -274,7 +276,7 @@ def test_batches_with_one_denominator_add_up_to_the_mean_over_all():
         )
         for part in (slice(3), slice(3, None))
     ]
-    compare(sum(parts), whole, [x, weight])
+    assert_equal_derivatives(sum(parts), whole, [x, weight])
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -284,7 +286,7 @@ def test_token_weights_and_temperatures_have_gradients(reduction):
     token_weight = TOKEN_WEIGHT.double().requires_grad_()
     options = {"temperature": numbers[0], "teacher_temperature": numbers[1], "token_weight": token_weight}
     found, expected = (f(*inputs, reduction=reduction, **options) for f in (linear_distillation, unfused))
-    compare(found, expected, [*inputs, *numbers, token_weight])
+    assert_equal_derivatives(found, expected, [*inputs, *numbers, token_weight])
 
 
 @pytest.mark.parametrize("N", [0, 7], ids=["no-example", "all-masked"])
