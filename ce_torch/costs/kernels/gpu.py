@@ -82,7 +82,8 @@ def softmax_cost(
     part = layout.sizes[0]
     partials = z.new_empty((2, layout.programs(part)), dtype=real)
     inputs = z_rows, y_rows, weights, normal(c, real), label_smoothing, ignore_index, N
-    launch("log_likelihood", layout, part, C_rows, partials, m, *inputs, smooths=label_smoothing != 0)
+    constants = {"smooths": label_smoothing != 0, "lane_columns": layout.lane_columns}
+    launch("log_likelihood", layout, part, C_rows, partials, m, *inputs, **constants)
     if not y.is_floating_point():
         finish(reduction, C, partials, None, counted(statistics))
     elif reduction != "none":
@@ -196,27 +197,50 @@ def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out_dtype=torch.float32)
 
 
+def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> None:
+    """Write that product to `out`, or add it."""
+    if adds:
+        torch.addmm(out, left, right, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(left, right, out_dtype=torch.float32, out=out)
+
+
 def launch(name: str, layout: Layout, columns: int, *arguments: Any, **constants: Any) -> None:
     """Run the kernel of this name, in programs that take this many columns of their rows."""
     tile = {"tile_rows": layout.tile_rows, "tile_columns": layout.tile_columns}
     warps = min(max(layout.tile_rows * layout.tile_columns // 256, 1), 8)
-    run(name, layout.z, layout.programs(columns), *arguments, sizes=layout.sizes, num_warps=warps, **tile, **constants)
+    run(
+        name,
+        layout.z,
+        (layout.programs(columns),),
+        *arguments,
+        sizes=layout.sizes,
+        num_warps=warps,
+        **tile,
+        **constants,
+    )
 
 
 def finish(reduction: str, C: Tensor, partials: Tensor, N: int | None, counted: Tensor | None = None) -> None:
     """Add up C, and how much all rows count in the mean: N, or the sum over programs."""
     result = None if reduction == "none" else C
     constants = {"averages": reduction == "mean", "block": FINISH_BLOCK}
-    run("finish", partials, 1, result, counted, partials, partials.shape[-1], N, **constants)
+    run("finish", partials, (1,), result, counted, partials, partials.shape[-1], N, **constants)
 
 
-def run(name: str, tensor: Tensor, programs: int, *arguments: Any, **constants: Any) -> None:
-    """Run the kernel of this name where this tensor is."""
-    # Here, because the import takes as long as a thousand costs, and needs Triton.
-    from ce_torch.costs.kernels import gpu_kernels
-
+def run(name: str, tensor: Tensor, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Run the kernel of this name, in a grid of programs, where this tensor is."""
     with torch.cuda.device_of(tensor):
-        getattr(gpu_kernels, name)[(programs,)](*arguments, **constants)
+        kernel(name)[grid](*arguments, **constants)
+
+
+@cache
+def kernel(name: str) -> Any:
+    """Return the kernel of this name."""
+    # Here, because the import takes as long as a thousand costs, and needs Triton.
+    from ce_torch.costs.kernels import gpu_half_kernels, gpu_kernels
+
+    return getattr(gpu_kernels, name, None) or getattr(gpu_half_kernels, name)
 
 
 def kernel_dtype(z: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -26,6 +26,7 @@ def log_likelihood(
     smooths: tl.constexpr,
     tile_rows: tl.constexpr,
     tile_columns: tl.constexpr,
+    lane_columns: tl.constexpr,
 ):
     """C = T ln(1 + r) − Σⱼ tⱼ xⱼ of each row, with x = c (z − m), m = maxⱼ zⱼ, r = Σⱼ exp xⱼ − 1 and T = Σⱼ tⱼ."""
     real: tl.constexpr = m.memory.dtype.element_ty
@@ -35,7 +36,7 @@ def log_likelihood(
     if y.memory.dtype.element_ty.is_int():
         label = tl.load(row_pointers(y, rows), mask=inside, other=ignore_index)
         counts = inside & (label != ignore_index)
-    m_row, r, T, tx = row_sums(z, y, w, c, smoothing, rows, counts, smooths, tile_rows, tile_columns)
+    m_row, r, T, tx = row_sums(z, y, w, c, smoothing, rows, counts, smooths, tile_rows, tile_columns, lane_columns)
     if y.memory.dtype.element_ty.is_int():
         w_y = class_weight(w, rows, label, counts, real)
         z_y = tl.load(row_pointers(z, rows) + label * z.strides[0], mask=counts & (w_y == w_y), other=0.0)
@@ -57,16 +58,28 @@ def log_likelihood(
 
 @triton.jit
 def row_sums(
-    z, y, w, c, smoothing, rows, counts, smooths: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr
+    z,
+    y,
+    w,
+    c,
+    smoothing,
+    rows,
+    counts,
+    smooths: tl.constexpr,
+    tile_rows: tl.constexpr,
+    tile_columns: tl.constexpr,
+    lane_columns: tl.constexpr,
 ):
     """m and r of each row that counts, and the sums of t and of t x, but for what a class y has beyond the others.
 
     Every lane has a maximum of its own until the row's end, and counts how many exponentials are 1, the largest. The
-    sum of the others keeps its digits beside them.
+    sum of the others keeps its digits beside them. A lane takes some columns at once, and scales its sums once for
+    all of them.
     """
     sizes, _, _ = rows
     has_spread: tl.constexpr = smooths or y.memory.dtype.element_ty.is_floating()
-    ones = tl.zeros([tile_rows, tile_columns], c.dtype)
+    lanes: tl.constexpr = tile_columns // lane_columns
+    ones = tl.zeros([tile_rows, lanes], c.dtype)
     others, T, tx, m = ones, ones, ones, ones - float("inf")
     # Where no row counts nothing is read.
     end = tl.where(tl.max(counts.to(tl.int32), 0) > 0, sizes[0], 0).to(tl.int64)
@@ -74,17 +87,18 @@ def row_sums(
         column = start + tl.arange(0, tile_columns)
         mask = counts[:, None] & (column < sizes[0])[None, :]
         z_tile = tl.load(tile_pointers(z, rows, column), mask=mask, other=-float("inf")).to(c.dtype)
-        larger = tl.maximum(m, z_tile)
+        z_tile = tl.reshape(z_tile, [tile_rows, lanes, lane_columns])
+        larger = tl.maximum(m, tl.max(z_tile, 2))
         fall = tl.where(larger > m, exponent(m, larger, c), 0.0)
         others = tl.where(larger > m, (ones + others) * tl.exp(fall), others)
         ones = tl.where(larger > m, 0.0, ones)
-        x = exponent(z_tile, larger, c)
-        ones += tl.where(x == 0, 1.0, 0.0)
-        others += tl.where(x == 0, 0.0, tl.exp(x))
+        x = exponent(z_tile, larger[:, :, None], c)
+        ones += tl.sum(tl.where(x == 0, 1.0, 0.0), 2)
+        others += tl.sum(tl.where(x == 0, 0.0, tl.exp(x)), 2)
         if has_spread:
-            t = spread_target(y, w, smoothing, rows, column, mask, smooths)
-            tx += product(T, fall) + product(t, x)
-            T += t
+            t = tl.reshape(spread_target(y, w, smoothing, rows, column, mask, smooths), z_tile.shape)
+            tx += product(T, fall) + tl.sum(product(t, x), 2)
+            T += tl.sum(t, 2)
         m = larger
     m_row = tl.max(m, 1)
     x = exponent(m, m_row[:, None], c)
@@ -160,11 +174,16 @@ def log_likelihood_delta(
     mask = counts[:, None] & (column < sizes[0])[None, :]
     z_tile = tl.load(tile_pointers(z, rows, column), mask=mask, other=-float("inf")).to(real)
     e, T, r = tl.exp(exponent(z_tile, m_row[:, None], c)), T[:, None], r[:, None]
-    t = spread_target(y, w, smoothing, rows, column, mask, smooths)
-    if y.memory.dtype.element_ty.is_int():
-        value = (1.0 - smoothing) * class_weight(w, rows, label, counts, real)
-        t += tl.where(column[None, :] == label[:, None], value[:, None], 0.0)
-    error = (c / (1.0 + r)) * (e * (T - t) - t * (r + (1.0 - e)))
+    if smooths or y.memory.dtype.element_ty.is_floating():
+        t = spread_target(y, w, smoothing, rows, column, mask, smooths)
+        if y.memory.dtype.element_ty.is_int():
+            value = (1.0 - smoothing) * class_weight(w, rows, label, counts, real)
+            t += tl.where(column[None, :] == label[:, None], value[:, None], 0.0)
+        error = e * (T - t) - t * (r + (1.0 - e))
+    else:
+        # All of T is at y.
+        error = T * tl.where(column[None, :] == label[:, None], -(r + (1.0 - e)), e)
+    error *= c / (1.0 + r)
     store_delta(delta, tl.where(mask, g[:, None] * error, 0.0), rows, column)
 
 

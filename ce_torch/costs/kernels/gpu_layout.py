@@ -17,6 +17,8 @@ LARGEST_TILE = 4096
 SMALL_TILE = 1024
 # The tile where rows, not columns, are neighbours in memory: enough of them to read it line by line.
 NEIGHBOURS, NEIGHBOUR_COLUMNS = 64, 32
+# How many columns that are neighbours in memory share a maximum.
+LANE_COLUMNS = 8
 
 Integers = tuple[int, ...]
 
@@ -34,6 +36,7 @@ class Layout(NamedTuple):
     sizes: Integers
     tile_rows: int
     tile_columns: int
+    lane_columns: int
     tensors: tuple[Strided | None, ...]
 
     @property
@@ -92,10 +95,13 @@ def broadcast_strides(shape: Integers, own_shape: Integers, own_strides: Sequenc
     return *(0 for _ in range(len(shape) - len(own_shape))), *strides
 
 
-def tile(sizes: Integers, z_strides: Integers, width: int) -> tuple[int, int]:
-    """Return how many rows and columns a program holds at once, powers of two, of numbers this many registers wide."""
+def tile(sizes: Integers, z_strides: Integers, width: int) -> tuple[int, int, int]:
+    """Return how many rows and columns a program holds at once, and how many columns a lane, all powers of two.
+
+    A number is `width` registers wide.
+    """
     columns, rows = (1 << (size - 1).bit_length() for size in sizes[:2])
     if rows > 1 and z_strides[1] < z_strides[0]:
-        return min(rows, NEIGHBOURS), min(columns, NEIGHBOUR_COLUMNS)
+        return min(rows, NEIGHBOURS), min(columns, NEIGHBOUR_COLUMNS), 1
     columns = min(columns, LARGEST_TILE // width)
-    return min(rows, max(SMALL_TILE // columns, 1)), columns
+    return min(rows, max(SMALL_TILE // columns, 1)), columns, min(columns, LANE_COLUMNS)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ce_torch.costs._product import product
+from ce_torch.costs._softmax import exponents
 from ce_torch.costs.kernels import cpp
 from ce_torch.costs.kernels.products import address, kernel
 
@@ -21,6 +23,15 @@ class Sums(NamedTuple):
     z_y: Tensor
 
 
+def delta_factors(
+    sums: Sums, c: float, factor: Tensor, on_value: Tensor, off_total: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return g T / s, δ of class y without the part of its off_value, and g, for g = c factor."""
+    g, e_y, T = c * factor, exponents(sums.z_y, sums.m, c).exp(), on_value + off_total
+    s = sums.others + e_y
+    return product(g, T / s), product(g, (off_total * e_y - on_value * sums.others) / s), g
+
+
 def supports(x: Tensor, weight: Tensor) -> bool:
     """Return True if the kernels support this layer."""
     is_half = x.dtype == weight.dtype == torch.bfloat16
@@ -33,7 +44,7 @@ def half_sums(
     bias: Tensor | None,
     y: Tensor,
     c: float,
-    target: tuple[Tensor, Tensor, float, Tensor | None],
+    target: tuple[Tensor, Tensor, Tensor | float, Tensor | None],
     x_gradient: Tensor | None,
 ) -> Sums:
     """Return the sums. Write the gradient of Σ factor · C to x_gradient, if that is there.
@@ -44,7 +55,7 @@ def half_sums(
     factor, on_value, off_total, off_weight = target
     sums = Sums(*(torch.empty_like(factor) for _ in range(3)))
     parameters = address(x), address(weight), address(bias), address(y), *x.shape, len(weight), c
-    target_addresses = address(factor), address(on_value), off_total, address(off_weight)
+    target_addresses = address(factor), address(on_value), float(off_total), address(off_weight)
     outputs = *(tensor.data_ptr() for tensor in sums), None if x_gradient is None else x_gradient.data_ptr()
     kernel("half_sums", SUMS_ARGUMENTS)(*parameters, *target_addresses, *outputs, torch.get_num_threads())
     return sums

@@ -16,7 +16,7 @@ from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import clamp_infinite, exponents, scale
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
-from ce_torch.costs.kernels import NOT_PLAIN, gpu, half_products, is_plain
+from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
 from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
 from ce_torch.costs.linear import half_precision
 from ce_torch.costs.linear.blocks import Plan, column
@@ -37,7 +37,8 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
         return "temperature is a tensor that does not divide x"
     if plan.shard.group is not None:
         return "the classes are shared out among processes"
-    if layer.dtype != layer.x.dtype and not half_products.supports(layer.x, layer.weight):
+    is_half = layer.dtype != layer.x.dtype
+    if is_half and half_precision.find_kernels(layer) is None:
         return "x has half precision, for which there is no kernel"
     if not all(is_plain(tensor) for tensor in layer if tensor is not None):
         return NOT_PLAIN
@@ -45,10 +46,10 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
         return "a dispatch mode is active"
     if is_transformed():
         return "torch.func differentiates the cost"
-    if layer.off_value is not None and not layer.x.is_cpu:
-        return "label_smoothing is not 0, which a GPU works out by blocks of classes"
+    if layer.off_value is not None and not (layer.x.is_cpu or is_half):
+        return "label_smoothing is not 0, which a GPU works out by blocks of classes where x has no half precision"
     is_special = plan.softcap is not None or z_loss != 0
-    if is_special and (layer.dtype != layer.x.dtype or not layer.x.is_cpu):
+    if is_special and (is_half or not layer.x.is_cpu):
         return "softcap and z_loss have no kernel for half precision or a GPU"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
         return "softcap, z_loss and label_smoothing come together"
@@ -87,7 +88,7 @@ def cost_and_gradients(
         if name in needs and tensor is not None
     }
     if layer.dtype != x.dtype:
-        record("blocks", FUSED)
+        record("blocks" if x.is_cpu else "triton", FUSED)
         C = half_precision.add_gradients(gradients, layer, factor, plan.c)
         return C, tuple(gradients.values())
     count, blocks = plan.example_blocks(N, K)

@@ -80,6 +80,8 @@ def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | No
         return "class_weight requires grad"
     if is_forward_mode():
         return "forward mode differentiates the cost"
+    if layer.x.dtype == torch.float16:
+        return "gradients in float16 may vanish without the loss scale, which the backward pass brings"
     if has_saved_tensor_hooks():
         # Hooks save memory by what they do to saved tensors. Gradients that are kept would escape them.
         return "hooks for saved tensors are set"

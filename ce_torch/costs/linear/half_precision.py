@@ -7,12 +7,15 @@ bias. So no gradient needs a sum in float32 of its own size. In notation of `exa
     δⱼ = g (T eⱼ / s − off_valueⱼ),  and  g ((T − on_value) e_y − on_value Σ e of the others) / s  − g off_value_y  at y
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import exponents
-from ce_torch.costs.kernels.half_products import Sums, half_gradients, half_sums
+from ce_torch.costs.kernels import gpu_half_products, half_products
+from ce_torch.costs.kernels.half_products import Sums, delta_factors
 from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.layer import Layer
 
@@ -20,24 +23,32 @@ from ce_torch.costs.linear.layer import Layer
 SUM_ROWS = 1024
 
 
+def find_kernels(layer: Layer) -> ModuleType | None:
+    """Return the kernels that support this layer, or None."""
+    modules = half_products, gpu_half_products
+    return next((module for module in modules if module.supports(layer.x, layer.weight)), None)
+
+
 class Inputs:
     """A layer's tensors as the kernels take them, and what off_value adds up to."""
 
     def __init__(self, layer: Layer) -> None:
         assert layer.on_value is not None
+        self.kernels = find_kernels(layer)
         self.x, self.weight, self.y = layer.x.contiguous(), layer.weight.contiguous(), layer.y.contiguous()
         self.bias = None if layer.bias is None else layer.bias.contiguous()
         self.on_value = layer.on_value.float().contiguous()
         self.off_value, self.off_weight, self.off_bias, self.off_total = None, None, 0.0, 0.0
         if layer.off_value is not None:
             self.off_value = layer.off_value.float().contiguous()
-            self.off_weight, self.off_total = weighted_sum(self.weight, self.off_value), self.off_value.sum().item()
+            self.off_weight, self.off_total = weighted_sum(self.weight, self.off_value), self.off_value.sum()
             self.off_bias = 0.0 if self.bias is None else product(self.off_value, self.bias.float()).sum()
 
     def sums(self, c: float, factor: Tensor, x_gradient: Tensor | None) -> Sums:
         """Return the sums of each example, and write the gradient of Σ factor · C."""
         target = factor, self.on_value, self.off_total, self.off_weight
-        return half_sums(self.x, self.weight, self.bias, self.y, c, target, x_gradient)
+        assert self.kernels is not None
+        return self.kernels.half_sums(self.x, self.weight, self.bias, self.y, c, target, x_gradient)
 
     def cost(self, c: float, sums: Sums) -> tuple[Tensor, Statistics]:
         """Return C and the statistics of each example."""
@@ -61,12 +72,10 @@ def add_gradients(gradients: dict[str, Tensor], layer: Layer, factor: Tensor, c:
     inputs, factor = Inputs(layer), factor.float().contiguous()
     sums = inputs.sums(c, factor, gradients.get("x"))
     if "weight" in gradients or "bias" in gradients:
-        g, e_y = c * factor, exponents(sums.z_y, sums.m, c).exp()
-        s, T = sums.others + e_y, inputs.on_value + inputs.off_total
-        delta_y = product(g, (inputs.off_total * e_y - inputs.on_value * sums.others) / s)
-        delta = sums.m, product(g, T / s), delta_y, g, inputs.off_value
+        delta = sums.m, *delta_factors(sums, c, factor, inputs.on_value, inputs.off_total), inputs.off_value
+        assert inputs.kernels is not None
         parameters = inputs.x, inputs.weight, inputs.bias, inputs.y
-        half_gradients(*parameters, c, delta, gradients.get("weight"), gradients.get("bias"))
+        inputs.kernels.half_gradients(*parameters, c, delta, gradients.get("weight"), gradients.get("bias"))
     return inputs.cost(c, sums)[0]
 
 
