@@ -238,9 +238,10 @@ def run(name: str, tensor: Tensor, grid: tuple[int, ...], *arguments: Any, **con
 def kernel(name: str) -> Any:
     """Return the kernel of this name."""
     # Here, because the import takes as long as a thousand costs, and needs Triton.
-    from ce_torch.costs.kernels import gpu_half_kernels, gpu_kernels
+    from ce_torch.costs.kernels import gpu_half_kernels, gpu_kernels, gpu_statistics_kernels
 
-    return getattr(gpu_kernels, name, None) or getattr(gpu_half_kernels, name)
+    modules = gpu_kernels, gpu_half_kernels, gpu_statistics_kernels
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
 def kernel_dtype(z: Tensor, dtype: torch.dtype) -> torch.dtype:
