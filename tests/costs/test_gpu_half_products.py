@@ -72,7 +72,7 @@ def test_cost_and_gradients_are_float64s_but_for_two_roundings(dtype, shapes, op
     C = linear_log_likelihood(x, weight, y, *bias, out_dtype=torch.float32, **options)
     found = torch.autograd.grad(C, inputs, torch.full_like(C, 2.0))
     right, gradients = exact(inputs, y, upstream=2.0, **options)
-    assert set(launches) == {"block_exponentials", "block_delta"}
+    assert {"block_exponentials", "x_gradient", "block_delta"} <= {*launches}
     torch.testing.assert_close(C.double(), right, rtol=1e-5, atol=1e-5)
     for gradient, expected in zip(found, gradients, strict=True):
         assert gradient.dtype == dtype

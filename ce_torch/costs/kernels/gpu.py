@@ -21,7 +21,7 @@ from ce_torch.costs.kernels import (
     new_statistics,
 )
 from ce_torch.costs.kernels import formulas as whole_tensors
-from ce_torch.costs.kernels.gpu_layout import Layout, lay_out
+from ce_torch.costs.kernels.gpu_layout import LARGEST_TILE, Layout, lay_out
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
@@ -203,6 +203,12 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> No
         torch.addmm(out, left, right, out_dtype=torch.float32, out=out)
     else:
         torch.mm(left, right, out_dtype=torch.float32, out=out)
+
+
+def multiply_by(tensor: Tensor, factor: Tensor) -> None:
+    """Multiply a contiguous tensor in place by a number on the GPU. One that is 1 takes no time."""
+    grid = (-(-tensor.numel() // LARGEST_TILE),)
+    run("multiply_by", tensor, grid, tensor, factor, tensor.numel(), tile=LARGEST_TILE, num_warps=8)
 
 
 def launch(name: str, layout: Layout, columns: int, *arguments: Any, **constants: Any) -> None:

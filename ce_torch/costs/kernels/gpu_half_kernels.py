@@ -12,9 +12,23 @@ from ce_torch.costs.kernels.gpu_kernels import exponent, product
 
 @triton.jit
 def block_exponentials(
-    e, fall, m, others, z_y, z, bias, y, c, start, classes, stride, writes: tl.constexpr, tile: tl.constexpr
+    e,
+    total,
+    m,
+    others,
+    z_y,
+    z,
+    bias,
+    y,
+    c,
+    start,
+    classes,
+    stride,
+    inputs,
+    tile: tl.constexpr,
+    tile_inputs: tl.constexpr,
 ):
-    """Write exp(c (z − m)), and 0 at y, for the largest m so far; and by how much what was summed before must fall."""
+    """Write exp(c (z − m)), and 0 at y, for the largest m so far; scale what was summed before down to it."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, tile)
     mask, label = column < classes, tl.load(y + row) - start
@@ -25,12 +39,17 @@ def block_exponentials(
     e_row = tl.where(mask & (column != label), tl.exp(x), 0.0)
     fall_row = tl.exp(exponent(m_before, m_row, c))
     tl.store(m + row, m_row)
-    tl.store(fall + row, fall_row)
     tl.store(others + row, product(sum_before, fall_row) + tl.sum(e_row, 0))
     if (label >= 0) & (label < classes):
         tl.store(z_y + row, tl.sum(tl.where(column == label, z_row, 0.0), 0))
-    if writes:
+    if e is not None:
         tl.store(e + row * stride + column, e_row.to(e.dtype.element_ty), mask=mask)
+        if fall_row != 1:
+            for first in range(0, inputs, tile_inputs):
+                i = first + tl.arange(0, tile_inputs)
+                pointers = total + row * inputs + i
+                value = tl.load(pointers, mask=i < inputs, other=0.0)
+                tl.store(pointers, product(value, fall_row), mask=i < inputs)
 
 
 @triton.jit
@@ -45,6 +64,30 @@ def block_delta(delta, m, scale, delta_y, g, off_value, z, bias, y, c, start, cl
     if off_value is not None:
         value -= tl.load(g + row) * tl.load(off_value + start + column, mask=mask, other=0.0)
     tl.store(delta + row * stride + column, value.to(delta.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def x_gradient(gradient, total, scale, delta_y, g, weight, y, off_weight, inputs, tile: tl.constexpr):
+    """Write Σⱼ δⱼ Wⱼ = scale · total + delta_y W_y − g off_weight."""
+    row = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * tile + tl.arange(0, tile)
+    mask = i < inputs
+    value = product(tl.load(scale + row), tl.load(total + row * inputs + i, mask=mask, other=0.0))
+    weight_y = tl.load(weight + tl.load(y + row) * inputs + i, mask=mask, other=0.0).to(tl.float32)
+    value += product(tl.load(delta_y + row), weight_y)
+    if off_weight is not None:
+        value -= tl.load(g + row) * tl.load(off_weight + i, mask=mask, other=0.0)
+    tl.store(gradient + row * inputs + i, value.to(gradient.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def multiply_by(tensor, factor, size, tile: tl.constexpr):
+    """Multiply a tensor in place, without a look at it where the factor is 1."""
+    g = tl.load(factor).to(tl.float32)
+    if g != 1:
+        i = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+        value = tl.load(tensor + i, mask=i < size, other=0.0)
+        tl.store(tensor + i, (value.to(tl.float32) * g).to(tensor.dtype.element_ty), mask=i < size)
 
 
 @triton.jit

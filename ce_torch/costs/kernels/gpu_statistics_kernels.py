@@ -133,13 +133,13 @@ def first_largest(
 ):
     """The first column of the largest z of each row, among the columns from `group` on; PyTorch takes nan for it."""
     sizes, _, _ = rows
-    column = group[:, None] + tl.arange(0, lane_columns)[None, :]
-    pointers = row_pointers(z, rows)[:, None] + column * z.strides[0]
-    z_group = tl.load(pointers, mask=counts[:, None] & (column < sizes[0]), other=-float("inf")).to(m.dtype)
-    best = tl.min(tl.where(z_group == m[:, None], column, sizes[0]), 1)
+    group_column = group[:, None] + tl.arange(0, lane_columns)[None, :]
+    pointers = row_pointers(z, rows)[:, None] + group_column * z.strides[0]
+    z_group = tl.load(pointers, mask=counts[:, None] & (group_column < sizes[0]), other=-float("inf")).to(m.dtype)
+    best = tl.min(tl.where(z_group == m[:, None], group_column, sizes[0]), 1)
     is_nan = counts & (r != r)
     end = tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, sizes[0], 0).to(tl.int64)
-    first_nan = tl.zeros_like(best) + sizes[0]
+    first_nan = tl.zeros(best.shape, tl.int64) + sizes[0]
     for start in range(0, end, tile_columns):
         column = start + tl.arange(0, tile_columns)
         mask = counts[:, None] & (column < sizes[0])[None, :]
