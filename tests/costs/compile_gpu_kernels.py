@@ -12,7 +12,13 @@ from triton.runtime.jit import JITFunction
 
 from ce_torch.costs._registry import COSTS
 from ce_torch.costs.kernels import cpp, gpu
-from ce_torch.functional import cross_entropy, linear_log_likelihood, log_likelihood, softmax_statistics
+from ce_torch.functional import (
+    cross_entropy,
+    linear_log_likelihood,
+    linear_softmax_statistics,
+    log_likelihood,
+    softmax_statistics,
+)
 
 
 class H100:
@@ -95,12 +101,21 @@ for shape, last, dtypes in (
                 assert moves_128_bits("ld", of_delta, dtype), (name, shape, dtype)
             assert moves_128_bits("st", of_delta, dtype), (name, shape, dtype)
 
-gpu.multiply = multiply
-for smoothing in (0.0, 0.1):
-    x, weight, bias = (
-        torch.zeros(size, dtype=torch.bfloat16, requires_grad=True) for size in ((8, 64), (8192, 64), 8192)
-    )
+gpu.multiply, gpu.product_in_float32 = multiply, lambda left, right: left.float() @ right.float()
+sizes, y, outputs = ((8, 64), (8192, 64), (8192,)), torch.zeros(8, dtype=torch.int64), torch.zeros(8, 8192)
+x, weight, bias = (torch.zeros(size, dtype=torch.bfloat16, requires_grad=True) for size in sizes)
+fused, by_blocks = (
+    {"block_exponentials", "x_gradient", "block_delta", "multiply_by"},
+    {"block_numbers", "block_gradient"},
+)
+for layer_cost, kernels in (
+    (lambda: linear_log_likelihood(x, weight, y, bias), fused),
+    (lambda: linear_log_likelihood(x, weight, y, label_smoothing=0.1), fused),
+    (lambda: linear_log_likelihood(x, weight, y, bias, softcap=30.0, label_smoothing=0.1, z_loss=0.1), by_blocks),
+    (lambda: linear_log_likelihood(x, weight, outputs, bias), by_blocks),
+    (lambda: linear_softmax_statistics(x, weight, y, entropy=True).entropy.sum(), by_blocks),
+):
     programs.clear()
-    C = linear_log_likelihood(x, weight, torch.zeros(8, dtype=torch.int64), bias, label_smoothing=smoothing)
+    C = layer_cost()
     C.backward(torch.full_like(C, 2.0))
-    assert programs.keys() == {"block_exponentials", "x_gradient", "block_delta", "multiply_by"}
+    assert programs.keys() == kernels, programs.keys()

@@ -33,19 +33,11 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     """Return why a layer is not computed by blocks of examples, or None if it is."""
     if layer.y.is_floating_point():
         return "y holds desired outputs"
-    if layer.c is not None:
-        return "temperature is a tensor that does not divide x"
-    if plan.shard.group is not None:
-        return "the classes are shared out among processes"
     is_half = layer.dtype != layer.x.dtype
     if is_half and half_precision.find_kernels(layer) is None:
         return "x has half precision, for which there is no kernel"
-    if not all(is_plain(tensor) for tensor in layer if tensor is not None):
-        return NOT_PLAIN
-    if count_dispatch_modes():
-        return "a dispatch mode is active"
-    if is_transformed():
-        return "torch.func differentiates the cost"
+    if reason := general_refusal(layer, plan):
+        return reason
     if layer.off_value is not None and not (layer.x.is_cpu or is_half):
         return "label_smoothing is not 0, which a GPU works out by blocks of classes where x has no half precision"
     is_special = plan.softcap is not None or z_loss != 0
@@ -53,6 +45,21 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
         return "softcap and z_loss have no kernel for half precision or a GPU"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
         return "softcap, z_loss and label_smoothing come together"
+    return None
+
+
+def general_refusal(layer: Layer, plan: Plan) -> str | None:
+    """Return why kernels for layers do not support this one, on whatever device, or None if they do."""
+    if layer.c is not None:
+        return "temperature is a tensor that does not divide x"
+    if plan.shard.group is not None:
+        return "the classes are shared out among processes"
+    if not all(is_plain(tensor) for tensor in layer if tensor is not None):
+        return NOT_PLAIN
+    if count_dispatch_modes():
+        return "a dispatch mode is active"
+    if is_transformed():
+        return "torch.func differentiates the cost"
     return None
 
 

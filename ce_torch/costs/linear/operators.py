@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._torch_private import is_recorded
-from ce_torch.costs.linear import class_blocks, example_blocks
+from ce_torch.costs.linear import class_blocks, example_blocks, gpu_blocks
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs, align
@@ -41,8 +41,10 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     if plan.shard.group is None and is_recorded():
         return torch.ops.ce_torch.linear_log_likelihood(*layer, *plan.options)
     is_cost_only = not (plan.logsumexp or plan.entropy or plan.prediction)
-    by_examples = is_cost_only and example_blocks.refusal(layer, plan) is None
-    formulas = example_blocks if by_examples else class_blocks
+    if gpu_blocks.refusal(layer, plan) is None:
+        formulas = gpu_blocks
+    else:
+        formulas = example_blocks if is_cost_only and example_blocks.refusal(layer, plan) is None else class_blocks
     found, statistics, prediction = formulas.numbers(layer, plan)
     return found, torch.stack(statistics), prediction
 
@@ -56,6 +58,10 @@ def gradients(
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
         return tuple(next(found) if needed else None for needed in needs)
     names, needs_target = needed_fields(needs)
+    is_plain = not (needs_target or may_be_differentiated(g))
+    if is_plain and gpu_blocks.refusal(layer, plan) is None:
+        found = gpu_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
+        return *align(found, names), None, None, None
     is_cost_only = not (needs_target or plan.logsumexp or plan.entropy)
     if is_cost_only and not may_be_differentiated(g) and example_blocks.refusal(layer, plan) is None:
         _, found = example_blocks.cost_and_gradients(layer, g[0], plan, names)
