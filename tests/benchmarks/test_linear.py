@@ -1,4 +1,4 @@
-"""The benchmark of the layer compares like with like: each use has one gradient, by ours and by PyTorch's operations."""
+"""The benchmark of the layer compares like with like: by ours and by PyTorch, each use has the same gradient."""
 
 import pytest
 import torch

@@ -88,12 +88,7 @@ def cost_and_gradients(
     """Return C + λ ℓ² of each example, λ = `z_loss`, and the gradients of Σ factor (C + λ ℓ²) that are needed."""
     (N, K), x = layer.sizes, layer.x
     costs = layer.full(0)
-    new = torch.empty_like if N > 0 else torch.zeros_like
-    gradients = {
-        name: new(tensor, memory_format=torch.contiguous_format)
-        for name, tensor in zip(PARAMETERS, layer, strict=False)
-        if name in needs and tensor is not None
-    }
+    gradients = new_gradients(layer, needs)
     if layer.dtype != x.dtype:
         record("blocks" if x.is_cpu else "triton", FUSED)
         C = half_precision.add_gradients(gradients, layer, factor, plan.c)
@@ -110,6 +105,16 @@ def cost_and_gradients(
     if layer.off_value is not None and N > 0 and plan.softcap is None:
         subtract_off_value(gradients, layer, layer.off_value, plan.c * factor)
     return costs, tuple(gradients.values())
+
+
+def new_gradients(layer: Layer, needs: Needs) -> Gradients:
+    """Return memory for the needed gradients, of zeros if no example will write to it."""
+    new = torch.empty_like if len(layer.x) > 0 else torch.zeros_like
+    return {
+        name: new(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in zip(PARAMETERS, layer, strict=False)
+        if name in needs and tensor is not None
+    }
 
 
 def gpu_block(
@@ -189,7 +194,7 @@ def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Te
     if "x" in gradients:
         transposed = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
         add_product(layer.weight.mT, z, out=transposed)
-        gradients["x"][block] = (transposed * z_factor).mT
+        gradients["x"][block] = (transposed * z_factor).mT[: block.stop - block.start]
     # The first block overwrites the memory.
     beta = min(block.start, 1)
     if "weight" in gradients:
