@@ -8,12 +8,20 @@ from heads import fused, layer, scores, unfused
 from torch.nn import functional as F
 
 from ce_torch.costs.kernels import layer_numbers
+from ce_torch.costs.linear import cpu_blocks
 from ce_torch.functional import linear_softmax_statistics
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
 # No multiple of 16 examples, and more classes than one sum takes.
 SIZES = [(1, 3, 2), (37, 5, 9), (50, 8, 700)]
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch):
+    """Compute in several tiles."""
+    monkeypatch.setattr(cpu_blocks, "TILE_CLASSES", 300)
+    monkeypatch.setattr(cpu_blocks, "TILE_EXAMPLES", 32)
 
 
 @pytest.fixture
@@ -63,8 +71,6 @@ def test_statistics_and_their_gradients_are_float64s(sizes, kind, softcap, calls
 @pytest.mark.parametrize(
     "options",
     [
-        {"reduction": "none"},
-        {"reduction": "none", "label_smoothing": 0.1, "class_weight": torch.linspace(0, 2, 700)},
         {"softcap": 2.0, "z_loss": 0.1, "label_smoothing": 0.1},
         {"z_loss": 0.1, "reduction": "none", "token_weight": torch.linspace(0, 2, 50)},
     ],
@@ -78,6 +84,23 @@ def test_costs_that_are_not_fused_have_float64s_gradients(options, calls):
     assert_close_to([C], [right])
     g = torch.linspace(0.5, 1, C.numel()).view(C.shape)
     assert_close_to(torch.autograd.grad(C, inputs, g), torch.autograd.grad(right, exact, g.double()))
+    assert "layer_gradient" in calls
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("has_classes", [True, False], ids=["classes", "outputs"])
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype, has_classes, calls):
+    inputs, classes, outputs = examples(*SIZES[-1])
+    inputs, outputs = [t.detach().to(dtype).requires_grad_() for t in inputs], outputs.to(dtype)
+    x, weight, bias = inputs
+    numbers = linear_softmax_statistics(x, weight, classes if has_classes else outputs, bias, entropy=True)
+    exact = in_float64(inputs)
+    ln_a, t = F.linear(*exact).log_softmax(-1), F.one_hot(classes, 700) if has_classes else outputs.double()
+    expected = (t * ln_a).sum(-1), -(ln_a.exp() * ln_a).sum(-1)
+    assert_close_to((numbers.log_prob, numbers.entropy), expected)
+    found = torch.autograd.grad([numbers.log_prob.sum(), numbers.entropy.sum()], inputs)
+    for gradient, right in zip(found, torch.autograd.grad([number.sum() for number in expected], exact), strict=True):
+        assert (gradient - right).norm() <= 0.6 * torch.finfo(dtype).eps * right.norm()
     assert "layer_gradient" in calls
 
 

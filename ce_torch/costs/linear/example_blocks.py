@@ -33,6 +33,8 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     """Return why a layer is not computed by blocks of examples, or None if it is."""
     if layer.y.is_floating_point():
         return "y holds desired outputs"
+    if plan.logsumexp or plan.entropy or plan.prediction:
+        return "more than the cost is asked for"
     is_half = layer.dtype != layer.x.dtype
     if is_half and half_precision.find_kernels(layer) is None:
         return "x has half precision, for which there is no kernel"
@@ -115,6 +117,11 @@ def new_gradients(layer: Layer, needs: Needs) -> Gradients:
         for name, tensor in zip(PARAMETERS, layer, strict=False)
         if name in needs and tensor is not None
     }
+
+
+def gradients(g: Tensor, layer: Layer, plan: Plan, _: Statistics, needs: Needs) -> tuple[Tensor, ...]:
+    """Return the needed ones of the gradients of Σ g C, for the first row of g."""
+    return cost_and_gradients(layer, g[0], plan, needs)[1]
 
 
 def gpu_block(

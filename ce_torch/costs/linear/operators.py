@@ -41,10 +41,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Return C, ℓ and H of each example, shape (3, N), its statistics, shape (4, N), and its prediction, shape (N,)."""
     if plan.shard.group is None and is_recorded():
         return torch.ops.ce_torch.linear_log_likelihood(*layer, *plan.options)
-    kernels, is_cost_only = find_kernels(layer, plan), not (plan.logsumexp or plan.entropy or plan.prediction)
-    if is_cost_only and kernels is not gpu_blocks and example_blocks.refusal(layer, plan) is None:
-        kernels = example_blocks
-    formulas = class_blocks if kernels is None else kernels
+    formulas = find_kernels(layer, plan) or class_blocks
     found, statistics, prediction = formulas.numbers(layer, plan)
     return found, torch.stack(statistics), prediction
 
@@ -63,17 +60,15 @@ def gradients(
     if kernels is not None:
         found = kernels.gradients(g, layer, plan, Statistics(*statistics), names)
         return *align(found, names), None, None, None
-    if is_final and not (plan.logsumexp or plan.entropy) and example_blocks.refusal(layer, plan) is None:
-        _, found = example_blocks.cost_and_gradients(layer, g[0], plan, names)
-        return *align(found, names), None, None, None
     found = class_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
     target = class_blocks.target_gradients(g, layer, plan, Statistics(*statistics)) if needs_target else (None,) * 3
     return *align(found, names), *target
 
 
 def find_kernels(layer: Layer, plan: Plan) -> ModuleType | None:
-    """Return what computes all numbers of this layer by kernels, or None."""
-    return next((module for module in (gpu_blocks, cpu_blocks) if module.refusal(layer, plan) is None), None)
+    """Return what computes the numbers of this layer that the plan asks for, by kernels, or None."""
+    modules = gpu_blocks, example_blocks, cpu_blocks
+    return next((module for module in modules if module.refusal(layer, plan) is None), None)
 
 
 def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
