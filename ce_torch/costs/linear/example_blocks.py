@@ -16,7 +16,7 @@ from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import clamp_infinite, exponents, scale
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
-from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain
+from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain, layer_numbers
 from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
 from ce_torch.costs.linear import half_precision
 from ce_torch.costs.linear.blocks import Plan, column
@@ -24,6 +24,8 @@ from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precisi
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.layer import Layer
 
+# Blocks of fewer examples take longer than tiles, though tiles make four products where blocks make three.
+FEWEST_EXAMPLES = 64
 FUSED = "the gradients are worked out with the cost"
 # The needed gradients, those of x, weight and bias by name.
 Gradients = dict[str, Tensor]
@@ -45,9 +47,18 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     is_special = plan.softcap is not None or z_loss != 0
     if is_special and (is_half or not layer.x.is_cpu):
         return "softcap and z_loss have no kernel for half precision or a GPU"
+    if not is_half and has_few_examples(layer, plan):
+        return "blocks would hold few examples, and take longer than tiles"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
         return "softcap, z_loss and label_smoothing come together"
     return None
+
+
+def has_few_examples(layer: Layer, plan: Plan) -> bool:
+    """Return True if so many blocks would each read all of W, and add to its gradient, that tiles are faster."""
+    N, K = layer.sizes
+    count, _ = plan.example_blocks(N, K)
+    return count < min(N, FEWEST_EXAMPLES) and layer_numbers.supports(layer.x, layer.weight)
 
 
 def general_refusal(layer: Layer, plan: Plan) -> str | None:
