@@ -160,7 +160,7 @@ def test_a_compiled_cost_takes_inputs_of_any_strides():
 def test_the_operators_are_as_pytorch_wants_them(transposed):
     x, weight, bias = detached_layer()
     x = x.T.contiguous().T if transposed else x
-    ones, plan = torch.ones(7, dtype=x.dtype), (0.5, None, 2.0, True, True, True)
+    ones, plan = torch.ones(7, dtype=x.dtype), (0.5, None, 2.0, True, True, True, None, 0)
     inputs = x, weight, bias, ones, CLASSES.clamp(min=0), ones, WEIGHTS
     operators = torch.ops.ce_torch
     torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, *plan))

@@ -15,7 +15,7 @@ from ce_torch.costs.kernels import compiler, cpp
 
 # PyTorch's own products are computed in sums of this length, and for so many numbers of the result at a time.
 SUM_LENGTH = 1024
-PRODUCT_ELEMENTS = 1 << 18
+PRODUCT_ELEMENTS = 1 << 16
 # PyTorch's operations take so many numbers of z at a time, or a sixteenth of z if that is more.
 PART_ELEMENTS = 1 << 16
 # The fields of the kernel's Matrix.

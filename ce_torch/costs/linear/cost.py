@@ -28,10 +28,11 @@ from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
-from ce_torch.costs.linear.blocks import TENSORS, Plan, column
+from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import capped
 from ce_torch.costs.linear.inputs import Inputs, check_layer, layer_inputs
 from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import BLOCK_TENSORS, check_block_size
 from ce_torch.costs.linear.targets import (
     ClassTargets,
     class_targets,
@@ -61,6 +62,7 @@ def linear_log_likelihood(
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
+    max_memory: str | int | None = None,
     group: Any = None,
 ) -> Tensor:
     """Return the cost of an output layer, `F.cross_entropy(F.linear(x, weight, bias), y)`, without all of z in memory.
@@ -103,6 +105,10 @@ def linear_log_likelihood(
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
             16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
             of all examples.
+        max_memory: the most memory that tensors may take beyond inputs and gradients, in the forward pass or in its
+            backward pass: a number of bytes, or a text such as "64 MB" or "1.5 GiB". Blocks become smaller than they
+            are by default where that is needed; if none is small enough, an error tells the least that is. It can't be
+            given together with `block_rows`, and does not hold for what holds all of z, nor for second derivatives.
         group: processes (`torch.distributed`) that share the classes. Each has its own part of weight, bias, class
             weights and desired outputs, in the order of the ranks; x and class indices are the same in all. For each
             example they exchange five numbers and the gradient of x; no process sees all classes. The cost and the
@@ -141,7 +147,7 @@ def linear_log_likelihood(
         return to_dtype(C if denominator is None else C / denominator, dtype)
     shard = local_shard(weight, group)
     inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
-    plan = Plan(c, block_rows, softcap, shard=shard)
+    plan = Plan(c, block_rows, softcap, max_memory=check_block_size(block_rows, max_memory), shard=shard)
     if token_weight is not None:
         token_weight = token_weight.reshape(-1).to(compute_dtype(x))
     if y.is_floating_point():
@@ -202,13 +208,14 @@ def dense_cost(
     reduction: str,
 ) -> Tensor:
     """Return the reduced cost of desired outputs, shape (N,) for reduction "none"."""
-    N, kept = inputs.x.shape[0], None
+    N, kept, given_y = inputs.x.shape[0], None, y
     if token_weight is not None and not token_weight.requires_grad:
         kept = kept_examples(token_weight == 0, inputs.x)
     if token_weight is not None and kept is not None:
         inputs, y, token_weight = inputs.select(kept), y[kept], token_weight[kept]
     t = dense_targets(y, inputs.x, class_weight, label_smoothing, plan.shard.classes)
-    layer = Layer(masked_inputs(inputs.x, y), *inputs[1:], t, None, None)
+    layer = inputs.layer(masked_inputs(inputs.x, y), t)
+    plan = inputs.reserve(plan, layer, given_y)
     C = product(token_weight, example_costs(layer, plan, z_loss, fused.refusal(layer, reduction, plan, z_loss)))
     return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, token_weight)
 
@@ -219,7 +226,8 @@ def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str
     if kept is not None:
         inputs, targets = inputs.select(kept), targets.select(kept)
     x = targets.masked_inputs(inputs.x)
-    layer = Layer(x, *inputs[1:], targets.y, targets.on_value, targets.off_value)
+    layer = inputs.layer(x, targets.y, targets.on_value, targets.off_value)
+    plan = inputs.reserve(plan, layer)
     reason = fused.refusal(layer, reduction, plan, z_loss)
     if reason is None:
         C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, targets.factor(reduction), *layer)
@@ -255,7 +263,9 @@ def example_numbers(layer: Layer, plan: Plan, reason: str | None) -> tuple[Tenso
     if is_traced or torch.compiler.is_compiling():
         # Traces, and the compiler in forward mode, take the formula itself. It gets a single block, for they would
         # unroll a loop.
-        found, _, prediction = class_blocks.numbers(layer, replace(plan, block_rows=TENSORS * layer.sizes[0]))
+        found, _, prediction = class_blocks.numbers(
+            layer, replace(plan, block_rows=BLOCK_TENSORS * layer.sizes.N, max_memory=None)
+        )
         return found, prediction
     record("blocks", f"the gradients are not worked out with the cost: {reason}")
     return autograd.numbers(layer, plan)

@@ -51,6 +51,8 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     is_special = plan.softcap is not None or z_loss != 0
     if is_special and (is_half or not layer.x.is_cpu):
         return "softcap and z_loss have no kernel for half precision or a GPU"
+    if is_half and plan.max_memory is not None and not layer.x.is_cpu:
+        return "max_memory is given, but a GPU's blocks for half precision are of fixed sizes"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
         return "softcap, z_loss and label_smoothing come together"
     return None
@@ -59,12 +61,13 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
 @fixed_precision
 def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
-    (N, K), x, zero = layer.sizes, layer.x, layer.full(0)
+    K, x, zero = layer.sizes.K, layer.x, layer.full(0)
     if layer.dtype != x.dtype:
+        plan.check_half_precision(layer.sizes)
         C, statistics = half_precision.cost(layer, plan.c)
         return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
     C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
-    count, blocks = plan.example_blocks(N, K)
+    count, blocks = plan.example_blocks(layer.sizes)
     memory = x.new_empty(K * count)
     for block in blocks:
         part = layer.examples(block)
@@ -79,7 +82,7 @@ def cost_and_gradients(
     layer: Layer, factor: Tensor, plan: Plan, needs: Needs, z_loss: float = 0.0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return C + λ ℓ² of each example, λ = `z_loss`, and the gradients of Σ factor (C + λ ℓ²) that are needed."""
-    (N, K), x = layer.sizes, layer.x
+    (N, K, *_), x = layer.sizes, layer.x
     costs = layer.full(0)
     new = torch.empty_like if N > 0 else torch.zeros_like
     gradients = {
@@ -88,10 +91,11 @@ def cost_and_gradients(
         if name in needs and tensor is not None
     }
     if layer.dtype != x.dtype:
+        plan.check_half_precision(layer.sizes)
         record("blocks" if x.is_cpu else "triton", FUSED)
         C = half_precision.add_gradients(gradients, layer, factor, plan.c)
         return C, tuple(gradients.values())
-    count, blocks = plan.example_blocks(N, K)
+    count, blocks = plan.example_blocks(layer.sizes)
     memory = x.new_empty(K * count)
     gpu_refusal = gpu.refusal(memory)
     compute_block = gpu_block if gpu_refusal is None else transposed_block

@@ -8,16 +8,40 @@ from torch import Tensor
 
 from ce_torch.costs._arguments import check_device, check_floating
 from ce_torch.costs._precision import compute_dtype, is_autocast
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import is_copy
 from ce_torch.costs.log_likelihood import divide
 
 
 class Inputs(NamedTuple):
-    """The first fields of a layer: x (N, D), weight (K, D), bias (K,), and c of each example, (N,) or None."""
+    """The first fields of a layer: x (N, D), weight (K, D), bias (K,), and c of each example, (N,) or None.
+
+    `given` are x and weight as the caller gave them.
+    """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     c: Tensor | None
+    given: tuple[Tensor, Tensor]
+
+    def layer(self, x: Tensor, y: Tensor, on_value: Tensor | None = None, off_value: Tensor | None = None) -> Layer:
+        """Return the layer of inputs x, which are those of these inputs or a copy, and of desired outputs."""
+        return Layer(x, self.weight, self.bias, self.c, y, on_value, off_value)
+
+    def reserve(self, plan: Plan, layer: Layer, y: Tensor | None = None) -> Plan:
+        """Return the plan for the layer, made from these inputs and desired outputs y, which knows of copies."""
+        if plan.max_memory is None:
+            return plan
+        # How often each is in memory, with what leads to it and its gradient.
+        x, weight = self.given
+        size = 4 * x.numel() * layer.dtype.itemsize if is_copy(layer.x, x) else 0
+        size += 2 * layer.weight.nbytes if is_copy(layer.weight, weight) else 0
+        size += 3 * layer.y.nbytes if y is not None and is_copy(layer.y, y) else 0
+        # Kernels copy what is not contiguous.
+        size += sum(tensor.nbytes for tensor in (layer.x, layer.weight) if not tensor.is_contiguous())
+        return plan.reserve(size)
 
     def select(self, examples: Tensor) -> Self:
         """Return the inputs of some examples."""
@@ -31,17 +55,17 @@ def layer_inputs(
 
     A tensor divides x and bias, through which it gets its gradient, or makes c of each example where it can't.
     """
-    shape = x.shape[:-1]
+    shape, given = x.shape[:-1], (x, weight)
     x, weight, bias = autocast(x, weight, bias)
     x = x.reshape(math.prod(shape), x.shape[-1])
     if not isinstance(temperature, Tensor):
-        return Inputs(x, weight, bias, None), 1 / temperature
+        return Inputs(x, weight, bias, None, given), 1 / temperature
     if softcap is not None or (temperature.ndim and bias is not None):
         c = 1 / temperature.to(compute_dtype(x)).expand(shape).reshape(-1)
-        return Inputs(x, weight, bias, c), 1.0
+        return Inputs(x, weight, bias, c, given), 1.0
     x = divide(x, temperature.reshape(-1) if temperature.ndim else temperature).to(x.dtype)
     bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
-    return Inputs(x, weight, bias, None), 1.0
+    return Inputs(x, weight, bias, None, given), 1.0
 
 
 def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear.blocks import Plan, column, narrow
+from ce_torch.costs.linear.memory import Sizes
 
 Field = TypeVar("Field", bound=Tensor | None, covariant=True)
 
@@ -43,9 +44,9 @@ class Layer(Fields[Tensor]):
     __slots__ = ()
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """N and K."""
-        return self.x.shape[0], self.weight.shape[0]
+    def sizes(self) -> Sizes:
+        """N, K, D, and the bytes of numbers."""
+        return Sizes(*self.x.shape[:1], *self.weight.shape, self.x.itemsize, self.dtype.itemsize)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +68,7 @@ class Layer(Fields[Tensor]):
 
     def blocks(self, plan: Plan) -> Iterator[slice]:
         """Yield the classes of each block."""
-        return plan.class_blocks(*self.sizes)
+        return plan.class_blocks(self.sizes)
 
     def z(self, classes: slice) -> Tensor:
         """Return the weighted inputs of the block."""

@@ -23,7 +23,10 @@ LAYER_SCHEMA = ", ".join(
 )
 FIELD_COUNT = len(Fields._fields)
 library = torch.library.Library("ce_torch", "FRAGMENT")
-PLAN_SCHEMA = "float plan_c, SymInt? block_rows, float? softcap, bool logsumexp, bool entropy, bool prediction"
+PLAN_SCHEMA = (
+    "float plan_c, SymInt? block_rows, float? softcap, bool logsumexp, bool entropy, bool prediction, "
+    "SymInt? max_memory, SymInt reserved"
+)
 
 library.define(
     f"linear_log_likelihood({LAYER_SCHEMA}, {PLAN_SCHEMA}) -> (Tensor, Tensor, Tensor)",

@@ -12,7 +12,7 @@ from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.cost import example_numbers, scattered
 from ce_torch.costs.linear.inputs import check_layer, layer_inputs
-from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import check_block_size
 from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
 from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
 
@@ -29,6 +29,7 @@ def linear_softmax_statistics(
     ignore_index: int = -100,
     entropy: bool = False,
     block_rows: int | None = None,
+    max_memory: str | int | None = None,
     group: Any = None,
 ) -> SoftmaxStatistics:
     """Return log-probability, logsumexp, entropy and prediction of each example of a softmax layer.
@@ -40,8 +41,8 @@ def linear_softmax_statistics(
     `ignore_index` nothing is computed: its numbers are 0, its prediction is `ignore_index`, and it is not correct.
 
     Args:
-        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, group: as in `linear_log_likelihood`. y can
-            be None.
+        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, max_memory, group: as in
+            `linear_log_likelihood`. y can be None.
         entropy: True to compute the entropy.
 
     Returns:
@@ -67,11 +68,20 @@ def linear_softmax_statistics(
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
     inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
-    plan = Plan(c, block_rows, softcap, logsumexp=True, entropy=entropy, prediction=True, shard=shard)
+    plan = Plan(
+        c,
+        block_rows,
+        softcap,
+        logsumexp=True,
+        entropy=entropy,
+        prediction=True,
+        max_memory=check_block_size(block_rows, max_memory),
+        shard=shard,
+    )
     N, kept, ignored = inputs.x.shape[0], None, None
     if desired.is_floating_point():
         desired = desired.reshape(N, weight.shape[0])
-        layer = Layer(masked_inputs(inputs.x, desired), *inputs[1:], desired, None, None)
+        layer = inputs.layer(masked_inputs(inputs.x, desired), desired)
     else:
         # Without y no class is ignored, not even that of the placeholder.
         ignored_class = -1 if y is None else ignore_index
@@ -81,9 +91,9 @@ def linear_softmax_statistics(
         kept = kept_examples(targets.ignored, inputs.x)
         if kept is not None:
             inputs, targets = inputs.select(kept), targets.select(kept)
-        layer = Layer(targets.masked_inputs(inputs.x), *inputs[1:], targets.y, targets.on_value, None)
+        layer = inputs.layer(targets.masked_inputs(inputs.x), targets.y, targets.on_value)
         ignored = targets.ignored
-    found, prediction = example_numbers(layer, plan, "statistics are asked for")
+    found, prediction = example_numbers(layer, inputs.reserve(plan, layer), "statistics are asked for")
     if ignored is not None:
         found, prediction = found.masked_fill(ignored, 0), prediction.masked_fill(ignored, ignore_index)
     C, logsumexp, H = (scattered(number, kept, N).view(shape) for number in found.to(compute_dtype(x)))
