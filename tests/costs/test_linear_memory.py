@@ -127,3 +127,24 @@ def test_a_limit_and_rows_of_a_block_exclude_each_other():
     for cost in (linear_log_likelihood, linear_softmax_statistics):
         with pytest.raises(ValueError, match=r"block_rows=4 and max_memory=1000 both choose .* leave one out"):
             cost(x, weight, torch.arange(7), block_rows=4, max_memory="1 kB")
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+@pytest.mark.parametrize("options", [{"reduction": r} for r in ("mean", "sum", "none")] + [{"softcap": 3.0}], ids=str)
+def test_what_is_frozen_takes_no_gradient(options, frozen, dtype, peak_memory):
+    sizes = {"x": (4000, 128, 32), "weight": (32, 128, 4000), "bias": (2, 2, 100_000)}[frozen]
+    inputs, y = layer(*sizes, dtype), torch.arange(sizes[0]) % sizes[2]
+    is_frozen = [name == frozen for name in ("x", "weight", "bias")]
+    (tensor,) = (tensor.requires_grad_(False) for tensor, is_it in zip(inputs, is_frozen, strict=True) if is_it)
+    needed = [tensor for tensor, is_it in zip(inputs, is_frozen, strict=True) if not is_it]
+
+    def step():
+        C = linear_log_likelihood(inputs[0], inputs[1], y, inputs[2], block_rows=1, **options).sum()
+        return torch.autograd.grad(C, needed)
+
+    step()
+    in_use = peak_memory(step) - sum(tensor.nbytes for tensor in needed)
+    print(in_use/tensor.nbytes, tensor.nbytes)
+    assert in_use < tensor.nbytes / 2

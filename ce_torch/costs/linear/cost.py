@@ -30,6 +30,7 @@ from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import capped
+from ce_torch.costs.linear.held import HeldGradients, reserve
 from ce_torch.costs.linear.inputs import Inputs, check_layer, layer_inputs
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import BLOCK_TENSORS, check_block_size
@@ -81,7 +82,9 @@ def linear_log_likelihood(
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
     "none", half precision and shards; under `torch.func`, `torch.compile` and hooks for saved tensors, such as those of
-    activation checkpointing; and where a second backward pass runs over a retained graph.
+    activation checkpointing; and where a second backward pass runs over a retained graph. Of several forward passes
+    before a backward pass, as where costs are summed, only one keeps a gradient of the weight, and the others leave
+    theirs to the backward pass.
 
     Args:
         x: inputs of the layer, floating point, shape (..., D).
@@ -230,7 +233,8 @@ def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str
     plan = inputs.reserve(plan, layer)
     reason = fused.refusal(layer, reduction, plan, z_loss)
     if reason is None:
-        C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, targets.factor(reduction), *layer)
+        held = reserve(inputs.given[1]) if layer.weight.requires_grad else HeldGradients(layer.weight)
+        C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, held, targets.factor(reduction), *layer)
         # The mean over no examples is nan.
         return C if reduction == "sum" else torch.where(targets.counted.sum() == 0, torch.nan, C)
     C = targets.masked_cost(example_costs(layer, plan, z_loss, reason))

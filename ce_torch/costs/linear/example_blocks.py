@@ -59,8 +59,8 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
 
 
 @fixed_precision
-def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
-    """Return C, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
+def numbers(layer: Layer, plan: Plan, z_loss: float = 0.0) -> tuple[Tensor, Statistics, Tensor]:
+    """Return C + λ ℓ², λ = `z_loss`, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
     K, x, zero = layer.sizes.K, layer.x, layer.full(0)
     if layer.dtype != x.dtype:
         plan.check_half_precision(layer.sizes)
@@ -71,7 +71,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     memory = x.new_empty(K * count)
     for block in blocks:
         part = layer.examples(block)
-        C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1))
+        C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1), z_loss)
         for whole, value in zip(statistics, part_statistics, strict=True):
             whole[block] = value
     return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)

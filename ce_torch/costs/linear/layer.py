@@ -46,7 +46,7 @@ class Layer(Fields[Tensor]):
     @property
     def sizes(self) -> Sizes:
         """N, K, D, and the bytes of numbers."""
-        return Sizes(*self.x.shape[:1], *self.weight.shape, self.x.itemsize, self.dtype.itemsize)
+        return Sizes(self.x.shape[0], self.weight.shape[0], self.weight.shape[1], self.x.itemsize, self.dtype.itemsize)
 
     @property
     def dtype(self) -> torch.dtype:
