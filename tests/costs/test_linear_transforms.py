@@ -161,10 +161,11 @@ def test_the_operators_are_as_pytorch_wants_them(transposed):
     x, weight, bias = detached_layer()
     x = x.T.contiguous().T if transposed else x
     ones, plan = torch.ones(7, dtype=x.dtype), (0.5, None, 2.0, True, True, True, None, 0)
-    inputs = x, weight, bias, ones, CLASSES.clamp(min=0), ones, WEIGHTS
+    adapter = torch.ones(7, 2, dtype=x.dtype), torch.ones(9, 2, dtype=x.dtype)
+    inputs = x, weight, bias, ones, *adapter, CLASSES.clamp(min=0), ones, WEIGHTS
     operators = torch.ops.ce_torch
     torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, *plan))
     numbers, statistics, _ = operators.linear_log_likelihood(*inputs, *plan)
-    needs = [True, True, True, True, False, True, True]
+    needs = [True, True, True, True, True, True, False, True, True]
     arguments = numbers, statistics, *inputs, *plan, needs
     torch.library.opcheck(operators.linear_log_likelihood_gradients.default, arguments)

@@ -69,6 +69,11 @@ WRONG = {
         ("64", ValueError, r"a number of bytes, .*, or None, got '64'; units are B, kB, .* and GiB"),
         (1.5, TypeError, r"a number of bytes, .*, got 1.5"),
     ],
+    "adapter": [
+        (torch.ones(3, 3), TypeError, r"a pair of tensors, A \(r, D\) and B \(K, r\), or None, got a tensor"),
+        ((torch.ones(1, 3),), TypeError, r"a pair of tensors, A \(r, D\) and B \(K, r\), or None, got \("),
+        (5, TypeError, r"a pair of tensors, .*, got 5"),
+    ],
     "block_rows": [
         (0, ValueError, "a number of examples, at least 1, or None, got 0"),
         (1.5, TypeError, "a number of examples, at least 1, or None, got 1.5"),

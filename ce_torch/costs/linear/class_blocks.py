@@ -142,7 +142,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
 
 @fixed_precision
 def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
-    """Return the gradients of Σ g · numbers by those of x, weight, bias and c that need one: D W, Dᵀ x, Σ D, Σⱼ G φ."""
+    """Return the gradients of Σ g · numbers by the parameters that need one: D W, Dᵀ x, Σ D, Σⱼ G φ, …."""
     sums = LayerGradients(layer, needs, g)
     for classes in layer.blocks(plan):
         block = Block.of(layer, classes, plan, statistics)

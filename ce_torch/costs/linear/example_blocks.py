@@ -25,7 +25,8 @@ from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.layer import Layer
 
 FUSED = "the gradients are worked out with the cost"
-# The needed gradients, those of x, weight and bias by name.
+PAIRS = ("x", "weight"), ("adapter_x", "adapter_weight")
+# The needed gradients by the names of the fields.
 Gradients = dict[str, Tensor]
 
 
@@ -53,6 +54,10 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
         return "softcap and z_loss have no kernel for half precision or a GPU"
     if is_half and plan.max_memory is not None and not layer.x.is_cpu:
         return "max_memory is given, but a GPU's blocks for half precision are of fixed sizes"
+    if layer.adapter_x is not None and (is_half or not layer.x.is_cpu):
+        return "adapters have no kernel for half precision or a GPU"
+    if any(x.dtype != layer.dtype or weight.dtype != layer.dtype for x, weight in layer.pairs()[1:]):
+        return "the adapter is of another dtype than x"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
         return "softcap, z_loss and label_smoothing come together"
     return None
@@ -152,6 +157,9 @@ def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tu
     Write φ′ e to z, a row a class, but φ′ s (a − on_value / T) at y; with a softcap take off_value s / T from all.
     """
     m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
+    for x, weight in layer.pairs()[1:]:
+        add_product(weight, x.mT.contiguous(), z)
+        m = z.amax(0)
     y, value, c = layer.y.unsqueeze(0), on_value(layer), plan.c
     T = value if layer.off_value is None else value + layer.off_value.sum()
     phi_y, slope_y = capped(z.gather(0, y).squeeze(0), plan.softcap)
@@ -183,24 +191,26 @@ def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tu
 
 def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Tensor, z: Tensor) -> None:
     """Add a block's part to the gradients δ W, δᵀ x and Σ δ, where δᵀ = z_factor z."""
-    if "x" in gradients:
-        transposed = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
-        add_product(layer.weight.mT, z, out=transposed)
-        gradients["x"][block] = (transposed * z_factor).mT
     # The first block overwrites the memory.
     beta = min(block.start, 1)
-    if "weight" in gradients:
-        add_product(z, layer.x * column(z_factor), gradients["weight"], beta)
+    for (x_name, weight_name), (x, weight) in zip(PAIRS, layer.pairs(), strict=False):
+        if x_name in gradients:
+            transposed = x.new_zeros(x.shape[1], len(x))
+            add_product(weight.mT, z, out=transposed)
+            gradients[x_name][block] = (transposed * z_factor).mT
+        if weight_name in gradients:
+            add_product(z, x * column(z_factor), gradients[weight_name], beta)
     if "bias" in gradients:
         gradients["bias"].addmv_(z, z_factor, beta=beta)
 
 
 def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, factor: Tensor) -> None:
     """Add to the gradients what the part −factor off_value of δ contributes."""
-    if "x" in gradients:
-        gradients["x"].addr_(factor, layer.weight.mT @ off_value, alpha=-1)
-    if "weight" in gradients:
-        gradients["weight"].addr_(off_value, layer.x.mT @ factor, alpha=-1)
+    for (x_name, weight_name), (x, weight) in zip(PAIRS, layer.pairs(), strict=False):
+        if x_name in gradients:
+            gradients[x_name].addr_(factor, weight.mT @ off_value, alpha=-1)
+        if weight_name in gradients:
+            gradients[weight_name].addr_(off_value, x.mT @ factor, alpha=-1)
     if "bias" in gradients:
         gradients["bias"].sub_(off_value * factor.sum())
 

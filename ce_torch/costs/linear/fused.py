@@ -14,12 +14,12 @@ from torch import Tensor
 from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
-from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode
+from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode, tracing_state
 from ce_torch.costs.linear import class_blocks, example_blocks
 from ce_torch.costs.linear.autograd import gradients, numbers
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
-from ce_torch.costs.linear.gradients import align
+from ce_torch.costs.linear.gradients import PARAMETERS, align
 from ce_torch.costs.linear.held import HELD, HeldGradients
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.operators import needed_fields
@@ -83,7 +83,9 @@ def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | No
     """
     if torch.compiler.is_compiling():
         return "torch.compile sees an operator"
-    parameters, target = layer[:3], (layer.on_value, layer.off_value)
+    if tracing_state() is not None:
+        return "a trace records operations, and no Function of autograd"
+    parameters, target = (getattr(layer, name) for name in PARAMETERS), (layer.on_value, layer.off_value)
     if reduction == "none":
         return 'reduction is "none"'
     if not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in parameters)):

@@ -69,7 +69,7 @@ def gradients(
 
 
 def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
-    """Return which of x, weight, bias and c, and the desired outputs need a gradient."""
+    """Return which of the layer's parameters, and whether the desired outputs, need a gradient."""
     names = frozenset(name for name, needed in zip(PARAMETERS, needs, strict=False) if needed)
     return names, any(needs[len(PARAMETERS) :])
 

@@ -11,7 +11,7 @@ from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.cost import example_numbers, scattered
-from ce_torch.costs.linear.inputs import check_layer, layer_inputs
+from ce_torch.costs.linear.inputs import check_adapter_shapes, check_layer, layer_inputs
 from ce_torch.costs.linear.memory import check_block_size
 from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
 from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
@@ -30,6 +30,7 @@ def linear_softmax_statistics(
     entropy: bool = False,
     block_rows: int | None = None,
     max_memory: str | int | None = None,
+    adapter: tuple[Tensor, Tensor] | None = None,
     group: Any = None,
 ) -> SoftmaxStatistics:
     """Return log-probability, logsumexp, entropy and prediction of each example of a softmax layer.
@@ -41,7 +42,7 @@ def linear_softmax_statistics(
     `ignore_index` nothing is computed: its numbers are 0, its prediction is `ignore_index`, and it is not correct.
 
     Args:
-        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, max_memory, group: as in
+        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group: as in
             `linear_log_likelihood`. y can be None.
         entropy: True to compute the entropy.
 
@@ -61,13 +62,14 @@ def linear_softmax_statistics(
     placeholder = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device) if y is None else y
     x, weight, bias, desired = local_tensors(x, weight, bias, placeholder, group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
+    check_adapter_shapes(adapter, x, weight)
     desired = check_desired(desired, (*x.shape[:-1], weight.shape[0]), x, "x")
     check_ignored(ignore_index, desired)
     check_temperature_shape(temperature, x.shape[:-1])
     shard, shape = local_shard(weight, group), x.shape[:-1]
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
-    inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
+    inputs, c = layer_inputs(x, weight, bias, temperature, softcap, adapter)
     plan = Plan(
         c,
         block_rows,
