@@ -299,9 +299,9 @@ class LinearLogLikelihoodCost(Cost):
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "adapter" and isinstance(value, tuple) and all(isinstance(part, nn.Parameter) for part in value):
-            value = nn.ParameterList(check_option(name, value))
-        super().__setattr__(name, value)
+        is_pair = name == "adapter" and isinstance(value, tuple)
+        is_owned = is_pair and all(isinstance(part, nn.Parameter) for part in value)
+        super().__setattr__(name, nn.ParameterList(check_option(name, value)) if is_owned else value)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ def layer_inputs(
     A tensor divides x and bias, through which it gets its gradient, or makes c of each example where it can't.
     """
     shape, given = x.shape[:-1], (x, weight)
-    x, weight, bias = autocast(x), autocast(weight), autocast(bias)
+    x, weight, bias = autocast(x), autocast(weight), None if bias is None else autocast(bias)
     if adapter is not None:
         adapter = autocast(adapter[0]), autocast(adapter[1])
     x = x.reshape(math.prod(shape), x.shape[-1])
@@ -84,12 +84,9 @@ def layer_inputs(
     return Inputs(x, weight, bias, None, adapter, given), 1.0
 
 
-AnyTensor = TypeVar("AnyTensor", bound=Tensor | None)
-
-
-def autocast(tensor: AnyTensor) -> AnyTensor:
+def autocast(tensor: Tensor) -> Tensor:
     """Return the tensor in the dtype that autocast gives `F.linear`."""
-    if tensor is None or tensor.dtype == torch.float64 or not is_autocast(tensor.device):
+    if tensor.dtype == torch.float64 or not is_autocast(tensor.device):
         return tensor
     return tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
