@@ -1,20 +1,21 @@
 """Time and memory of an output layer and its log-likelihood, forward and backward, side by side with PyTorch's own.
 
-    python -m benchmarks.linear [--device cpu] [--dtype float32] [--threads 2] [--busy] [--options] [--rounds 3]
-                                [--error] [--write FILE]
+    python -m benchmarks.linear [--device cpu] [--dtype float32] [--size N D K] [--threads 2] [--busy] [--options]
+                                [--rounds 3] [--error] [--write FILE]
 
 Contenders are F.linear and F.cross_entropy; F.linear_cross_entropy in chunks of several sizes, its own choice among
 them; and linear_log_likelihood, by itself and with blocks of as many rows. Each takes turns with the first, in an order
 that changes. The table gives the median time, its ratio to that of F.linear and F.cross_entropy in the same turns, the
 most memory beyond inputs and their gradients in parts of the (N, K) weighted inputs, and how far the gradient of the
-weight is from the one in float64. --options measures the cost with each of its options instead, at the sizes of
-benchmarks.costs, with a layer of 256 inputs. --busy starts two processes that keep a core busy each.
+weight is from the one in float64. --options measures what else there is instead, each option and the statistics, beside
+F.linear and PyTorch's operations for the same. --size takes other sizes. --busy starts two processes that keep a core
+busy each.
 """
 
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,14 @@ from torch.nn import functional as F
 from benchmarks.cases import IGNORED
 from benchmarks.memory import peak_memory
 from benchmarks.timing import busy, machine, on_threads, seconds_in_turns
-from ce_torch.functional import linear_log_likelihood
+from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 from ce_torch.training.settings import whole_number
 
 # N examples of D inputs, and K classes.
 SIZES = {"cpu": ((2048, 512, 32000), (1024, 768, 128256)), "cuda": ((8192, 4096, 128256),)}
 CHUNKS = (64, 256, 512)
-INPUTS = 256
-SIZES_WITH_OPTIONS = ((512, INPUTS, 32000), (4096, INPUTS, 1000), (128, INPUTS, 1000), (10, INPUTS, 10))
 UNFUSED = "F.linear, F.cross_entropy"
-Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+Head = Callable[..., Tensor]
 
 
 def contenders(device: str) -> dict[str, Head]:
@@ -44,8 +43,9 @@ def contenders(device: str) -> dict[str, Head]:
         return lambda x, weight, y: F.linear_cross_entropy(x, weight, y, options=options)
 
     heads = {UNFUSED: lambda x, weight, y: F.cross_entropy(F.linear(x, weight), y)}
-    heads["F.linear_cross_entropy, auto"] = chunked()
-    heads |= {f"F.linear_cross_entropy, {rows} rows": chunked(batch_chunk_size=rows) for rows in CHUNKS}
+    if hasattr(F, "linear_cross_entropy"):  # from PyTorch 2.12 on
+        heads["F.linear_cross_entropy, auto"] = chunked()
+        heads |= {f"F.linear_cross_entropy, {rows} rows": chunked(batch_chunk_size=rows) for rows in CHUNKS}
     heads["ce_torch"] = linear_log_likelihood
     heads |= {f"ce_torch, {rows} rows": partial(linear_log_likelihood, block_rows=rows) for rows in CHUNKS}
     return heads | (other_fused_heads() if device == "cuda" else {})
@@ -90,8 +90,12 @@ def forward_and_backward(head: Head, weight: Tensor) -> Callable[[Tensor, Tensor
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row of measurements for each size and contender."""
-    for size in SIZES[arguments.device]:
-        yield from measure_size(size, arguments)
+    for size in sizes(arguments):
+        yield from (measure_options if arguments.options else measure_size)(size, arguments)
+
+
+def sizes(arguments: argparse.Namespace) -> Iterable[tuple[int, int, int]]:
+    return SIZES[arguments.device] if arguments.size is None else [tuple(arguments.size)]
 
 
 def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -114,45 +118,90 @@ def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> I
         yield row
 
 
-def measure_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield a row for each size and option of the cost, beside F.cross_entropy with the same."""
-    for size in SIZES_WITH_OPTIONS:
-        x, weight, classes = examples(size, arguments.device, getattr(torch, arguments.dtype))
-        ignored = classes.clone()
-        ignored[1::2] = IGNORED
-        for name, y, options in (
-            ("plain", classes, {}),
-            ("half ignored", ignored, {}),
-            ("reduction none", classes, {"reduction": "none"}),
-            ("label smoothing", classes, {"label_smoothing": 0.1}),
-        ):
-            fused, unfused = (forward_and_backward(head, weight) for head in heads_with(options))
-            seconds, unfused_seconds = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
-            in_use = peak_memory(partial(fused, x, y), x.device) - x.nbytes - weight.nbytes
-            yield {
-                "size": size,
-                "contender": name,
-                "seconds": statistics.median(seconds),
-                "ratio": statistics.median(seconds) / statistics.median(unfused_seconds),
-                "extra_memory": in_use / (len(x) * len(weight) * x.element_size()),
-            }
+def measure_options(size: tuple[int, int, int], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each use of the layer beside PyTorch's own operations for the same."""
+    x, weight, classes = examples(size, arguments.device, getattr(torch, arguments.dtype))
+    z_bytes = len(x) * len(weight) * x.element_size()
+    for name, y, ours, peer in uses(x, weight, classes):
+        fused, unfused = forward_and_backward(ours, weight), forward_and_backward(peer, weight)
+        seconds, unfused_seconds = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
+        in_use = peak_memory(partial(fused, x, y), x.device) - x.nbytes - weight.nbytes
+        yield {
+            "size": size,
+            "contender": name,
+            "seconds": statistics.median(seconds),
+            "ratio": statistics.median(seconds) / statistics.median(unfused_seconds),
+            "extra_memory": in_use / z_bytes,
+        }
 
 
-def heads_with(options: dict[str, Any]) -> tuple[Head, Head]:
-    """Return ours and PyTorch's with options, each a number."""
-    return (
-        lambda x, weight, y: linear_log_likelihood(x, weight, y, **options).sum(),
-        lambda x, weight, y: F.cross_entropy(F.linear(x, weight), y, **options).sum(),
-    )
+def uses(x: Tensor, weight: Tensor, classes: Tensor) -> Iterator[tuple[str, Tensor, Head, Head]]:
+    """Yield the name of each use, its y, how it calls ours, and the same in PyTorch's operations."""
+    numbers = torch.arange(len(classes), device=classes.device)
+    few = classes.masked_fill(numbers % 20 >= 3, IGNORED)
+    for name, y, options in (
+        ("plain", classes, {}),
+        ("85% ignored", few, {}),
+        ("reduction none", classes, {"reduction": "none"}),
+        ("label smoothing", classes, {"label_smoothing": 0.1}),
+        ("class weights", classes, {"class_weight": torch.rand_like(weight[:, 0])}),
+        ("token weights", classes, {"token_weight": torch.rand_like(x[:, 0], dtype=torch.float32)}),
+        ("z-loss", classes, {"z_loss": 1e-4}),
+        ("softcap", classes, {"softcap": 30.0}),
+    ):
+        yield name, y, *(partial(summed, head, **options) for head in (linear_log_likelihood, pytorch_head))
+    outputs = torch.rand(len(x), len(weight), device=x.device).to(x.dtype)
+    yield "desired outputs", outputs, linear_log_likelihood, pytorch_head
+    del outputs
+    yield "log_prob, logsumexp, entropy", classes, sum_of_statistics, pytorch_statistics
+
+
+def summed(head: Head, x: Tensor, weight: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return head(x, weight, y, **options).sum()
+
+
+def pytorch_head(
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    token_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Return what the layer's cost computes, by operations of PyTorch's on all of z."""
+    z, options = F.linear(x, weight), {**options, "weight": class_weight}
+    z = z if softcap is None else softcap * torch.tanh(z / softcap)
+    if token_weight is not None:
+        return (token_weight * F.cross_entropy(z, y, reduction="none", **options)).sum() / token_weight.sum()
+    C = F.cross_entropy(z, y, **options)
+    return C if z_loss == 0 else C + z_loss * z.float().logsumexp(-1).square().mean()
+
+
+def sum_of_statistics(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    numbers = linear_softmax_statistics(x, weight, y, entropy=True)
+    assert numbers.log_prob is not None
+    assert numbers.entropy is not None
+    return (numbers.log_prob + numbers.logsumexp.square() + numbers.entropy).mean()
+
+
+def pytorch_statistics(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    z = F.linear(x, weight).float()
+    logsumexp = z.logsumexp(-1)
+    ln_a = z - logsumexp.unsqueeze(-1)
+    log_prob = ln_a.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return (log_prob + logsumexp.square() - (ln_a.exp() * ln_a).sum(-1)).mean()
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--size", type=whole_number(1), nargs=3, metavar=("N", "D", "K"))
     parser.add_argument("--threads", type=whole_number(1), default=torch.get_num_threads())
     parser.add_argument("--busy", action="store_true", help="beside two processes that keep a core busy each")
-    parser.add_argument("--options", action="store_true", help="each option of the cost, instead of other heads")
+    parser.add_argument("--options", action="store_true", help="each option and the statistics, instead of other heads")
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="of twice each")
     parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
     parser.add_argument("--write", type=Path, metavar="FILE", help="where to write the figures (JSON)")
@@ -166,7 +215,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     rows = []
     with busy(2 if arguments.busy else 0), on_threads(arguments.threads):
-        for row in (measure_options if arguments.options else measure)(arguments):
+        for row in measure(arguments):
             rows.append(row)
             error = f"{row['error']:.1e}" if "error" in row else ""
             print(

@@ -26,6 +26,7 @@ from ce_torch.costs._torch_private import (
 )
 from ce_torch.costs._transforms import Transformable, tracked
 from ce_torch.costs.kernels.formulas import follow
+from ce_torch.costs.kernels.gpu_statistics import statistics_on_gpu
 from ce_torch.costs.kernels.statistics import StatisticsImplementation, statistics_kernels
 
 # p, ℓ, H and ĵ; None for what was not asked for.
@@ -46,8 +47,10 @@ class StatisticsFunction:
     def __init__(self, name: str, formulas: Numbers) -> None:
         self.formulas = formulas
         in_formulas = by_formulas(formulas)
-        self.implementations = statistics_kernels(), in_formulas
-        self.operator = define(name, {"CPU": self.implementations, "CompositeExplicitAutograd": (in_formulas,)})
+        on_cpu, on_gpu = statistics_kernels(), statistics_on_gpu()
+        self.implementations = on_cpu, on_gpu, in_formulas
+        choices = {"CPU": (on_cpu, in_formulas), "CUDA": (on_gpu, in_formulas)}
+        self.operator = define(name, {**choices, "CompositeExplicitAutograd": (in_formulas,)})
         self.delta_of = DeltaOf(self)
         self.numbers_of = NumbersOf(self)
         self.compiled = compiled_form(self.operator, formulas.by_y)

@@ -12,7 +12,13 @@ from triton.runtime.jit import JITFunction
 
 from ce_torch.costs._registry import COSTS
 from ce_torch.costs.kernels import cpp, gpu
-from ce_torch.functional import cross_entropy, log_likelihood
+from ce_torch.functional import (
+    cross_entropy,
+    linear_log_likelihood,
+    linear_softmax_statistics,
+    log_likelihood,
+    softmax_statistics,
+)
 
 
 class H100:
@@ -49,12 +55,26 @@ def calls(shape: tuple[int, ...]) -> Iterator[tuple[str, Call]]:
     of_neurons = {"weight": weights, "pos_weight": weights}
     yield "log_likelihood of classes, with options", lambda z: log_likelihood(z, classes, **of_softmax)
     yield "log_likelihood of outputs, with options", lambda z: log_likelihood(z, outputs, **of_softmax)
+    yield "softmax_statistics of classes", lambda z: log_prob_and_entropy(z, classes)
+    yield "softmax_statistics with a softcap", lambda z: log_prob_and_entropy(z, classes, softcap=30.0)
     yield "cross_entropy of classes, with options", lambda z: cross_entropy(z, classes, **of_neurons)
     yield "cross_entropy of outputs, with options", lambda z: cross_entropy(z, outputs, **of_neurons)
 
 
+def log_prob_and_entropy(z: Tensor, y: Tensor, **options: Any) -> Tensor:
+    numbers = softmax_statistics(z, y, entropy=True, **options)
+    assert numbers.log_prob is not None
+    assert numbers.entropy is not None
+    return (numbers.log_prob + numbers.entropy + numbers.logsumexp).sum()
+
+
 def moves_128_bits(access: str, program: str, dtype: torch.dtype) -> bool:
     return f"{access}.global.v{'2.b64' if dtype == torch.float64 else '4.b32'}" in program
+
+
+def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> None:
+    """Stand in for PyTorch's product of half precision in float32, which only a GPU has."""
+    out.copy_(left.float() @ right.float())
 
 
 triton.runtime.driver.set_active(H100())
@@ -73,10 +93,29 @@ for shape, last, dtypes in (
         for name, cost in calls(last):
             programs.clear()
             cost(z).backward()
-            (of_cost,) = (text for kernel, text in programs.items() if kernel in ("log_likelihood", "elements"))
+            (of_cost,) = (text for kernel, text in programs.items() if not kernel.endswith(("_delta", "finish")))
             (of_delta,) = (text for kernel, text in programs.items() if kernel.endswith("_delta"))
             # Where rows are neighbours, those that are ignored are left out one by one.
             if shape == last:
                 assert moves_128_bits("ld", of_cost, dtype), (name, shape, dtype)
                 assert moves_128_bits("ld", of_delta, dtype), (name, shape, dtype)
             assert moves_128_bits("st", of_delta, dtype), (name, shape, dtype)
+
+gpu.multiply, gpu.product_in_float32 = multiply, lambda left, right: left.float() @ right.float()
+sizes, y, outputs = ((8, 64), (8192, 64), (8192,)), torch.zeros(8, dtype=torch.int64), torch.zeros(8, 8192)
+x, weight, bias = (torch.zeros(size, dtype=torch.bfloat16, requires_grad=True) for size in sizes)
+fused, by_blocks = (
+    {"block_exponentials", "x_gradient", "block_delta", "multiply_by"},
+    {"block_numbers", "block_gradient"},
+)
+for layer_cost, kernels in (
+    (lambda: linear_log_likelihood(x, weight, y, bias), fused),
+    (lambda: linear_log_likelihood(x, weight, y, label_smoothing=0.1), fused),
+    (lambda: linear_log_likelihood(x, weight, y, bias, softcap=30.0, label_smoothing=0.1, z_loss=0.1), by_blocks),
+    (lambda: linear_log_likelihood(x, weight, outputs, bias), by_blocks),
+    (lambda: linear_softmax_statistics(x, weight, y, entropy=True).entropy.sum(), by_blocks),
+):
+    programs.clear()
+    C = layer_cost()
+    C.backward(torch.full_like(C, 2.0))
+    assert programs.keys() == kernels, programs.keys()

@@ -354,7 +354,7 @@ def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(backend, launches, 
 
 
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
-def test_a_layer_in_half_precision_is_summed_in_float32_on_a_gpu(backend, monkeypatch):
+def test_blocks_of_a_layer_in_half_precision_are_summed_in_float32_on_a_gpu(backend, monkeypatch):
     products = []
     if GPU == "cpu":  # PyTorch has no such product there
 
@@ -364,9 +364,9 @@ def test_a_layer_in_half_precision_is_summed_in_float32_on_a_gpu(backend, monkey
 
         monkeypatch.setattr(gpu, "product_in_float32", record_product)
     inputs, y = [tensor.to(GPU) for tensor in layer(40, 5, 300, torch.bfloat16, bias=False)], torch.arange(40).to(GPU)
-    C = linear_log_likelihood(*inputs, y)
+    C = linear_log_likelihood(*inputs, y, softcap=5.0)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    right = F.cross_entropy(F.linear(*exact), y)
+    right = F.cross_entropy(5 * torch.tanh(F.linear(*exact) / 5), y)
     torch.testing.assert_close(C, right.bfloat16())
     gradients, right_gradients = torch.autograd.grad(C, inputs), torch.autograd.grad(right, exact)
     for gradient, expected in zip(gradients, right_gradients, strict=True):

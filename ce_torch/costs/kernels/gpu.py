@@ -21,7 +21,7 @@ from ce_torch.costs.kernels import (
     new_statistics,
 )
 from ce_torch.costs.kernels import formulas as whole_tensors
-from ce_torch.costs.kernels.gpu_layout import Layout, lay_out
+from ce_torch.costs.kernels.gpu_layout import LARGEST_TILE, Layout, lay_out
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
@@ -205,6 +205,12 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> No
         torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
+def multiply_by(tensor: Tensor, factor: Tensor) -> None:
+    """Multiply a contiguous tensor in place by a number on the GPU. One that is 1 takes no time."""
+    grid = (-(-tensor.numel() // LARGEST_TILE),)
+    run("multiply_by", tensor, grid, tensor, factor, tensor.numel(), tile=LARGEST_TILE, num_warps=8)
+
+
 def launch(name: str, layout: Layout, columns: int, *arguments: Any, **constants: Any) -> None:
     """Run the kernel of this name, in programs that take this many columns of their rows."""
     tile = {"tile_rows": layout.tile_rows, "tile_columns": layout.tile_columns}
@@ -238,9 +244,10 @@ def run(name: str, tensor: Tensor, grid: tuple[int, ...], *arguments: Any, **con
 def kernel(name: str) -> Any:
     """Return the kernel of this name."""
     # Here, because the import takes as long as a thousand costs, and needs Triton.
-    from ce_torch.costs.kernels import gpu_half_kernels, gpu_kernels
+    from ce_torch.costs.kernels import gpu_half_kernels, gpu_kernels, gpu_statistics_kernels
 
-    return getattr(gpu_kernels, name, None) or getattr(gpu_half_kernels, name)
+    modules = gpu_kernels, gpu_half_kernels, gpu_statistics_kernels
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
 def kernel_dtype(z: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -7,14 +7,29 @@ A program takes a row.
 import triton
 import triton.language as tl
 
-from ce_torch.costs.kernels.gpu_kernels import exponent, product
+from ce_torch.costs.kernels.gpu_kernels import exponent, log1p, product
+from ce_torch.costs.kernels.gpu_statistics_kernels import cap, cap_slope
 
 
 @triton.jit
 def block_exponentials(
-    e, fall, m, others, z_y, z, bias, y, c, start, classes, stride, writes: tl.constexpr, tile: tl.constexpr
+    e,
+    total,
+    m,
+    others,
+    z_y,
+    z,
+    bias,
+    y,
+    c,
+    start,
+    classes,
+    stride,
+    inputs,
+    tile: tl.constexpr,
+    tile_inputs: tl.constexpr,
 ):
-    """Write exp(c (z − m)), and 0 at y, for the largest m so far; and by how much what was summed before must fall."""
+    """Write exp(c (z − m)), and 0 at y, for the largest m so far; scale what was summed before down to it."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, tile)
     mask, label = column < classes, tl.load(y + row) - start
@@ -25,12 +40,17 @@ def block_exponentials(
     e_row = tl.where(mask & (column != label), tl.exp(x), 0.0)
     fall_row = tl.exp(exponent(m_before, m_row, c))
     tl.store(m + row, m_row)
-    tl.store(fall + row, fall_row)
     tl.store(others + row, product(sum_before, fall_row) + tl.sum(e_row, 0))
     if (label >= 0) & (label < classes):
         tl.store(z_y + row, tl.sum(tl.where(column == label, z_row, 0.0), 0))
-    if writes:
+    if e is not None:
         tl.store(e + row * stride + column, e_row.to(e.dtype.element_ty), mask=mask)
+        if fall_row != 1:
+            for first in range(0, inputs, tile_inputs):
+                i = first + tl.arange(0, tile_inputs)
+                pointers = total + row * inputs + i
+                value = tl.load(pointers, mask=i < inputs, other=0.0)
+                tl.store(pointers, product(value, fall_row), mask=i < inputs)
 
 
 @triton.jit
@@ -48,8 +68,134 @@ def block_delta(delta, m, scale, delta_y, g, off_value, z, bias, y, c, start, cl
 
 
 @triton.jit
+def x_gradient(gradient, total, scale, delta_y, g, weight, y, off_weight, inputs, tile: tl.constexpr):
+    """Write Σⱼ δⱼ Wⱼ = scale · total + delta_y W_y − g off_weight."""
+    row = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * tile + tl.arange(0, tile)
+    mask = i < inputs
+    value = product(tl.load(scale + row), tl.load(total + row * inputs + i, mask=mask, other=0.0))
+    weight_y = tl.load(weight + tl.load(y + row) * inputs + i, mask=mask, other=0.0).to(tl.float32)
+    value += product(tl.load(delta_y + row), weight_y)
+    if off_weight is not None:
+        value -= tl.load(g + row) * tl.load(off_weight + i, mask=mask, other=0.0)
+    tl.store(gradient + row * inputs + i, value.to(gradient.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def multiply_by(tensor, factor, size, tile: tl.constexpr):
+    """Multiply a tensor in place, without a look at it where the factor is 1."""
+    g = tl.load(factor).to(tl.float32)
+    if g != 1:
+        i = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+        value = tl.load(tensor + i, mask=i < size, other=0.0)
+        tl.store(tensor + i, (value.to(tl.float32) * g).to(tensor.dtype.element_ty), mask=i < size)
+
+
+@triton.jit
 def weighted_inputs(z, bias, row, start, column, mask, stride):
     z_row = tl.load(z + row * stride + column, mask=mask, other=-float("inf"))
     if bias is not None:
         z_row += tl.load(bias + start + column, mask=mask, other=0.0).to(tl.float32)
     return z_row
+
+
+@triton.jit
+def block_numbers(
+    sums,
+    prediction,
+    z,
+    bias,
+    y,
+    t,
+    c,
+    softcap,
+    N,
+    start,
+    classes,
+    stride,
+    t_stride,
+    caps: tl.constexpr,
+    entropy: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """Add a block of classes to the sums of each row, and keep its largest z and the z of its class.
+
+    They are, with x = s − max s, the largest z, how many exp x are 1, Σ of the others, Σ x exp x, Σ t x, Σ t and z_y.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, tile)
+    mask = column < classes
+    z_row = weighted_inputs(z, bias, row, start, column, mask, stride)
+    sum = sums + row
+    m_before, ones, others = tl.load(sum), tl.load(sum + N), tl.load(sum + 2 * N)
+    m = tl.maximum(m_before, tl.max(z_row, 0))
+    if m > m_before:
+        tl.store(prediction + row, start + tl.min(tl.where(z_row == m, column, tile), 0))
+    phi = cap(m, softcap, caps)
+    fall = exponent(cap(m_before, softcap, caps), phi, c)
+    shrink = tl.exp(fall)
+    x = tl.where(mask, exponent(cap(z_row, softcap, caps), phi, c), -float("inf"))
+    e = tl.exp(x)
+    tl.store(sum, m)
+    grows = m > m_before
+    tl.store(sum + N, tl.where(grows, 0.0, ones) + tl.sum(tl.where(x == 0, 1.0, 0.0), 0))
+    tl.store(sum + 2 * N, tl.where(grows, (ones + others) * shrink, others) + tl.sum(tl.where(x == 0, 0.0, e), 0))
+    if entropy:
+        before = product(shrink, tl.load(sum + 3 * N) + product(ones + others, fall))
+        tl.store(sum + 3 * N, before + tl.sum(product(e, x), 0))
+    if t is not None:
+        t_row = tl.load(t + row * t_stride + start + column, mask=mask, other=0.0).to(tl.float32)
+        T = tl.load(sum + 5 * N)
+        tl.store(sum + 4 * N, tl.load(sum + 4 * N) + product(T, fall) + tl.sum(product(t_row, x), 0))
+        tl.store(sum + 5 * N, T + tl.sum(t_row, 0))
+    if y is not None:
+        label = tl.load(y + row) - start
+        if (label >= 0) & (label < classes):
+            tl.store(sum + 6 * N, tl.sum(tl.where(column == label, z_row, 0.0), 0))
+
+
+@triton.jit
+def block_gradient(
+    gradient,
+    g,
+    statistics,
+    z,
+    bias,
+    y,
+    on_value,
+    t,
+    c,
+    softcap,
+    N,
+    start,
+    classes,
+    stride,
+    t_stride,
+    caps: tl.constexpr,
+    logsumexp: tl.constexpr,
+    entropy: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """Write c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)]."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * tile + tl.arange(0, tile)
+    mask = column < classes
+    z_row = weighted_inputs(z, bias, row, start, column, mask, stride)
+    statistic = statistics + row
+    m, r, T = tl.load(statistic), tl.load(statistic + N), tl.load(statistic + 2 * N)
+    x = exponent(cap(z_row, softcap, caps), m, c)
+    e = tl.exp(x)
+    a = e / (1.0 + r)
+    t_row = tl.zeros(e.shape, tl.float32)
+    if t is not None:
+        t_row += tl.load(t + row * t_stride + start + column, mask=mask, other=0.0).to(tl.float32)
+    if y is not None:
+        t_row += tl.where(column == tl.load(y + row) - start, tl.load(on_value + row), 0.0)
+    by_s = product(tl.load(g + row), (e * (T - t_row) - t_row * (r + (1.0 - e))) / (1.0 + r))
+    if logsumexp:
+        by_s += product(tl.load(g + N + row), a)
+    if entropy:
+        ln_a_and_H = x + (tl.load(statistic + 3 * N) - log1p(r))
+        by_s -= product(tl.load(g + 2 * N + row), product(a, ln_a_and_H))
+    value = product(by_s, c * cap_slope(z_row, softcap, caps))
+    tl.store(gradient + row * stride + column, value.to(gradient.dtype.element_ty), mask=mask)

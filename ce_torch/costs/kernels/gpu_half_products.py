@@ -7,7 +7,6 @@ grows. A block of classes goes over all examples, and sums the gradients of its 
 import torch
 from torch import Tensor
 
-from ce_torch.costs._product import product
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.kernels.half_products import Sums, delta_factors
 
@@ -37,36 +36,26 @@ def half_sums(
     sums = Sums(torch.full_like(target[0], -torch.inf), torch.zeros_like(target[0]), torch.empty_like(target[0]))
     examples, classes = min(N, STRIPE_EXAMPLES), min(K, STRIPE_CLASSES)
     z_memory, e_memory = x.new_empty(examples * classes, dtype=torch.float32), x.new_empty(examples * classes)
+    total_memory = None if x_gradient is None else x.new_empty((examples, x.shape[1]), dtype=torch.float32)
     for stripe in slices(N, examples):
         rows, stripe_sums = x[stripe], Sums(*(tensor[stripe] for tensor in sums))
-        total = None if x_gradient is None else torch.zeros_like(rows, dtype=torch.float32)
-        fall = torch.empty_like(stripe_sums.m)
+        total = None if total_memory is None else total_memory[: len(rows)].zero_()
         for block in slices(K, classes):
-            z, e = (view(memory, len(rows), block) for memory in (z_memory, e_memory))
+            z = view(z_memory, len(rows), block)
+            e = None if total is None else view(e_memory, len(rows), block)
             gpu.multiply(rows, weight[block].mT, z)
-            inputs = z, bias, y[stripe], gpu.normal(c, torch.float32), block.start, z.shape[1], z.stride(0)
-            constants = {"writes": total is not None, "tile": power_of_2(z.shape[1]), "num_warps": 8}
-            gpu.run("block_exponentials", rows, (len(rows),), e, fall, *stripe_sums, *inputs, **constants)
-            if total is not None:
-                gpu.multiply(e, weight[block], total.mul_(fall.unsqueeze(-1)), adds=True)
-        if total is not None and x_gradient is not None:
-            x_gradient[stripe] = x_part(total, stripe_sums, c, target, stripe, weight[y[stripe]])
+            inputs = z, bias, y[stripe], gpu.normal(c, torch.float32), block.start, z.shape[1], z.stride(0), x.shape[1]
+            constants = {"tile": power_of_2(z.shape[1]), "tile_inputs": TILE, "num_warps": 8}
+            gpu.run("block_exponentials", rows, (len(rows),), e, total, *stripe_sums, *inputs, **constants)
+            if e is not None and total is not None:
+                gpu.multiply(e, weight[block], total, adds=True)
+        if x_gradient is not None:
+            factor, on_value, off_total, off_weight = target
+            factors = delta_factors(stripe_sums, c, factor[stripe], on_value[stripe], off_total)
+            arguments = x_gradient[stripe], total, *factors, weight, y[stripe], off_weight, x.shape[1]
+            grid = len(rows), -(-x.shape[1] // TILE)
+            gpu.run("x_gradient", rows, grid, *arguments, tile=TILE, num_warps=4)
     return sums
-
-
-def x_part(
-    total: Tensor,
-    sums: Sums,
-    c: float,
-    target: tuple[Tensor, Tensor, Tensor | float, Tensor | None],
-    stripe: slice,
-    weight_y: Tensor,
-) -> Tensor:
-    """Return δ W of a stripe, from Σ exp(c (zⱼ − m)) Wⱼ without class y."""
-    factor, on_value, off_total, off_weight = target
-    scale, delta_y, g = delta_factors(sums, c, factor[stripe], on_value[stripe], off_total)
-    result = product(scale.unsqueeze(-1), total).addcmul_(weight_y.float(), delta_y.unsqueeze(-1))
-    return result if off_weight is None else result.addr_(g, off_weight, alpha=-1)
 
 
 def half_gradients(

@@ -23,13 +23,18 @@ def place(sizes, part, tile_rows: tl.constexpr):
 
 
 @triton.jit
-def row_pointers(tensor, rows):
+def row_offsets(tensor, rows):
     sizes, group, row = rows
     offset = row * tensor.strides[1]
     for i in tl.static_range(2, len(sizes)):
         offset += group % sizes[i] * tensor.strides[i]
         group //= sizes[i]
-    return tensor.memory + offset
+    return offset
+
+
+@triton.jit
+def row_pointers(tensor, rows):
+    return tensor.memory + row_offsets(tensor, rows)
 
 
 @triton.jit

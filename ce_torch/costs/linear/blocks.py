@@ -72,6 +72,10 @@ class Plan:
         """Raise `ValueError` if the kernels for half precision take more memory than they may."""
         self.fit(1, by_half_precision, sizes)
 
+    def has_room(self, memory: Callable[[Sizes, int], int], sizes: Sizes) -> bool:
+        """Return True if what takes this memory keeps within `max_memory`."""
+        return self.max_memory is None or self.reserved + memory(sizes, 1) <= self.max_memory
+
     def fit(self, length: int, memory: Callable[[Sizes, int], int], sizes: Sizes) -> int:
         """Return the greatest length of a block, up to this one, whose memory keeps within `max_memory`."""
         if self.max_memory is None:

@@ -34,19 +34,13 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     """Return why a layer is not computed by blocks of examples, or None if it is."""
     if layer.y.is_floating_point():
         return "y holds desired outputs"
-    if layer.c is not None:
-        return "temperature is a tensor that does not divide x"
-    if plan.shard.group is not None:
-        return "the classes are shared out among processes"
+    if plan.logsumexp or plan.entropy or plan.prediction:
+        return "more than the cost is asked for"
     is_half = layer.dtype != layer.x.dtype
     if is_half and half_precision.find_kernels(layer) is None:
         return "x has half precision, for which there is no kernel"
-    if not all(is_plain(tensor) for tensor in layer if tensor is not None):
-        return NOT_PLAIN
-    if count_dispatch_modes():
-        return "a dispatch mode is active"
-    if is_transformed():
-        return "torch.func differentiates the cost"
+    if reason := general_refusal(layer, plan):
+        return reason
     if layer.off_value is not None and not (layer.x.is_cpu or is_half):
         return "label_smoothing is not 0, which a GPU works out by blocks of classes where x has no half precision"
     is_special = plan.softcap is not None or z_loss != 0
@@ -60,6 +54,21 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
         return "the adapter is of another dtype than x"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
         return "softcap, z_loss and label_smoothing come together"
+    return None
+
+
+def general_refusal(layer: Layer, plan: Plan) -> str | None:
+    """Return why kernels for layers do not support this one, on whatever device, or None if they do."""
+    if layer.c is not None:
+        return "temperature is a tensor that does not divide x"
+    if plan.shard.group is not None:
+        return "the classes are shared out among processes"
+    if not all(is_plain(tensor) for tensor in layer if tensor is not None):
+        return NOT_PLAIN
+    if count_dispatch_modes():
+        return "a dispatch mode is active"
+    if is_transformed():
+        return "torch.func differentiates the cost"
     return None
 
 
@@ -89,12 +98,7 @@ def cost_and_gradients(
     """Return C + λ ℓ² of each example, λ = `z_loss`, and the gradients of Σ factor (C + λ ℓ²) that are needed."""
     (N, K, *_), x = layer.sizes, layer.x
     costs = layer.full(0)
-    new = torch.empty_like if N > 0 else torch.zeros_like
-    gradients = {
-        name: new(tensor, memory_format=torch.contiguous_format)
-        for name, tensor in zip(PARAMETERS, layer, strict=False)
-        if name in needs and tensor is not None
-    }
+    gradients = new_gradients(layer, needs)
     if layer.dtype != x.dtype:
         plan.check_half_precision(layer.sizes)
         record("blocks" if x.is_cpu else "triton", FUSED)
@@ -112,6 +116,21 @@ def cost_and_gradients(
     if layer.off_value is not None and N > 0 and plan.softcap is None:
         subtract_off_value(gradients, layer, layer.off_value, plan.c * factor)
     return costs, tuple(gradients.values())
+
+
+def new_gradients(layer: Layer, needs: Needs) -> Gradients:
+    """Return memory for the needed gradients, of zeros if no example will write to it."""
+    new = torch.empty_like if len(layer.x) > 0 else torch.zeros_like
+    return {
+        name: new(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in zip(PARAMETERS, layer, strict=False)
+        if name in needs and tensor is not None
+    }
+
+
+def gradients(g: Tensor, layer: Layer, plan: Plan, _: Statistics, needs: Needs) -> tuple[Tensor, ...]:
+    """Return the needed ones of the gradients of Σ g C, for the first row of g."""
+    return cost_and_gradients(layer, g[0], plan, needs)[1]
 
 
 def gpu_block(
@@ -197,7 +216,7 @@ def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Te
         if x_name in gradients:
             transposed = x.new_zeros(x.shape[1], len(x))
             add_product(weight.mT, z, out=transposed)
-            gradients[x_name][block] = (transposed * z_factor).mT
+            gradients[x_name][block] = (transposed * z_factor).mT[: block.stop - block.start]
         if weight_name in gradients:
             add_product(z, x * column(z_factor), gradients[weight_name], beta)
     if "bias" in gradients:

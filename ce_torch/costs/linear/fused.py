@@ -5,6 +5,7 @@ one number, the sum or mean over examples; only such costs are computed here. Of
 backward pass the first one keeps its gradients, and the others leave theirs to the backward pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode, tracing_state
+from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear import class_blocks, example_blocks
 from ce_torch.costs.linear.autograd import gradients, numbers
 from ce_torch.costs.linear.blocks import Plan
@@ -54,10 +56,19 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
             _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs, ctx.z_loss)
         else:
             found = held.gradients
-        if not g.is_cpu or g.item() != 1:
-            for gradient in found:
-                gradient.mul_(g)
+        multiply_by(found, g)
         return None, None, None, by_factor, *align(found, ctx.needs), None, None, None
+
+
+def multiply_by(gradients: Sequence[Tensor], g: Tensor) -> None:
+    """Multiply gradients, which are contiguous, in place by what reached the cost, mostly 1."""
+    if g.is_cpu and g.item() == 1:
+        return
+    for gradient in gradients:
+        if gpu.refusal(gradient, g) is None and gradient.dtype != torch.float64:
+            gpu.multiply_by(gradient, g)
+        else:
+            gradient.mul_(g)
 
 
 def differentiable_gradients(g: Tensor, factor: Tensor, layer: Layer, ctx: Any) -> tuple[Tensor | None, ...]:

@@ -21,6 +21,8 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 EXAMPLE_TENSORS, CLASS_TENSORS, BLOCK_TENSORS = 40, 8, 16
 # The same for a part of a block, which PyTorch's operations take at a time where no kernel runs.
 PART_TENSORS = 9
+# z of a tile takes half a megabyte.
+TILE_CLASSES, TILE_EXAMPLES = 1024, 128
 # Sums in half precision are made of parts with so many numbers in float32.
 SUM_ROWS, SUM_COLUMNS = 1024, 128
 
@@ -50,6 +52,13 @@ def by_classes(sizes: Sizes, count: int) -> int:
     copies = 2 if stored == size else 3
     block = count * (BLOCK_TENSORS * N + 4 * D)
     return size * (block + copies * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
+
+
+def by_tiles(sizes: Sizes, count: int) -> int:
+    """Return the bytes for tiles of a fixed size, whatever the count, with x and its gradient in float32."""
+    N, K, D, _, size = sizes
+    tile = 6 * TILE_CLASSES * TILE_EXAMPLES + 2 * min(TILE_CLASSES, K) * D + 3 * TILE_EXAMPLES * D
+    return size * (tile + 3 * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
 
 
 def by_half_precision(sizes: Sizes, count: int) -> int:

@@ -5,6 +5,7 @@ The operators have no derivatives of their own: the functions in `ce_torch.costs
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._torch_private import is_recorded
-from ce_torch.costs.linear import class_blocks, example_blocks
+from ce_torch.costs.linear import class_blocks, cpu_blocks, example_blocks, gpu_blocks
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs, align
@@ -43,9 +44,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     """Return C, ℓ and H of each example, shape (3, N), its statistics, shape (4, N), and its prediction, shape (N,)."""
     if plan.shard.group is None and is_recorded():
         return torch.ops.ce_torch.linear_log_likelihood(*layer, *plan.options)
-    is_cost_only = not (plan.logsumexp or plan.entropy or plan.prediction)
-    by_examples = is_cost_only and example_blocks.refusal(layer, plan) is None
-    formulas = example_blocks if by_examples else class_blocks
+    formulas = find_kernels(layer, plan) or class_blocks
     found, statistics, prediction = formulas.numbers(layer, plan)
     return found, torch.stack(statistics), prediction
 
@@ -59,13 +58,20 @@ def gradients(
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
         return tuple(next(found) if needed else None for needed in needs)
     names, needs_target = needed_fields(needs)
-    is_cost_only = not (needs_target or plan.logsumexp or plan.entropy)
-    if is_cost_only and not may_be_differentiated(g) and example_blocks.refusal(layer, plan) is None:
-        _, found = example_blocks.cost_and_gradients(layer, g[0], plan, names)
+    is_final = not (needs_target or may_be_differentiated(g))
+    kernels = find_kernels(layer, plan) if is_final else None
+    if kernels is not None:
+        found = kernels.gradients(g, layer, plan, Statistics(*statistics), names)
         return *align(found, names), None, None, None
     found = class_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
     target = class_blocks.target_gradients(g, layer, plan, Statistics(*statistics)) if needs_target else (None,) * 3
     return *align(found, names), *target
+
+
+def find_kernels(layer: Layer, plan: Plan) -> ModuleType | None:
+    """Return what computes the numbers of this layer that the plan asks for, by kernels, or None."""
+    modules = gpu_blocks, example_blocks, cpu_blocks
+    return next((module for module in modules if module.refusal(layer, plan) is None), None)
 
 
 def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:

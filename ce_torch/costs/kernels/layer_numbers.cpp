@@ -1,0 +1,118 @@
+#include "columns.h"
+
+namespace {
+
+// The desired outputs of a block of examples: of each example and class, and at lane ∈ N × K, of each class, or none.
+struct Targets {
+  const float* outputs;
+  int64_t example_step, class_step;
+  const float* off_value;
+
+  bool are_none() const { return !outputs && !off_value; }
+  Floats at(int64_t row, int64_t column) const {
+    if (!outputs) return Floats{} + (off_value ? off_value[row] : 0);
+    Floats t;
+    const float* first = outputs + column * example_step + row * class_step;
+    for (int lane = 0; lane < lanes; lane++) t[lane] = first[lane * example_step];
+    return t;
+  }
+};
+
+inlined inline Floats product(Floats factor, Floats value) { return factor == 0 ? 0 : factor * value; }
+
+inlined inline Capped capped(Floats z, float softcap) { return softcap == 0 ? Capped{z, Floats{} + 1} : cap(z, softcap); }
+
+inlined inline Floats exponent(Floats phi, Floats m, float c) {
+  return c * (phi == m ? 0 : phi - (m == -std::numeric_limits<float>::infinity() ? 0 : m));
+}
+
+}  // namespace
+
+// What a column's classes so far add up to, with x = c (φ(z) − φ(m)) for the largest z so far, m: how many x are 0, the sum
+// of exp x of the others, and Σ x exp x, Σ t x and Σ t.
+enum Row { row_m, row_ones, row_others, row_ex, row_tx, row_T, rows_of_sums };
+
+// Adds classes, rows of z from the class `start` on, to the sums of each column, of which m holds the largest of these
+// rows; `step` is from one sum to the next. Predictions are the first class that holds m. There are a multiple of 16
+// columns. κ is 0 for no softcap.
+extern "C" void layer_numbers(const float* z, const float* m, const float* outputs, int64_t example_step,
+                              int64_t class_step, const float* off_value, float c, float softcap, float* sums,
+                              int64_t* predictions, int64_t step, int64_t start_class, int64_t rows, int64_t columns,
+                              int threads) {
+  c = std::max(c, std::numeric_limits<float>::min());
+  Targets targets{outputs, example_step, class_step, off_value};
+  for (int64_t column = 0; column < columns; column += lanes) {
+    auto sum = [&](Row which) { return sums + which * step + column; };
+    Floats before = load(sum(row_m), lanes), here = load(m + column, lanes), largest = here > before ? here : before;
+    Floats fall = exponent(capped(before, softcap).value, capped(largest, softcap).value, c);
+    Floats ones = load(sum(row_ones), lanes), others = load(sum(row_others), lanes), shrink = exp_of_negative<float>(fall);
+    Floats ex = product(shrink, load(sum(row_ex), lanes) + product(ones + others, fall));
+    store(ex, sum(row_ex), lanes);
+    store(load(sum(row_tx), lanes) + product(load(sum(row_T), lanes), fall), sum(row_tx), lanes);
+    store(here > before ? (ones + others) * shrink : others, sum(row_others), lanes);
+    store(here > before ? 0 : ones, sum(row_ones), lanes);
+    store(largest, sum(row_m), lanes);
+    for (int lane = 0; lane < lanes; lane++)
+      if (here[lane] > before[lane]) predictions[column + lane] = -1;
+  }
+  const int64_t parts = (rows + sum_rows - 1) / sum_rows;
+  std::vector<float> found(parts * (rows_of_sums - 1) * columns);
+  std::vector<int32_t> first(parts * columns);
+  using Indices = typename Wide<float>::Signed;
+  for_each_part(rows, columns, threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
+    Floats maximum = load(sums + row_m * step + column, lanes), most = capped(maximum, softcap).value;
+    Floats ones = {}, others = {}, ex = {}, tx = {}, T = {};
+    Indices best = Indices{} + int32_t(rows);
+    for (int64_t row = start; row < end; row++) {
+      Floats number = load(z + row * columns + column, lanes);
+      Floats x = exponent(capped(number, softcap).value, most, c), e = exp_of_negative<float>(x);
+      ones = x == 0 ? ones + 1 : ones;
+      others = x == 0 ? others : others + e;
+      ex += product(e, x);
+      best = number == maximum && best == int32_t(rows) ? Indices{} + int32_t(row) : best;
+      if (targets.are_none()) continue;
+      Floats t = targets.at(row, column);
+      tx += product(t, x);
+      T += t;
+    }
+    float* sum = &found[part * (rows_of_sums - 1) * columns + column];
+    for (Floats each : {ones, others, ex, tx, T}) store(each, sum, lanes), sum += columns;
+    for (int lane = 0; lane < lanes; lane++) first[part * columns + column + lane] = best[lane];
+  });
+  for (int64_t column = 0; column < columns; column++) {
+    for (int which = row_ones; which <= row_T; which++) {
+      double total = sums[which * step + column];
+      for (int64_t part = 0; part < parts; part++) total += found[(part * (rows_of_sums - 1) + which - 1) * columns + column];
+      sums[which * step + column] = float(total);
+    }
+    int32_t best = int32_t(rows);
+    for (int64_t part = 0; part < parts; part++) best = std::min(best, first[part * columns + column]);
+    if (predictions[column] < 0 && best < rows) predictions[column] = start_class + best;
+  }
+}
+
+// Writes c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)] to z, rows from the class `start` on. The numbers of each column
+// are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is.
+extern "C" void layer_gradient(float* z, const int64_t* y, const float* numbers, const float* outputs,
+                               int64_t example_step, int64_t class_step, const float* off_value, float c, float softcap,
+                               int64_t step, int64_t start_class, int64_t rows, int64_t columns, int threads) {
+  float normal = std::max(c, std::numeric_limits<float>::min());
+  Targets targets{outputs, example_step, class_step, off_value};
+  for_each_part(rows, columns, threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
+    auto number = [&](int i) { return load(numbers + i * step + column, lanes); };
+    Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
+    Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
+    typename Wide<float>::Signed classes;
+    for (int lane = 0; lane < lanes; lane++) classes[lane] = int32_t(y[column + lane] - start_class);
+    for (int64_t row = start; row < end; row++) {
+      float* target = z + row * columns + column;
+      Capped phi = capped(load(target, lanes), softcap);
+      Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), a = e * inverse;
+      Floats t = targets.at(row, column);
+      t = classes == int32_t(row) ? t + on_value : t;
+      Floats by_s = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
+      by_s -= product(g_H, product(a, x + (H - ln)));
+      store(product(by_s, c * phi.slope), target, lanes);
+    }
+  });
+}

@@ -1,0 +1,158 @@
+"""A GPU's kernels for a layer in half precision agree with float64. Without a GPU, Triton's interpreter runs them."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ce_torch.costs.kernels import cpp, gpu, gpu_half_products
+from ce_torch.costs.linear import gpu_blocks
+from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
+
+triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
+interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
+pytestmark = pytest.mark.skipif(not interprets, reason="the interpreter of Triton 3.6 fails with NumPy 2.4")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+N, D, K = 9, 8, 29
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take stripes and blocks so small that there are several; let tensors on the CPU pass for some on a GPU."""
+    sizes = {"STRIPE_EXAMPLES": 5, "STRIPE_CLASSES": 16, "BLOCK_EXAMPLES": 5, "BLOCK_CLASSES": 16, "TILE": 8}
+    for name, size in sizes.items():
+        monkeypatch.setattr(gpu_half_products, name, size)
+    monkeypatch.setattr(gpu_blocks, "ELEMENTS", 16 * N)
+    monkeypatch.setattr(gpu_blocks, "FEWEST_CLASSES", 1)
+    monkeypatch.setattr(gpu_blocks, "TILE", 8)
+    if DEVICE == "cpu":  # where PyTorch has no product of half precision in float32
+        monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+        monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+        monkeypatch.setattr(gpu, "multiply", multiply)
+        monkeypatch.setattr(gpu, "product_in_float32", lambda left, right: left.float() @ right.float())
+
+
+def multiply(left, right, out, adds=False):
+    product = left.float() @ right.float()
+    out.add_(product) if adds else out.copy_(product)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    names, run = [], gpu.run
+    monkeypatch.setattr(gpu, "run", lambda name, *more, **options: names.append(name) or run(name, *more, **options))
+    return names
+
+
+def draw(dtype, *shapes):
+    generator = torch.Generator().manual_seed(0)
+    tensors = (torch.randn(shape, generator=generator) for shape in shapes)
+    return [tensor.to(DEVICE, dtype).requires_grad_() for tensor in tensors]
+
+
+def exact(inputs, y, class_weight=None, temperature=1.0, softcap=None, z_loss=0.0, upstream=1.0, **options):
+    """Return C and its gradients in float64."""
+    inputs = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    weight = None if class_weight is None else class_weight.double()
+    s = scores(inputs, temperature, softcap)
+    C = F.cross_entropy(s, y.double() if y.is_floating_point() else y, weight=weight, **options)
+    C = C + z_loss * s.logsumexp(-1).square().mean()
+    return C, torch.autograd.grad(C, inputs, torch.full_like(C, upstream))
+
+
+def scores(inputs, temperature, softcap):
+    z = F.linear(*inputs)
+    return (z if softcap is None else softcap * torch.tanh(z / softcap)) / temperature
+
+
+FUSED = {"block_exponentials", "x_gradient", "block_delta"}
+BY_BLOCKS = {"block_numbers", "block_gradient"}
+
+
+WEIGHTED = {"ignore_index": 3, "class_weight": torch.linspace(0, 2, K, device=DEVICE)}
+CASES = [
+    (torch.bfloat16, False, {}),
+    (torch.bfloat16, True, {"label_smoothing": 0.1}),
+    (torch.bfloat16, False, WEIGHTED),
+    (torch.bfloat16, True, {"reduction": "sum", "temperature": 0.5, "label_smoothing": 0.3}),
+    (torch.bfloat16, True, {"reduction": "none"}),
+    (torch.bfloat16, False, {"softcap": 2.0}),
+    (torch.float16, True, {"softcap": 3.0, "z_loss": 0.1, "temperature": 0.5, "label_smoothing": 0.2}),
+    (torch.float16, False, WEIGHTED),
+]
+
+
+@pytest.mark.parametrize(("dtype", "has_bias", "options"), CASES, ids=str)
+def test_cost_and_gradients_are_float64s_but_for_two_roundings(dtype, has_bias, options, launches):
+    shapes = ((N, D), (K, D), (K,))[: 2 + has_bias]
+    inputs, y = draw(dtype, *shapes), (torch.arange(N, device=DEVICE) * 3) % K
+    x, weight, *bias = inputs
+    C = linear_log_likelihood(x, weight, y, *bias, out_dtype=torch.float32, **options)
+    found = torch.autograd.grad(C, inputs, torch.full_like(C, 2.0))
+    right, gradients = exact(inputs, y, upstream=2.0, **options)
+    is_fused = dtype == torch.bfloat16 and not {"softcap", "z_loss"} & options.keys() and "none" not in options.values()
+    assert (FUSED if is_fused else BY_BLOCKS) <= {*launches} <= {*FUSED, *BY_BLOCKS, "multiply_by"}
+    torch.testing.assert_close(C.double(), right, rtol=1e-5, atol=1e-5)
+    for gradient, expected in zip(found, gradients, strict=True):
+        assert gradient.dtype == dtype
+        assert (gradient - expected).norm() < torch.finfo(dtype).eps * expected.norm()
+
+
+def test_gradients_in_float16_take_the_loss_scale_before_they_are_rounded():
+    inputs, y = draw(torch.float16, (N, D), (K, D)), torch.arange(N, device=DEVICE)
+    scale, options = 2.0**-20, {"reduction": "sum", "out_dtype": torch.float32}
+    C = linear_log_likelihood(*inputs, y, token_weight=torch.full((N,), scale, device=DEVICE), **options)
+    found = torch.autograd.grad(C, inputs, torch.tensor(1 / scale, device=DEVICE))
+    _, gradients = exact(inputs, y, reduction="sum")
+    for gradient, expected in zip(found, gradients, strict=True):
+        assert (gradient - expected).norm() < torch.finfo(torch.float16).eps * expected.norm()
+
+
+# The interpreter's NumPy warns of ∞ − ∞, which is computed and not used.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf], ids=str)
+def test_an_infinite_bias_decides(value):
+    x, weight, bias = draw(torch.bfloat16, (N, D), (K, D), (K,))
+    with torch.no_grad():
+        bias[5] = value
+    y = torch.full((N,), 5 if value > 0 else 6, device=DEVICE)
+    C = linear_log_likelihood(x, weight, y, bias, out_dtype=torch.float32)
+    (by_bias,) = torch.autograd.grad(C, bias)
+    kept = [i for i in range(K) if i != 5]
+    expected = 0 if value > 0 else F.cross_entropy((x.double() @ weight.double().mT + bias)[:, kept], y - 1)
+    torch.testing.assert_close(C.double(), torch.as_tensor(expected, device=DEVICE).double(), rtol=1e-5, atol=1e-6)
+    assert by_bias.isfinite().all()
+    assert by_bias[5] == 0
+
+
+def test_desired_outputs_are_supported(launches):
+    inputs, y = draw(torch.bfloat16, (N, D), (K, D), (K,)), torch.rand(N, K).softmax(-1).to(DEVICE)
+    x, weight, bias = inputs
+    C = linear_log_likelihood(x, weight, y, bias, out_dtype=torch.float32)
+    found = torch.autograd.grad(C, inputs)
+    right, gradients = exact(inputs, y)
+    assert {*launches} == BY_BLOCKS
+    torch.testing.assert_close(C.double(), right, rtol=1e-5, atol=1e-5)
+    for gradient, expected in zip(found, gradients, strict=True):
+        assert (gradient - expected).norm() < torch.finfo(torch.bfloat16).eps * expected.norm()
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_statistics_and_their_gradients_are_float64s(softcap, launches):
+    inputs, y = draw(torch.bfloat16, (N, D), (K, D), (K,)), (torch.arange(N, device=DEVICE) * 3) % K
+    x, weight, bias = inputs
+    numbers = linear_softmax_statistics(x, weight, y, bias, softcap=softcap, temperature=0.7, entropy=True)
+    total = (numbers.log_prob + numbers.logsumexp.square() / 9 - 0.5 * numbers.entropy).sum()
+    found = torch.autograd.grad(total, inputs)
+    copies = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    s = scores(copies, 0.7, softcap)
+    ln_a = s.log_softmax(-1)
+    log_prob, entropy = ln_a.gather(-1, y.unsqueeze(-1)).squeeze(-1), -(ln_a.exp() * ln_a).sum(-1)
+    expected = log_prob, s.logsumexp(-1), entropy
+    right = torch.autograd.grad((log_prob + expected[1].square() / 9 - 0.5 * entropy).sum(), copies)
+    assert {*launches} == BY_BLOCKS
+    assert numbers.prediction.tolist() == s.argmax(-1).tolist()
+    for number, value in zip(numbers[:3], expected, strict=True):
+        torch.testing.assert_close(number.double(), value, rtol=1e-5, atol=1e-5)
+    for gradient, value in zip(found, right, strict=True):
+        assert (gradient - value).norm() < torch.finfo(torch.bfloat16).eps * value.norm()

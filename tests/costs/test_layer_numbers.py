@@ -1,0 +1,136 @@
+"""The CPU's kernels for all numbers of a layer agree with float64, in float32's digits."""
+
+import shutil
+
+import pytest
+import torch
+from heads import fused, layer, scores, unfused
+from torch.nn import functional as F
+
+from ce_torch.costs.kernels import layer_numbers
+from ce_torch.costs.linear import cpu_blocks
+from ce_torch.functional import linear_softmax_statistics
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+
+# No multiple of 16 examples, and more classes than one sum takes.
+SIZES = [(1, 3, 2), (37, 5, 9), (50, 8, 700)]
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch):
+    """Compute in several tiles."""
+    monkeypatch.setattr(cpu_blocks, "TILE_CLASSES", 300)
+    monkeypatch.setattr(cpu_blocks, "TILE_EXAMPLES", 32)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return the list of the kernels that run."""
+    names, kernel = [], layer_numbers.kernel
+    monkeypatch.setattr(layer_numbers, "kernel", lambda name, types: names.append(name) or kernel(name, types))
+    return names
+
+
+def examples(N, D, K, *, bias=True):
+    inputs = layer(N, D, K, torch.float32, bias=bias)
+    generator = torch.Generator().manual_seed(1)
+    return inputs, torch.randint(K, (N,), generator=generator), torch.rand(N, K, generator=generator)
+
+
+def in_float64(inputs):
+    return [tensor.detach().double().requires_grad_() for tensor in inputs]
+
+
+def assert_close_to(found, expected):
+    for value, right in zip(found, expected, strict=True):
+        assert value.dtype == torch.float32
+        assert (value - right).norm() <= 2e-6 * right.norm() + 1e-7
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("kind", ["classes", "outputs", "transposed outputs"])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_statistics_and_their_gradients_are_float64s(sizes, kind, softcap, calls):
+    inputs, classes, outputs = examples(*sizes)
+    y = {"classes": classes, "outputs": outputs, "transposed outputs": outputs.mT.contiguous().mT}[kind]
+    x, weight, bias = inputs
+    numbers = linear_softmax_statistics(x, weight, y, bias, entropy=True, softcap=softcap, temperature=0.7)
+    exact = in_float64(inputs)
+    s = scores(F.linear(*exact), softcap, 0.7)
+    ln_a, t = s.log_softmax(-1), outputs.double() if kind != "classes" else F.one_hot(classes, sizes[2])
+    expected = (t * ln_a).sum(-1), s.logsumexp(-1), -(ln_a.exp() * ln_a).sum(-1)
+    assert_close_to(numbers[:3], expected)
+    assert torch.equal(numbers.prediction, s.argmax(-1))
+    upstream = [torch.linspace(-1, 2, sizes[0]) * sign for sign in (1, -0.5, 0.3)]
+    found = torch.autograd.grad(numbers[:3], inputs, upstream)
+    assert_close_to(found, torch.autograd.grad(expected, exact, [g.double() for g in upstream]))
+    assert calls.count("layer_numbers") == calls.count("layer_gradient") > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"softcap": 2.0, "z_loss": 0.1, "label_smoothing": 0.1},
+        {"z_loss": 0.1, "reduction": "none", "token_weight": torch.linspace(0, 2, 50)},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_costs_that_are_not_fused_have_float64s_gradients(options, calls):
+    inputs, y, _ = examples(*SIZES[-1])
+    exact = in_float64(inputs)
+    wide = {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in options.items()}
+    C, right = fused(*inputs, y, **options), unfused(*exact, y, **wide)
+    assert_close_to([C], [right])
+    g = torch.linspace(0.5, 1, C.numel()).view(C.shape)
+    assert_close_to(torch.autograd.grad(C, inputs, g), torch.autograd.grad(right, exact, g.double()))
+    assert "layer_gradient" in calls
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("has_classes", [True, False], ids=["classes", "outputs"])
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype, has_classes, calls):
+    inputs, classes, outputs = examples(*SIZES[-1])
+    inputs, outputs = [t.detach().to(dtype).requires_grad_() for t in inputs], outputs.to(dtype)
+    x, weight, bias = inputs
+    numbers = linear_softmax_statistics(x, weight, classes if has_classes else outputs, bias, entropy=True)
+    exact = in_float64(inputs)
+    ln_a, t = F.linear(*exact).log_softmax(-1), F.one_hot(classes, 700) if has_classes else outputs.double()
+    expected = (t * ln_a).sum(-1), -(ln_a.exp() * ln_a).sum(-1)
+    assert_close_to((numbers.log_prob, numbers.entropy), expected)
+    found = torch.autograd.grad([numbers.log_prob.sum(), numbers.entropy.sum()], inputs)
+    for gradient, right in zip(found, torch.autograd.grad([number.sum() for number in expected], exact), strict=True):
+        assert (gradient - right).norm() <= 0.6 * torch.finfo(dtype).eps * right.norm()
+    assert "layer_gradient" in calls
+
+
+def test_of_equal_outputs_the_first_is_predicted():
+    x, weight = torch.ones(3, 2), torch.zeros(600, 2)
+    weight[[300, 500]] = 1.0
+    assert linear_softmax_statistics(x, weight).prediction.tolist() == [300] * 3
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_what_is_ruled_out_has_no_part_in_the_numbers(softcap):
+    (x, weight, bias), y, _ = examples(20, 4, 6)
+    with torch.no_grad():
+        bias[2] = -torch.inf
+    y = y.masked_fill(y == 2, 0)
+    numbers = linear_softmax_statistics(x, weight, y, bias, entropy=True, softcap=softcap)
+    s = scores(F.linear(*in_float64((x, weight, bias))), softcap)
+    expected = F.log_softmax(s, -1)
+    assert_close_to([numbers.log_prob, numbers.logsumexp], [expected.gather(1, y[:, None])[:, 0], s.logsumexp(-1)])
+    (gradient,) = torch.autograd.grad(numbers.entropy.sum(), weight)
+    assert gradient.isfinite().all()
+
+
+def test_statistics_take_a_small_part_of_z(peak_memory):
+    x, weight = torch.randn(2048, 16, requires_grad=True), torch.randn(20_000, 16, requires_grad=True)
+    y = torch.arange(2048)
+
+    def step():
+        numbers = linear_softmax_statistics(x, weight, y, entropy=True)
+        return torch.autograd.grad((numbers.log_prob + numbers.entropy).sum(), (x, weight))
+
+    step()
+    assert peak_memory(step) - x.nbytes - weight.nbytes < 0.06 * 2048 * 20_000 * 4
