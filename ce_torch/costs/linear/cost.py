@@ -262,6 +262,10 @@ def example_numbers(layer: Layer, plan: Plan, reason: str | None) -> tuple[Tenso
     return autograd.numbers(layer, plan)
 
 
+def are_parameters(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(part, nn.Parameter) for part in value)
+
+
 class LinearLogLikelihoodCost(Cost):
     """The output layer and its log-likelihood cost as a module that owns the layer.
 
@@ -299,8 +303,7 @@ class LinearLogLikelihoodCost(Cost):
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_pair = name == "adapter" and isinstance(value, tuple)
-        is_owned = is_pair and all(isinstance(part, nn.Parameter) for part in value)
+        is_owned = name == "adapter" and are_parameters(value)
         super().__setattr__(name, nn.ParameterList(check_option(name, value)) if is_owned else value)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
