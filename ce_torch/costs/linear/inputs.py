@@ -48,6 +48,8 @@ class Inputs(NamedTuple):
         size += 3 * layer.y.nbytes if y is not None and is_copy(layer.y, y) else 0
         # The gradients of x by both ways, and x in the adapter's dtype.
         size += 3 * layer.x.numel() * layer.dtype.itemsize if self.adapter is not None else 0
+        # Processes add up copies of the gradient of x.
+        size += layer.x.numel() * layer.dtype.itemsize if plan.shard.group is not None else 0
         # Kernels copy what is not contiguous.
         size += sum(tensor.nbytes for tensor in (layer.x, layer.weight) if not tensor.is_contiguous())
         return plan.reserve(size)

@@ -11,10 +11,11 @@ from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.cost import example_numbers, scattered
-from ce_torch.costs.linear.inputs import check_adapter_shapes, check_layer, layer_inputs
+from ce_torch.costs.linear.inputs import Inputs, check_adapter_shapes, check_layer, layer_inputs
+from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import check_block_size
 from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
-from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
+from ce_torch.costs.linear.vocabulary_parallel import Shard, local_shard, local_tensors
 
 
 @loss_function()
@@ -80,29 +81,32 @@ def linear_softmax_statistics(
         max_memory=check_block_size(block_rows, max_memory),
         shard=shard,
     )
-    N, kept, ignored = inputs.x.shape[0], None, None
-    if desired.is_floating_point():
-        desired = desired.reshape(N, weight.shape[0])
-        layer = inputs.layer(masked_inputs(inputs.x, desired), desired)
-    else:
-        # Without y no class is ignored, not even that of the placeholder.
-        ignored_class = -1 if y is None else ignore_index
-        targets = class_targets(
-            desired.reshape(-1), inputs.x, weight.shape[0], None, None, ignored_class, 0.0, 0.0, shard
-        )
-        kept = kept_examples(targets.ignored, inputs.x)
-        if kept is not None:
-            inputs, targets = inputs.select(kept), targets.select(kept)
-        layer = inputs.layer(targets.masked_inputs(inputs.x), targets.y, targets.on_value)
-        ignored = targets.ignored
+    # Without y no class is ignored, not even that of the placeholder.
+    layer, kept, ignored = statistics_layer(inputs, desired, -1 if y is None else ignore_index, shard)
     found, prediction = example_numbers(layer, inputs.reserve(plan, layer), "statistics are asked for")
     if ignored is not None:
         found, prediction = found.masked_fill(ignored, 0), prediction.masked_fill(ignored, ignore_index)
-    C, logsumexp, H = (scattered(number, kept, N).view(shape) for number in found.to(compute_dtype(x)))
+    C, logsumexp, H = (scattered(number, kept, inputs.x.shape[0]).view(shape) for number in found.to(compute_dtype(x)))
     if kept is not None:
-        prediction = prediction.new_full((N,), ignore_index).index_copy(0, kept, prediction)
+        prediction = prediction.new_full((inputs.x.shape[0],), ignore_index).index_copy(0, kept, prediction)
     prediction = prediction.view(shape)
     correct = None
     if y is not None and not desired.is_floating_point():
         correct = (prediction == desired) & (desired != ignore_index)
     return SoftmaxStatistics(None if y is None else -C, logsumexp, H if entropy else None, prediction, correct)
+
+
+def statistics_layer(
+    inputs: Inputs, y: Tensor, ignore_index: int, shard: Shard
+) -> tuple[Layer, Tensor | None, Tensor | None]:
+    """Return the layer of all examples or of some, the indices of these, and True for ignored ones among them."""
+    N, K = inputs.x.shape[0], inputs.weight.shape[0]
+    if y.is_floating_point():
+        y = y.reshape(N, K)
+        return inputs.layer(masked_inputs(inputs.x, y), y), None, None
+    targets = class_targets(y.reshape(-1), inputs.x, K, None, None, ignore_index, 0.0, 0.0, shard)
+    kept = kept_examples(targets.ignored, inputs.x)
+    if kept is not None:
+        inputs, targets = inputs.select(kept), targets.select(kept)
+    layer = inputs.layer(targets.masked_inputs(inputs.x), targets.y, targets.on_value)
+    return layer, kept, targets.ignored
