@@ -93,7 +93,7 @@ def test_explain_says_when_a_cost_with_its_layer_computes_its_gradients(options,
     [
         (lambda x, y: (x.detach(), y), "no gradient is asked for"),
         (lambda x, y: (x, torch.full((4, 7), 1 / 7)), "y holds desired outputs"),
-        (lambda x, y: (x.half(), y), "x has half precision, for which there is no kernel"),
+        (lambda x, y: (x.half(), y), "without the loss scale, which the backward pass brings"),
     ],
     ids=["no gradient", "desired outputs", "half precision"],
 )

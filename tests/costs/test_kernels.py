@@ -364,7 +364,7 @@ def test_blocks_of_a_layer_in_half_precision_are_summed_in_float32_on_a_gpu(back
 
         monkeypatch.setattr(gpu, "product_in_float32", record_product)
     inputs, y = [tensor.to(GPU) for tensor in layer(40, 5, 300, torch.bfloat16, bias=False)], torch.arange(40).to(GPU)
-    C = linear_log_likelihood(*inputs, y, softcap=5.0)
+    C = linear_log_likelihood(*inputs, y, softcap=5.0, temperature=torch.ones((), device=GPU))
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     right = F.cross_entropy(5 * torch.tanh(F.linear(*exact) / 5), y)
     torch.testing.assert_close(C, right.bfloat16())
