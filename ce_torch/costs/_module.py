@@ -56,7 +56,7 @@ class Cost(nn.Module):
                     f"{name} is a method of {kind} too and can't be set; build another {kind}({name}=...)"
                 )
             value = check_option(name, value)
-            for places in (self.__dict__, self._buffers, self._parameters):
+            for places in (self.__dict__, self._buffers, self._parameters, self._modules):
                 places.pop(name, None)
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)

@@ -104,6 +104,14 @@ def _read_address(tensor: Tensor) -> int:
 read_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _read_address)
 
 
+find("Tensor._base")
+
+
+def base(tensor: Tensor) -> Tensor:
+    """Return the tensor of which this one is a view, or itself."""
+    return tensor if tensor._base is None else tensor._base
+
+
 # Returns what DLPack offers to C, and copies nothing that is copied on write. `Tensor` offers the same publicly, with
 # the copy.
 _const_dlpack: Callable[[], Any] | None = getattr(torch._C, "_const_dlpack_exchange_api", None)

@@ -378,6 +378,20 @@ def test_a_module_owns_its_layer_and_tells_its_options():
     assert "temperature=0.5" in repr(cost)
 
 
+MODULE_OPTIONS = [{}, {"softcap": 2.0}, {"z_loss": 0.1}, {"softcap": 2.0, "z_loss": 0.1, "temperature": TEMPERATURES}]
+
+
+@pytest.mark.parametrize("options", MODULE_OPTIONS, ids=lambda options: "-".join(options) or "plain")
+@pytest.mark.parametrize("more", [{}, {"label_smoothing": 0.1, "class_weight": WEIGHTS, "token_weight": TEMPERATURES}])
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_delta_of_a_module_is_the_gradient_of_each_cost_by_z(y, more, options):
+    x = layer()[0].detach()
+    cost = LinearLogLikelihoodCost(5, 9, dtype=torch.float64, **options, **more)
+    z = cost.layer(x).detach().requires_grad_()
+    C = unfused(z, torch.eye(9, dtype=z.dtype), None, y, reduction="sum", **options, **more)
+    torch.testing.assert_close(cost.delta(x, y), *torch.autograd.grad(C, z))
+
+
 def test_an_option_that_a_module_does_not_have_is_named():
     with pytest.raises(TypeError, match="unexpected keyword argument 'weight'"):
         LinearLogLikelihoodCost(5, 9, weight=WEIGHTS)

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from ce_torch.costs.linear import blocks
-from ce_torch.functional import linear_log_likelihood
+from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 8])
 OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -30,6 +30,14 @@ OPTIONS = {
     },
     "each": {"reduction": "none", "block_rows": 2},
     "examples": {"token_weight": torch.linspace(0, 2, 7, dtype=torch.float64), "denominator": 3.0, "z_loss": 0.05},
+    "softcap": {"softcap": 2.0, "z_loss": 0.05, "label_smoothing": 0.1, "temperature": 0.5},
+    "softcap-each": {
+        "softcap": 2.0,
+        "token_weight": torch.linspace(0, 2, 7, dtype=torch.float64),
+        "class_weight": WEIGHTS,
+        "reduction": "none",
+        "max_memory": "1 MB",
+    },
 }
 
 
@@ -116,6 +124,64 @@ def test_processes_that_share_the_classes_get_what_one_process_gets(processes, t
                 torch.testing.assert_close(one, right.detach())
         else:
             torch.testing.assert_close(torch.cat(found), right.detach())
+
+
+def numbers_and_derivatives(inputs: Inputs, y: Tensor, options: dict, **more: object) -> tuple[Tensor, ...]:
+    """Return log-probability, logsumexp and entropy, first and second derivatives, and the prediction."""
+    x, weight, bias = inputs
+    found = linear_softmax_statistics(x, weight, y, bias, entropy=True, **options, **more)
+    log_prob, logsumexp, entropy, prediction, _ = found
+    total = (log_prob.square() + 2 * logsumexp.square() - 3 * entropy.square()).sum()
+    first = torch.autograd.grad(total, inputs, create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum(), inputs)
+    return *first, *second, log_prob, logsumexp, entropy, prediction
+
+
+def statistics_of_shard(
+    rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, options: dict
+) -> tuple[Tensor, ...]:
+    x, weight, bias = inputs
+    own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+    inputs = [x, weight.detach()[own].requires_grad_(), bias.detach()[own].requires_grad_()]
+    y = y[:, own] if y.is_floating_point() else y
+    return numbers_and_derivatives(inputs, y, options, group=distributed.group.WORLD)
+
+
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "temperature": 0.5}], ids=["plain", "softcap"])
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_processes_that_share_the_classes_get_the_statistics_of_one_process(processes, tmp_path, y, options, shares):
+    inputs = layer()
+    right = [tensor.detach() for tensor in numbers_and_derivatives(inputs, y, options)]
+    results = run_in_processes(processes, tmp_path, statistics_of_shard, shares, inputs, y, options)
+    for i, tensor in enumerate(right):
+        found = [one[i] for one in results]
+        if i >= 6 or i % 3 == 0:  # numbers, and derivatives by x, are the same in all
+            for one in found:
+                torch.testing.assert_close(one, tensor)
+        else:
+            torch.testing.assert_close(torch.cat(found), tensor)
+
+
+def adapted_shard(rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, pair: Inputs) -> tuple[Tensor, ...]:
+    (x, weight, bias), (A, B) = inputs, pair
+    own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+    B = B.detach()[own].requires_grad_()
+    adapter = {"adapter": (A, B), "group": distributed.group.WORLD}
+    C = linear_log_likelihood(x, weight.detach()[own], y, bias.detach()[own], **adapter)
+    return C, *torch.autograd.grad(C, (x, A, B))
+
+
+@pytest.mark.parametrize("shares", [(8, 1), (2, 3, 4)], ids=["uneven", "three"])
+def test_processes_share_out_the_rows_of_an_adapter_too(processes, tmp_path, shares):
+    inputs, generator = layer(), torch.Generator().manual_seed(3)
+    A, B = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in ((2, 5), (9, 2)))
+    C = linear_log_likelihood(inputs[0], inputs[1] + B @ A, CLASSES, inputs[2])
+    right = [tensor.detach() for tensor in (C, *torch.autograd.grad(C, (inputs[0], A, B)))]
+    results = run_in_processes(processes, tmp_path, adapted_shard, shares, inputs, CLASSES, [A, B])
+    for one in results:
+        torch.testing.assert_close(list(one[:3]), right[:3])
+    torch.testing.assert_close(torch.cat([one[3] for one in results]), right[3])
 
 
 @pytest.mark.parametrize("shares", [(5, 4), (3, 3, 3)], ids=["two", "three"])

@@ -156,15 +156,43 @@ def test_a_compiled_cost_takes_inputs_of_any_strides():
     torch.testing.assert_close(torch.autograd.grad(C, turned), right)
 
 
+NEW_OPTIONS = {
+    "softcap": {"softcap": 2.0, "label_smoothing": 0.1},
+    "z-loss": {"z_loss": 0.1, "token_weight": torch.linspace(0, 2, 7, dtype=torch.float64), "denominator": 3.0},
+    "temperatures": {"temperature": torch.linspace(0.5, 2, 7, dtype=torch.float64), "reduction": "none"},
+    "max-memory": {"z_loss": 0.1, "softcap": 2.0, "max_memory": "1 MB"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", NEW_OPTIONS.values(), ids=NEW_OPTIONS)
+def test_newer_options_compile_with_inductor_and_have_second_derivatives(options):
+    inputs = layer()
+    found = compiled(fused, backend="inductor")(*inputs, CLASSES, **options)
+    plain = {name: value for name, value in options.items() if name != "max_memory"}
+    right = unfused(*inputs, CLASSES, **plain)
+    torch.testing.assert_close(found, right)
+    torch.testing.assert_close(*(torch.autograd.grad(C.square().sum(), inputs) for C in (found, right)))
+    x, weight, bias = detached_layer()
+
+    def change(head, bias, options):
+        gradient = grad(lambda bias: head(x, weight, bias, CLASSES, **options).square().sum())
+        return jvp(gradient, (bias,), (bias.cos(),))
+
+    found = compiled(change, backend="inductor")(fused, bias, options)
+    torch.testing.assert_close(found, change(unfused, bias, plain))
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_operators_are_as_pytorch_wants_them(transposed):
     x, weight, bias = detached_layer()
     x = x.T.contiguous().T if transposed else x
-    ones, plan = torch.ones(7, dtype=x.dtype), (0.5, None, 2.0, True, True, True)
-    inputs = x, weight, bias, ones, CLASSES.clamp(min=0), ones, WEIGHTS
+    ones, plan = torch.ones(7, dtype=x.dtype), (0.5, None, 2.0, True, True, True, None, 0)
+    adapter = torch.ones(7, 2, dtype=x.dtype), torch.ones(9, 2, dtype=x.dtype)
+    inputs = x, weight, bias, ones, *adapter, CLASSES.clamp(min=0), ones, WEIGHTS
     operators = torch.ops.ce_torch
     torch.library.opcheck(operators.linear_log_likelihood.default, (*inputs, *plan))
     numbers, statistics, _ = operators.linear_log_likelihood(*inputs, *plan)
-    needs = [True, True, True, True, False, True, True]
+    needs = [True, True, True, True, True, True, False, True, True]
     arguments = numbers, statistics, *inputs, *plan, needs
     torch.library.opcheck(operators.linear_log_likelihood_gradients.default, arguments)

@@ -64,6 +64,16 @@ WRONG = {
         (float("nan"), ValueError, "a finite number of at least 0, got nan"),
         (None, TypeError, "a finite number of at least 0, got None"),
     ],
+    "max_memory": [
+        (0, ValueError, r"a number of bytes, at least 1, a text such as \"64 MB\", or None, got 0"),
+        ("64", ValueError, r"a number of bytes, .*, or None, got '64'; units are B, kB, .* and GiB"),
+        (1.5, TypeError, r"a number of bytes, .*, got 1.5"),
+    ],
+    "adapter": [
+        (torch.ones(3, 3), TypeError, r"a pair of tensors, A \(r, D\) and B \(K, r\), or None, got a tensor"),
+        ((torch.ones(1, 3),), TypeError, r"a pair of tensors, A \(r, D\) and B \(K, r\), or None, got \("),
+        (5, TypeError, r"a pair of tensors, .*, got 5"),
+    ],
     "block_rows": [
         (0, ValueError, "a number of examples, at least 1, or None, got 0"),
         (1.5, TypeError, "a number of examples, at least 1, or None, got 1.5"),
@@ -183,6 +193,7 @@ OTHERS = {
     "softcap": 2.0,
     "z_loss": 0.1,
     "block_rows": 1,
+    "max_memory": 10**6,
     "out_dtype": torch.float64,
 }
 

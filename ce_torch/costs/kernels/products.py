@@ -2,7 +2,7 @@
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -13,8 +13,11 @@ from ce_torch.costs._product import product
 from ce_torch.costs._torch_private import read_address
 from ce_torch.costs.kernels import compiler, cpp
 
-# PyTorch's own products are computed in sums of this length.
+# PyTorch's own products are computed in sums of this length, and for so many numbers of the result at a time.
 SUM_LENGTH = 1024
+PRODUCT_ELEMENTS = 1 << 16
+# PyTorch's operations take so many numbers of z at a time, or a sixteenth of z if that is more.
+PART_ELEMENTS = 1 << 16
 # The fields of the kernel's Matrix.
 MATRIX = struct.Struct("Pqq").pack
 
@@ -55,12 +58,16 @@ def exponentials_(
         outputs = sums.data_ptr(), None if off_value_x is None else off_value_x.data_ptr()
         kernel("exponentials")(*inputs, *outputs, *z.shape, torch.get_num_threads())
         return sums, off_value_x
-    is_infinite = z == torch.inf
-    x = z.sub_(m).masked_fill_(is_infinite, 0)
-    if c != 1:
-        x.mul_(max(c, torch.finfo(z.dtype).tiny))
-    off_value_x = None if off_value is None else product(off_value.unsqueeze(-1), x).sum(0)
-    return x.scatter_(0, y.unsqueeze(0), -torch.inf).exp_().sum(0), off_value_x
+    sums, off_value_x = torch.zeros_like(m), None if off_value is None else torch.zeros_like(m)
+    for rows, own in parts(z, y):
+        is_infinite = z[rows] == torch.inf
+        x = z[rows].sub_(m).masked_fill_(is_infinite, 0)
+        if c != 1:
+            x.mul_(max(c, torch.finfo(z.dtype).tiny))
+        if off_value is not None and off_value_x is not None:
+            off_value_x += product(off_value[rows].unsqueeze(-1), x).sum(0)
+        sums += x.masked_fill_(own, -torch.inf).exp_().sum(0)
+    return sums, off_value_x
 
 
 def softcap_exponentials_(
@@ -81,14 +88,30 @@ def softcap_exponentials_(
         outputs = sums.data_ptr(), None if off_value_x is None else off_value_x.data_ptr()
         kernel("softcap_exponentials")(*inputs, *outputs, *z.shape, torch.get_num_threads())
         return sums, off_value_x
-    tanh = torch.tanh(z / softcap)
-    x = max(c, torch.finfo(z.dtype).tiny) * (softcap * tanh - softcap * torch.tanh(m / softcap))
-    e, slope = x.exp(), 1 - tanh.square()
-    off_value_x = None if off_value is None else product(off_value.unsqueeze(-1), x).sum(0)
-    sums = e.scatter(0, y.unsqueeze(0), 0).sum(0)
-    off_part = 0 if off_value is None or T is None else off_value.unsqueeze(-1) * (e.sum(0) / T)
-    z.copy_((e - off_part) * slope)
-    return sums, off_value_x
+    c, phi_m = max(c, torch.finfo(z.dtype).tiny), softcap * torch.tanh(m / softcap)
+    s, sums, off_value_x = (torch.zeros_like(m) for _ in range(3))
+    for rows, own in parts(z, y):
+        x = c * (softcap * torch.tanh(z[rows] / softcap) - phi_m)
+        if off_value is not None:
+            off_value_x += product(off_value[rows].unsqueeze(-1), x).sum(0)
+        e = x.exp_()
+        s += e.sum(0)
+        sums += e.masked_fill_(own, 0).sum(0)
+    for rows, _ in parts(z, y):
+        tanh = torch.tanh(z[rows] / softcap)
+        e = (c * (softcap * tanh - phi_m)).exp_()
+        if off_value is not None and T is not None:
+            e -= off_value[rows].unsqueeze(-1) * (s / T)
+        z[rows] = e * (1 - tanh.square())
+    return sums, None if off_value is None else off_value_x
+
+
+def parts(z: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield some rows of z at a time, and which of their elements are those in the rows y."""
+    length = max(PART_ELEMENTS, z.numel() // 16) // max(z.shape[1], 1)
+    for start in range(0, len(z), max(length, 1)):
+        rows = slice(start, min(start + max(length, 1), len(z)))
+        yield rows, torch.arange(rows.start, rows.stop, device=z.device).unsqueeze(-1) == y
 
 
 def supports_exponentials(z: Tensor, y: Tensor, off_value: Tensor | None) -> bool:
@@ -105,8 +128,10 @@ def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
         if beta == 0:
             out.zero_()
         # PyTorch may add one number after the other to a sum, and round every time.
+        rows = max(PRODUCT_ELEMENTS // max(out.shape[1], 1), 1)
         for left, right in zip(a.split(SUM_LENGTH, 1), b.split(SUM_LENGTH), strict=True):
-            out += left @ right
+            for out_part, left_part in zip(out.split(rows), left.split(rows), strict=True):
+                out_part += left_part @ right
 
 
 def supports(a: Tensor, b: Tensor, out: Tensor) -> bool:

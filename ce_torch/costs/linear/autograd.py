@@ -68,7 +68,7 @@ class LinearLogLikelihood(torch.autograd.Function):
 
 
 class LinearLogLikelihoodGradients(torch.autograd.Function):
-    """The gradients of Σ g · numbers by those of x, weight, bias and c that need one, and their derivatives."""
+    """The gradients of Σ g · numbers by the layer's parameters that need one, and their derivatives."""
 
     generate_vmap_rule = True
 

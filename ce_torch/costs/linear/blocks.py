@@ -1,10 +1,14 @@
 """The sizes of blocks: the parts of z, by classes or by examples, that are in memory at a time."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
+from ce_torch.costs.linear.memory import BLOCK_TENSORS, Sizes, by_classes, by_examples, by_half_precision
 from ce_torch.costs.linear.vocabulary_parallel import ALL_CLASSES, Shard
 
 # A block takes a twentieth of z, but at least 16 rows, and 4 MB in float32. Smaller blocks take longer.
@@ -12,15 +16,15 @@ BLOCKS = 20
 FEWEST_ROWS = 16
 FEWEST_ELEMENTS = 1 << 20
 FEWEST_CLASSES = 32
-# The formulas hold this many tensors of a block's size at once.
-TENSORS = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to compute: with c of equation (83), with the memory of `block_rows` rows, for the classes of `shard`.
+    """How to compute: with c of equation (83), in blocks, for the classes of `shard`.
 
-    `softcap` is κ. `logsumexp`, `entropy` and `prediction` tell which numbers beside the cost are asked for.
+    A block has the memory of `block_rows` rows, or whatever size keeps all memory within `max_memory` bytes, of which
+    `reserved` are in use. `softcap` is κ. `logsumexp`, `entropy` and `prediction` tell which numbers beside the cost
+    are asked for.
     """
 
     c: float
@@ -29,12 +33,19 @@ class Plan:
     logsumexp: bool = False
     entropy: bool = False
     prediction: bool = False
+    max_memory: int | None = None
+    reserved: int = 0
     shard: Shard = ALL_CLASSES
 
     @property
-    def options(self) -> tuple[float, int | None, float | None, bool, bool, bool]:
+    def options(self) -> tuple[float, int | None, float | None, bool, bool, bool, int | None, int]:
         """The fields before the shard, as operators take them."""
-        return self.c, self.block_rows, self.softcap, self.logsumexp, self.entropy, self.prediction
+        numbers = self.logsumexp, self.entropy, self.prediction
+        return self.c, self.block_rows, self.softcap, *numbers, self.max_memory, self.reserved
+
+    def reserve(self, size: int) -> Self:
+        """Return the plan for a layer that takes so many bytes itself."""
+        return self if self.max_memory is None else replace(self, reserved=self.reserved + size)
 
     def elements(self, N: int, K: int) -> int:
         """Return how many elements of z, for N examples of K classes, may be in memory at a time."""
@@ -42,16 +53,43 @@ class Plan:
             return self.block_rows * K
         return max(N * K // BLOCKS, FEWEST_ROWS * K, FEWEST_ELEMENTS)
 
-    def class_blocks(self, N: int, K: int) -> Iterator[slice]:
+    def class_blocks(self, sizes: Sizes) -> Iterator[slice]:
         """Yield the classes of each block. A block holds all examples."""
-        return split(K, max(self.elements(N, K) // (TENSORS * max(N, 1)), FEWEST_CLASSES))
+        N, K, *_ = sizes
+        length = max(self.elements(N, K) // (BLOCK_TENSORS * max(N, 1)), FEWEST_CLASSES)
+        return split(K, self.fit(length, by_classes, sizes))
 
-    def example_blocks(self, N: int, K: int) -> tuple[int, Iterator[slice]]:
+    def example_blocks(self, sizes: Sizes) -> tuple[int, Iterator[slice]]:
         """Return the largest number of examples in a block, and yield those of each. A block holds all classes."""
+        N, K, *_ = sizes
         count = min(max(self.elements(N, K) // max(K, 1), 1), max(N, 1))
+        count = self.fit(count, by_examples, sizes)
         # The kernels of products take multiples of 16.
         count = count - count % 16 if count > 16 else count
         return count, split(N, count)
+
+    def check_half_precision(self, sizes: Sizes) -> None:
+        """Raise `ValueError` if the kernels for half precision take more memory than they may."""
+        self.fit(1, by_half_precision, sizes)
+
+    def has_room(self, memory: Callable[[Sizes, int], int], sizes: Sizes) -> bool:
+        """Return True if what takes this memory keeps within `max_memory`."""
+        return self.max_memory is None or self.reserved + memory(sizes, 1) <= self.max_memory
+
+    def fit(self, length: int, memory: Callable[[Sizes, int], int], sizes: Sizes) -> int:
+        """Return the greatest length of a block, up to this one, whose memory keeps within `max_memory`."""
+        if self.max_memory is None:
+            return length
+        fitting = bisect_right(
+            range(1, length + 1), self.max_memory - self.reserved, key=lambda count: memory(sizes, count)
+        )
+        if fitting > 0:
+            return fitting
+        least = math.ceil((self.reserved + memory(sizes, 1)) / 1e5) / 10
+        raise ValueError(
+            f'max_memory must be at least "{least} MB" for a layer of {sizes.N} examples, {sizes.K} classes and '
+            f'{sizes.D} inputs, got "{self.max_memory / 1e6:g} MB"; give it fewer examples at a time'
+        )
 
 
 def split(count: int, length: int) -> Iterator[slice]:

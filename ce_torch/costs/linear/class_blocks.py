@@ -55,7 +55,7 @@ class Block(NamedTuple):
     H: Tensor
 
     @classmethod
-    def of(cls, layer: Layer, classes: slice, plan: Plan, statistics: Statistics) -> Self:
+    def compute(cls, layer: Layer, classes: slice, plan: Plan, statistics: Statistics) -> Self:
         phi, slope = capped(layer.z(classes), plan.softcap)
         m, r, T, H = (column(number) for number in statistics)
         c = layer.scale(plan)
@@ -142,10 +142,10 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
 
 @fixed_precision
 def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
-    """Return the gradients of Σ g · numbers by those of x, weight, bias and c that need one: D W, Dᵀ x, Σ D, Σⱼ G φ."""
+    """Return the gradients of Σ g · numbers by the parameters that need one: D W, Dᵀ x, Σ D, Σⱼ G φ, …."""
     sums = LayerGradients(layer, needs, g)
     for classes in layer.blocks(plan):
-        block = Block.of(layer, classes, plan, statistics)
+        block = Block.compute(layer, classes, plan, statistics)
         G = block.score_gradient(layer.t(classes, plan), g, plan)
         sums.add(classes, block.by_z(G))
         if "c" in needs:
@@ -158,7 +158,7 @@ def target_gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics
     """Return the gradients of Σ g · numbers by y, on_value and off_value: −g_C ln a, summed to their shapes."""
     sums = TargetGradients(layer, g)
     for classes in layer.blocks(plan):
-        block = Block.of(layer, classes, plan, statistics)
+        block = Block.compute(layer, classes, plan, statistics)
         sums.add(classes, product(column(g[0]), -block.exponentials.ln_a), plan)
     return sums.totals(plan)
 
@@ -178,7 +178,7 @@ def jvp(layer: Layer, tangent: Tangent, plan: Plan, statistics: Statistics) -> N
     """Return how the numbers of each example change along a tangent of the layer."""
     u, t_s, T, target_part, H = (layer.full(0) for _ in range(5))
     for classes in layer.blocks(plan):
-        block = Block.of(layer, classes, plan, statistics)
+        block = Block.compute(layer, classes, plan, statistics)
         ln_a = block.exponentials.ln_a
         a, t_tangent = ln_a.exp(), layer.t_tangent(tangent, classes, plan)
         s_tangent = block.score_tangent(layer.z_tangent(tangent, classes), tangent.c)
@@ -208,7 +208,7 @@ def hvp(
     """Return how `gradients` change along a tangent: Ḋ W + D Ẇ, Ḋᵀ x + Dᵀ ẋ, Σ Ḋ, and Σⱼ (Ġ φ + G φ′ v)."""
     sums = LayerGradients(layer, needs, g, *tangent)
     for classes in layer.blocks(plan):
-        block = Block.of(layer, classes, plan, statistics)
+        block = Block.compute(layer, classes, plan, statistics)
         t, v = layer.t(classes, plan), layer.z_tangent(tangent, classes)
         G = block.score_gradient(t, g, plan)
         s_tangent = block.score_tangent(v, tangent.c)
@@ -216,17 +216,25 @@ def hvp(
         G_tangent = score_gradient_tangent(block, g, s_tangent, t_tangent, change, plan)
         if g_tangent is not None:
             G_tangent = G_tangent + block.score_gradient(t, g_tangent, plan)
-        rows = block.by_z(G_tangent)
         slope_v = None if v is None else v if block.slope is None else block.slope * v
-        if tangent.c is not None:
-            rows = rows + column(tangent.c) * (G if block.slope is None else block.slope * G)
-        if slope_v is not None and plan.softcap is not None:
-            # φ″ v = −2 φ φ′ v / κ²
-            rows = rows + scale(block.c, -2 / plan.softcap**2 * block.phi * slope_v * G)
+        rows = z_gradient_tangent(block, G, G_tangent, slope_v, tangent.c, plan)
         sums.add(classes, rows, block.by_z(G), tangent)
         if "c" in needs:
             sums.add_to_c(G_tangent * block.finite_phi + (0 if slope_v is None else G * slope_v))
     return sums.totals(plan)
+
+
+def z_gradient_tangent(
+    block: Block, G: Tensor, G_tangent: Tensor, slope_v: Tensor | None, c_tangent: Tensor | None, plan: Plan
+) -> Tensor:
+    """Return how c φ′ G changes along Ġ, φ′ v and ċ."""
+    rows = block.by_z(G_tangent)
+    if c_tangent is not None:
+        rows = rows + column(c_tangent) * (G if block.slope is None else block.slope * G)
+    if slope_v is not None and plan.softcap is not None:
+        # φ″ v = −2 φ φ′ v / κ²
+        rows = rows + scale(block.c, -2 / plan.softcap**2 * block.phi * slope_v * G)
+    return rows
 
 
 def score_gradient_tangent(
@@ -264,7 +272,7 @@ def target_hvp(
     """Return the gradients of Σ g_C Σⱼ (T aⱼ − tⱼ) ṡⱼ by y, on_value and off_value: g_C (u − ṡ), summed."""
     sums = TargetGradients(layer, g, *tangent)
     for classes in layer.blocks(plan):
-        s_tangent = Block.of(layer, classes, plan, statistics).score_tangent(
+        s_tangent = Block.compute(layer, classes, plan, statistics).score_tangent(
             layer.z_tangent(tangent, classes), tangent.c
         )
         difference = column(change.u) if s_tangent is None else column(change.u) - s_tangent

@@ -17,6 +17,7 @@ from ce_torch.costs._arguments import (
     check_denominator,
     check_desired,
     check_ignored,
+    check_option,
     check_temperature_shape,
     check_token_weight,
 )
@@ -28,10 +29,12 @@ from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
-from ce_torch.costs.linear.blocks import TENSORS, Plan, column
+from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import capped
-from ce_torch.costs.linear.inputs import Inputs, check_layer, layer_inputs
+from ce_torch.costs.linear.held import HeldGradients, reserve
+from ce_torch.costs.linear.inputs import Inputs, check_adapter_shapes, check_layer, layer_inputs
 from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import BLOCK_TENSORS, check_block_size
 from ce_torch.costs.linear.targets import (
     ClassTargets,
     class_targets,
@@ -40,7 +43,7 @@ from ce_torch.costs.linear.targets import (
     masked_inputs,
 )
 from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
-from ce_torch.costs.log_likelihood import LogLikelihoodCost, example_weight, log_likelihood
+from ce_torch.costs.log_likelihood import LogLikelihoodCost
 
 
 @loss_function()
@@ -61,6 +64,8 @@ def linear_log_likelihood(
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
     block_rows: int | None = None,
+    max_memory: str | int | None = None,
+    adapter: tuple[Tensor, Tensor] | None = None,
     group: Any = None,
 ) -> Tensor:
     """Return the cost of an output layer, `F.cross_entropy(F.linear(x, weight, bias), y)`, without all of z in memory.
@@ -79,7 +84,9 @@ def linear_log_likelihood(
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
     "none", half precision and shards; under `torch.func`, `torch.compile` and hooks for saved tensors, such as those of
-    activation checkpointing; and where a second backward pass runs over a retained graph.
+    activation checkpointing; and where a second backward pass runs over a retained graph. Of several forward passes
+    before a backward pass, as where costs are summed, only one keeps a gradient of the weight, and the others leave
+    theirs to the backward pass.
 
     Args:
         x: inputs of the layer, floating point, shape (..., D).
@@ -103,7 +110,14 @@ def linear_log_likelihood(
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
             16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
             of all examples.
-        group: processes (`torch.distributed`) that share the classes. Each has its own part of weight, bias, class
+        max_memory: the most memory that tensors may take beyond inputs and gradients, in the forward pass or in its
+            backward pass: a number of bytes, or a text such as "64 MB" or "1.5 GiB". Blocks become smaller than they
+            are by default where that is needed; if none is small enough, an error tells the least that is. It can't be
+            given together with `block_rows`, and does not hold for what holds all of z, nor for second derivatives.
+        adapter: (A, B) of a low-rank adapter (LoRA), shapes (r, D) and (K, r), for z = x (weight + B A)ᵀ + bias, of
+            which the weight in brackets is never made. B includes the scale. In PEFT's words A is `lora_A`'s weight,
+            and B is `scaling` times `lora_B`'s. Both may be of another floating dtype than x.
+        group: processes (`torch.distributed`) that share the classes. Each has its own part of weight, B, bias, class
             weights and desired outputs, in the order of the ranks; x and class indices are the same in all. For each
             example they exchange five numbers and the gradient of x; no process sees all classes. The cost and the
             gradient of x are the same in all. A weight that is a `DTensor` with `Shard(0)` needs the group of its mesh;
@@ -127,21 +141,16 @@ def linear_log_likelihood(
     """
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
+    check_adapter_shapes(adapter, x, weight)
     check_token_weight(token_weight, x)
     check_denominator(denominator, reduction, x)
     dtype = result_dtype(x, out_dtype)
     if denominator is not None:
         reduction = "sum"
     check_temperature_shape(temperature, x.shape[:-1])
-    is_plain = softcap is None and z_loss == 0 and not (isinstance(temperature, Tensor) and temperature.ndim)
-    if is_plain and tracing_state() is not None and group is None:
-        # A trace records operations, and no Function of autograd.
-        options = {"temperature": temperature, "weight": class_weight, "label_smoothing": label_smoothing}
-        C = whole_cost(linear(x, weight, bias), y, token_weight, reduction, ignore_index=ignore_index, **options)
-        return to_dtype(C if denominator is None else C / denominator, dtype)
     shard = local_shard(weight, group)
-    inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
-    plan = Plan(c, block_rows, softcap, shard=shard)
+    inputs, c = layer_inputs(x, weight, bias, temperature, softcap, adapter)
+    plan = Plan(c, block_rows, softcap, max_memory=check_block_size(block_rows, max_memory), shard=shard)
     if token_weight is not None:
         token_weight = token_weight.reshape(-1).to(compute_dtype(x))
     if y.is_floating_point():
@@ -155,19 +164,6 @@ def linear_log_likelihood(
     if denominator is not None:
         C = C / denominator
     return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, dtype)
-
-
-def whole_cost(
-    z: Tensor, y: Tensor, token_weight: Tensor | None, reduction: str, *, ignore_index: int, **options: Any
-) -> Tensor:
-    """Return the reduced cost of whole z."""
-    options |= {"ignore_index": ignore_index, "out_dtype": compute_dtype(z)}
-    if token_weight is None:
-        return log_likelihood(z, y, reduction=reduction, **options)
-    C = product(token_weight, log_likelihood(z, y, reduction="none", **options))
-    if y.is_floating_point():
-        return reduce(reduction, C, token_weight)
-    return reduce(reduction, C, token_weight * example_weight(z, y, options["weight"], ignore_index))
 
 
 def check_arguments(
@@ -202,13 +198,14 @@ def dense_cost(
     reduction: str,
 ) -> Tensor:
     """Return the reduced cost of desired outputs, shape (N,) for reduction "none"."""
-    N, kept = inputs.x.shape[0], None
+    N, kept, given_y = inputs.x.shape[0], None, y
     if token_weight is not None and not token_weight.requires_grad:
         kept = kept_examples(token_weight == 0, inputs.x)
     if token_weight is not None and kept is not None:
         inputs, y, token_weight = inputs.select(kept), y[kept], token_weight[kept]
     t = dense_targets(y, inputs.x, class_weight, label_smoothing, plan.shard.classes)
-    layer = Layer(masked_inputs(inputs.x, y), *inputs[1:], t, None, None)
+    layer = inputs.layer(masked_inputs(inputs.x, y), t)
+    plan = inputs.reserve(plan, layer, given_y)
     C = product(token_weight, example_costs(layer, plan, z_loss, fused.refusal(layer, reduction, plan, z_loss)))
     return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, token_weight)
 
@@ -219,10 +216,12 @@ def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str
     if kept is not None:
         inputs, targets = inputs.select(kept), targets.select(kept)
     x = targets.masked_inputs(inputs.x)
-    layer = Layer(x, *inputs[1:], targets.y, targets.on_value, targets.off_value)
+    layer = inputs.layer(x, targets.y, targets.on_value, targets.off_value)
+    plan = inputs.reserve(plan, layer)
     reason = fused.refusal(layer, reduction, plan, z_loss)
     if reason is None:
-        C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, targets.factor(reduction), *layer)
+        held = reserve(inputs.given[1]) if layer.weight.requires_grad else HeldGradients(layer.weight)
+        C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, held, targets.factor(reduction), *layer)
         # The mean over no examples is nan.
         return C if reduction == "sum" else torch.where(targets.counted.sum() == 0, torch.nan, C)
     C = targets.masked_cost(example_costs(layer, plan, z_loss, reason))
@@ -255,10 +254,16 @@ def example_numbers(layer: Layer, plan: Plan, reason: str | None) -> tuple[Tenso
     if is_traced or torch.compiler.is_compiling():
         # Traces, and the compiler in forward mode, take the formula itself. It gets a single block, for they would
         # unroll a loop.
-        found, _, prediction = class_blocks.numbers(layer, replace(plan, block_rows=TENSORS * layer.sizes[0]))
+        found, _, prediction = class_blocks.numbers(
+            layer, replace(plan, block_rows=BLOCK_TENSORS * layer.sizes.N, max_memory=None)
+        )
         return found, prediction
     record("blocks", f"the gradients are not worked out with the cost: {reason}")
     return autograd.numbers(layer, plan)
+
+
+def are_parameters(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(part, nn.Parameter) for part in value)
 
 
 class LinearLogLikelihoodCost(Cost):
@@ -272,7 +277,8 @@ class LinearLogLikelihoodCost(Cost):
         options: the keyword arguments of `ce_torch.functional.linear_log_likelihood`.
 
     `cost.layer` is an `nn.Linear`: z = cost.layer(x). It can share its weight with another module, such as an
-    embedding: `cost.layer.weight = embedding.weight`.
+    embedding: `cost.layer.weight = embedding.weight`. If both tensors of an adapter are an `nn.Parameter`, they become
+    parameters of the module.
 
     Example:
         >>> cost = LinearLogLikelihoodCost(3, 4, bias=False)
@@ -296,6 +302,10 @@ class LinearLogLikelihoodCost(Cost):
         super().__init__(**options)
         self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_owned = name == "adapter" and are_parameters(value)
+        super().__setattr__(name, nn.ParameterList(check_option(name, value)) if is_owned else value)
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""
         return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
@@ -307,6 +317,9 @@ class LinearLogLikelihoodCost(Cost):
     def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return s of softmax(s), and ∂s/∂z, for all classes."""
         z, options = self.layer(x), self.options
+        if options["adapter"] is not None:
+            A, B = options["adapter"]
+            z = z + linear(linear(x.to(A.dtype), A), B).to(z.dtype)
         temperature = options["temperature"]
         each = isinstance(temperature, Tensor) and temperature.ndim
         c = 1 / (column(temperature) if each else temperature)

@@ -20,9 +20,8 @@ from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precisi
 from ce_torch.costs.linear.example_blocks import general_refusal
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import TILE_CLASSES, TILE_EXAMPLES, by_tiles
 
-# z of a tile takes half a megabyte.
-TILE_CLASSES, TILE_EXAMPLES = 1024, 128
 # PyTorch shares out operations on more elements among threads, which wait for one another where cores are busy.
 SERIAL_ELEMENTS = (1 << 15) - 1
 
@@ -31,6 +30,10 @@ def refusal(layer: Layer, plan: Plan) -> str | None:
     """Return why a layer is not computed in this way, or None if it is."""
     if not layer_numbers.supports(layer.x, layer.weight):
         return "there is no kernel"
+    if layer.adapter_x is not None:
+        return "adapters have no kernel"
+    if not plan.has_room(by_tiles, layer.sizes):
+        return "tiles take more than max_memory"
     return general_refusal(layer, plan)
 
 
@@ -51,7 +54,7 @@ class Tiles:
     """A layer in float32, with examples of zeros at the end that make their number a multiple of 16."""
 
     def __init__(self, layer: Layer, plan: Plan) -> None:
-        self.layer, self.plan, (N, _) = layer, plan, layer.sizes
+        self.layer, self.plan, N = layer, plan, layer.sizes.N
         self.missing = -N % LANES
         self.N = N + self.missing
         # Zeros follow the examples.
@@ -65,7 +68,7 @@ class Tiles:
 
     def __iter__(self) -> Iterator[Tile]:
         """Yield all tiles, those of the same classes one after the other. Each overwrites the one before."""
-        (_, K), N = self.layer.sizes, self.N
+        K, N = self.layer.sizes.K, self.N
         memory = self.x_transposed.new_empty(min(K, TILE_CLASSES) * min(N, TILE_EXAMPLES))
         for classes in split(K, TILE_CLASSES):
             weight = in_float32(narrow(self.layer.weight, classes))
@@ -123,7 +126,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
         add_numbers(tile.z, tile.m, tile.targets, sums[:, of_tile], prediction[of_tile], tile.classes.start)
         if layer.on_value is not None:
             read_class(z_y[of_tile], tile, tiles.y[of_tile])
-    N = layer.sizes[0]
+    N = layer.sizes.N
     found, z_y = ColumnSums(*sums[:, :N]), z_y[:N]
     m, r, t_x, T = capped(found.m, plan.softcap)[0], found.others + (found.ones - 1), found.t_x, found.T
     ln = r.log1p()

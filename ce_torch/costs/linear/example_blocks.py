@@ -27,7 +27,8 @@ from ce_torch.costs.linear.layer import Layer
 # Blocks of fewer examples take longer than tiles, though tiles make four products where blocks make three.
 FEWEST_EXAMPLES = 64
 FUSED = "the gradients are worked out with the cost"
-# The needed gradients, those of x, weight and bias by name.
+PAIRS = ("x", "weight"), ("adapter_x", "adapter_weight")
+# The needed gradients by the names of the fields.
 Gradients = dict[str, Tensor]
 
 
@@ -47,6 +48,12 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     is_special = plan.softcap is not None or z_loss != 0
     if is_special and (is_half or not layer.x.is_cpu):
         return "softcap and z_loss have no kernel for half precision or a GPU"
+    if is_half and plan.max_memory is not None and not layer.x.is_cpu:
+        return "max_memory is given, but a GPU's blocks for half precision are of fixed sizes"
+    if layer.adapter_x is not None and (is_half or not layer.x.is_cpu):
+        return "adapters have no kernel for half precision or a GPU"
+    if any(x.dtype != layer.dtype or weight.dtype != layer.dtype for x, weight in layer.pairs()[1:]):
+        return "the adapter is of another dtype than x"
     if not is_half and has_few_examples(layer, plan):
         return "blocks would hold few examples, and take longer than tiles"
     if plan.softcap is not None and z_loss != 0 and layer.off_value is not None:
@@ -56,9 +63,10 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
 
 def has_few_examples(layer: Layer, plan: Plan) -> bool:
     """Return True if so many blocks would each read all of W, and add to its gradient, that tiles are faster."""
-    N, K = layer.sizes
-    count, _ = plan.example_blocks(N, K)
-    return count < min(N, FEWEST_EXAMPLES) and layer_numbers.supports(layer.x, layer.weight)
+    if layer.adapter_x is not None or (plan.block_rows, plan.max_memory) != (None, None):
+        return False
+    count, _ = plan.example_blocks(layer.sizes)
+    return count < min(layer.sizes.N, FEWEST_EXAMPLES) and layer_numbers.supports(layer.x, layer.weight)
 
 
 def general_refusal(layer: Layer, plan: Plan) -> str | None:
@@ -77,18 +85,19 @@ def general_refusal(layer: Layer, plan: Plan) -> str | None:
 
 
 @fixed_precision
-def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
-    """Return C, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
-    (N, K), x, zero = layer.sizes, layer.x, layer.full(0)
+def numbers(layer: Layer, plan: Plan, z_loss: float = 0.0) -> tuple[Tensor, Statistics, Tensor]:
+    """Return C + λ ℓ², λ = `z_loss`, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
+    K, x, zero = layer.sizes.K, layer.x, layer.full(0)
     if layer.dtype != x.dtype:
+        plan.check_half_precision(layer.sizes)
         C, statistics = half_precision.cost(layer, plan.c)
         return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
     C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
-    count, blocks = plan.example_blocks(N, K)
+    count, blocks = plan.example_blocks(layer.sizes)
     memory = x.new_empty(K * count)
     for block in blocks:
         part = layer.examples(block)
-        C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1))
+        C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1), z_loss)
         for whole, value in zip(statistics, part_statistics, strict=True):
             whole[block] = value
     return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
@@ -99,14 +108,15 @@ def cost_and_gradients(
     layer: Layer, factor: Tensor, plan: Plan, needs: Needs, z_loss: float = 0.0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return C + λ ℓ² of each example, λ = `z_loss`, and the gradients of Σ factor (C + λ ℓ²) that are needed."""
-    (N, K), x = layer.sizes, layer.x
+    (N, K, *_), x = layer.sizes, layer.x
     costs = layer.full(0)
     gradients = new_gradients(layer, needs)
     if layer.dtype != x.dtype:
+        plan.check_half_precision(layer.sizes)
         record("blocks" if x.is_cpu else "triton", FUSED)
         C = half_precision.add_gradients(gradients, layer, factor, plan.c)
         return C, tuple(gradients.values())
-    count, blocks = plan.example_blocks(N, K)
+    count, blocks = plan.example_blocks(layer.sizes)
     memory = x.new_empty(K * count)
     gpu_refusal = gpu.refusal(memory)
     compute_block = gpu_block if gpu_refusal is None else transposed_block
@@ -178,6 +188,9 @@ def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tu
     Write φ′ e to z, a row a class, but φ′ s (a − on_value / T) at y; with a softcap take off_value s / T from all.
     """
     m = weighted_inputs(layer.weight, layer.x.mT.contiguous(), layer.bias, z)
+    for x, weight in layer.pairs()[1:]:
+        add_product(weight, x.mT.contiguous(), z)
+        m = z.amax(0)
     y, value, c = layer.y.unsqueeze(0), on_value(layer), plan.c
     T = value if layer.off_value is None else value + layer.off_value.sum()
     phi_y, slope_y = capped(z.gather(0, y).squeeze(0), plan.softcap)
@@ -209,24 +222,26 @@ def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tu
 
 def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Tensor, z: Tensor) -> None:
     """Add a block's part to the gradients δ W, δᵀ x and Σ δ, where δᵀ = z_factor z."""
-    if "x" in gradients:
-        transposed = layer.x.new_zeros(layer.x.shape[1], len(layer.x))
-        add_product(layer.weight.mT, z, out=transposed)
-        gradients["x"][block] = (transposed * z_factor).mT[: block.stop - block.start]
     # The first block overwrites the memory.
     beta = min(block.start, 1)
-    if "weight" in gradients:
-        add_product(z, layer.x * column(z_factor), gradients["weight"], beta)
+    for (x_name, weight_name), (x, weight) in zip(PAIRS, layer.pairs(), strict=False):
+        if x_name in gradients:
+            transposed = x.new_zeros(x.shape[1], len(x))
+            add_product(weight.mT, z, out=transposed)
+            gradients[x_name][block] = (transposed * z_factor).mT[: block.stop - block.start]
+        if weight_name in gradients:
+            add_product(z, x * column(z_factor), gradients[weight_name], beta)
     if "bias" in gradients:
         gradients["bias"].addmv_(z, z_factor, beta=beta)
 
 
 def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, factor: Tensor) -> None:
     """Add to the gradients what the part −factor off_value of δ contributes."""
-    if "x" in gradients:
-        gradients["x"].addr_(factor, layer.weight.mT @ off_value, alpha=-1)
-    if "weight" in gradients:
-        gradients["weight"].addr_(off_value, layer.x.mT @ factor, alpha=-1)
+    for (x_name, weight_name), (x, weight) in zip(PAIRS, layer.pairs(), strict=False):
+        if x_name in gradients:
+            gradients[x_name].addr_(factor, weight.mT @ off_value, alpha=-1)
+        if weight_name in gradients:
+            gradients[weight_name].addr_(off_value, x.mT @ factor, alpha=-1)
     if "bias" in gradients:
         gradients["bias"].sub_(off_value * factor.sum())
 

@@ -1,7 +1,8 @@
 """The cost and its gradients in one pass, which computes z once.
 
 The pass does not know yet which gradient reaches the cost. That gradient is a factor of all others where the cost is
-one number, the sum or mean over examples; only such costs are computed here.
+one number, the sum or mean over examples; only such costs are computed here. Of several forward passes before a
+backward pass the first one keeps its gradients, and the others leave theirs to the backward pass.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
+from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
-from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode
+from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode, tracing_state
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear import class_blocks, example_blocks
 from ce_torch.costs.linear.autograd import gradients, numbers
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
-from ce_torch.costs.linear.gradients import align
+from ce_torch.costs.linear.gradients import PARAMETERS, align
+from ce_torch.costs.linear.held import HELD, HeldGradients
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.operators import needed_fields
 
@@ -28,9 +31,16 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
     """Σ factor (C + λ ℓ²) over the examples, for classes y. The factor is 0 for examples that do not count."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, z_loss: float, factor: Tensor, *layer: Any) -> Tensor:
-        ctx.plan, ctx.z_loss, (ctx.needs, _) = plan, z_loss, needed_fields(ctx.needs_input_grad[3:])
-        costs, ctx.gradients = cost_and_gradients(Layer(*layer), factor, plan, ctx.needs, z_loss)
+    def forward(
+        ctx: Any, plan: Plan, z_loss: float, held: HeldGradients | None, factor: Tensor, *fields: Any
+    ) -> Tensor:
+        ctx.plan, ctx.z_loss, ctx.held, (ctx.needs, _) = plan, z_loss, held, needed_fields(ctx.needs_input_grad[4:])
+        layer = Layer(*fields)
+        if held is None:
+            record("blocks", HELD)
+            costs = example_blocks.numbers(layer, plan, z_loss)[0][0]
+        else:
+            costs, held.gradients = cost_and_gradients(layer, factor, plan, ctx.needs, z_loss)
         ctx.save_for_backward(factor, costs, *layer)
         return product(factor, costs).sum()
 
@@ -38,14 +48,16 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         (g,) = grad_outputs
         factor, costs, *layer = ctx.saved_tensors
-        layer, found, ctx.gradients = Layer(*layer), ctx.gradients, None
+        layer, held, ctx.held = Layer(*layer), ctx.held, None
         if may_be_differentiated(g):
-            return None, None, *differentiable_gradients(g, factor, layer, ctx)
-        by_factor = g * costs if ctx.needs_input_grad[2] else None
-        if found is None:
+            return None, None, None, *differentiable_gradients(g, factor, layer, ctx)
+        by_factor = g * costs if ctx.needs_input_grad[3] else None
+        if held is None or held.gradients is None:
             _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs, ctx.z_loss)
+        else:
+            found = held.gradients
         multiply_by(found, g)
-        return None, None, by_factor, *align(found, ctx.needs), None, None, None
+        return None, None, None, by_factor, *align(found, ctx.needs), None, None, None
 
 
 def multiply_by(gradients: Sequence[Tensor], g: Tensor) -> None:
@@ -67,12 +79,12 @@ def differentiable_gradients(g: Tensor, factor: Tensor, layer: Layer, ctx: Any) 
     upstream, by_factor = g * factor, None
     zero = torch.zeros_like(upstream)
     by_logsumexp = zero
-    if z_loss != 0 or ctx.needs_input_grad[2]:
+    if z_loss != 0 or ctx.needs_input_grad[3]:
         (C, logsumexp, _), _ = numbers(layer, plan)
         by_logsumexp = product(upstream, 2 * z_loss * logsumexp)
-        by_factor = g * (C + z_loss * logsumexp.square()) if ctx.needs_input_grad[2] else None
+        by_factor = g * (C + z_loss * logsumexp.square()) if ctx.needs_input_grad[3] else None
     by_numbers = torch.stack([upstream, by_logsumexp, zero])
-    return by_factor, *gradients(by_numbers, layer, plan, statistics, ctx.needs_input_grad[3:])
+    return by_factor, *gradients(by_numbers, layer, plan, statistics, ctx.needs_input_grad[4:])
 
 
 def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | None:
@@ -82,7 +94,9 @@ def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | No
     """
     if torch.compiler.is_compiling():
         return "torch.compile sees an operator"
-    parameters, target = layer[:3], (layer.on_value, layer.off_value)
+    if tracing_state() is not None:
+        return "a trace records operations, and no Function of autograd"
+    parameters, target = (getattr(layer, name) for name in PARAMETERS), (layer.on_value, layer.off_value)
     if reduction == "none":
         return 'reduction is "none"'
     if not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in parameters)):

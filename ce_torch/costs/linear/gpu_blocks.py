@@ -28,6 +28,10 @@ def refusal(layer: Layer, plan: Plan) -> str | None:
     """Return why a layer is not computed in this way, or None if it is."""
     if not gpu_half_products.supports(layer.x, layer.weight):
         return "there is no kernel"
+    if layer.adapter_x is not None:
+        return "adapters have no kernel"
+    if plan.max_memory is not None:
+        return "max_memory is given, but blocks are of a fixed size"
     return general_refusal(layer, plan)
 
 
@@ -44,7 +48,7 @@ class Blocks:
         self.t_stride = len(layer.weight) if has_outputs else 0
         self.c, self.softcap = gpu.normal(plan.c, torch.float32), plan.softcap
         self.constants = {"caps": plan.softcap is not None, "entropy": plan.entropy}
-        N, K = layer.sizes
+        N, K, *_ = layer.sizes
         self.classes = min(K, max(ELEMENTS // max(N, 1), FEWEST_CLASSES))
         self.memory = self.x.new_empty(N * self.classes, dtype=torch.float32)
 

@@ -9,13 +9,13 @@ from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.linear.blocks import Plan, narrow
 from ce_torch.costs.linear.layer import NO_TANGENT, Fields, Layer, Tangent, is_constant
 
-# The names of those of x, weight, bias and c that need a gradient.
+# The names of those fields before the desired outputs that need a gradient.
 Needs = frozenset[str]
-PARAMETERS = Fields._fields[:4]
+PARAMETERS = Fields._fields[:6]
 
 
 def align(gradients: Iterable[Tensor], needs: Needs) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, weight, bias and c: None, or the next of `gradients` where one is needed."""
+    """Return the gradients of the layer's parameters: None, or the next of `gradients` where one is needed."""
     remaining = iter(gradients)
     return tuple(next(remaining) if name in needs else None for name in PARAMETERS)
 
@@ -45,50 +45,58 @@ class BlockedGradient:
 
 
 class LayerGradients:
-    """The needed ones of the gradients of x, weight, bias and c, to which each block of classes adds its part."""
+    """The needed ones of the layer's gradients but those of y, to which each block of classes adds its part."""
 
     def __init__(self, layer: Layer, needs: Needs, *factors: Tensor | None) -> None:
         self.layer, self.in_place = layer, writes_memory(layer, factors)
-        self.x = torch.zeros(layer.x.shape, dtype=layer.dtype, device=layer.x.device) if "x" in needs else None
-        self.weight = BlockedGradient(layer.weight, self.in_place) if "weight" in needs else None
-        self.bias = None
-        if "bias" in needs and layer.bias is not None:
-            self.bias = BlockedGradient(layer.bias, self.in_place)
-        self.c = layer.full(0) if "c" in needs and layer.c is not None else None
+        self.needed = [name for name in PARAMETERS if name in needs and getattr(layer, name) is not None]
+        # The gradients of what has a row for each example add up, those of what has one for each class follow another.
+        self.sums: dict[str, Tensor] = {
+            name: torch.zeros(getattr(layer, name).shape, dtype=layer.dtype, device=layer.x.device)
+            for name in ("x", "adapter_x", "c")
+            if name in self.needed
+        }
+        self.blocked = {
+            name: BlockedGradient(getattr(layer, name), self.in_place)
+            for name in ("weight", "adapter_weight", "bias")
+            if name in self.needed
+        }
 
     def add_to_c(self, terms: Tensor) -> None:
         """Add the sum over the classes of a block."""
-        if self.c is not None:
-            self.c = self.c + terms.sum(-1)
+        self.sums["c"] = self.sums["c"] + terms.sum(-1)
 
     def add(
         self, classes: slice, rows: Tensor, tangent_rows: Tensor | None = None, tangent: Tangent = NO_TANGENT
     ) -> None:
-        """Add rows W, rowsᵀ x and Σ rows, and the products of `tangent_rows` with Ẇ and ẋ, if there are any."""
-        terms: list[tuple[Tensor, Tensor | None, Tensor | None]] = [(rows, self.layer.x, self.layer.weight)]
-        if tangent_rows is not None:
-            terms.append((tangent_rows, tangent.x, tangent.weight))
-        if self.x is not None:
+        """Add rows W, rowsᵀ x and Σ rows, and the products of `tangent_rows` with Ẇ and ẋ, if there are any.
+
+        So for the adapter, too.
+        """
+        for prefix in ("", "adapter_"):
+            x_name, weight_name = f"{prefix}x", f"{prefix}weight"
+            terms = [(rows, getattr(self.layer, x_name), getattr(self.layer, weight_name))]
+            if tangent_rows is not None:
+                terms.append((tangent_rows, getattr(tangent, x_name), getattr(tangent, weight_name)))
             for factor, _, weight in terms:
-                if weight is not None:
+                if x_name in self.sums and weight is not None:
                     # The product comes first, since addmm may add one class after the other, and round every time.
-                    product = self.layer.matmul(factor, narrow(weight, classes))
-                    self.x = self.x.add_(product) if self.in_place else self.x + product
-        if self.weight is not None:
-            products = [self.layer.matmul(factor.mT, x) for factor, x, _ in terms if x is not None]
-            self.weight.add(classes, sum(products[1:], start=products[0]))
-        if self.bias is not None:
-            self.bias.add(classes, rows.sum(0))
+                    product, total = self.layer.matmul(factor, narrow(weight, classes)), self.sums[x_name]
+                    self.sums[x_name] = total.add_(product) if self.in_place else total + product
+            if weight_name in self.blocked:
+                products = [self.layer.matmul(factor.mT, x) for factor, x, _ in terms if x is not None]
+                self.blocked[weight_name].add(classes, sum(products[1:], start=products[0]))
+        if "bias" in self.blocked:
+            self.blocked["bias"].add(classes, rows.sum(0))
 
     def totals(self, plan: Plan) -> tuple[Tensor, ...]:
         """Return the needed gradients, in the order of the fields."""
-        totals = []
-        if self.x is not None:
-            totals.append(plan.shard.total(self.x).to(self.layer.x.dtype))
-        totals += [gradient.total() for gradient in (self.weight, self.bias) if gradient is not None]
-        if self.c is not None and self.layer.c is not None:
-            totals.append(plan.shard.total(self.c).to(self.layer.c.dtype))
-        return tuple(totals)
+        return tuple(
+            self.blocked[name].total()
+            if name in self.blocked
+            else plan.shard.total(self.sums[name]).to(getattr(self.layer, name).dtype)
+            for name in self.needed
+        )
 
 
 class TargetGradients:

@@ -18,9 +18,7 @@ from ce_torch.costs.kernels import gpu_half_products, half_products
 from ce_torch.costs.kernels.half_products import Sums, delta_factors
 from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.layer import Layer
-
-# A longer sum is made of sums of this length.
-SUM_ROWS = 1024
+from ce_torch.costs.linear.memory import SUM_COLUMNS, SUM_ROWS
 
 
 def find_kernels(layer: Layer) -> ModuleType | None:
@@ -80,6 +78,11 @@ def add_gradients(gradients: dict[str, Tensor], layer: Layer, factor: Tensor, c:
 
 
 def weighted_sum(rows: Tensor, factor: Tensor) -> Tensor:
-    """Return Σⱼ factorⱼ rowsⱼ in float32, of a part of the rows at a time."""
-    blocks = zip(rows.split(SUM_ROWS), factor.split(SUM_ROWS), strict=True)
-    return torch.stack([block_factor @ block.float() for block, block_factor in blocks]).sum(0)
+    """Return Σⱼ factorⱼ rowsⱼ in float32, of a part of the rows and columns at a time."""
+    factors = factor.split(SUM_ROWS)
+    return torch.cat(
+        [
+            torch.stack([f @ part.float() for part, f in zip(columns.split(SUM_ROWS), factors, strict=True)]).sum(0)
+            for columns in rows.split(SUM_COLUMNS if rows.is_cpu else rows.shape[1], 1)
+        ]
+    )

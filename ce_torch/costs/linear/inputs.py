@@ -1,23 +1,58 @@
 """The inputs of a layer as it is computed: a row for each example, in autocast's dtype, divided by a temperature."""
 
 import math
-from typing import NamedTuple, Self
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from ce_torch.costs._arguments import check_device, check_floating
+from ce_torch.costs._arguments import OPTIONS, check_device, check_floating, describe
 from ce_torch.costs._precision import compute_dtype, is_autocast
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import is_copy
 from ce_torch.costs.log_likelihood import divide
 
 
 class Inputs(NamedTuple):
-    """The first fields of a layer: x (N, D), weight (K, D), bias (K,), and c of each example, (N,) or None."""
+    """The first fields of a layer: x (N, D), weight (K, D), bias (K,), and c of each example, (N,) or None.
+
+    `adapter` are A (r, D) and B (K, r) of z = x (W + B A)ᵀ + b. `given` are x and weight as the caller gave them.
+    """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     c: Tensor | None
+    adapter: tuple[Tensor, Tensor] | None
+    given: tuple[Tensor, Tensor]
+
+    def layer(self, x: Tensor, y: Tensor, on_value: Tensor | None = None, off_value: Tensor | None = None) -> Layer:
+        """Return the layer of inputs x, which are those of these inputs or a copy, and of desired outputs."""
+        adapter_x, adapter_weight = None, None
+        if self.adapter is not None:
+            A, adapter_weight = self.adapter
+            adapter_x = linear(x.to(A.dtype), A)
+        return Layer(x, self.weight, self.bias, self.c, adapter_x, adapter_weight, y, on_value, off_value)
+
+    def reserve(self, plan: Plan, layer: Layer, y: Tensor | None = None) -> Plan:
+        """Return the plan for the layer, made from these inputs and desired outputs y, which knows of copies."""
+        if plan.max_memory is None:
+            return plan
+        # How often each is in memory, with what leads to it and its gradient.
+        x, weight = self.given
+        size = 4 * x.numel() * layer.dtype.itemsize if is_copy(layer.x, x) else 0
+        size += 2 * layer.weight.nbytes if is_copy(layer.weight, weight) else 0
+        size += 3 * layer.y.nbytes if y is not None and is_copy(layer.y, y) else 0
+        # The gradients of x by both ways, and x in the adapter's dtype.
+        size += 3 * layer.x.numel() * layer.dtype.itemsize if self.adapter is not None else 0
+        # Processes add up copies of the gradient of x.
+        size += layer.x.numel() * layer.dtype.itemsize if plan.shard.group is not None else 0
+        # Kernels copy what is not contiguous.
+        size += sum(tensor.nbytes for tensor in (layer.x, layer.weight) if not tensor.is_contiguous())
+        return plan.reserve(size)
 
     def select(self, examples: Tensor) -> Self:
         """Return the inputs of some examples."""
@@ -25,35 +60,66 @@ class Inputs(NamedTuple):
 
 
 def layer_inputs(
-    x: Tensor, weight: Tensor, bias: Tensor | None, temperature: float | Tensor, softcap: float | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    temperature: float | Tensor,
+    softcap: float | None,
+    adapter: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Inputs, float]:
     """Return the inputs and c of softmax(c z).
 
     A tensor divides x and bias, through which it gets its gradient, or makes c of each example where it can't.
     """
-    shape = x.shape[:-1]
-    x, weight, bias = autocast(x, weight, bias)
+    shape, given = x.shape[:-1], (x, weight)
+    x, weight, bias = autocast(x), autocast(weight), None if bias is None else autocast(bias)
+    if adapter is not None:
+        adapter = autocast(adapter[0]), autocast(adapter[1])
     x = x.reshape(math.prod(shape), x.shape[-1])
     if not isinstance(temperature, Tensor):
-        return Inputs(x, weight, bias, None), 1 / temperature
+        return Inputs(x, weight, bias, None, adapter, given), 1 / temperature
     if softcap is not None or (temperature.ndim and bias is not None):
         c = 1 / temperature.to(compute_dtype(x)).expand(shape).reshape(-1)
-        return Inputs(x, weight, bias, c), 1.0
+        return Inputs(x, weight, bias, c, adapter, given), 1.0
     x = divide(x, temperature.reshape(-1) if temperature.ndim else temperature).to(x.dtype)
     bias = None if bias is None else divide(bias, temperature).to(bias.dtype)
-    return Inputs(x, weight, bias, None), 1.0
+    return Inputs(x, weight, bias, None, adapter, given), 1.0
 
 
-def autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the tensors in the dtype that autocast gives `F.linear`."""
-    if not is_autocast(x.device):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(x.device.type)
+def autocast(tensor: Tensor) -> Tensor:
+    """Return the tensor in the dtype that autocast gives `F.linear`."""
+    if tensor.dtype == torch.float64 or not is_autocast(tensor.device):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
-    def convert(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
-    return convert(x), convert(weight), None if bias is None else convert(bias)
+def check_adapter(adapter: Any) -> tuple[Tensor, Tensor] | None:
+    """Return A and B; raise `TypeError` or `ValueError` unless there are two floating tensors."""
+    if adapter is None or isinstance(adapter, nn.ParameterList):
+        return adapter  # pyright: ignore[reportReturnType]
+    if isinstance(adapter, Tensor) or not isinstance(adapter, Iterable) or len(pair := tuple(adapter)) != 2:
+        raise TypeError(f"adapter must be a pair of tensors, A (r, D) and B (K, r), or None, got {describe(adapter)}")
+    for name, tensor in zip(("adapter's A", "adapter's B"), pair, strict=True):
+        check_floating(name, tensor)
+    return pair
+
+
+OPTIONS.update(adapter=check_adapter)
+
+
+def check_adapter_shapes(adapter: tuple[Tensor, Tensor] | None, x: Tensor, weight: Tensor) -> None:
+    """Raise `ValueError` unless the adapter is one of a layer with this weight."""
+    if adapter is None:
+        return
+    (A, B), (K, D) = adapter, weight.shape
+    check_device("adapter's A", A, x, "x")
+    check_device("adapter's B", B, x, "x")
+    if A.ndim != 2 or B.shape != (K, A.shape[0]) or A.shape[1] != D:
+        swapped = "; B comes second" if A.ndim == B.ndim == 2 and (A.shape[0], B.shape[1]) == (K, D) else ""
+        raise ValueError(
+            f"adapter must be A of shape (r, {D}) and B of shape ({K}, r), for a weight of shape {(K, D)}, got "
+            f"{tuple(A.shape)} and {tuple(B.shape)}{swapped}"
+        )
 
 
 def check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, may_be_empty: bool) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
-from ce_torch.costs._precision import compute_dtype
+from ce_torch.costs._precision import compute_dtype, to_dtype
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear.blocks import Plan, column, narrow
+from ce_torch.costs.linear.memory import Sizes
 
 Field = TypeVar("Field", bound=Tensor | None, covariant=True)
 
@@ -17,6 +18,7 @@ Field = TypeVar("Field", bound=Tensor | None, covariant=True)
 class Fields(NamedTuple, Generic[Field]):
     """Inputs x (N, D), weight (K, D), bias (K,), c of each example (N,) or None for the plan's, desired outputs t.
 
+    An adapter of low rank r has inputs and a weight of its own, (N, r) and (K, r), whose product is added to z.
     y holds t itself, shape (N, K), or classes, shape (N,). For classes tⱼ is `off_value`, shape (K,) or None for 0,
     plus `on_value`, shape (N,), at j = y.
     """
@@ -25,6 +27,8 @@ class Fields(NamedTuple, Generic[Field]):
     weight: Field
     bias: Tensor | None
     c: Tensor | None
+    adapter_x: Tensor | None
+    adapter_weight: Tensor | None
     y: Field
     on_value: Tensor | None
     off_value: Tensor | None
@@ -43,9 +47,10 @@ class Layer(Fields[Tensor]):
     __slots__ = ()
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """N and K."""
-        return self.x.shape[0], self.weight.shape[0]
+    def sizes(self) -> Sizes:
+        """N, K, D, to which an adapter adds its rank, and the bytes of numbers."""
+        (N, K), D = (self.x.shape[0], self.weight.shape[0]), sum(weight.shape[1] for _, weight in self.pairs())
+        return Sizes(N, K, D, self.x.itemsize, self.dtype.itemsize)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,8 +59,8 @@ class Layer(Fields[Tensor]):
 
     def examples(self, block: slice) -> Self:
         """Return the layer of a block of examples."""
-        c, on_value = (None if tensor is None else tensor[block] for tensor in (self.c, self.on_value))
-        return self._replace(x=self.x[block], c=c, y=self.y[block], on_value=on_value)
+        names = "x", "c", "adapter_x", "y", "on_value"
+        return self._replace(**{name: None if (t := getattr(self, name)) is None else t[block] for name in names})
 
     def full(self, value: float) -> Tensor:
         """Return a tensor that holds the value for each example, in the dtype to compute in."""
@@ -67,20 +72,30 @@ class Layer(Fields[Tensor]):
 
     def blocks(self, plan: Plan) -> Iterator[slice]:
         """Yield the classes of each block."""
-        return plan.class_blocks(*self.sizes)
+        return plan.class_blocks(self.sizes)
 
     def z(self, classes: slice) -> Tensor:
         """Return the weighted inputs of the block."""
-        z = self.matmul(self.x, narrow(self.weight, classes).mT)
+        z = add([self.matmul(x, narrow(weight, classes).mT) for x, weight in self.pairs()])
+        assert z is not None
         return z if self.bias is None else z + narrow(self.bias, classes).to(self.dtype)
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the inputs and weights whose products z is the sum of."""
+        pairs = [(self.x, self.weight)]
+        if self.adapter_x is not None and self.adapter_weight is not None:
+            pairs.append((self.adapter_x, self.adapter_weight))
+        return pairs
 
     def z_tangent(self, tangent: Tangent, classes: slice) -> Tensor | None:
         """Return v = ẋ Wᵀ + x Ẇᵀ + ḃ of the block, or None if it has no term."""
         terms = []
-        if tangent.x is not None:
-            terms.append(self.matmul(tangent.x, narrow(self.weight, classes).mT))
-        if tangent.weight is not None:
-            terms.append(self.matmul(self.x, narrow(tangent.weight, classes).mT))
+        tangents = (tangent.x, tangent.weight), (tangent.adapter_x, tangent.adapter_weight)
+        for (x, weight), (x_tangent, weight_tangent) in zip(self.pairs(), tangents, strict=False):
+            if x_tangent is not None:
+                terms.append(self.matmul(x_tangent, narrow(weight, classes).mT))
+            if weight_tangent is not None:
+                terms.append(self.matmul(x, narrow(weight_tangent, classes).mT))
         if tangent.bias is not None:
             terms.append(narrow(tangent.bias, classes).to(self.dtype))
         return add(terms)
@@ -117,7 +132,7 @@ class Layer(Fields[Tensor]):
 
 def cast(fields: AnyFields, dtype: torch.dtype) -> AnyFields:
     """Return the same fields with floating tensors in another dtype."""
-    return fields._make(t.to(dtype) if t is not None and t.is_floating_point() else t for t in fields)
+    return fields._make(to_dtype(t, dtype) if t is not None and t.is_floating_point() else t for t in fields)
 
 
 def add(terms: list[Tensor]) -> Tensor | None:

@@ -24,7 +24,10 @@ LAYER_SCHEMA = ", ".join(
 )
 FIELD_COUNT = len(Fields._fields)
 library = torch.library.Library("ce_torch", "FRAGMENT")
-PLAN_SCHEMA = "float plan_c, SymInt? block_rows, float? softcap, bool logsumexp, bool entropy, bool prediction"
+PLAN_SCHEMA = (
+    "float plan_c, SymInt? block_rows, float? softcap, bool logsumexp, bool entropy, bool prediction, "
+    "SymInt? max_memory, SymInt reserved"
+)
 
 library.define(
     f"linear_log_likelihood({LAYER_SCHEMA}, {PLAN_SCHEMA}) -> (Tensor, Tensor, Tensor)",
@@ -72,7 +75,7 @@ def find_kernels(layer: Layer, plan: Plan) -> ModuleType | None:
 
 
 def needed_fields(needs: Sequence[bool]) -> tuple[Needs, bool]:
-    """Return which of x, weight, bias and c, and the desired outputs need a gradient."""
+    """Return which of the layer's parameters, and whether the desired outputs, need a gradient."""
     names = frozenset(name for name, needed in zip(PARAMETERS, needs, strict=False) if needed)
     return names, any(needs[len(PARAMETERS) :])
 

@@ -11,10 +11,11 @@ from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.cost import example_numbers, scattered
-from ce_torch.costs.linear.inputs import check_layer, layer_inputs
+from ce_torch.costs.linear.inputs import Inputs, check_adapter_shapes, check_layer, layer_inputs
 from ce_torch.costs.linear.layer import Layer
+from ce_torch.costs.linear.memory import check_block_size
 from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
-from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
+from ce_torch.costs.linear.vocabulary_parallel import Shard, local_shard, local_tensors
 
 
 @loss_function()
@@ -29,6 +30,8 @@ def linear_softmax_statistics(
     ignore_index: int = -100,
     entropy: bool = False,
     block_rows: int | None = None,
+    max_memory: str | int | None = None,
+    adapter: tuple[Tensor, Tensor] | None = None,
     group: Any = None,
 ) -> SoftmaxStatistics:
     """Return log-probability, logsumexp, entropy and prediction of each example of a softmax layer.
@@ -40,8 +43,8 @@ def linear_softmax_statistics(
     `ignore_index` nothing is computed: its numbers are 0, its prediction is `ignore_index`, and it is not correct.
 
     Args:
-        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, group: as in `linear_log_likelihood`. y can
-            be None.
+        x, weight, bias, y, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group: as in
+            `linear_log_likelihood`. y can be None.
         entropy: True to compute the entropy.
 
     Returns:
@@ -60,37 +63,50 @@ def linear_softmax_statistics(
     placeholder = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device) if y is None else y
     x, weight, bias, desired = local_tensors(x, weight, bias, placeholder, group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
+    check_adapter_shapes(adapter, x, weight)
     desired = check_desired(desired, (*x.shape[:-1], weight.shape[0]), x, "x")
     check_ignored(ignore_index, desired)
     check_temperature_shape(temperature, x.shape[:-1])
     shard, shape = local_shard(weight, group), x.shape[:-1]
     if isinstance(temperature, Tensor) and group is not None:
         raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
-    inputs, c = layer_inputs(x, weight, bias, temperature, softcap)
-    plan = Plan(c, block_rows, softcap, logsumexp=True, entropy=entropy, prediction=True, shard=shard)
-    N, kept, ignored = inputs.x.shape[0], None, None
-    if desired.is_floating_point():
-        desired = desired.reshape(N, weight.shape[0])
-        layer = Layer(masked_inputs(inputs.x, desired), *inputs[1:], desired, None, None)
-    else:
-        # Without y no class is ignored, not even that of the placeholder.
-        ignored_class = -1 if y is None else ignore_index
-        targets = class_targets(
-            desired.reshape(-1), inputs.x, weight.shape[0], None, None, ignored_class, 0.0, 0.0, shard
-        )
-        kept = kept_examples(targets.ignored, inputs.x)
-        if kept is not None:
-            inputs, targets = inputs.select(kept), targets.select(kept)
-        layer = Layer(targets.masked_inputs(inputs.x), *inputs[1:], targets.y, targets.on_value, None)
-        ignored = targets.ignored
-    found, prediction = example_numbers(layer, plan, "statistics are asked for")
+    inputs, c = layer_inputs(x, weight, bias, temperature, softcap, adapter)
+    plan = Plan(
+        c,
+        block_rows,
+        softcap,
+        logsumexp=True,
+        entropy=entropy,
+        prediction=True,
+        max_memory=check_block_size(block_rows, max_memory),
+        shard=shard,
+    )
+    # Without y no class is ignored, not even that of the placeholder.
+    layer, kept, ignored = statistics_layer(inputs, desired, -1 if y is None else ignore_index, shard)
+    found, prediction = example_numbers(layer, inputs.reserve(plan, layer), "statistics are asked for")
     if ignored is not None:
         found, prediction = found.masked_fill(ignored, 0), prediction.masked_fill(ignored, ignore_index)
-    C, logsumexp, H = (scattered(number, kept, N).view(shape) for number in found.to(compute_dtype(x)))
+    C, logsumexp, H = (scattered(number, kept, inputs.x.shape[0]).view(shape) for number in found.to(compute_dtype(x)))
     if kept is not None:
-        prediction = prediction.new_full((N,), ignore_index).index_copy(0, kept, prediction)
+        prediction = prediction.new_full((inputs.x.shape[0],), ignore_index).index_copy(0, kept, prediction)
     prediction = prediction.view(shape)
     correct = None
     if y is not None and not desired.is_floating_point():
         correct = (prediction == desired) & (desired != ignore_index)
     return SoftmaxStatistics(None if y is None else -C, logsumexp, H if entropy else None, prediction, correct)
+
+
+def statistics_layer(
+    inputs: Inputs, y: Tensor, ignore_index: int, shard: Shard
+) -> tuple[Layer, Tensor | None, Tensor | None]:
+    """Return the layer of all examples or of some, the indices of these, and True for ignored ones among them."""
+    N, K = inputs.x.shape[0], inputs.weight.shape[0]
+    if y.is_floating_point():
+        y = y.reshape(N, K)
+        return inputs.layer(masked_inputs(inputs.x, y), y), None, None
+    targets = class_targets(y.reshape(-1), inputs.x, K, None, None, ignore_index, 0.0, 0.0, shard)
+    kept = kept_examples(targets.ignored, inputs.x)
+    if kept is not None:
+        inputs, targets = inputs.select(kept), targets.select(kept)
+    layer = inputs.layer(targets.masked_inputs(inputs.x), targets.y, targets.on_value)
+    return layer, kept, targets.ignored
