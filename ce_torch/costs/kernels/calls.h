@@ -41,16 +41,19 @@ bool fits(const Tensor& weight, const Tensor& z) {
   return true;
 }
 
-// Reads a tensor, or says why it can't be taken.
-Refusal read_plain(PyObject* object, Tensor* tensor, Type* type) {
-  if (!is_plain(object)) return not_plain;
-  if (read_tensor(object, tensor) != 0) {
-    PyErr_Clear();
-    return not_plain;
-  }
-  if (tensor->device.type != dlpack_cpu) return not_on_cpu;
-  if (!find_type(*tensor, type)) return no_dtype;
-  return tensor->elements() != 0 && !tensor->data ? no_memory : supported;
+// Says why a tensor can't be taken.
+Refusal check(const Tensor& tensor, Type* type) {
+  if (tensor.device.type != dlpack_cpu) return not_on_cpu;
+  if (!find_type(tensor, type)) return no_dtype;
+  return tensor.elements() != 0 && !tensor.data ? no_memory : supported;
+}
+
+// Reads a tensor, unless it is not plain.
+bool read_plain(PyObject* object, Tensor* tensor) {
+  if (!is_plain(object)) return false;
+  if (read_tensor(object, tensor) == 0) return true;
+  PyErr_Clear();
+  return false;
 }
 
 // What a cost takes beside z and y, in the order of its formula: "w" is a weight, "i" ignore_index, "d" a number.
@@ -59,34 +62,66 @@ struct Signature {
   const char* inputs;
 };
 
-// The tensors z, y, weight and pos_weight of a call.
-struct Inputs {
-  Tensor tensor[4];
-  Type type[4];
-  bool is_there[4] = {};
+// The tensors that a cost takes: z, y, weight and pos_weight.
+constexpr int inputs = 4;
 
-  Refusal read(PyObject* const* arguments, const Signature& signature) {
-    for (int i = 0; i < 4 && (i < 2 || signature.inputs[i - 2] == 'w'); i++) {
-      if (is_none(arguments[i])) continue;
-      is_there[i] = true;
-      if (Refusal refusal = read_plain(arguments[i], &tensor[i], &type[i])) return refusal;
-    }
-    const Tensor &z = tensor[0], &y = tensor[1];
-    if (type[0] == Type::int64) return no_dtype;
-    if (z.ndim == 0 || z.ndim > most_dims) return too_many_dims;
-    if (z.elements() == 0 || !z.data || !y.data) return no_memory;
-    int dims = z.ndim - (type[1] == Type::int64);
-    if (y.ndim != dims || !std::equal(z.shape, z.shape + dims, y.shape)) return misfit;
-    for (int i = 2; i < 4; i++) {
-      if (!is_there[i]) continue;
-      const Tensor& weight = tensor[i];
-      if (type[i] == Type::int64) return no_dtype;
-      if (!fits(weight, z)) return misfit;
-      if (signature.is_softmax && (weight.ndim != 1 || weight.shape[0] != z.shape[z.ndim - 1])) return varying_weights;
-    }
-    return supported;
+// Says why z, y and the weights can't be taken.
+Refusal check_inputs(const Arguments& arguments, bool is_softmax) {
+  Type type[inputs];
+  for (int i = 0; i < inputs; i++) {
+    if (!arguments.is_there[i]) continue;
+    if (Refusal refusal = check(arguments.tensor[i], &type[i])) return refusal;
   }
-};
+  const Tensor &z = arguments.tensor[of_z], &y = arguments.tensor[of_y];
+  if (type[of_z] == Type::int64) return no_dtype;
+  if (z.ndim == 0 || z.ndim > most_dims) return too_many_dims;
+  if (z.elements() == 0 || !z.data || !y.data) return no_memory;
+  int dims = z.ndim - (type[of_y] == Type::int64);
+  if (y.ndim != dims || !std::equal(z.shape, z.shape + dims, y.shape)) return misfit;
+  for (int i = of_weight; i < inputs; i++) {
+    if (!arguments.is_there[i]) continue;
+    const Tensor& weight = arguments.tensor[i];
+    if (type[i] == Type::int64) return no_dtype;
+    if (!fits(weight, z)) return misfit;
+    if (is_softmax && (weight.ndim != 1 || weight.shape[0] != z.shape[z.ndim - 1])) return varying_weights;
+  }
+  return supported;
+}
+
+// Says why z, y and the weights in Python's arguments can't be taken.
+Refusal check_inputs(PyObject* const* objects, const Signature& signature) {
+  Arguments arguments;
+  for (int i = 0; i < inputs && (i < 2 || signature.inputs[i - 2] == 'w'); i++) {
+    if (is_none(objects[i])) continue;
+    if (!read_plain(objects[i], &arguments.tensor[i])) return not_plain;
+    arguments.is_there[i] = true;
+  }
+  return check_inputs(arguments, signature.is_softmax);
+}
+
+// Reads Python's arguments: z, y and what else the cost takes, then reduction, threads, statistics, and tensors.
+Arguments read(PyObject* const* objects, const Signature& signature, std::initializer_list<Operand> last) {
+  Arguments arguments;
+  auto read_operand = [&](PyObject* object, int operand) {
+    arguments.is_there[operand] = !is_none(object) && read_tensor(object, &arguments.tensor[operand]) == 0;
+  };
+  for (int i = 0; i < 2; i++) read_operand(*objects++, i);
+  int weight = of_weight;
+  double* number = arguments.numbers;
+  for (const char* kind = signature.inputs; *kind; kind++, objects++) {
+    if (*kind == 'w') read_operand(*objects, weight++);
+    if (*kind == 'i') arguments.ignore_index = PyLong_AsLongLong(*objects);
+    if (*kind == 'd') *number++ = PyFloat_AsDouble(*objects);
+  }
+  arguments.reduction = Reduction(PyLong_AsLongLong(*objects++));
+  arguments.threads = int(PyLong_AsLongLong(*objects++));
+  Tensor statistics;
+  bool has_statistics = !is_none(*objects) && read_tensor(*objects, &statistics) == 0;
+  arguments.statistics = has_statistics ? statistics.data : nullptr;
+  for (Operand operand : last) read_operand(*++objects, operand);
+  arguments.holds_python = true;
+  return arguments;
+}
 
 // From one number to the next in a dimension of z, counted from the last.
 int64_t step(const Tensor& tensor, int dim_from_last) {
@@ -94,35 +129,21 @@ int64_t step(const Tensor& tensor, int dim_from_last) {
   return dim < 0 || tensor.shape[dim] == 1 ? 0 : tensor.strides[dim];
 }
 
-// A task from the arguments: z, y and what else the cost takes, then reduction, threads, statistics, and tensors.
 struct Call : Task {
   int64_t element_count;
+  bool holds_python;
 
-  Call(PyObject* const* arguments, const Signature& signature, std::initializer_list<Operand> last) {
-    Inputs inputs;
-    inputs.read(arguments, signature);
-    PyObject* const* argument = arguments + 2;
-    double* number = numbers;
-    for (const char* kind = signature.inputs; *kind; kind++, argument++) {
-      if (*kind == 'i') ignore_index = PyLong_AsLongLong(*argument);
-      if (*kind == 'd') *number++ = PyFloat_AsDouble(*argument);
-    }
-    reduction = Reduction(PyLong_AsLongLong(*argument++));
-    threads = int(PyLong_AsLongLong(*argument++));
-    Tensor other, others[operands];
+  Call(const Arguments& arguments, bool is_softmax) : Task{arguments} {
+    threads = arguments.threads;
+    statistics = arguments.statistics;
+    holds_python = arguments.holds_python;
     const Tensor* tensors[operands] = {};
-    statistics = is_none(*argument) || read_tensor(*argument, &other) != 0 ? nullptr : other.data;
-    for (Operand operand : last) {
-      if (is_none(*++argument) || read_tensor(*argument, &others[operand]) != 0) continue;
-      find_type(others[operand], &type[operand]);
-      tensors[operand] = &others[operand];
+    for (int i = 0; i < operands; i++) {
+      if (!arguments.is_there[i]) continue;
+      find_type(arguments.tensor[i], &type[i]);
+      tensors[i] = &arguments.tensor[i];
     }
-    for (int i = 0; i < 4; i++) {
-      if (!inputs.is_there[i]) continue;
-      type[i] = inputs.type[i];
-      tensors[i] = &inputs.tensor[i];
-    }
-    set_layout(tensors, signature.is_softmax);
+    set_layout(tensors, is_softmax);
   }
 
   // Of the tensors that are there.
@@ -184,37 +205,40 @@ template <class Function> bool run(const Call& call, Function f) {
     if (call.is_float64()) return is_tiled ? f(0.0, std::true_type()) : f(0.0, std::false_type());
     return is_tiled ? f(0.0f, std::true_type()) : f(0.0f, std::false_type());
   };
-  if (call.element_count <= part_elements) return kernel();
+  if (!call.holds_python || call.element_count <= part_elements) return kernel();
   WithoutPython meanwhile;
   return kernel();
 }
 
-// Returns False, without a C, if some y is no class.
-template <template <class, bool> class Kernel> PyObject* run_cost(PyObject* const* arguments, const Signature& signature) {
-  Call call(arguments, signature, {of_row});
-  return PyBool_FromLong(run(call, [&](auto real, auto tiled) { return Kernel<decltype(real), tiled>(call).cost(); }));
+// Returns false, without a C, if some y is no class.
+template <template <class, bool> class Kernel, bool is_softmax> bool run_cost(const Arguments& arguments) {
+  Call call(arguments, is_softmax);
+  return run(call, [&](auto real, auto tiled) { return Kernel<decltype(real), tiled>(call).cost(); });
 }
 
-template <template <class, bool> class Kernel> PyObject* run_delta(PyObject* const* arguments, const Signature& signature) {
-  Call call(arguments, signature, {of_grad, of_delta});
-  return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
+template <template <class, bool> class Kernel, bool is_softmax> bool run_delta(const Arguments& arguments) {
+  Call call(arguments, is_softmax);
+  return run(call, [&](auto real, auto tiled) {
     Kernel<decltype(real), tiled>(call).delta();
     return true;
-  }));
+  });
 }
 
 // Of v, grad_output, and how C and δ change, the last of which may be missing.
-template <template <class, bool> class Kernel> PyObject* run_change(PyObject* const* arguments, const Signature& signature) {
-  Call call(arguments, signature, {of_v, of_grad, of_row, of_delta});
-  return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
+template <template <class, bool> class Kernel, bool is_softmax> bool run_change(const Arguments& arguments) {
+  Call call(arguments, is_softmax);
+  return run(call, [&](auto real, auto tiled) {
     Kernel<decltype(real), tiled>(call).change();
     return true;
-  }));
+  });
 }
 
-// Why the inputs are not supported.
-PyObject* refusal(PyObject* const* arguments, const Signature& signature) {
-  return PyLong_FromLong(Inputs().read(arguments, signature));
+// The statistics of rows are those of examples; an even number, so that the first two can be a double.
+template <bool is_softmax> int64_t count_statistics(const Arguments& arguments) {
+  if (check_inputs(arguments, is_softmax) != supported) return -1;
+  const Tensor& z = arguments.tensor[of_z];
+  int64_t examples = z.elements() / z.shape[z.ndim - 1];
+  return is_softmax ? 2 + 3 * examples + examples % 2 : 0;
 }
 
 }  // namespace
@@ -230,13 +254,13 @@ void ce_torch_set_python(int (*reads_tensor)(PyObject*, Tensor*), PyObject* tens
 
 // Returns True if every cost takes z and y.
 PyObject* ce_torch_takes(PyObject*, PyObject* const* arguments, int64_t) {
-  return PyBool_FromLong(Inputs().read(arguments, {false, ""}) == supported);
+  return PyBool_FromLong(check_inputs(arguments, {false, ""}) == supported);
 }
 
 // Returns True if a tensor's numbers can be read in memory.
 PyObject* ce_torch_reads(PyObject*, PyObject* const* arguments, int64_t) {
   Tensor tensor;
   Type type;
-  return PyBool_FromLong(read_plain(arguments[0], &tensor, &type) == supported);
+  return PyBool_FromLong(read_plain(arguments[0], &tensor) && check(tensor, &type) == supported);
 }
 }

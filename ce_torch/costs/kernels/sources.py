@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 HEADERS = (
     "numbers.h",
     "layout.h",
+    "arguments.h",
     "blocks.h",
     "task.h",
     "threads.h",
@@ -27,37 +28,45 @@ FILES = (*HEADERS, "exponentials.cpp", "half_products.cpp", "layer_numbers.cpp",
 KERNEL = """{formula}
 template <class Real, bool tiled> using {class_name}Kernel = {kernel};
 constexpr Signature {name}_signature = {{{is_softmax}, "{inputs}"}};
-extern "C" PyObject* {name}(PyObject*, PyObject* const* arguments, int64_t) {{
-  return run_cost<{class_name}Kernel>(arguments, {name}_signature);
+extern "C" PyObject* {name}(PyObject*, PyObject* const* objects, int64_t) {{
+  Arguments arguments = read(objects, {name}_signature, {{of_row}});
+  return PyBool_FromLong(run_cost<{class_name}Kernel, {is_softmax}>(arguments));
 }}
-extern "C" PyObject* {name}_delta(PyObject*, PyObject* const* arguments, int64_t) {{
-  return run_delta<{class_name}Kernel>(arguments, {name}_signature);
+extern "C" PyObject* {name}_delta(PyObject*, PyObject* const* objects, int64_t) {{
+  Arguments arguments = read(objects, {name}_signature, {{of_grad, of_delta}});
+  return PyBool_FromLong(run_delta<{class_name}Kernel, {is_softmax}>(arguments));
 }}
-extern "C" PyObject* {name}_change(PyObject*, PyObject* const* arguments, int64_t) {{
-  return run_change<{class_name}Kernel>(arguments, {name}_signature);
+extern "C" PyObject* {name}_change(PyObject*, PyObject* const* objects, int64_t) {{
+  Arguments arguments = read(objects, {name}_signature, {{of_v, of_grad, of_row, of_delta}});
+  return PyBool_FromLong(run_change<{class_name}Kernel, {is_softmax}>(arguments));
 }}
-extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* arguments, int64_t) {{
-  return refusal(arguments, {name}_signature);
+extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* objects, int64_t) {{
+  return PyLong_FromLong(check_inputs(objects, {name}_signature));
+}}
+extern "C" const void* {name}_kernels() {{
+  static const Kernels kernels = {{"{inputs}", count_statistics<{is_softmax}>, run_cost<{class_name}Kernel, {is_softmax}>,
+                                  run_delta<{class_name}Kernel, {is_softmax}>}};
+  return &kernels;
 }}
 """
 # It takes c, ignore_index, no label smoothing, κ, and 1 if the entropy matters.
 STATISTICS = """#include "softmax_statistics.h"
 constexpr Signature statistics_signature = {true, "diddd"};
-extern "C" PyObject* softmax_statistics(PyObject*, PyObject* const* arguments, int64_t) {
-  Call call(arguments, statistics_signature, {of_row, of_grad});
+extern "C" PyObject* softmax_statistics(PyObject*, PyObject* const* objects, int64_t) {
+  Call call(read(objects, statistics_signature, {of_row, of_grad}), true);
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
     return SoftmaxStatistics<decltype(real), tiled>(call).cost();
   }));
 }
-extern "C" PyObject* softmax_statistics_delta(PyObject*, PyObject* const* arguments, int64_t) {
-  Call call(arguments, statistics_signature, {of_row, of_delta});
+extern "C" PyObject* softmax_statistics_delta(PyObject*, PyObject* const* objects, int64_t) {
+  Call call(read(objects, statistics_signature, {of_row, of_delta}), true);
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
     SoftmaxStatistics<decltype(real), tiled>(call).delta();
     return true;
   }));
 }
-extern "C" PyObject* softmax_statistics_refusal(PyObject*, PyObject* const* arguments, int64_t) {
-  return refusal(arguments, statistics_signature);
+extern "C" PyObject* softmax_statistics_refusal(PyObject*, PyObject* const* objects, int64_t) {
+  return PyLong_FromLong(check_inputs(objects, statistics_signature));
 }
 """
 # How the kernels read an input of a formula, by its type.

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "layout.h"
+#include "arguments.h"
 #include "numbers.h"
 #ifdef __linux__
 #include <sys/mman.h>
@@ -18,7 +18,6 @@ constexpr int64_t short_columns = 64;
 constexpr int64_t few_rows = 4;
 
 enum class Type { float32, float64, bfloat16, float16, int64 };
-enum class Reduction { none, sum, mean };
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
 constexpr int abi_version = 3;
 
@@ -32,18 +31,15 @@ template <class Function> inlined inline auto with_numbers(Type type, Function f
   }
 }
 
-struct Task {
+struct Task : Constants {
   char* data[operands] = {};  // null for a weight of 1; that of the rows is C
   Type type[operands] = {};
   Layout layout;  // of the rows
   int64_t columns;
   Steps column;  // from one to the next
   int64_t examples;
-  int64_t ignore_index;
-  double numbers[4];  // temperature and label smoothing, or whatever else the cost takes
-  Reduction reduction;
   int threads;
-  void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r and T
+  void* statistics;
 
   bool has_classes() const { return type[of_y] == Type::int64; }
   bool is_float64() const { return type[of_z] == Type::float64; }
