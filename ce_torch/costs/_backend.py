@@ -117,9 +117,14 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
     return backends[-1]
 
 
+def is_open() -> bool:
+    """Return True if no context prescribes an implementation, and `explain` does not ask for it."""
+    return Selection.backend == "auto" and recorded.get() is None
+
+
 def choose(implementations: Sequence[Chosen], inputs: Sequence[Any]) -> Chosen:
     """Return the first of the allowed implementations that supports the inputs."""
-    if Selection.backend == "auto" and recorded.get() is None and implementations[0].refusal(*inputs) is None:
+    if is_open() and implementations[0].refusal(*inputs) is None:
         return implementations[0]
     if Selection.backend != "auto":
         allowed = CHOICES[Selection.backend]

@@ -11,6 +11,7 @@ A call takes the form that suits its caller: eager calls a thin `torch.autograd.
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import is_number, is_visible, may_be_differentiated, only_values_matter
-from ce_torch.costs._backend import Selection, choose, record
+from ce_torch.costs._backend import Selection, choose, is_open, record
 from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas
 from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
@@ -41,6 +42,7 @@ from ce_torch.costs.kernels.blocks import blocks
 from ce_torch.costs.kernels.cpp import cpp, is_readable
 from ce_torch.costs.kernels.formulas import formulas
 from ce_torch.costs.kernels.gpu import triton
+from ce_torch.costs.kernels.node import node
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -93,10 +95,29 @@ class CostFunction:
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""
+        if self.node is not None and is_open():
+            C = self.node(dtype, reduction, *inputs)
+            if C is not None:
+                return C
         count, implementation = self.count, self.choose(inputs)
         if not torch.is_grad_enabled() and not is_forward_mode():
             return implementation.cost(dtype, reduction, *inputs)[0]
         return self.eager.apply((reduction, dtype, implementation, inputs[count:]), *inputs[:count])
+
+    @cached_property
+    def node(self) -> Callable[..., Tensor | None] | None:
+        """The node of autograd, which computes plain calls on the CPU, where it was built."""
+        return node(self.spec, self.gradient)
+
+    def gradient(self, grad_output: Tensor, reduction: str, *inputs: Any) -> Tensor:
+        """Return ∂C/∂z for the node, where somebody sees how it is computed, or may differentiate it."""
+        if not count_dispatch_modes():
+            return self.delta_of(grad_output, None, reduction, *inputs)
+        needed = [i == 0 for i in range(self.count)]
+        spec = self.spec
+        gradient, *_ = gradients_by_formulas(spec.derivatives, spec.counted, needed, grad_output, reduction, inputs)
+        assert gradient is not None
+        return gradient
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
         """Raise `ValueError` if y names a class that z does not have, and its values are free to read."""

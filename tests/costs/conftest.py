@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ce_torch import LinearLogLikelihoodCost
+from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
@@ -36,12 +37,18 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(Case, "dtype", torch.float32)
     elif backend != "auto":
         monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+        turn_node_off(monkeypatch)
         elements = {"blocks": 8, "large blocks": blocks.ELEMENTS, "formulas": 1 << 40}
         monkeypatch.setattr(blocks, "ELEMENTS", elements[backend])
     if backend == "blocks":
         monkeypatch.setattr(layer_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_CLASSES", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 8)
+
+
+def turn_node_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the costs do without a node of autograd that the user may have built."""
+    monkeypatch.setattr(CostFunction, "node", property(lambda self: None))
 
 
 CLASS_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0])}
@@ -190,6 +197,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(compiler, "read_sources", lambda: {"small.cpp": SMALL})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))
+    turn_node_off(monkeypatch)
     return tmp_path / "ce_torch"
 
 

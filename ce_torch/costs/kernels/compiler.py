@@ -11,7 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,10 +107,17 @@ def try_folders(work: Callable[[Path], Result], cache: Path | None) -> Result:
 
 def compile(compiler: list[str], folder: Path) -> bytes:
     """Return the bytes of the kernels as a library."""
+    return compile_files(compiler, folder, read_sources(), FLAGS)
+
+
+def compile_files(
+    compiler: list[str], folder: Path, files: Mapping[str, str], flags: Sequence[str], libraries: Sequence[str] = ()
+) -> bytes:
+    """Return the bytes of a library of these files."""
     output = folder / "kernels.so"
-    for name, text in read_sources().items():
+    for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    command = [*compiler, *FLAGS, *map(str, sorted(folder.glob("*.cpp"))), "-o", str(output)]
+    command = [*compiler, *flags, *map(str, sorted(folder.glob("*.cpp"))), *libraries, "-o", str(output)]
     log.info("The kernels for costs on the CPU are compiled: %s", shlex.join(command))
     run(command, folder)
     if not output.is_file():
@@ -166,19 +173,15 @@ def load(library: bytes, folder: Path) -> ctypes.CDLL:
     return loaded
 
 
-def file_name(compiler: list[str]) -> str:
-    """Return a name for this source, compiler, processor and C library, since machines may share a home."""
+def file_name(compiler: list[str], kind: str = "kernels", texts: Iterable[str] | None = None) -> str:
+    """Return a name for these texts, or the kernels', and this compiler, processor and C library.
+
+    Machines may share a home.
+    """
     path = os.path.realpath(shutil.which(compiler[0]) or compiler[0])
-    facts = (
-        *read_sources().values(),
-        path,
-        *compiler,
-        *FLAGS,
-        platform.machine(),
-        *platform.libc_ver(),
-        instructions(),
-    )
-    return f"kernels-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}"
+    texts = (*read_sources().values(), *FLAGS) if texts is None else texts
+    facts = (*texts, path, *compiler, platform.machine(), *platform.libc_ver(), instructions())
+    return f"{kind}-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}"
 
 
 def instructions() -> str:

@@ -44,8 +44,8 @@ bool is_unwatched() {
 
 // Returns true for numbers in the CPU's memory as they are, which have no tangent.
 bool is_plain(const at::Tensor& tensor) {
-  constexpr c10::DispatchKeySet plain(
-      {c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView});
+  constexpr auto plain = c10::autocast_dispatch_keyset | c10::DispatchKeySet({c10::DispatchKey::CPU,
+      c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView});
   return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage() &&
          !torch::autograd::isFwGradDefined(tensor);
 }

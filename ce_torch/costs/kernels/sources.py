@@ -1,5 +1,6 @@
 """The sources of the kernels for the CPU: the files beside this one, and what the costs' specifications add to them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,9 @@ extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* objects, int64_t
   return PyLong_FromLong(check_inputs(objects, {name}_signature));
 }}
 extern "C" const void* {name}_kernels() {{
-  static const Kernels kernels = {{"{inputs}", count_statistics<{is_softmax}>, run_cost<{class_name}Kernel, {is_softmax}>,
-                                  run_delta<{class_name}Kernel, {is_softmax}>}};
+  static const Kernels kernels = {{
+      "{inputs}", count_statistics<{is_softmax}>,
+      run_cost<{class_name}Kernel, {is_softmax}>, run_delta<{class_name}Kernel, {is_softmax}>}};
   return &kernels;
 }}
 """
@@ -78,8 +80,12 @@ def read_sources() -> dict[str, str]:
     # Here, because the costs import the kernels.
     from ce_torch.costs._registry import SPECS
 
-    files = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in FILES}
-    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, SPECS)) + STATISTICS, **files}
+    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, SPECS)) + STATISTICS, **read_files(FILES)}
+
+
+def read_files(names: Iterable[str]) -> dict[str, str]:
+    """Return the text of each of these files beside this one."""
+    return {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names}
 
 
 def source(spec: "CostSpec") -> str:

@@ -1,0 +1,65 @@
+"""Compile ahead what the costs on the CPU can use: `python -m ce_torch.build`.
+
+It compiles the kernels, which the first cost would compile too, and the node of autograd, which nothing else compiles.
+The node takes PyTorch's headers and some 15 seconds, and halves the time of small costs. Both are kept in the user's cache.
+"""
+
+import ctypes
+import logging
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from ce_torch.costs.kernels import compiler, node, store
+
+
+def main() -> int:
+    # What the log would say of a run that waits is what this command is for.
+    logging.getLogger("ce_torch").setLevel(logging.ERROR)
+    try:
+        print(f"kernels: {build_kernels()}")
+        print(f"node: {build_node()}")
+    except subprocess.CalledProcessError as error:
+        print(f"error: the compiler failed: {error.stderr.strip()}", file=sys.stderr)
+    except (OSError, ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def build_kernels() -> Path:
+    """Return where the kernels are kept, compiled now if they were not there."""
+    kernels = compiler.library()
+    if not isinstance(kernels, ctypes.CDLL):
+        raise RuntimeError(f"the kernels can't be compiled: {kernels}")
+    path = cache() / compiler.file_name(compiler.compiler_command())
+    if not path.is_file():
+        raise RuntimeError(f"the kernels can't be kept in {path.parent}; name a folder for caches in XDG_CACHE_HOME")
+    return path
+
+
+def build_node() -> str:
+    """Return where the node is kept, compiled now if it was not there."""
+    command = compiler.compiler_command()
+    path = cache() / node.file_name(command)
+    if store.read(path) is not None:
+        return f"{path}, compiled before"
+    begin = time.monotonic()
+    compiled = compiler.try_folders(partial(node.compile, command), path.parent)
+    compiler.try_folders(partial(node.load, compiled), path.parent)
+    store.write(path, compiled)
+    return f"{path}, compiled in {time.monotonic() - begin:.0f} s"
+
+
+def cache() -> Path:
+    folder = store.folder()
+    if folder is None:
+        raise RuntimeError("this user has no home to keep files in; name a folder for caches in XDG_CACHE_HOME")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""A cost on the CPU as a node of autograd in C++, which takes a fraction of the time that a `Function` in Python takes.
+
+`node.cpp` needs PyTorch's headers and many seconds to compile, so only `python -m ce_torch.build` compiles it. Where it
+is kept for this PyTorch, the costs load it.
+"""
+
+import ctypes
+import logging
+import sys
+import sysconfig
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ce_torch.costs.kernels import compiler, store
+from ce_torch.costs.kernels.cpp import KEPT, has_kernels
+from ce_torch.costs.kernels.sources import read_files
+
+if TYPE_CHECKING:
+    from ce_torch.costs._spec import CostSpec
+
+FILES = "layout.h", "arguments.h", "node.cpp"
+FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared"
+LIBRARIES = "-lc10", "-ltorch_cpu", "-ltorch_python"
+NO_LIMIT = sys.maxsize
+
+log = logging.getLogger("ce_torch")
+
+
+def node(spec: "CostSpec", gradient: Callable[..., Tensor]) -> Callable[..., Tensor | None] | None:
+    """Return a function of the dtype, reduction, z, y, ... that returns C, or None for what the node does not take.
+
+    It is None if no node is kept. gradient(grad_output, reduction, z, y, ...) returns ∂C/∂z where more than its numbers
+    matters.
+    """
+    loaded = library()
+    if loaded is None:
+        return None
+    kernels = compiler.function(f"{spec.name}_kernels", (), ctypes.c_void_p)()
+    kept = KEPT if spec.family == "softmax" else NO_LIMIT
+    return loaded.ce_torch_node(kernels, spec.class_name.encode(), kept, gradient)
+
+
+@cache
+def library() -> ctypes.PyDLL | None:
+    """Return the kept node, or None."""
+    folder = store.folder()
+    if folder is None or not has_kernels():
+        return None
+    try:
+        kept = store.read(folder / file_name(compiler.compiler_command()))
+        return None if kept is None else compiler.try_folders(partial(load, kept), folder)
+    except OSError as error:
+        log.warning("Small costs take longer than they could: %s; run python -m ce_torch.build again.", error)
+        return None
+
+
+def load(library: bytes, folder: Path) -> ctypes.PyDLL:
+    copy = folder / "node.so"
+    copy.write_bytes(library)
+    loaded = ctypes.PyDLL(str(copy))
+    loaded.ce_torch_node.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.py_object
+    loaded.ce_torch_node.restype = ctypes.py_object
+    return loaded
+
+
+def file_name(command: list[str]) -> str:
+    """Return a name for the node of this source, PyTorch, Python, compiler and processor."""
+    versions = torch.__version__, str(torch.compiled_with_cxx11_abi()), sysconfig.get_config_var("SOABI") or sys.version
+    return compiler.file_name(command, "node", (*read_files(FILES).values(), *versions, *FLAGS))
+
+
+def compile(command: list[str], folder: Path) -> bytes:
+    """Return the bytes of the node as a library."""
+    # It looks for compilers when it is imported, which takes long.
+    from torch.utils import cpp_extension
+
+    headers = sysconfig.get_path("include")
+    if not (Path(headers) / "Python.h").is_file():
+        raise FileNotFoundError(f"there is no Python.h in {headers}; install Python's headers, such as python3-dev")
+    flags = [*FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+    for path in (*cpp_extension.include_paths(), headers):
+        flags += ["-isystem", path]
+    libraries = [*(f"-L{path}" for path in cpp_extension.library_paths()), *LIBRARIES]
+    return compiler.compile_files(command, folder, read_files(FILES), flags, libraries)
