@@ -54,7 +54,7 @@ def library() -> ctypes.PyDLL | None:
     try:
         kept = store.read(folder / file_name(compiler.compiler_command()))
         return None if kept is None else compiler.try_folders(partial(load, kept), folder)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         log.warning("Small costs take longer than they could: %s; run python -m ce_torch.build again.", error)
         return None
 

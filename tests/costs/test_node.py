@@ -1,0 +1,239 @@
+"""A node of autograd in C++, where `python -m ce_torch.build` has compiled it, computes plain calls, and keeps promises.
+
+That takes many seconds, so most of these tests are slow.
+"""
+
+import fcntl
+import os
+import re
+import resource
+import subprocess
+import sys
+import sysconfig
+import weakref
+from functools import cache as cached
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ce_torch import build, use_backend
+from ce_torch.costs._registry import COSTS
+from ce_torch.costs.kernels import compiler, store
+from ce_torch.costs.kernels import node as kept_node
+from ce_torch.functional import log_likelihood
+
+FUNCTIONS = [function for cost in COSTS.values() for function in cost.cost_functions]
+PROMISES = (
+    *("arguments", "backend", "changes", "cpu", "ecosystem", "fuzz"),
+    *("kernels", "operators", "options", "promises", "values"),
+)
+
+pytestmark = pytest.mark.usefixtures("needs_a_compiler")
+
+
+@pytest.fixture(autouse=True)
+def backend() -> None:
+    """Run the kernels, as users do."""
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of caches that keeps the kernels and the node. The first of the tests' processes builds them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    caches = folder / "caches"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        environment = os.environ | {"XDG_CACHE_HOME": str(caches)}
+        subprocess.run([sys.executable, "-m", "ce_torch.build"], env=environment, check=True, timeout=300)
+    return caches
+
+
+@pytest.fixture
+def node(built: Path, monkeypatch: pytest.MonkeyPatch):
+    """Let the costs of this process use the node."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(built))
+    monkeypatch.setattr(kept_node, "library", cached(kept_node.library.__wrapped__))
+    for function in FUNCTIONS:
+        monkeypatch.delitem(vars(function), "node", raising=False)
+    yield
+    for function in FUNCTIONS:
+        vars(function).pop("node", None)
+
+
+def example(*shape, **options):
+    z = torch.linspace(-2, 2, torch.Size(shape).numel()).view(shape)
+    return z.requires_grad_(), torch.arange(shape[0]) % shape[-1]
+
+
+def is_node(C):
+    return type(C.grad_fn).__name__ == "CppFunction"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("promises", PROMISES)
+def test_all_promises_hold_with_the_node(promises, built, root):
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", f"tests/costs/test_{promises}.py"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(built)}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout[-5000:]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_a_plain_call_is_a_node_with_the_name_of_its_cost(whole_case):
+    z, y = whole_case.examples(4, 3)
+    C = whole_case(z.requires_grad_(), y)
+    assert is_node(C)
+    vars(FUNCTIONS[0]).pop("node")
+    with use_backend("kernels"):
+        assert C.grad_fn.name() == whole_case(z, y).grad_fn.name()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda z, y: log_likelihood(z, torch.full_like(z, 0.5).requires_grad_()),
+        lambda z, y: log_likelihood(z, y, weight=torch.ones(3).requires_grad_()),
+        lambda z, y: log_likelihood(torch._neg_view(z), y),
+        lambda z, y: log_likelihood(z[:0], y[:0]),
+    ],
+    ids=["y requires grad", "a weight requires grad", "a view that negates", "empty"],
+)
+def test_a_call_that_is_not_plain_is_left_to_python(change):
+    C = change(*example(4, 3))
+    assert C.requires_grad
+    assert not is_node(C)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_where_no_derivative_is_asked_for_there_is_no_node():
+    z, y = example(4, 3)
+    with torch.no_grad():
+        assert log_likelihood(z, y).grad_fn is None
+    assert log_likelihood(z.detach(), y).grad_fn is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_errors_of_a_backward_pass_are_those_of_pytorchs_own_losses():
+    for spoil in (lambda z, C: C.backward(), lambda z, C: z.detach().zero_()):
+        errors = []
+        for cost in (F.cross_entropy, log_likelihood):
+            z, y = example(4, 3)
+            C = cost(z * 1, y) if cost is F.cross_entropy else cost(z, y)
+            if cost is log_likelihood:
+                assert is_node(C)
+            spoil(z, C)
+            try:
+                C.backward()
+            except RuntimeError as error:
+                errors.append(str(error)[:40])
+        assert errors[-1] in ("Trying to backward through the graph a s", "one of the variables needed for gradient")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_an_error_in_a_part_that_python_computes_comes_out(monkeypatch):
+    z, y = example(4, 3)
+    C = log_likelihood(z, y)
+    assert is_node(C)
+    (function,) = COSTS["log_likelihood"].cost_functions
+    monkeypatch.setattr(function, "delta_of", lambda *arguments: (_ for _ in ()).throw(LookupError("by design")))
+    with pytest.raises(LookupError, match="by design"):
+        torch.autograd.grad(C, z, create_graph=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.filterwarnings("ignore:Anomaly Detection:UserWarning", "ignore:Error detected in Log:UserWarning")
+def test_anomaly_mode_names_the_cost():
+    z, y = example(4, 3)
+    z.data[0, 0] = torch.nan
+    with torch.autograd.detect_anomaly():
+        C = log_likelihood(z, y)
+        assert is_node(C)
+        with pytest.raises(RuntimeError, match="'LogLikelihoodBackward' returned nan values"):
+            C.backward()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_nothing_of_a_call_stays_in_memory(create_graph):
+    def once():
+        z, y = example(1000, 3)
+        C = log_likelihood(z, y)
+        torch.autograd.grad(C, z, create_graph=create_graph)
+        return weakref.ref(z), weakref.ref(y), weakref.ref(C), weakref.ref(C.grad_fn)
+
+    def memory():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    assert [reference() for reference in once()] == [None] * 4
+    for _ in range(100):
+        once()
+    before = memory()
+    for _ in range(5000):  # what a call allocates is 44 kB
+        once()
+    assert memory() - before < 20_000
+
+
+def test_without_a_node_the_first_cost_does_not_look_for_compilers_of_extensions(tmp_path, root):
+    code = (
+        "import sys, torch; from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD, log_likelihood;"
+        "log_likelihood(torch.zeros(2, 3), torch.tensor([0, 1])); assert LOG_LIKELIHOOD.node is None;"
+        "assert 'torch.utils.cpp_extension' not in sys.modules"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "CE_TORCH_KERNELS": "0"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, timeout=300).returncode == 0
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_node_that_can_not_be_loaded_is_named_in_the_log(monkeypatch, caplog):
+    folder = store.folder()
+    store.scratch(folder).__enter__()
+    store.write(folder / kept_node.file_name(compiler.compiler_command()), b"nonsense")
+    assert kept_node.library.__wrapped__() is None
+    assert "run python -m ce_torch.build again" in caplog.text
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_was_built_before_is_not_compiled_again(compilations, monkeypatch, capsys):
+    monkeypatch.setattr(kept_node, "compile", lambda command, folder: b"nothing")
+    monkeypatch.setattr(kept_node, "load", lambda library, folder: None)
+    assert build.main() == 0
+    first = capsys.readouterr().out.splitlines()
+    monkeypatch.delattr(kept_node, "compile")
+    assert build.main() == 0
+    second = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in first] == [line.split(",")[0] for line in second]
+    assert second[1].endswith("compiled before")
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda patch, folder: patch.setenv("CXX", "no-such-compiler"), "there is no C++ compiler no-such-compiler"),
+        (
+            lambda patch, folder: patch.setattr(sysconfig, "get_path", lambda name: str(folder)),
+            "install Python's headers",
+        ),
+        (lambda patch, folder: patch.setattr(kept_node, "FLAGS", ("-std=c++3000",)), "the compiler failed:"),
+        (lambda patch, folder: patch.setattr(store, "folder", lambda: None), "no home to keep files in"),
+    ],
+    ids=["no compiler", "no headers", "a compiler that fails", "no home"],
+)
+def test_what_can_not_be_built_is_said_in_one_sentence(spoil, said, monkeypatch, tmp_path, capsys):
+    spoil(monkeypatch, tmp_path)
+    assert build.main() == 1
+    error = capsys.readouterr().err
+    assert re.search(f"^error: .*{said}", error, re.MULTILINE)
