@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from switches import turn_kernels_off, turn_node_off
 from torch import Tensor
 
 from ce_torch import LinearLogLikelihoodCost
-from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
-from ce_torch.costs.kernels import blocks, compiler, cpp
+from ce_torch.costs.kernels import blocks, compiler
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.functional import linear_log_likelihood
 
@@ -36,19 +36,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if backend == "kernels":
         monkeypatch.setattr(Case, "dtype", torch.float32)
     elif backend != "auto":
-        monkeypatch.setattr(cpp, "has_kernels", lambda: False)
-        turn_node_off(monkeypatch)
+        turn_kernels_off(monkeypatch)
         elements = {"blocks": 8, "large blocks": blocks.ELEMENTS, "formulas": 1 << 40}
         monkeypatch.setattr(blocks, "ELEMENTS", elements[backend])
     if backend == "blocks":
         monkeypatch.setattr(layer_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_CLASSES", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 8)
-
-
-def turn_node_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the costs do without a node of autograd that the user may have built."""
-    monkeypatch.setattr(CostFunction, "node", property(lambda self: None))
 
 
 CLASS_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0])}

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from switches import turn_kernels_off
 
-from ce_torch.costs.kernels import blocks, cpp
+from ce_torch.costs.kernels import blocks
 from ce_torch.functional import cross_entropy, log_likelihood, quadratic
 
 COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood": log_likelihood}
@@ -12,7 +13,7 @@ COSTS = {"quadratic": quadratic, "cross-entropy": cross_entropy, "log-likelihood
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in blocks, as where there is no compiler."""
-    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+    turn_kernels_off(monkeypatch)
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (5, 2, 3), (2, 3, 4, 3), (3, 100), (1, 1)], ids=str)

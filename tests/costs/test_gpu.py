@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation import cost_and_delta
+from switches import turn_kernels_off
 from torch.func import vmap
 
 from ce_torch.costs.cross_entropy import CROSS_ENTROPY
-from ce_torch.costs.kernels import cpp, gpu
+from ce_torch.costs.kernels import gpu
 from ce_torch.costs.kernels.gpu_layout import lay_out
 from ce_torch.functional import cross_entropy, log_likelihood
 
@@ -25,7 +26,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tensors on the CPU pass for tensors on a GPU."""
-    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+    turn_kernels_off(monkeypatch)
     monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
 
 

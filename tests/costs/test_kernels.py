@@ -12,6 +12,7 @@ import pytest
 import torch
 from evaluation import cost_and_delta
 from heads import layer
+from switches import turn_kernels_off, turn_node_off
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
 from torch.nn import functional as F
@@ -97,7 +98,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if reason := reason_not_to_run(request.param):
         pytest.skip(reason)
     if request.param == "gpu":
-        monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+        turn_kernels_off(monkeypatch)
         monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
     return request.param
 
@@ -106,7 +107,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def formulas_alone() -> Iterator[None]:
     """Compute as where there is neither a compiler nor Triton."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpp, "has_kernels", lambda: False)
+        turn_kernels_off(patch)
         patch.setattr(gpu, "has_triton", lambda: False)
         yield
 
@@ -119,6 +120,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def recorded(run):
         return lambda name, *arguments, **more: launches.append(name) or run(name, *arguments, **more)
 
+    turn_node_off(monkeypatch)
     monkeypatch.setattr(cpp, "kernel", recorded(cpp.kernel))
     monkeypatch.setattr(gpu, "launch", recorded(gpu.launch))
     return launches

@@ -1,4 +1,4 @@
-"""A node of autograd in C++, where `python -m ce_torch.build` has compiled it, computes plain calls, and keeps promises.
+"""A node of autograd in C++, where `python -m ce_torch.build` has made it, computes plain calls, and keeps promises.
 
 That takes many seconds, so most of these tests are slow.
 """
@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import weakref
 from functools import cache as cached
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from ce_torch import build, use_backend
 from ce_torch.costs._registry import COSTS
 from ce_torch.costs.kernels import compiler, store
 from ce_torch.costs.kernels import node as kept_node
-from ce_torch.functional import log_likelihood
+from ce_torch.functional import log_likelihood, quadratic
 
 FUNCTIONS = [function for cost in COSTS.values() for function in cost.cost_functions]
 PROMISES = (
@@ -89,9 +90,10 @@ def test_a_plain_call_is_a_node_with_the_name_of_its_cost(whole_case):
     z, y = whole_case.examples(4, 3)
     C = whole_case(z.requires_grad_(), y)
     assert is_node(C)
-    vars(FUNCTIONS[0]).pop("node")
     with use_backend("kernels"):
-        assert C.grad_fn.name() == whole_case(z, y).grad_fn.name()
+        by_python = whole_case(z, y)
+    assert not is_node(by_python)
+    assert C.grad_fn.name() == by_python.grad_fn.name()
 
 
 @pytest.mark.slow
@@ -123,20 +125,23 @@ def test_where_no_derivative_is_asked_for_there_is_no_node():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("node")
-def test_errors_of_a_backward_pass_are_those_of_pytorchs_own_losses():
-    for spoil in (lambda z, C: C.backward(), lambda z, C: z.detach().zero_()):
-        errors = []
-        for cost in (F.cross_entropy, log_likelihood):
-            z, y = example(4, 3)
-            C = cost(z * 1, y) if cost is F.cross_entropy else cost(z, y)
-            if cost is log_likelihood:
-                assert is_node(C)
-            spoil(z, C)
-            try:
-                C.backward()
-            except RuntimeError as error:
-                errors.append(str(error)[:40])
-        assert errors[-1] in ("Trying to backward through the graph a s", "one of the variables needed for gradient")
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda z, C: C.backward(), lambda z, C: z.detach().zero_()],
+    ids=["a second backward pass", "a change of z"],
+)
+def test_errors_of_a_backward_pass_are_those_of_pytorchs_own_losses(spoil):
+    errors = []
+    for cost in (F.mse_loss, partial(quadratic, activation="linear")):
+        z, _ = example(4, 3)
+        C = cost(z, torch.ones(4, 3))
+        spoil(z, C)
+        with pytest.raises(RuntimeError) as error:
+            C.backward()
+        errors.append(str(error.value))
+    assert is_node(C)
+    theirs, ours = errors
+    assert ours == theirs
 
 
 @pytest.mark.slow
@@ -172,12 +177,12 @@ def test_nothing_of_a_call_stays_in_memory(create_graph):
         z, y = example(1000, 3)
         C = log_likelihood(z, y)
         torch.autograd.grad(C, z, create_graph=create_graph)
-        return weakref.ref(z), weakref.ref(y), weakref.ref(C), weakref.ref(C.grad_fn)
+        return weakref.ref(z), weakref.ref(y), weakref.ref(C)
 
     def memory():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    assert [reference() for reference in once()] == [None] * 4
+    assert [reference() for reference in once()] == [None] * 3
     for _ in range(100):
         once()
     before = memory()
@@ -236,4 +241,4 @@ def test_what_can_not_be_built_is_said_in_one_sentence(spoil, said, monkeypatch,
     spoil(monkeypatch, tmp_path)
     assert build.main() == 1
     error = capsys.readouterr().err
-    assert re.search(f"^error: .*{said}", error, re.MULTILINE)
+    assert re.search(f"^error: .*{re.escape(said)}", error, re.MULTILINE)

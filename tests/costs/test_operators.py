@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from switches import turn_kernels_off
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
@@ -12,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ce_torch import explain, use_backend
 from ce_torch.costs._registry import SPECS
-from ce_torch.costs.kernels import cpp
 
 
 def gradient(case, z: Tensor, y: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def test_the_prescribed_backend_runs(whole_case):
 
 
 def test_an_error_says_why_prescribed_kernels_do_not_run(whole_case, monkeypatch):
-    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+    turn_kernels_off(monkeypatch)
     with (
         use_backend("kernels"),
         pytest.raises(RuntimeError, match=r"does not support this call: cpp: .*; triton: z is"),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from switches import turn_kernels_off
 
-from ce_torch.costs.kernels import cpp, products
+from ce_torch.costs.kernels import products
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 
@@ -90,7 +91,7 @@ def test_exponentials_of_a_softcap_are_those_in_float64(rows, columns, size, wit
 
 
 def test_without_kernels_the_library_serves(monkeypatch):
-    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+    turn_kernels_off(monkeypatch)
     a, b, out = matrix(9, 5), matrix(5, 16), torch.ones(9, 16)
     products.add_product(a, b, out)
     torch.testing.assert_close(out, 1 + a @ b)
