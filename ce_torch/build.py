@@ -21,7 +21,9 @@ def main() -> int:
         print(f"node: {build_node()}")
     except subprocess.CalledProcessError as error:
         print(f"error: the compiler failed: {error.stderr.strip()}", file=sys.stderr)
-    except (OSError, ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        print(f"error: {error.cmd[0]} was not done after {compiler.LIMIT:.0f} s", file=sys.stderr)
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
     else:
         return 0

@@ -203,9 +203,7 @@ def test_without_a_node_the_first_cost_does_not_look_for_compilers_of_extensions
 
 @pytest.mark.usefixtures("cache")
 def test_a_node_that_can_not_be_loaded_is_named_in_the_log(monkeypatch, caplog):
-    folder = store.folder()
-    store.scratch(folder).__enter__()
-    store.write(folder / kept_node.file_name(compiler.compiler_command()), b"nonsense")
+    store.write(store.folder() / kept_node.file_name(compiler.compiler_command()), b"nonsense")
     assert kept_node.library.__wrapped__() is None
     assert "run python -m ce_torch.build again" in caplog.text
 
