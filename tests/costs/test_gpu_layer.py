@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from switches import turn_kernels_off
 from torch.nn import functional as F
 
-from ce_torch.costs.kernels import cpp, gpu, gpu_half_products
+from ce_torch.costs.kernels import gpu, gpu_half_products
 from ce_torch.costs.linear import gpu_blocks
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
@@ -26,7 +27,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_blocks, "FEWEST_CLASSES", 1)
     monkeypatch.setattr(gpu_blocks, "TILE", 8)
     if DEVICE == "cpu":  # where PyTorch has no product of half precision in float32
-        monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+        turn_kernels_off(monkeypatch)
         monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
         monkeypatch.setattr(gpu, "multiply", multiply)
         monkeypatch.setattr(gpu, "product_in_float32", lambda left, right: left.float() @ right.float())

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from switches import turn_kernels_off
 
 from ce_torch import use_backend
-from ce_torch.costs.kernels import cpp, gpu, gpu_statistics
+from ce_torch.costs.kernels import gpu, gpu_statistics
 from ce_torch.functional import softmax_statistics
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -23,7 +24,7 @@ LAYOUTS = {"rows": lambda z: z, "columns": lambda z: z.mT.contiguous().mT if z.n
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tensors on the CPU pass for tensors on a GPU."""
-    monkeypatch.setattr(cpp, "has_kernels", lambda: False)
+    turn_kernels_off(monkeypatch)
     monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
 
 
