@@ -157,3 +157,15 @@ def test_statistics_and_their_gradients_are_float64s(softcap, launches):
         torch.testing.assert_close(number.double(), value, rtol=1e-5, atol=1e-5)
     for gradient, value in zip(found, right, strict=True):
         assert (gradient - value).norm() < torch.finfo(torch.bfloat16).eps * value.norm()
+
+
+@pytest.mark.parametrize("softcap", [None, 50.0])
+def test_an_example_that_is_sure_and_right_keeps_the_digits_of_its_gradient(softcap):
+    weight, bias = torch.zeros(K, D), torch.zeros(K)
+    weight[0] = 2.5
+    inputs = [t.to(DEVICE, torch.bfloat16).requires_grad_() for t in (torch.ones(1, D), weight, bias)]
+    y = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    C = linear_log_likelihood(inputs[0], inputs[1], y, inputs[2], softcap=softcap, out_dtype=torch.float32)
+    right, gradients = exact(inputs, y, softcap=softcap)
+    torch.testing.assert_close(C.double(), right, rtol=1e-5, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(C, inputs[2])[0].double(), gradients[2], rtol=2**-8, atol=0)

@@ -118,9 +118,10 @@ def block_numbers(
     entropy: tl.constexpr,
     tile: tl.constexpr,
 ):
-    """Add a block of classes to the sums of each row, and keep its largest z and the z of its class.
+    """Add a block of classes to the sums of each row.
 
-    They are, with x = s − max s, the largest z, how many exp x are 1, Σ of the others, Σ x exp x, Σ t x, Σ t and z_y.
+    They are, with x = s − max s, the largest z, how many exp x are 1, Σ of the others, Σ x exp x, Σ t x, Σ t, and φ of
+    the largest z and of z_y, as the kernels round them.
     """
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, tile)
@@ -137,6 +138,7 @@ def block_numbers(
     x = tl.where(mask, exponent(cap(z_row, softcap, caps), phi, c), -float("inf"))
     e = tl.exp(x)
     tl.store(sum, m)
+    tl.store(sum + 6 * N, phi)
     grows = m > m_before
     tl.store(sum + N, tl.where(grows, 0.0, ones) + tl.sum(tl.where(x == 0, 1.0, 0.0), 0))
     tl.store(sum + 2 * N, tl.where(grows, (ones + others) * shrink, others) + tl.sum(tl.where(x == 0, 0.0, e), 0))
@@ -151,7 +153,8 @@ def block_numbers(
     if y is not None:
         label = tl.load(y + row) - start
         if (label >= 0) & (label < classes):
-            tl.store(sum + 6 * N, tl.sum(tl.where(column == label, z_row, 0.0), 0))
+            z_y = tl.sum(tl.where(column == label, z_row, 0.0), 0)
+            tl.store(sum + 7 * N, cap(z_y, softcap, caps))
 
 
 @triton.jit

@@ -295,9 +295,10 @@ def product(factor, value):
 
 @triton.jit
 def exponent(z, m, c):
-    """c (z − m), 0 where both are ∞ and −∞ where both are −∞."""
-    difference = z - tl.where(m == -float("inf"), 0.0, m)
-    return c * tl.where(z == float("inf"), 0.0, difference)
+    """c (z − m), 0 where both are equal, ∞ too, but −∞ where both are −∞."""
+    finite = tl.where(m == -float("inf"), 0.0, m)
+    # The comparison sees rounded numbers, where a difference may take in a product before it is rounded.
+    return c * tl.where(z == finite, 0.0, z - finite)
 
 
 @triton.jit

@@ -29,13 +29,14 @@ inlined inline Floats exponent(Floats phi, Floats m, float c) {
 }  // namespace
 
 // What a column's classes so far add up to, with x = c (φ(z) − φ(m)) for the largest z so far, m: how many x are 0, the sum
-// of exp x of the others, and Σ x exp x, Σ t x and Σ t.
-enum Row { row_m, row_ones, row_others, row_ex, row_tx, row_T, rows_of_sums };
+// of exp x of the others, and Σ x exp x, Σ t x and Σ t; φ(m), and φ(z) of class y.
+enum Row { row_m, row_ones, row_others, row_ex, row_tx, row_T, row_phi, row_phi_y };
+constexpr int added_rows = row_T;
 
 // Adds classes, rows of z from the class `start` on, to the sums of each column, of which m holds the largest of these
 // rows; `step` is from one sum to the next. Predictions are the first class that holds m. There are a multiple of 16
 // columns. κ is 0 for no softcap.
-extern "C" void layer_numbers(const float* z, const float* m, const float* outputs, int64_t example_step,
+extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, const float* outputs, int64_t example_step,
                               int64_t class_step, const float* off_value, float c, float softcap, float* sums,
                               int64_t* predictions, int64_t step, int64_t start_class, int64_t rows, int64_t columns,
                               int threads) {
@@ -52,11 +53,16 @@ extern "C" void layer_numbers(const float* z, const float* m, const float* outpu
     store(here > before ? (ones + others) * shrink : others, sum(row_others), lanes);
     store(here > before ? 0 : ones, sum(row_ones), lanes);
     store(largest, sum(row_m), lanes);
-    for (int lane = 0; lane < lanes; lane++)
+    store(capped(largest, softcap).value, sum(row_phi), lanes);
+    for (int lane = 0; lane < lanes; lane++) {
       if (here[lane] > before[lane]) predictions[column + lane] = -1;
+      int64_t row = y[column + lane] - start_class;
+      if (row >= 0 && row < rows)
+        sum(row_phi_y)[lane] = capped(Floats{} + z[row * columns + column + lane], softcap).value[0];
+    }
   }
   const int64_t parts = (rows + sum_rows - 1) / sum_rows;
-  std::vector<float> found(parts * (rows_of_sums - 1) * columns);
+  std::vector<float> found(parts * added_rows * columns);
   std::vector<int32_t> first(parts * columns);
   using Indices = typename Wide<float>::Signed;
   for_each_part(rows, columns, threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
@@ -75,14 +81,14 @@ extern "C" void layer_numbers(const float* z, const float* m, const float* outpu
       tx += product(t, x);
       T += t;
     }
-    float* sum = &found[part * (rows_of_sums - 1) * columns + column];
+    float* sum = &found[part * added_rows * columns + column];
     for (Floats each : {ones, others, ex, tx, T}) store(each, sum, lanes), sum += columns;
     for (int lane = 0; lane < lanes; lane++) first[part * columns + column + lane] = best[lane];
   });
   for (int64_t column = 0; column < columns; column++) {
     for (int which = row_ones; which <= row_T; which++) {
       double total = sums[which * step + column];
-      for (int64_t part = 0; part < parts; part++) total += found[(part * (rows_of_sums - 1) + which - 1) * columns + column];
+      for (int64_t part = 0; part < parts; part++) total += found[(part * added_rows + which - 1) * columns + column];
       sums[which * step + column] = float(total);
     }
     int32_t best = int32_t(rows);

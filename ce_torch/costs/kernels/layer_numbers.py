@@ -29,7 +29,7 @@ class Targets(NamedTuple):
 
 class ColumnSums(NamedTuple):
     """Of each column, with x = c (φ(z) − φ(m)) for the largest z, m: how many x are 0, Σ exp x of the others,
-    Σ x exp x, Σ t x and Σ t."""
+    Σ x exp x, Σ t x and Σ t; φ(m), and φ(z) of class y, as the kernels round them."""
 
     m: Tensor
     ones: Tensor
@@ -37,6 +37,8 @@ class ColumnSums(NamedTuple):
     e_x: Tensor
     t_x: Tensor
     T: Tensor
+    phi: Tensor
+    phi_y: Tensor
 
 
 def supports(x: Tensor, weight: Tensor) -> bool:
@@ -45,11 +47,13 @@ def supports(x: Tensor, weight: Tensor) -> bool:
     return x.is_cpu and has_dtype and x.numel() > 0 and weight.numel() > 0 and cpp.has_kernels()
 
 
-def add_numbers(z: Tensor, m: Tensor, targets: Targets, sums: Tensor, prediction: Tensor, start: int) -> None:
+def add_numbers(
+    z: Tensor, m: Tensor, y: Tensor, targets: Targets, sums: Tensor, prediction: Tensor, start: int
+) -> None:
     """Add a tile of zᵀ, whose rows are classes from `start` on and whose largest numbers are m, to `ColumnSums`."""
-    outputs = sums.data_ptr(), prediction.data_ptr(), sums.stride(0), start
-    last = *z.shape, torch.get_num_threads()
-    kernel("layer_numbers", NUMBERS_ARGUMENTS)(z.data_ptr(), m.data_ptr(), *targets.arguments, *outputs, *last)
+    inputs, outputs = (z.data_ptr(), m.data_ptr(), address(y)), (sums.data_ptr(), prediction.data_ptr())
+    last = sums.stride(0), start, *z.shape, torch.get_num_threads()
+    kernel("layer_numbers", NUMBERS_ARGUMENTS)(*inputs, *targets.arguments, *outputs, *last)
 
 
 def write_gradient(z: Tensor, y: Tensor, numbers: Tensor, targets: Targets, start: int) -> None:
@@ -61,5 +65,5 @@ def write_gradient(z: Tensor, y: Tensor, numbers: Tensor, targets: Targets, star
 
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
 TARGETS = POINTER, SIZE, SIZE, POINTER, ctypes.c_float, ctypes.c_float
-NUMBERS_ARGUMENTS = *(POINTER,) * 2, *TARGETS, *(POINTER,) * 2, *(SIZE,) * 4, ctypes.c_int
+NUMBERS_ARGUMENTS = *(POINTER,) * 3, *TARGETS, *(POINTER,) * 2, *(SIZE,) * 4, ctypes.c_int
 GRADIENT_ARGUMENTS = *(POINTER,) * 3, *TARGETS, *(SIZE,) * 4, ctypes.c_int

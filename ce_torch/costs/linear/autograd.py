@@ -15,7 +15,6 @@ from ce_torch.costs._autograd import carry_tangents, may_be_differentiated
 from ce_torch.costs._torch_private import is_batched, is_forward_mode, is_functionalized, is_legacy_batched, is_recorded
 from ce_torch.costs.linear import class_blocks, operators
 from ce_torch.costs.linear.blocks import Plan
-from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.gradients import Needs, align
 from ce_torch.costs.linear.layer import Layer, Tangent, cast
 from ce_torch.costs.linear.operators import FIELD_COUNT, needed_fields
@@ -78,7 +77,8 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
             needed = [name in needs for name in Layer._fields]
             found = operators.gradients(g, Layer(*layer), plan, statistics, needed)
             return tuple(gradient for gradient in found if gradient is not None)
-        return class_blocks.gradients(g, Layer(*layer), plan, Statistics(*statistics), needs)
+        known = operators.class_statistics(Layer(*layer), plan, statistics)
+        return class_blocks.gradients(g, Layer(*layer), plan, known, needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -137,7 +137,10 @@ def gradients(
     if torch.is_grad_enabled():
         # Both formulas get the same converted layer, so that half precision rounds the sum of their gradients once.
         layer = cast(layer, layer.dtype)
-    known = class_blocks.numbers(layer, plan)[1] if may_be_differentiated(g) else Statistics(*statistics)
+    if may_be_differentiated(g):
+        known = class_blocks.numbers(layer, plan)[1]
+    else:
+        known = operators.class_statistics(layer, plan, statistics)
     found = align(class_blocks.gradients(g, layer, plan, known, names), names)
     target = class_blocks.target_gradients(g, layer, plan, known) if needs_target else (None,) * 3
     return *found, *target

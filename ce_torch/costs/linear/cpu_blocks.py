@@ -16,7 +16,7 @@ from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.kernels.layer_numbers import LANES, ColumnSums, Targets, add_numbers, write_gradient
 from ce_torch.costs.kernels.products import add_product, weighted_inputs
 from ce_torch.costs.linear.blocks import Plan, narrow, split
-from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precision
+from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.example_blocks import general_refusal
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
@@ -120,29 +120,20 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     tiles = Tiles(layer, plan)
     sums = torch.zeros((len(ColumnSums._fields), tiles.N))
     sums[0] = -torch.inf
-    z_y, prediction = torch.zeros(tiles.N), torch.zeros(tiles.N, dtype=torch.int64)
+    prediction = torch.zeros(tiles.N, dtype=torch.int64)
     for tile in tiles:
         of_tile = tile.examples
-        add_numbers(tile.z, tile.m, tile.targets, sums[:, of_tile], prediction[of_tile], tile.classes.start)
-        if layer.on_value is not None:
-            read_class(z_y[of_tile], tile, tiles.y[of_tile])
+        y, outputs = tiles.y[of_tile], (sums[:, of_tile], prediction[of_tile])
+        add_numbers(tile.z, tile.m, y, tile.targets, *outputs, tile.classes.start)
     N = layer.sizes.N
-    found, z_y = ColumnSums(*sums[:, :N]), z_y[:N]
-    m, r, t_x, T = capped(found.m, plan.softcap)[0], found.others + (found.ones - 1), found.t_x, found.T
+    found = ColumnSums(*sums[:, :N])
+    m, r, t_x, T = found.phi, found.others + (found.ones - 1), found.t_x, found.T
     ln = r.log1p()
     if layer.on_value is not None:
-        t_x = t_x + product(layer.on_value, exponents(capped(z_y, plan.softcap)[0], m, plan.c))
+        t_x = t_x + product(layer.on_value, exponents(found.phi_y, m, plan.c))
         T = T + layer.on_value
     H = ln - found.e_x / (1 + r) if plan.entropy else layer.full(0)
     return torch.stack([product(T, ln) - t_x, scale(plan.c, m) + ln, H]), Statistics(m, r, T, H), prediction[:N]
-
-
-def read_class(z_y: Tensor, tile: Tile, y: Tensor) -> None:
-    """Write z of the class of each example to z_y, if it is in the tile."""
-    row = y - tile.classes.start
-    is_here = (row >= 0) & (row < len(tile.z))
-    number = tile.z.gather(0, row.where(is_here, 0).unsqueeze(0)).squeeze(0)
-    z_y.copy_(number.where(is_here, z_y))
 
 
 @fixed_precision

@@ -14,7 +14,7 @@ from ce_torch.costs._softmax import exponents, scale
 from ce_torch.costs.kernels import gpu, gpu_half_products
 from ce_torch.costs.kernels.gpu_half_products import TILE, power_of_2, slices, view
 from ce_torch.costs.linear.blocks import Plan
-from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precision
+from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.example_blocks import general_refusal
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
@@ -70,18 +70,18 @@ class Blocks:
 def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, ℓ and H, shape (3, N); the statistics; and the predictions."""
     blocks, zero = Blocks(layer, plan), layer.full(0)
-    sums = torch.stack([layer.full(-torch.inf), *[zero] * 6])
+    sums = torch.stack([layer.full(-torch.inf), *[zero] * 7])
     prediction = torch.zeros_like(zero, dtype=torch.int64)
     for block in blocks:
         z = blocks.z(block)
         inputs = z, blocks.bias, blocks.y, blocks.t, *blocks.sizes(block)
         constants = {**blocks.constants, "tile": power_of_2(z.shape[1]), "num_warps": 4}
         gpu.run("block_numbers", z, (len(z),), sums, prediction, *inputs, **constants)
-    m, ones, others, ex, tx, T, z_y = sums
-    m, r = capped(m, plan.softcap)[0], others + (ones - 1)
+    _, ones, others, ex, tx, T, m, phi_y = sums
+    r = others + (ones - 1)
     ln = r.log1p()
     if blocks.y is not None and layer.on_value is not None:
-        tx = tx + product(layer.on_value, exponents(capped(z_y, plan.softcap)[0], m, plan.c))
+        tx = tx + product(layer.on_value, exponents(phi_y, m, plan.c))
         T = T + layer.on_value
     H = ln - ex / (1 + r) if plan.entropy else zero
     return torch.stack([product(T, ln) - tx, scale(plan.c, m) + ln, H]), Statistics(m, r, T, H), prediction

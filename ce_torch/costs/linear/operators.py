@@ -63,9 +63,18 @@ def gradients(
     if kernels is not None:
         found = kernels.gradients(g, layer, plan, Statistics(*statistics), names)
         return *align(found, names), None, None, None
-    found = class_blocks.gradients(g, layer, plan, Statistics(*statistics), names)
-    target = class_blocks.target_gradients(g, layer, plan, Statistics(*statistics)) if needs_target else (None,) * 3
+    known = Statistics(*statistics) if is_final else class_statistics(layer, plan, statistics)
+    found = class_blocks.gradients(g, layer, plan, known, names)
+    target = class_blocks.target_gradients(g, layer, plan, known) if needs_target else (None,) * 3
     return *align(found, names), *target
+
+
+def class_statistics(layer: Layer, plan: Plan, statistics: Tensor) -> Statistics:
+    """Return the statistics as `class_blocks` computes them.
+
+    Kernels round z in another way. With their m, no z would be the largest, and 1 − a near 0 would lose its digits.
+    """
+    return class_blocks.numbers(layer, plan)[1] if plan.shard.group is None else Statistics(*statistics)
 
 
 def find_kernels(layer: Layer, plan: Plan) -> ModuleType | None:
