@@ -208,6 +208,8 @@ def test_z_of_classes_may_lie_in_memory_in_any_way(examples, layout, dtype):
     assert_kernels_are_formulas(cost, LAYOUTS[layout](z), y)
 
 
+# Triton's interpreter takes half a minute.
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)], indirect=True)
 def test_what_is_too_large_for_a_cache_is_written_too(examples):
     cost = COSTS["log_likelihood"]
     z, y = examples(cost, 33, 70_000)

@@ -350,6 +350,7 @@ def test_examples_may_have_any_number_of_dimensions():
     torch.testing.assert_close(one, found[0, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["whole"], indirect=True)
 @pytest.mark.parametrize("teacher", ["layer", "top-k"])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
