@@ -6,7 +6,7 @@ from switches import turn_kernels_off
 from torch.nn import functional as F
 
 from ce_torch.costs.kernels import gpu, gpu_half_products
-from ce_torch.costs.linear import gpu_blocks
+from ce_torch.costs.linear import gpu_blocks, targets
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -124,6 +124,34 @@ def test_an_infinite_bias_decides(value):
     torch.testing.assert_close(C.double(), torch.as_tensor(expected, device=DEVICE).double(), rtol=1e-5, atol=1e-6)
     assert by_bias.isfinite().all()
     assert by_bias[5] == 0
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_a_class_that_is_none_costs_nan(monkeypatch, reduction):
+    x, weight = draw(torch.bfloat16, (N, D), (K, D))
+    monkeypatch.setattr(targets, "check_classes", lambda *arguments: None)
+    monkeypatch.setattr(targets, "values_can_be_read", lambda tensor: False)
+    y = torch.arange(N, device=DEVICE)
+    y[2], y[4] = K + 3, -1
+    C = linear_log_likelihood(x, weight, y, reduction=reduction)
+    assert C.isnan().nonzero().tolist() == ([[]] if reduction == "sum" else [[2], [4]])
+
+
+def test_float64_keeps_its_digits():
+    inputs, y = draw(torch.float64, (N, D), (K, D)), torch.arange(N, device=DEVICE)
+    C = linear_log_likelihood(*inputs, y)
+    right, _ = exact(inputs, y)
+    torch.testing.assert_close(C, right, rtol=1e-14, atol=0)
+
+
+def test_a_tile_of_few_examples_is_no_larger_than_others(monkeypatch):
+    tiles, run = [], gpu.run
+    monkeypatch.setattr(gpu_blocks, "MOST_CLASSES", 16)
+    monkeypatch.setattr(gpu_blocks, "ELEMENTS", 1 << 20)
+    monkeypatch.setattr(gpu, "run", lambda *words, tile, **more: tiles.append(tile) or run(*words, tile=tile, **more))
+    x, weight = draw(torch.bfloat16, (1, D), (K, D))
+    linear_softmax_statistics(x, weight).logsumexp.sum().backward()
+    assert max(tiles) <= 16
 
 
 def test_desired_outputs_are_supported(launches):

@@ -20,7 +20,7 @@ SIZES = [(1, 3, 2), (37, 5, 9), (50, 8, 700)]
 @pytest.fixture(autouse=True)
 def backend(monkeypatch):
     """Compute in several tiles."""
-    monkeypatch.setattr(cpu_blocks, "TILE_CLASSES", 300)
+    monkeypatch.setattr(cpu_blocks, "tile_classes", lambda: 300)
     monkeypatch.setattr(cpu_blocks, "TILE_EXAMPLES", 32)
 
 
@@ -122,6 +122,40 @@ def test_what_is_ruled_out_has_no_part_in_the_numbers(softcap):
     assert_close_to([numbers.log_prob, numbers.logsumexp], [expected.gather(1, y[:, None])[:, 0], s.logsumexp(-1)])
     (gradient,) = torch.autograd.grad(numbers.entropy.sum(), weight)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_the_default_dtype_does_not_matter(default):
+    (x, weight, bias), y, _ = examples(*SIZES[-1])
+    expected = linear_softmax_statistics(x, weight, y, bias, entropy=True)
+    gradients = torch.autograd.grad(expected.log_prob.sum(), (x, weight, bias))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = linear_softmax_statistics(x, weight, y, bias, entropy=True)
+        again = torch.autograd.grad(found.log_prob.sum(), (x, weight, bias))
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close((*found[:4], *again), (*expected[:4], *gradients), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_nan_is_predicted_as_pytorch_does(dtype):
+    x, weight = torch.ones(3, 2, dtype=dtype), torch.zeros(700, 2, dtype=dtype)
+    weight[650, 0] = 1.0
+    weight[[200, 500], 1] = torch.nan
+    assert linear_softmax_statistics(x, weight).prediction.tolist() == [200] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_where_all_classes_are_ruled_out_only_an_example_that_counts_costs_nan(dtype):
+    x, weight, bias = torch.ones(2, 4, dtype=dtype), torch.zeros(5, 4, dtype=dtype), torch.full((5,), -torch.inf)
+    inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, weight, bias)]
+    y = torch.tensor([[0.0] * 5, [0.2] * 5], dtype=dtype)
+    C = fused(*inputs, y, reduction="none")
+    assert C.isnan().tolist() == [False, True]
+    (gradient,) = torch.autograd.grad(C[0], inputs[0])
+    assert not gradient[0].any()
 
 
 def test_statistics_take_a_small_part_of_z(peak_memory):

@@ -37,9 +37,9 @@ template <class Function> void for_each_part(int64_t rows, int64_t columns, int 
   });
 }
 
-typename Wide<float>::Signed load_classes(const int64_t* y) {
+typename Wide<float>::Signed load_classes(const int64_t* y, int64_t first = 0) {
   typename Wide<float>::Signed classes;
-  for (int lane = 0; lane < lanes; lane++) classes[lane] = int32_t(y[lane]);
+  for (int lane = 0; lane < lanes; lane++) classes[lane] = int32_t(y[lane] - first);
   return classes;
 }
 

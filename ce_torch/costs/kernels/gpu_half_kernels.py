@@ -130,7 +130,7 @@ def block_numbers(
     sum = sums + row
     m_before, ones, others = tl.load(sum), tl.load(sum + N), tl.load(sum + 2 * N)
     m = tl.maximum(m_before, tl.max(z_row, 0))
-    if m > m_before:
+    if (m > m_before) & (others == others):
         tl.store(prediction + row, start + tl.min(tl.where(z_row == m, column, tile), 0))
     phi = cap(m, softcap, caps)
     fall = exponent(cap(m_before, softcap, caps), phi, c)
@@ -141,7 +141,11 @@ def block_numbers(
     tl.store(sum + 6 * N, phi)
     grows = m > m_before
     tl.store(sum + N, tl.where(grows, 0.0, ones) + tl.sum(tl.where(x == 0, 1.0, 0.0), 0))
-    tl.store(sum + 2 * N, tl.where(grows, (ones + others) * shrink, others) + tl.sum(tl.where(x == 0, 0.0, e), 0))
+    all_others = tl.where(grows, (ones + others) * shrink, others) + tl.sum(tl.where(x == 0, 0.0, e), 0)
+    tl.store(sum + 2 * N, all_others)
+    if (all_others != all_others) & (others == others):
+        # PyTorch takes nan to be the largest.
+        tl.store(prediction + row, start + tl.min(tl.where(z_row != z_row, column, tile), 0))
     if entropy:
         before = product(shrink, tl.load(sum + 3 * N) + product(ones + others, fall))
         tl.store(sum + 3 * N, before + tl.sum(product(e, x), 0))

@@ -23,7 +23,14 @@ inlined inline Floats product(Floats factor, Floats value) { return factor == 0 
 inlined inline Capped capped(Floats z, float softcap) { return softcap == 0 ? Capped{z, Floats{} + 1} : cap(z, softcap); }
 
 inlined inline Floats exponent(Floats phi, Floats m, float c) {
-  return c * (phi == m ? 0 : phi - (m == -std::numeric_limits<float>::infinity() ? 0 : m));
+  Floats finite = m == -std::numeric_limits<float>::infinity() ? 0 : m;
+  return c * (phi == finite ? 0 : phi - finite);
+}
+
+// PyTorch takes nan to be the largest.
+void find_nan(const float* z, int64_t column, int64_t start_class, int64_t rows, int64_t columns, int64_t* predictions) {
+  for (int64_t row = rows; row-- > 0;)
+    if (z[row * columns + column] != z[row * columns + column]) predictions[column] = start_class + row;
 }
 
 }  // namespace
@@ -55,7 +62,7 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
     store(largest, sum(row_m), lanes);
     store(capped(largest, softcap).value, sum(row_phi), lanes);
     for (int lane = 0; lane < lanes; lane++) {
-      if (here[lane] > before[lane]) predictions[column + lane] = -1;
+      if (here[lane] > before[lane] && others[lane] == others[lane]) predictions[column + lane] = -1;
       int64_t row = y[column + lane] - start_class;
       if (row >= 0 && row < rows)
         sum(row_phi_y)[lane] = capped(Floats{} + z[row * columns + column + lane], softcap).value[0];
@@ -86,6 +93,8 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
     for (int lane = 0; lane < lanes; lane++) first[part * columns + column + lane] = best[lane];
   });
   for (int64_t column = 0; column < columns; column++) {
+    const float* others = sums + row_others * step + column;
+    bool had_nan = *others != *others;
     for (int which = row_ones; which <= row_T; which++) {
       double total = sums[which * step + column];
       for (int64_t part = 0; part < parts; part++) total += found[(part * added_rows + which - 1) * columns + column];
@@ -94,6 +103,7 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
     int32_t best = int32_t(rows);
     for (int64_t part = 0; part < parts; part++) best = std::min(best, first[part * columns + column]);
     if (predictions[column] < 0 && best < rows) predictions[column] = start_class + best;
+    if (*others != *others && !had_nan) find_nan(z, column, start_class, rows, columns, predictions);
   }
 }
 
@@ -108,8 +118,7 @@ extern "C" void layer_gradient(float* z, const int64_t* y, const float* numbers,
     auto number = [&](int i) { return load(numbers + i * step + column, lanes); };
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
     Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
-    typename Wide<float>::Signed classes;
-    for (int lane = 0; lane < lanes; lane++) classes[lane] = int32_t(y[column + lane] - start_class);
+    auto classes = load_classes(y + column, start_class);
     for (int64_t row = start; row < end; row++) {
       float* target = z + row * columns + column;
       Capped phi = capped(load(target, lanes), softcap);

@@ -8,7 +8,13 @@ from typing import Self
 
 from torch import Tensor
 
-from ce_torch.costs.linear.memory import BLOCK_TENSORS, Sizes, by_classes, by_examples, by_half_precision
+from ce_torch.costs.linear.memory import (
+    BLOCK_TENSORS,
+    Sizes,
+    class_block_memory,
+    example_block_memory,
+    half_precision_memory,
+)
 from ce_torch.costs.linear.vocabulary_parallel import ALL_CLASSES, Shard
 
 # A block takes a twentieth of z, but at least 16 rows, and 4 MB in float32. Smaller blocks take longer.
@@ -57,20 +63,20 @@ class Plan:
         """Yield the classes of each block. A block holds all examples."""
         N, K, *_ = sizes
         length = max(self.elements(N, K) // (BLOCK_TENSORS * max(N, 1)), FEWEST_CLASSES)
-        return split(K, self.fit(length, by_classes, sizes))
+        return split(K, self.fit(length, class_block_memory, sizes))
 
     def example_blocks(self, sizes: Sizes) -> tuple[int, Iterator[slice]]:
         """Return the largest number of examples in a block, and yield those of each. A block holds all classes."""
         N, K, *_ = sizes
         count = min(max(self.elements(N, K) // max(K, 1), 1), max(N, 1))
-        count = self.fit(count, by_examples, sizes)
+        count = self.fit(count, example_block_memory, sizes)
         # The kernels of products take multiples of 16.
         count = count - count % 16 if count > 16 else count
         return count, split(N, count)
 
     def check_half_precision(self, sizes: Sizes) -> None:
         """Raise `ValueError` if the kernels for half precision take more memory than they may."""
-        self.fit(1, by_half_precision, sizes)
+        self.fit(1, half_precision_memory, sizes)
 
     def has_room(self, memory: Callable[[Sizes, int], int], sizes: Sizes) -> bool:
         """Return True if what takes this memory keeps within `max_memory`."""

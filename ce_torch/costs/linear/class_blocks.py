@@ -119,6 +119,12 @@ def fixed_precision(formula: Callable[Arguments, Result]) -> Callable[Arguments,
     return wrapped
 
 
+def with_maximum(m: Tensor, r: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return m and r; an example that does not count, and whose z has no maximum, passes for one whose z are all 0."""
+    is_empty = ~(m > -torch.inf) & (T == 0)
+    return m.masked_fill(is_empty, 0), r.masked_fill(is_empty, 0)
+
+
 @fixed_precision
 def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, ℓ and H, shape (3, N), 0 for those that are not asked for; the statistics; and the predictions.
@@ -130,9 +136,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     for classes in layer.blocks(plan):
         running.add(capped(layer.z(classes), plan.softcap)[0], layer.t(classes, plan), classes)
     ones, others, e_x, t_x, T = running.totals()
-    # An example that does not count, and whose z has no maximum, passes for one whose z are all 0.
-    is_empty = ~(running.m > -torch.inf) & (T == 0)
-    m, r = running.m.masked_fill(is_empty, 0), (others + (ones - 1)).masked_fill(is_empty, 0)
+    m, r = with_maximum(running.m, others + (ones - 1), T)
     zero = layer.full(0)
     logsumexp = scale(c, column(m)).squeeze(-1) + r.log1p() if plan.logsumexp else zero
     H = r.log1p() - e_x / (1 + r) if plan.entropy else zero

@@ -16,11 +16,11 @@ from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.kernels.layer_numbers import LANES, ColumnSums, Targets, add_numbers, write_gradient
 from ce_torch.costs.kernels.products import add_product, weighted_inputs
 from ce_torch.costs.linear.blocks import Plan, narrow, split
-from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
-from ce_torch.costs.linear.example_blocks import general_refusal
+from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
+from ce_torch.costs.linear.example_blocks import general_refusal, new_gradients
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.memory import TILE_CLASSES, TILE_EXAMPLES, by_tiles
+from ce_torch.costs.linear.memory import TILE_EXAMPLES, tile_classes, tile_memory
 
 # PyTorch shares out operations on more elements among threads, which wait for one another where cores are busy.
 SERIAL_ELEMENTS = (1 << 15) - 1
@@ -32,7 +32,7 @@ def refusal(layer: Layer, plan: Plan) -> str | None:
         return "there is no kernel"
     if layer.adapter_x is not None:
         return "adapters have no kernel"
-    if not plan.has_room(by_tiles, layer.sizes):
+    if not plan.has_room(tile_memory, layer.sizes):
         return "tiles take more than max_memory"
     return general_refusal(layer, plan)
 
@@ -62,16 +62,19 @@ class Tiles:
         self.x_transposed[:, :N] = layer.x.mT
         self.y, self.outputs = layer.y, None
         if layer.y.is_floating_point():
-            self.y, self.outputs = torch.full((N,), -1), layer.y
+            self.y, self.outputs = layer.y.new_full((N,), -1, dtype=torch.int64), layer.y
         self.y = pad(self.y, (0, self.missing)).contiguous()
         self.off_value = None if layer.off_value is None else layer.off_value.float().contiguous()
 
     def __iter__(self) -> Iterator[Tile]:
         """Yield all tiles, those of the same classes one after the other. Each overwrites the one before."""
-        K, N = self.layer.sizes.K, self.N
-        memory = self.x_transposed.new_empty(min(K, TILE_CLASSES) * min(N, TILE_EXAMPLES))
-        for classes in split(K, TILE_CLASSES):
-            weight = in_float32(narrow(self.layer.weight, classes))
+        K, N, new = self.layer.sizes.K, self.N, self.x_transposed.new_empty
+        most = min(K, tile_classes())
+        memory = new(most * min(N, TILE_EXAMPLES))
+        is_single = self.layer.weight.dtype == torch.float32
+        weight_memory = None if is_single else new((most, self.layer.weight.shape[1]))
+        for classes in split(K, most):
+            weight = in_float32(narrow(self.layer.weight, classes), weight_memory)
             bias = None if self.layer.bias is None else narrow(self.layer.bias, classes).float().contiguous()
             for examples in split(N, TILE_EXAMPLES):
                 x = self.x_transposed[:, examples]
@@ -93,11 +96,12 @@ class Tiles:
         return Targets(outputs, off_value, self.plan.c, self.plan.softcap)
 
 
-def in_float32(matrix: Tensor) -> Tensor:
-    """Return the matrix in float32, contiguous."""
+def in_float32(matrix: Tensor, memory: Tensor | None = None) -> Tensor:
+    """Return the matrix in float32, contiguous; one of another dtype in this memory, if it is given."""
     if matrix.dtype == torch.float32:
         return matrix.contiguous()
-    result = torch.empty(matrix.shape)
+    new = torch.empty_like(matrix, dtype=torch.float32, memory_format=torch.contiguous_format)
+    result = new if memory is None else memory[: len(matrix)]
     for rows in serial_parts(matrix):
         result[rows] = matrix[rows]
     return result
@@ -118,16 +122,17 @@ def padded(rows: Tensor) -> Tensor:
 def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, ℓ and H, shape (3, N); the statistics; and the predictions."""
     tiles = Tiles(layer, plan)
-    sums = torch.zeros((len(ColumnSums._fields), tiles.N))
+    sums = tiles.x_transposed.new_zeros((len(ColumnSums._fields), tiles.N))
     sums[0] = -torch.inf
-    prediction = torch.zeros(tiles.N, dtype=torch.int64)
+    prediction = torch.zeros_like(sums[0], dtype=torch.int64)
     for tile in tiles:
-        of_tile = tile.examples
-        y, outputs = tiles.y[of_tile], (sums[:, of_tile], prediction[of_tile])
+        y, outputs = tiles.y[tile.examples], (sums[:, tile.examples], prediction[tile.examples])
         add_numbers(tile.z, tile.m, y, tile.targets, *outputs, tile.classes.start)
     N = layer.sizes.N
     found = ColumnSums(*sums[:, :N])
     m, r, t_x, T = found.phi, found.others + (found.ones - 1), found.t_x, found.T
+    on_value = layer.full(0) if layer.on_value is None else layer.on_value
+    m, r = with_maximum(m, r, T + on_value)
     ln = r.log1p()
     if layer.on_value is not None:
         t_x = t_x + product(layer.on_value, exponents(found.phi_y, m, plan.c))
@@ -142,26 +147,28 @@ def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs
     tiles = Tiles(layer, plan)
     on_value = layer.full(0) if layer.on_value is None else layer.on_value
     known = pad(torch.stack([on_value, *statistics, *g.to(layer.dtype)]), (0, tiles.missing)).contiguous()
-    by_x = torch.zeros_like(tiles.x_transposed) if "x" in needs else None
-    by_weight = torch.empty_like(layer.weight, memory_format=torch.contiguous_format) if "weight" in needs else None
-    by_bias = torch.empty_like(layer.bias) if "bias" in needs and layer.bias is not None else None
-    weight_memory, bias_sum = torch.empty((min(TILE_CLASSES, len(layer.weight)), layer.x.shape[1])), torch.empty(0)
+    x_gradient = torch.zeros_like(tiles.x_transposed) if "x" in needs else None
+    found = new_gradients(layer, needs & {"weight", "bias"})
+    new = tiles.x_transposed.new_zeros
+    weight_memory, bias_sum = new((min(tile_classes(), len(layer.weight)), layer.x.shape[1])), new(0)
     for tile in tiles:
-        of_tile, x = tile.examples, tiles.x(tile.examples)
+        examples, x = tile.examples, tiles.x(tile.examples)
         weight_sum = weight_memory[: len(tile.weight)]
-        write_gradient(tile.z, tiles.y[of_tile], known[:, of_tile], tile.targets, tile.classes.start)
+        write_gradient(tile.z, tiles.y[examples], known[:, examples], tile.targets, tile.classes.start)
         if tile.is_first:
-            bias_sum = torch.zeros(len(tile.weight))
-        if by_x is not None:
-            add_product(tile.weight.mT, tile.z, by_x[:, of_tile])
-        if by_weight is not None:
+            bias_sum = new(len(tile.weight))
+        if x_gradient is not None:
+            add_product(tile.weight.mT, tile.z, x_gradient[:, examples])
+        if "weight" in found:
             add_product(tile.z, x, weight_sum, beta=0 if tile.is_first else 1)
-        if by_bias is not None:
+        if "bias" in found:
             for rows in serial_parts(tile.z):
                 bias_sum[rows] += tile.z[rows].sum(1)
-        if of_tile.stop == tiles.N:
-            for whole, value in ((by_weight, weight_sum), (by_bias, bias_sum)):
-                if whole is not None:
-                    narrow(whole, tile.classes).copy_(value)
-    found = None if by_x is None else by_x[:, : len(layer.x)].mT.to(layer.x.dtype).contiguous(), by_weight, by_bias
-    return tuple(gradient for gradient in found if gradient is not None)
+        if examples.stop == tiles.N:
+            for name, value in (("weight", weight_sum), ("bias", bias_sum)):
+                if name in found:
+                    narrow(found[name], tile.classes).copy_(value)
+    parameters = tuple(found.values())
+    if x_gradient is None:
+        return parameters
+    return x_gradient[:, : len(layer.x)].mT.to(layer.x.dtype).contiguous(), *parameters

@@ -153,7 +153,7 @@ def gpu_block(
     if layer.bias is not None:
         z += layer.bias
     options = None, plan.c, -1, 0.0
-    C, sums = gpu.softmax_cost(torch.float32, "none", z, layer.y, *options)
+    C, sums = gpu.softmax_cost(layer.dtype, "none", z, layer.y, *options)
     example_factor = on_value(layer) * factor
     delta = gpu.softmax_delta(example_factor, sums, "none", z, layer.y, *options, in_place=True)
     if "x" in gradients:

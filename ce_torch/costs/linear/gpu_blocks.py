@@ -11,22 +11,24 @@ from torch import Tensor
 
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import exponents, scale
-from ce_torch.costs.kernels import gpu, gpu_half_products
+from ce_torch.costs.kernels import gpu
 from ce_torch.costs.kernels.gpu_half_products import TILE, power_of_2, slices, view
 from ce_torch.costs.linear.blocks import Plan
-from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
+from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
 from ce_torch.costs.linear.example_blocks import general_refusal
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
 
 # Elements of z in a block: enough classes for fast products, and few hundredths of a large layer's z.
 ELEMENTS = 1 << 23
-FEWEST_CLASSES = 256
+FEWEST_CLASSES, MOST_CLASSES = 256, 8192
 
 
 def refusal(layer: Layer, plan: Plan) -> str | None:
     """Return why a layer is not computed in this way, or None if it is."""
-    if not gpu_half_products.supports(layer.x, layer.weight):
+    x, weight = layer.x, layer.weight
+    is_half = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
+    if not is_half or x.numel() == 0 or gpu.refusal(x, weight) is not None:
         return "there is no kernel"
     if layer.adapter_x is not None:
         return "adapters have no kernel"
@@ -49,7 +51,7 @@ class Blocks:
         self.c, self.softcap = gpu.normal(plan.c, torch.float32), plan.softcap
         self.constants = {"caps": plan.softcap is not None, "entropy": plan.entropy}
         N, K, *_ = layer.sizes
-        self.classes = min(K, max(ELEMENTS // max(N, 1), FEWEST_CLASSES))
+        self.classes = min(K, MOST_CLASSES, max(ELEMENTS // max(N, 1), FEWEST_CLASSES))
         self.memory = self.x.new_empty(N * self.classes, dtype=torch.float32)
 
     def z(self, block: slice) -> Tensor:
@@ -79,6 +81,8 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
         gpu.run("block_numbers", z, (len(z),), sums, prediction, *inputs, **constants)
     _, ones, others, ex, tx, T, m, phi_y = sums
     r = others + (ones - 1)
+    on_value = zero if layer.on_value is None else layer.on_value
+    m, r = with_maximum(m, r, T + on_value)
     ln = r.log1p()
     if blocks.y is not None and layer.on_value is not None:
         tx = tx + product(layer.on_value, exponents(phi_y, m, plan.c))

@@ -61,13 +61,13 @@ class Inputs:
 
 def cost(layer: Layer, c: float) -> tuple[Tensor, Statistics]:
     """Return C of each example, and its statistics."""
-    inputs = Inputs(layer)
+    inputs, c = Inputs(layer), normal(c)
     return inputs.cost(c, inputs.sums(c, inputs.on_value, None))
 
 
 def add_gradients(gradients: dict[str, Tensor], layer: Layer, factor: Tensor, c: float) -> Tensor:
     """Return C of each example, and write the gradients of Σ factor · C."""
-    inputs, factor = Inputs(layer), factor.float().contiguous()
+    inputs, c, factor = Inputs(layer), normal(c), factor.float().contiguous()
     sums = inputs.sums(c, factor, gradients.get("x"))
     if "weight" in gradients or "bias" in gradients:
         delta = sums.m, *delta_factors(sums, c, factor, inputs.on_value, inputs.off_total), inputs.off_value
@@ -75,6 +75,11 @@ def add_gradients(gradients: dict[str, Tensor], layer: Layer, factor: Tensor, c:
         parameters = inputs.x, inputs.weight, inputs.bias, inputs.y
         inputs.kernels.half_gradients(*parameters, c, delta, gradients.get("weight"), gradients.get("bias"))
     return inputs.cost(c, sums)[0]
+
+
+def normal(c: float) -> float:
+    """Return c, or the smallest normal number for one below, so that c · ∞ is ∞."""
+    return max(c, torch.finfo(torch.float32).tiny)
 
 
 def weighted_sum(rows: Tensor, factor: Tensor) -> Tensor:

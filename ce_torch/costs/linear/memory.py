@@ -27,6 +27,11 @@ TILE_CLASSES, TILE_EXAMPLES = 1024, 128
 SUM_ROWS, SUM_COLUMNS = 1024, 128
 
 
+def tile_classes() -> int:
+    """Return how many classes a tile has. A thread takes 256 of them at a time."""
+    return TILE_CLASSES * max(1, torch.get_num_threads() // 4)
+
+
 class Sizes(NamedTuple):
     """N examples, K classes, D inputs, and the bytes of a number in memory, and of one that is computed."""
 
@@ -37,7 +42,7 @@ class Sizes(NamedTuple):
     computed: int
 
 
-def by_examples(sizes: Sizes, count: int) -> int:
+def example_block_memory(sizes: Sizes, count: int) -> int:
     """Return the bytes for blocks of so many examples, one of which holds z."""
     N, K, D, _, size = sizes
     block = count * K
@@ -46,7 +51,7 @@ def by_examples(sizes: Sizes, count: int) -> int:
     return size * (block + 3 * count * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K + parts)
 
 
-def by_classes(sizes: Sizes, count: int) -> int:
+def class_block_memory(sizes: Sizes, count: int) -> int:
     """Return the bytes for blocks of so many classes, beside which there is the gradient of x."""
     N, K, D, stored, size = sizes
     copies = 2 if stored == size else 3
@@ -54,14 +59,15 @@ def by_classes(sizes: Sizes, count: int) -> int:
     return size * (block + copies * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
 
 
-def by_tiles(sizes: Sizes, count: int) -> int:
+def tile_memory(sizes: Sizes, count: int) -> int:
     """Return the bytes for tiles of a fixed size, whatever the count, with x and its gradient in float32."""
     N, K, D, _, size = sizes
-    tile = 6 * TILE_CLASSES * TILE_EXAMPLES + 2 * min(TILE_CLASSES, K) * D + 3 * TILE_EXAMPLES * D
+    classes = min(tile_classes(), K)
+    tile = 6 * classes * TILE_EXAMPLES + 2 * classes * D + 3 * TILE_EXAMPLES * D
     return size * (tile + 3 * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
 
 
-def by_half_precision(sizes: Sizes, count: int) -> int:
+def half_precision_memory(sizes: Sizes, count: int) -> int:
     """Return the bytes for the kernels for half precision, whose blocks lie in caches, whatever the count."""
     N, K, D, stored, size = sizes
     sums = 2 * SUM_ROWS * SUM_COLUMNS + K // SUM_ROWS * SUM_COLUMNS

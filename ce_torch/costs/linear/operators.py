@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._autograd import may_be_differentiated
-from ce_torch.costs._torch_private import is_recorded
+from ce_torch.costs._torch_private import count_dispatch_modes, is_recorded
 from ce_torch.costs.linear import class_blocks, cpu_blocks, example_blocks, gpu_blocks
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.class_blocks import Statistics
@@ -63,7 +63,8 @@ def gradients(
     if kernels is not None:
         found = kernels.gradients(g, layer, plan, Statistics(*statistics), names)
         return *align(found, names), None, None, None
-    known = Statistics(*statistics) if is_final else class_statistics(layer, plan, statistics)
+    is_known = is_final and not count_dispatch_modes()
+    known = Statistics(*statistics) if is_known else class_statistics(layer, plan, statistics)
     found = class_blocks.gradients(g, layer, plan, known, names)
     target = class_blocks.target_gradients(g, layer, plan, known) if needs_target else (None,) * 3
     return *align(found, names), *target

@@ -24,7 +24,9 @@ class RunningSums:
         """Add a block of classes."""
         m, index = phi.detach().max(-1) if self.plan.prediction else (phi.detach().amax(-1), None)
         if index is not None:
-            self.largest = torch.where(m > self.m, index + (classes.start + self.plan.shard.start), self.largest)
+            is_larger = (m > self.m) | (m.isnan() & ~self.m.isnan())
+            index = index + (classes.start + self.plan.shard.start)
+            self.largest = torch.where(is_larger, index, self.largest)
         self.raise_maximum(torch.maximum(self.m, m))
         x = exponents(phi, column(self.m), self.c)
         is_largest, e = (x == 0).to(x.dtype), x.exp()

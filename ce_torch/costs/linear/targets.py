@@ -102,6 +102,9 @@ def class_targets(
     ignored = y == ignore_index
     y = y.masked_fill(ignored, 0)
     invalid = None if values_can_be_read(y) else (y < 0) | (y >= shard.classes)
+    if invalid is not None:
+        # Kernels read what a class points to.
+        y = y.masked_fill(invalid, 0)
     ones = torch.ones(y.shape, dtype=compute_dtype(x), device=x.device)
     own_weight = ones
     if class_weight is not None:
@@ -110,6 +113,8 @@ def class_targets(
         gathered = class_weight[(y - shard.start).clamp(0, local_classes - 1)] if local_classes else ones
         own_weight = shard.total(torch.where(is_local, gathered, 0))
     own_weight = own_weight.masked_fill(ignored, 0)
+    if invalid is not None:
+        own_weight = own_weight.masked_fill(invalid, torch.nan)
     if label_smoothing == 0:
         return ClassTargets(y, own_weight, None, own_weight, token_weight, ignored, invalid, z_loss)
     if class_weight is None:
