@@ -80,7 +80,9 @@ def class_statistics(layer: Layer, plan: Plan, statistics: Tensor) -> Statistics
 
 def find_kernels(layer: Layer, plan: Plan) -> ModuleType | None:
     """Return what computes the numbers of this layer that the plan asks for, by kernels, or None."""
-    modules = gpu_blocks, example_blocks, cpu_blocks
+    # In half precision example_blocks has kernels of its own; in float32 tiles are faster.
+    is_half = layer.dtype != layer.x.dtype
+    modules = (gpu_blocks, example_blocks, cpu_blocks) if is_half else (gpu_blocks, cpu_blocks, example_blocks)
     return next((module for module in modules if module.refusal(layer, plan) is None), None)
 
 
