@@ -144,6 +144,57 @@ def test_errors_of_a_backward_pass_are_those_of_pytorchs_own_losses(spoil):
     assert ours == theirs
 
 
+# A kernel that reads beyond a tensor can end the process.
+SPOILED = """
+import sys, torch
+from ce_torch import use_backend
+from ce_torch.functional import log_likelihood, quadratic
+z, y = torch.randn(400, 1000, requires_grad=True), torch.arange(400)
+with use_backend(sys.argv[1]):
+    {code}
+assert (type(C.grad_fn).__name__ == "CppFunction") == (sys.argv[1] == "auto")
+try:
+    C.backward()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["auto", "kernels"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "shared = y.numpy(); C = log_likelihood(z, y); shared[:] = 1 << 40",
+        "z = z.detach()[:4].clone().requires_grad_(); C = log_likelihood(z, y[:4]); z.data = torch.zeros(4000, 1000)",
+        "z = torch.ones(2, 400, requires_grad=True); C = log_likelihood(z, y[:2]); z.data = torch.zeros(9000, 400)",
+        "C = log_likelihood(z, y); z.untyped_storage().resize_(0)",
+        "C = log_likelihood(z, y); z.data = z.data.double()",
+        "y = torch.zeros(400, 1000); C = quadratic(z, y, activation='linear'); y.data = torch.zeros(2, 3)",
+        "y = torch.zeros(400, 1000); C = quadratic(z, y); y.data = torch.full((400,), -1)",
+        "w = torch.ones(1000); C = log_likelihood(z, y, weight=w); w.data = torch.ones(3)",
+    ],
+)
+def test_a_change_that_autograd_does_not_see_is_an_error_of_the_backward_pass(code, backend, built, root):
+    command = [sys.executable, "-c", SPOILED.format(code=code), backend]
+    environment = os.environ | {"XDG_CACHE_HOME": str(built)}
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "was changed after the forward pass" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("grad_output", [torch.ones(2), torch.ones(4, 1), torch.ones(4, dtype=torch.int64)])
+def test_a_node_that_is_called_by_hand_takes_only_a_gradient_of_c(grad_output):
+    C = log_likelihood(*example(4, 3), reduction="none")
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"grad_output must have the shape of C, \[4\], and a floating"),
+    ):
+        C.grad_fn(grad_output)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("node")
 def test_an_error_in_a_part_that_python_computes_comes_out(monkeypatch):

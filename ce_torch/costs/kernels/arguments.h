@@ -42,7 +42,7 @@ struct Arguments : Constants {
   Tensor tensor[operands];
   bool is_there[operands] = {};
   int threads;
-  void* statistics;  // null, or a double, how much counts in the mean, and from 2 on of each row m, r and T
+  Tensor statistics{};  // of no data, or a double, how much counts in the mean, and from 2 on of each row m, r and T
   bool holds_python;  // and other threads of Python have to wait
 };
 
@@ -52,5 +52,5 @@ struct Kernels {
   // Returns how many numbers the statistics have, or -1 if the kernels do not support the inputs.
   int64_t (*count_statistics)(const Arguments&);
   bool (*cost)(const Arguments&);  // returns false, without a C, if some y is no class
-  bool (*delta)(const Arguments&);
+  bool (*delta)(const Arguments&);  // returns false, without a δ, if the arguments do not fit one another
 };

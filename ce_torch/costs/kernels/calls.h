@@ -115,9 +115,7 @@ Arguments read(PyObject* const* objects, const Signature& signature, std::initia
   }
   arguments.reduction = Reduction(PyLong_AsLongLong(*objects++));
   arguments.threads = int(PyLong_AsLongLong(*objects++));
-  Tensor statistics;
-  bool has_statistics = !is_none(*objects) && read_tensor(*objects, &statistics) == 0;
-  arguments.statistics = has_statistics ? statistics.data : nullptr;
+  if (!is_none(*objects)) read_tensor(*objects, &arguments.statistics);
   for (Operand operand : last) read_operand(*++objects, operand);
   arguments.holds_python = true;
   return arguments;
@@ -135,7 +133,7 @@ struct Call : Task {
 
   Call(const Arguments& arguments, bool is_softmax) : Task{arguments} {
     threads = arguments.threads;
-    statistics = arguments.statistics;
+    statistics = arguments.statistics.data;
     holds_python = arguments.holds_python;
     const Tensor* tensors[operands] = {};
     for (int i = 0; i < operands; i++) {
@@ -197,13 +195,15 @@ struct Call : Task {
   }
 };
 
-// Calls f with a number of the type to compute in, and true if rows are computed side by side. Other threads of Python
-// run meanwhile, unless the work is too little for that.
+// Calls f with a number of the type to compute in, and true if rows are computed side by side. Returns false, and does
+// not call it, if some y is no class. Other threads of Python run meanwhile, unless the work is too little for that.
 template <class Function> bool run(const Call& call, Function f) {
   auto kernel = [&] {
+    if (call.has_classes() && !call.all_are_classes()) return false;
     bool is_tiled = call.is_tiled();
-    if (call.is_float64()) return is_tiled ? f(0.0, std::true_type()) : f(0.0, std::false_type());
-    return is_tiled ? f(0.0f, std::true_type()) : f(0.0f, std::false_type());
+    if (call.is_float64()) is_tiled ? f(0.0, std::true_type()) : f(0.0, std::false_type());
+    else is_tiled ? f(0.0f, std::true_type()) : f(0.0f, std::false_type());
+    return true;
   };
   if (!call.holds_python || call.element_count <= part_elements) return kernel();
   WithoutPython meanwhile;
@@ -213,32 +213,51 @@ template <class Function> bool run(const Call& call, Function f) {
 // Returns false, without a C, if some y is no class.
 template <template <class, bool> class Kernel, bool is_softmax> bool run_cost(const Arguments& arguments) {
   Call call(arguments, is_softmax);
-  return run(call, [&](auto real, auto tiled) { return Kernel<decltype(real), tiled>(call).cost(); });
+  return run(call, [&](auto real, auto tiled) { Kernel<decltype(real), tiled>(call).cost(); });
 }
 
+// Returns how many numbers the statistics of rows have, which are those of examples; an even number, so that the first
+// two can be a double.
+int64_t count_statistics(const Tensor& z) {
+  int64_t examples = z.elements() / z.shape[z.ndim - 1];
+  return 2 + 3 * examples + examples % 2;
+}
+
+// Returns true if all that is read is as large as z says. Since the forward pass somebody may have changed what was kept
+// where autograd does not see it.
+bool fit(const Arguments& arguments, bool is_softmax) {
+  if (check_inputs(arguments, is_softmax) != supported) return false;
+  const Tensor &z = arguments.tensor[of_z], &statistics = arguments.statistics;
+  auto is_like_z = [&](Operand operand, int dims) {
+    if (!arguments.is_there[operand]) return true;
+    const Tensor& tensor = arguments.tensor[operand];
+    Type type;
+    return check(tensor, &type) == supported && type != Type::int64 && tensor.ndim == dims &&
+           std::equal(z.shape, z.shape + dims, tensor.shape);
+  };
+  int grad_dims = arguments.reduction == Reduction::none ? z.ndim - 1 : 0;
+  if (!is_like_z(of_v, z.ndim) || !is_like_z(of_grad, grad_dims)) return false;
+  if (!is_softmax || !statistics.data) return true;
+  return statistics.elements() == count_statistics(z) && statistics.dtype.bits == std::max<int>(z.dtype.bits, 32);
+}
+
+// Returns false, without a δ, if the arguments do not fit one another.
 template <template <class, bool> class Kernel, bool is_softmax> bool run_delta(const Arguments& arguments) {
+  if (!fit(arguments, is_softmax)) return false;
   Call call(arguments, is_softmax);
-  return run(call, [&](auto real, auto tiled) {
-    Kernel<decltype(real), tiled>(call).delta();
-    return true;
-  });
+  return run(call, [&](auto real, auto tiled) { Kernel<decltype(real), tiled>(call).delta(); });
 }
 
-// Of v, grad_output, and how C and δ change, the last of which may be missing.
+// Of v, grad_output, and how C and δ change, the last of which may be missing; returns false as `run_delta` does.
 template <template <class, bool> class Kernel, bool is_softmax> bool run_change(const Arguments& arguments) {
+  if (!fit(arguments, is_softmax)) return false;
   Call call(arguments, is_softmax);
-  return run(call, [&](auto real, auto tiled) {
-    Kernel<decltype(real), tiled>(call).change();
-    return true;
-  });
+  return run(call, [&](auto real, auto tiled) { Kernel<decltype(real), tiled>(call).change(); });
 }
 
-// The statistics of rows are those of examples; an even number, so that the first two can be a double.
 template <bool is_softmax> int64_t count_statistics(const Arguments& arguments) {
   if (check_inputs(arguments, is_softmax) != supported) return -1;
-  const Tensor& z = arguments.tensor[of_z];
-  int64_t examples = z.elements() / z.shape[z.ndim - 1];
-  return is_softmax ? 2 + 3 * examples + examples % 2 : 0;
+  return is_softmax ? count_statistics(arguments.tensor[of_z]) : 0;
 }
 
 }  // namespace

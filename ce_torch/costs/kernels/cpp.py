@@ -31,6 +31,10 @@ REFUSALS = (
     "the weights of the classes vary from example to example",
 )
 COPIED = "a tensor has no memory, or is copied on write, and this version of torch copies it when it is read too"
+CHANGED = (
+    "z, y or a weight was changed after the forward pass where autograd does not see it, such as through .data or a "
+    "NumPy array, and they do not fit one another any more; change a clone instead"
+)
 # Templates of C: `empty_like` is faster than `empty`.
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in DTYPES}
@@ -60,10 +64,13 @@ def cpp(spec: "CostSpec") -> Implementation:
         if is_softmax and z.numel() <= KEPT:
             statistics = None
         elif is_softmax and statistics is None:
+            if refusal(z, *inputs) is not None:
+                raise RuntimeError(CHANGED)
             _, statistics = cost(compute_dtype(z), reduction, z, *inputs)
         delta = torch.empty_like(z)
         last = REDUCTIONS[reduction], torch.get_num_threads(), statistics, grad_output, delta
-        kernel(delta_name)(z, *inputs, *last)
+        if not kernel(delta_name)(z, *inputs, *last):
+            raise RuntimeError(CHANGED)
         return delta
 
     def change(
@@ -73,7 +80,8 @@ def cpp(spec: "CostSpec") -> Implementation:
         C_change = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
         delta_change = None if grad_output is None else torch.empty_like(z)
         last = REDUCTIONS[reduction], torch.get_num_threads(), statistics, v, grad_output, C_change, delta_change
-        kernel(change_name)(z, *inputs, *last)
+        if not kernel(change_name)(z, *inputs, *last):
+            raise RuntimeError(CHANGED)
         return C_change, delta_change
 
     return Implementation("cpp", refusal, cost, delta, change)

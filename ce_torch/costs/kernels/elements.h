@@ -80,12 +80,9 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     return is_weighted ? product<Vec>(inputs.weight.at(i, count), value) : value;
   }
 
-  // Returns false, and does no more, where some y is no class.
-  bool cost() const {
-    if (task.has_classes() && !task.all_are_classes()) return false;
+  void cost() const {
     if (task.statistics) *(double*)task.statistics = double(task.examples);
     sum_parts([&](Stat* C, const Stripe& stripe, int64_t start, int64_t end) { add(C, stripe, start, end); });
-    return true;
   }
 
   // Sets C to the sums that f(sums, stripe, start, end) adds to.

@@ -50,12 +50,14 @@ bool is_plain(const at::Tensor& tensor) {
          !torch::autograd::isFwGradDefined(tensor);
 }
 
-void set(Arguments& arguments, Operand operand, const at::Tensor& tensor, const void* data) {
+Tensor described(const at::Tensor& tensor, const void* data) {
   auto dtype = at::getDLDataType(tensor);
-  arguments.is_there[operand] = true;
-  arguments.tensor[operand] = {
-      (char*)data, {dlpack_cpu, 0}, int32_t(tensor.dim()), {dtype.code, dtype.bits, dtype.lanes},
+  return {(char*)data, {dlpack_cpu, 0}, int32_t(tensor.dim()), {dtype.code, dtype.bits, dtype.lanes},
       (int64_t*)tensor.sizes().data(), (int64_t*)tensor.strides().data(), 0};
+}
+void set(Arguments& arguments, Operand operand, const at::Tensor& tensor, const void* data) {
+  arguments.is_there[operand] = true;
+  arguments.tensor[operand] = described(tensor, data);
 }
 void set_read(Arguments& arguments, Operand operand, const at::Tensor& tensor) {
   set(arguments, operand, tensor, tensor.const_data_ptr());
@@ -112,11 +114,17 @@ struct CostNode : Node {
     Arguments arguments{constants};
     arguments.holds_python = false;
     if (!set_inputs(arguments, tensors)) return {by_python(grad_output, unpacked)};
+    c10::SymIntArrayRef C_sizes = input_metadata(0).shape_as_dim_vector();
+    TORCH_CHECK_VALUE(grad_output.sym_sizes() == C_sizes && grad_output.is_floating_point(),
+        "grad_output must have the shape of C, ", C_sizes, ", and a floating dtype, got ",
+        grad_output.sizes(), " and ", grad_output.dtype());
     at::Tensor delta = at::empty_like(unpacked[of_z]);
-    arguments.statistics = statistics.defined() ? statistics.mutable_data_ptr() : nullptr;
+    if (statistics.defined()) arguments.statistics = described(statistics, statistics.mutable_data_ptr());
     set_read(arguments, of_grad, grad_output);
     set_written(arguments, of_delta, delta);
-    cost.kernels.delta(arguments);
+    TORCH_CHECK(cost.kernels.delta(arguments),
+        "z, y or a weight was changed after the forward pass where autograd does not see it, such as through .data or a "
+        "NumPy array, and they do not fit one another any more; change a clone instead");
     return {delta};
   }
 
@@ -219,7 +227,7 @@ PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
   if (is_tracked && z.numel() > cost.kept)
     statistics = at::detail::empty_cpu({count}, z.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
   set_written(arguments, of_row, C);
-  arguments.statistics = statistics.defined() ? statistics.mutable_data_ptr() : nullptr;
+  if (statistics.defined()) arguments.statistics = described(statistics, statistics.mutable_data_ptr());
   arguments.holds_python = true;
   if (!cost.kernels.cost(arguments)) Py_RETURN_NONE;
   if (is_tracked)

@@ -104,13 +104,10 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     return is_class ? label.on_value + this->off_value * this->total_weight : sums.T;
   }
 
-  // Returns false, and does no more, where some y is no class.
-  bool cost() const {
-    if (is_class && !task.all_are_classes()) return false;
+  void cost() const {
     double counted = this->count();
     if (task.statistics) *(double*)task.statistics = counted;
     this->reduced(task.columns, counted, [&](const Stripe& stripe, int64_t, int64_t) { return cost(stripe); });
-    return true;
   }
 
   // Stores the costs of a stripe's rows, or returns their sum.

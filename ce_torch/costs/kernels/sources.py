@@ -57,14 +57,13 @@ constexpr Signature statistics_signature = {true, "diddd"};
 extern "C" PyObject* softmax_statistics(PyObject*, PyObject* const* objects, int64_t) {
   Call call(read(objects, statistics_signature, {of_row, of_grad}), true);
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
-    return SoftmaxStatistics<decltype(real), tiled>(call).cost();
+    SoftmaxStatistics<decltype(real), tiled>(call).cost();
   }));
 }
 extern "C" PyObject* softmax_statistics_delta(PyObject*, PyObject* const* objects, int64_t) {
   Call call(read(objects, statistics_signature, {of_row, of_delta}), true);
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
     SoftmaxStatistics<decltype(real), tiled>(call).delta();
-    return true;
   }));
 }
 extern "C" PyObject* softmax_statistics_refusal(PyObject*, PyObject* const* objects, int64_t) {
