@@ -253,6 +253,12 @@ def test_without_a_node_the_first_cost_does_not_look_for_compilers_of_extensions
 
 
 @pytest.mark.usefixtures("cache")
+def test_where_no_node_is_kept_the_search_for_one_compiles_nothing(compilations):
+    assert kept_node.library.__wrapped__() is None
+    assert compilations == []
+
+
+@pytest.mark.usefixtures("cache")
 def test_a_node_that_can_not_be_loaded_is_named_in_the_log(monkeypatch, caplog):
     store.write(store.folder() / kept_node.file_name(compiler.compiler_command()), b"nonsense")
     assert kept_node.library.__wrapped__() is None

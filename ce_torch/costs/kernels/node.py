@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ce_torch.costs.kernels import compiler, store
+from ce_torch.costs.kernels import compiler, kernels_are_on, store
 from ce_torch.costs.kernels.cpp import KEPT, has_kernels
 from ce_torch.costs.kernels.sources import read_files
 
@@ -49,11 +49,12 @@ def node(spec: "CostSpec", gradient: Callable[..., Tensor]) -> Callable[..., Ten
 def library() -> ctypes.PyDLL | None:
     """Return the kept node, or None."""
     folder = store.folder()
-    if folder is None or not has_kernels():
+    if folder is None or not kernels_are_on():
         return None
     try:
         kept = store.read(folder / file_name(compiler.compiler_command()))
-        return None if kept is None else compiler.try_folders(partial(load, kept), folder)
+        # Kernels that are asked for are compiled.
+        return compiler.try_folders(partial(load, kept), folder) if kept is not None and has_kernels() else None
     except (OSError, ValueError) as error:
         log.warning("Small costs take longer than they could: %s; run python -m ce_torch.build again.", error)
         return None
