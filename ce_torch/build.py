@@ -4,18 +4,24 @@ It compiles the kernels, which the first cost would compile too, and the node of
 The node takes PyTorch's headers and some 15 seconds, and shortens small costs by a third. Both are kept in the cache.
 """
 
+import argparse
 import ctypes
 import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from ce_torch.costs.kernels import compiler, node, store
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ce_torch.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
     try:
         print(f"kernels: {build_kernels()}")
         print(f"node: {build_node()}")

@@ -269,10 +269,10 @@ def test_a_node_that_can_not_be_loaded_is_named_in_the_log(monkeypatch, caplog):
 def test_what_was_built_before_is_not_compiled_again(compilations, monkeypatch, capsys):
     monkeypatch.setattr(kept_node, "compile", lambda command, folder: b"nothing")
     monkeypatch.setattr(kept_node, "load", lambda library, folder: None)
-    assert build.main() == 0
+    assert build.main([]) == 0
     first = capsys.readouterr().out.splitlines()
     monkeypatch.delattr(kept_node, "compile")
-    assert build.main() == 0
+    assert build.main([]) == 0
     second = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in first] == [line.split(",")[0] for line in second]
     assert second[1].endswith("compiled before")
@@ -294,6 +294,16 @@ def test_what_was_built_before_is_not_compiled_again(compilations, monkeypatch, 
 )
 def test_what_can_not_be_built_is_said_in_one_sentence(spoil, said, monkeypatch, tmp_path, capsys):
     spoil(monkeypatch, tmp_path)
-    assert build.main() == 1
+    assert build.main([]) == 1
     error = capsys.readouterr().err
     assert re.search(f"^error: .*{re.escape(said)}", error, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--no-such-option", 2)])
+def test_the_command_says_what_it_does_and_takes_no_arguments(argument, status, monkeypatch, capsys):
+    monkeypatch.delattr(build, "build_kernels")
+    with pytest.raises(SystemExit) as end:
+        build.main([argument])
+    said = capsys.readouterr()
+    assert end.value.code == status
+    assert "usage: python -m ce_torch.build" in said.out + said.err
