@@ -42,8 +42,11 @@ def build_kernels() -> Path:
     if not isinstance(kernels, ctypes.CDLL):
         raise RuntimeError(f"the kernels can't be compiled: {kernels}")
     path = cache() / compiler.file_name(compiler.compiler_command())
-    if not path.is_file():
-        raise RuntimeError(f"the kernels can't be kept in {path.parent}; name a folder for caches in XDG_CACHE_HOME")
+    if store.read(path) is None:
+        raise RuntimeError(
+            f"the kernels can't be kept in {path.parent}, or others can write to it; name a folder of your own in "
+            "XDG_CACHE_HOME"
+        )
     return path
 
 
@@ -63,7 +66,7 @@ def build_node() -> str:
 def cache() -> Path:
     folder = store.folder()
     if folder is None:
-        raise RuntimeError("this user has no home to keep files in; name a folder for caches in XDG_CACHE_HOME")
+        raise RuntimeError(store.why_missing())
     return folder
 
 

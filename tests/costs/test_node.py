@@ -278,6 +278,12 @@ def test_what_was_built_before_is_not_compiled_again(compilations, monkeypatch, 
     assert second[1].endswith("compiled before")
 
 
+def spoil_kept_kernels(folder: Path) -> None:
+    """Keep the kernels where others can write."""
+    build.build_kernels()
+    folder.chmod(0o777)
+
+
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
     ("spoil", "said"),
@@ -288,9 +294,20 @@ def test_what_was_built_before_is_not_compiled_again(compilations, monkeypatch, 
             "install Python's headers",
         ),
         (lambda patch, folder: patch.setattr(kept_node, "FLAGS", ("-std=c++3000",)), "the compiler failed:"),
-        (lambda patch, folder: patch.setattr(store, "folder", lambda: None), "no home to keep files in"),
+        (
+            lambda patch, folder: (
+                patch.delenv("XDG_CACHE_HOME"),
+                patch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError)),
+            ),
+            "this user has no home to keep files in",
+        ),
+        (
+            lambda patch, folder: patch.setenv("XDG_CACHE_HOME", "rel"),
+            "XDG_CACHE_HOME must be an absolute path, got 'rel'",
+        ),
+        (lambda patch, folder: spoil_kept_kernels(folder / "ce_torch"), "others can write to it"),
     ],
-    ids=["no compiler", "no headers", "a compiler that fails", "no home"],
+    ids=["no compiler", "no headers", "a compiler that fails", "no home", "a relative folder", "a folder of others"],
 )
 def test_what_can_not_be_built_is_said_in_one_sentence(spoil, said, monkeypatch, tmp_path, capsys):
     spoil(monkeypatch, tmp_path)

@@ -84,7 +84,7 @@ def find_or_compile(compiler: list[str]) -> ctypes.CDLL:
     compiled = try_folders(partial(compile, compiler), folder)
     loaded = try_folders(partial(load, compiled), folder)
     if folder is None:
-        log.info(NOT_KEPT, "this user has no home, and XDG_CACHE_HOME names no folder")
+        log.info(NOT_KEPT, store.why_missing())
         return loaded
     try:
         store.write(folder / name, compiled)

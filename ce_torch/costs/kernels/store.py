@@ -24,6 +24,14 @@ def folder() -> Path | None:
     return caches / "ce_torch" if caches.is_absolute() else None
 
 
+def why_missing() -> str:
+    """Return why there is no folder."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return f"XDG_CACHE_HOME must be an absolute path, got {named!r}"
+    return "this user has no home to keep files in, and XDG_CACHE_HOME, which can name a folder for them, is not set"
+
+
 def read(path: Path) -> bytes | None:
     """Return the data of a file, or None if they are not what `write` wrote."""
     try:
