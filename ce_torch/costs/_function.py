@@ -109,10 +109,10 @@ class CostFunction:
         """The node of autograd, which computes plain calls on the CPU, where it was built."""
         return node(self.spec, self.gradient)
 
-    def gradient(self, grad_output: Tensor, reduction: str, *inputs: Any) -> Tensor:
+    def gradient(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         """Return ∂C/∂z for the node, where somebody sees how it is computed, or may differentiate it."""
         if not count_dispatch_modes():
-            return self.delta_of(grad_output, None, reduction, *inputs)
+            return self.delta_of(grad_output, statistics, reduction, *inputs)
         needed = [i == 0 for i in range(self.count)]
         spec = self.spec
         gradient, *_ = gradients_by_formulas(spec.derivatives, spec.counted, needed, grad_output, reduction, inputs)

@@ -144,6 +144,21 @@ def test_errors_of_a_backward_pass_are_those_of_pytorchs_own_losses(spoil):
     assert ours == theirs
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_a_backward_pass_that_is_differentiated_uses_the_statistics_of_the_forward_pass(monkeypatch):
+    z, y = example(400, 300)
+    C = log_likelihood(z, y)
+    assert is_node(C)
+    (function,) = COSTS["log_likelihood"].cost_functions
+    delta_of, given = function.delta_of, []
+    monkeypatch.setattr(function, "delta_of", lambda *arguments: given.append(arguments[1]) or delta_of(*arguments))
+    (gradient,) = torch.autograd.grad(C, z, create_graph=True)
+    (statistics,) = given
+    assert statistics.shape == (2 + 3 * 400,)
+    torch.testing.assert_close(gradient, torch.autograd.grad(F.cross_entropy(z, y), z)[0])
+
+
 # A kernel that reads beyond a tensor can end the process.
 SPOILED = """
 import sys, torch

@@ -33,7 +33,7 @@ struct Cost {
   const Kernels& kernels;
   std::string name;
   int64_t kept;  // of z with no more elements statistics are computed again
-  PyObject* gradient;  // of grad_output, reduction, z, y, and what else the formula takes
+  PyObject* gradient;  // of grad_output, statistics, reduction, z, y, and what else the formula takes
 };
 
 // Returns true if no mode, no tracer and no transform of torch.func sees what is called.
@@ -108,12 +108,12 @@ struct CostNode : Node {
       for (int i = 0; i < inputs; i++) unpacked[i] = saved[i].unpack();
       statistics = this->statistics;
     }
-    if (at::GradMode::is_enabled() || !is_unwatched() || !is_plain(grad_output)) return {by_python(grad_output, unpacked)};
+    if (at::GradMode::is_enabled() || !is_unwatched() || !is_plain(grad_output)) return {by_python(grad_output, statistics, unpacked)};
     const at::Tensor* tensors[inputs];
     for (int i = 0; i < inputs; i++) tensors[i] = unpacked[i].defined() ? &unpacked[i] : nullptr;
     Arguments arguments{constants};
     arguments.holds_python = false;
-    if (!set_inputs(arguments, tensors)) return {by_python(grad_output, unpacked)};
+    if (!set_inputs(arguments, tensors)) return {by_python(grad_output, statistics, unpacked)};
     c10::SymIntArrayRef C_sizes = input_metadata(0).shape_as_dim_vector();
     TORCH_CHECK_VALUE(grad_output.sym_sizes() == C_sizes && grad_output.is_floating_point(),
         "grad_output must have the shape of C, ", C_sizes, ", and a floating dtype, got ",
@@ -128,7 +128,7 @@ struct CostNode : Node {
     return {delta};
   }
 
-  at::Tensor by_python(const at::Tensor& grad_output, const Inputs& unpacked) const {
+  at::Tensor by_python(const at::Tensor& grad_output, const at::Tensor& statistics, const Inputs& unpacked) const {
     pybind11::gil_scoped_acquire gil;
     static const char* const reductions[] = {"none", "sum", "mean"};
     auto tensor = [](const at::Tensor& tensor) {
@@ -136,6 +136,7 @@ struct CostNode : Node {
     };
     pybind11::list arguments;
     arguments.append(tensor(grad_output));
+    arguments.append(tensor(statistics));
     arguments.append(reductions[int(constants.reduction)]);
     for (int i = 0; i < 2; i++) arguments.append(tensor(unpacked[i]));
     int weight = of_weight;

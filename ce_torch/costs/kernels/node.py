@@ -34,8 +34,8 @@ log = logging.getLogger("ce_torch")
 def node(spec: "CostSpec", gradient: Callable[..., Tensor]) -> Callable[..., Tensor | None] | None:
     """Return a function of the dtype, reduction, z, y, ... that returns C, or None for what the node does not take.
 
-    It is None if no node is kept. gradient(grad_output, reduction, z, y, ...) returns ∂C/∂z where more than its numbers
-    matters.
+    It is None if no node is kept. gradient(grad_output, statistics, reduction, z, y, ...) returns ∂C/∂z where more
+    than its numbers matters.
     """
     loaded = library()
     if loaded is None:
