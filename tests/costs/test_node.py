@@ -237,6 +237,7 @@ def test_anomaly_mode_names_the_cost():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("node")
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux says how much memory is in use")
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_nothing_of_a_call_stays_in_memory(create_graph):
     def once():
@@ -278,6 +279,15 @@ def test_a_node_that_can_not_be_loaded_is_named_in_the_log(monkeypatch, caplog):
     store.write(store.folder() / kept_node.file_name(compiler.compiler_command()), b"nonsense")
     assert kept_node.library.__wrapped__() is None
     assert "run python -m ce_torch.build again" in caplog.text
+
+
+def test_a_node_that_is_kept_for_another_machine_is_named_in_the_log(cache, caplog):
+    caplog.set_level("INFO", "ce_torch")
+    assert kept_node.library.__wrapped__() is None
+    assert caplog.text == ""
+    store.write(cache / "node-of-another-machine", b"")
+    assert kept_node.library.__wrapped__() is None
+    assert "another PyTorch, Python, compiler, processor or ce_torch" in caplog.text
 
 
 @pytest.mark.usefixtures("cache")

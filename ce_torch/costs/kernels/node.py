@@ -27,6 +27,10 @@ FILES = "layout.h", "arguments.h", "node.cpp"
 FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared"
 LIBRARIES = "-lc10", "-ltorch_cpu", "-ltorch_python"
 NO_LIMIT = sys.maxsize
+OTHERS = (
+    "A node is kept, but for another PyTorch, Python, compiler, processor or ce_torch, or where others can write to it; "
+    "for small costs that take less time run python -m ce_torch.build again."
+)
 
 log = logging.getLogger("ce_torch")
 
@@ -53,6 +57,8 @@ def library() -> ctypes.PyDLL | None:
         return None
     try:
         kept = store.read(folder / file_name(compiler.compiler_command()))
+        if kept is None and any(folder.glob("node-*")):
+            log.info(OTHERS)
         # Kernels that are asked for are compiled.
         return compiler.try_folders(partial(load, kept), folder) if kept is not None and has_kernels() else None
     except (OSError, ValueError) as error:
