@@ -18,9 +18,15 @@ from ce_torch import LinearLogLikelihoodCost
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
-from ce_torch.costs.kernels import blocks, compiler
+from ce_torch.costs.kernels import blocks, compiler, node
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.functional import linear_log_likelihood
+
+
+def pytest_sessionstart() -> None:
+    # Without a node the same promises hold, so their tests would say nothing of it.
+    if "CE_TORCH_TESTS_NEED_NODE" in os.environ:
+        assert node.library() is not None, "no node is kept; see the log of ce_torch"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -28,7 +28,7 @@ FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared"
 LIBRARIES = "-lc10", "-ltorch_cpu", "-ltorch_python"
 NO_LIMIT = sys.maxsize
 OTHERS = (
-    "A node is kept, but for another PyTorch, Python, compiler, processor or ce_torch, or where others can write to it; "
+    "A node is kept, but for another PyTorch, Python, compiler, processor or ce_torch, or where others can write; "
     "for small costs that take less time run python -m ce_torch.build again."
 )
 
