@@ -300,3 +300,11 @@ def test_the_kernels_take_it(kind, needs_a_compiler):
 def test_wrong_arguments_are_refused_by_name(options, error, text):
     with pytest.raises(error, match=text):
         softmax_statistics(**{"z": torch.zeros(2, 3)} | options)
+
+
+def test_classes_that_change_after_the_forward_pass_unseen_by_autograd_are_an_error():
+    z, y = torch.zeros(4, 1000, requires_grad=True), torch.zeros(4, dtype=torch.int64)
+    C = softmax_statistics(z, y).log_prob.sum()
+    y.numpy().fill(1 << 40)
+    with pytest.raises(RuntimeError, match="was changed after the forward pass"):
+        C.backward()

@@ -61,7 +61,9 @@ extern "C" PyObject* softmax_statistics(PyObject*, PyObject* const* objects, int
   }));
 }
 extern "C" PyObject* softmax_statistics_delta(PyObject*, PyObject* const* objects, int64_t) {
-  Call call(read(objects, statistics_signature, {of_row, of_delta}), true);
+  Arguments arguments = read(objects, statistics_signature, {of_row, of_delta});
+  if (check_inputs(arguments, true) != supported) return PyBool_FromLong(false);
+  Call call(arguments, true);
   return PyBool_FromLong(run(call, [&](auto real, auto tiled) {
     SoftmaxStatistics<decltype(real), tiled>(call).delta();
   }));

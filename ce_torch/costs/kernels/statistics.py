@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
-from ce_torch.costs.kernels.cpp import REDUCTIONS, cpu_refusal, kernel
+from ce_torch.costs.kernels.cpp import CHANGED, REDUCTIONS, cpu_refusal, kernel
 
 # Of each example, in the kernels: p, ℓ and H, then what δ takes: m, r and H, and three gradients.
 KNOWN = slice(3, 6)
@@ -62,6 +62,8 @@ def statistics_kernels() -> StatisticsImplementation:
         if statistics is None or not statistics.numel():
             _, statistics = numbers(z, y, c, softcap, ignore_index, g_H is not None)
         rows = z.new_zeros((9, *z.shape[:-1]), dtype=compute_dtype(z))
+        if statistics.shape[1:] != z.shape[:-1] or statistics.dtype != rows.dtype:
+            raise RuntimeError(CHANGED)
         rows[KNOWN] = statistics
         for row, grad in zip(rows[6:], (None if y is None else g_p, g_l, g_H), strict=True):
             if grad is not None:
@@ -69,7 +71,8 @@ def statistics_kernels() -> StatisticsImplementation:
         delta = torch.empty_like(z)
         constants = c, ignore_index if y is not None else NONE, 0.0, softcap or 0.0, float(g_H is not None)
         last = REDUCTIONS["none"], torch.get_num_threads(), None, rows, delta
-        kernel("softmax_statistics_delta")(z, classes(z, y), *constants, *last)
+        if not kernel("softmax_statistics_delta")(z, classes(z, y), *constants, *last):
+            raise RuntimeError(CHANGED)
         return delta
 
     return StatisticsImplementation("cpp", refusal, numbers, delta)
