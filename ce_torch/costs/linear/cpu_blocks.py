@@ -129,16 +129,19 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
         y, outputs = tiles.y[tile.examples], (sums[:, tile.examples], prediction[tile.examples])
         add_numbers(tile.z, tile.m, y, tile.targets, *outputs, tile.classes.start)
     N = layer.sizes.N
-    found = ColumnSums(*sums[:, :N])
-    m, r, t_x, T = found.phi, found.others + (found.ones - 1), found.t_x, found.T
+    return *total_numbers(layer, plan, ColumnSums(*sums[:, :N])), prediction[:N]
+
+
+def total_numbers(layer: Layer, plan: Plan, sums: ColumnSums) -> tuple[Tensor, Statistics]:
+    """Return C, ℓ and H, shape (3, N), and the statistics, of what kernels have added up over all classes."""
     on_value = layer.full(0) if layer.on_value is None else layer.on_value
-    m, r = with_maximum(m, r, T + on_value)
+    T = sums.T + on_value
+    m, r = with_maximum(sums.phi, sums.others + (sums.ones - 1), T)
     ln = r.log1p()
-    if layer.on_value is not None:
-        t_x = t_x + product(layer.on_value, exponents(found.phi_y, m, plan.c))
-        T = T + layer.on_value
-    H = ln - found.e_x / (1 + r) if plan.entropy else layer.full(0)
-    return torch.stack([product(T, ln) - t_x, scale(plan.c, m) + ln, H]), Statistics(m, r, T, H), prediction[:N]
+    # Without classes y, on_value is 0.
+    t_x = sums.t_x + product(on_value, exponents(sums.phi_y, m, plan.c))
+    H = ln - sums.e_x / (1 + r) if plan.entropy else layer.full(0)
+    return torch.stack([product(T, ln) - t_x, scale(plan.c, m) + ln, H]), Statistics(m, r, T, H)
 
 
 @fixed_precision

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ce_torch.costs._product import product
-from ce_torch.costs._softmax import exponents, scale
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.kernels.gpu_half_products import TILE, power_of_2, slices, view
+from ce_torch.costs.kernels.layer_numbers import ColumnSums
 from ce_torch.costs.linear.blocks import Plan
-from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
+from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
+from ce_torch.costs.linear.cpu_blocks import total_numbers
 from ce_torch.costs.linear.example_blocks import general_refusal
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
@@ -79,16 +79,7 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
         inputs = z, blocks.bias, blocks.y, blocks.t, *blocks.sizes(block)
         constants = {**blocks.constants, "tile": power_of_2(z.shape[1]), "num_warps": 4}
         gpu.run("block_numbers", z, (len(z),), sums, prediction, *inputs, **constants)
-    _, ones, others, ex, tx, T, m, phi_y = sums
-    r = others + (ones - 1)
-    on_value = zero if layer.on_value is None else layer.on_value
-    m, r = with_maximum(m, r, T + on_value)
-    ln = r.log1p()
-    if blocks.y is not None and layer.on_value is not None:
-        tx = tx + product(layer.on_value, exponents(phi_y, m, plan.c))
-        T = T + layer.on_value
-    H = ln - ex / (1 + r) if plan.entropy else zero
-    return torch.stack([product(T, ln) - tx, scale(plan.c, m) + ln, H]), Statistics(m, r, T, H), prediction
+    return *total_numbers(layer, plan, ColumnSums(*sums)), prediction
 
 
 @fixed_precision
