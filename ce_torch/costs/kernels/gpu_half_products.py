@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.kernels import gpu
+from ce_torch.costs.kernels.gpu_layout import power_of_2
 from ce_torch.costs.kernels.half_products import Sums, delta_factors
 
 # Products of these sizes keep a large GPU busy, and their results are a few hundredths of a large layer's z.
@@ -74,8 +75,9 @@ def half_gradients(
     *numbers, off_value = delta
     examples, classes = min(N, BLOCK_EXAMPLES), min(K, BLOCK_CLASSES)
     z_memory, delta_memory = x.new_empty(examples * classes, dtype=torch.float32), x.new_empty(examples * classes)
+    total_memory = x.new_empty((classes, x.shape[1]), dtype=torch.float32)
     for block in slices(K, classes):
-        total = x.new_zeros((block.stop - block.start, x.shape[1]), dtype=torch.float32)
+        total = total_memory[: block.stop - block.start].zero_()
         bias_total = total.new_zeros(len(total))
         for stripe in slices(N, examples):
             rows = x[stripe]
@@ -104,8 +106,3 @@ def view(memory: Tensor, rows: int, classes: slice) -> Tensor:
     """Return the memory's start as rows of these classes."""
     columns = classes.stop - classes.start
     return memory[: rows * columns].view(rows, columns)
-
-
-def power_of_2(size: int) -> int:
-    """Return the smallest power of 2 that is no smaller."""
-    return 1 << (size - 1).bit_length()

@@ -100,8 +100,13 @@ def tile(sizes: Integers, z_strides: Integers, width: int) -> tuple[int, int, in
 
     A number is `width` registers wide.
     """
-    columns, rows = (1 << (size - 1).bit_length() for size in sizes[:2])
+    columns, rows = map(power_of_2, sizes[:2])
     if rows > 1 and z_strides[1] < z_strides[0]:
         return min(rows, NEIGHBOURS), min(columns, NEIGHBOUR_COLUMNS), 1
     columns = min(columns, LARGEST_TILE // width)
     return min(rows, max(SMALL_TILE // columns, 1)), columns, min(columns, LANE_COLUMNS)
+
+
+def power_of_2(size: int) -> int:
+    """Return the smallest power of 2 that is no smaller."""
+    return 1 << (size - 1).bit_length()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.kernels import gpu
-from ce_torch.costs.kernels.gpu_half_products import TILE, power_of_2, slices, view
+from ce_torch.costs.kernels.gpu_half_products import TILE, slices, view
+from ce_torch.costs.kernels.gpu_layout import power_of_2
 from ce_torch.costs.kernels.layer_numbers import ColumnSums
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
