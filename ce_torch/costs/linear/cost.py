@@ -109,7 +109,8 @@ def linear_log_likelihood(
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
             16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
-            of all examples.
+            of all examples. It has no effect where kernels take tiles of z that fit into a cache, nor on kernels for
+            half precision.
         max_memory: the most memory that tensors may take beyond inputs and gradients, in the forward pass or in its
             backward pass: a number of bytes, or a text such as "64 MB" or "1.5 GiB". Blocks become smaller than they
             are by default where that is needed; if none is small enough, an error tells the least that is. It can't be

@@ -78,7 +78,8 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     for block in blocks:
         z = blocks.z(block)
         inputs = z, blocks.bias, blocks.y, blocks.t, *blocks.sizes(block)
-        constants = {**blocks.constants, "tile": power_of_2(z.shape[1]), "num_warps": 4}
+        tile = power_of_2(z.shape[1])
+        constants = {**blocks.constants, "tile": tile, "num_warps": max(tile // 1024, 4)}
         gpu.run("block_numbers", z, (len(z),), sums, prediction, *inputs, **constants)
     return *total_numbers(layer, plan, ColumnSums(*sums)), prediction
 
