@@ -56,7 +56,7 @@ def implement(names: Sequence[str], key: str, implementations: Sequence[Implemen
         dtype = compute_dtype(inputs[0])
         C, statistics = first(implementations, inputs).cost(dtype, reduction, *inputs)
         # An operator returns tensors.
-        return C, new_statistics(inputs[0], dtype) if statistics is None else statistics
+        return C, new_statistics(*inputs[:2], dtype) if statistics is None else statistics
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         return first(implementations, inputs).delta(grad_output, statistics, reduction, *inputs)
@@ -75,9 +75,9 @@ def first(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> I
     return next(implementation for implementation in implementations if implementation.refusal(*inputs) is None)
 
 
-def fake_cost(reduction: str, z: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def fake_cost(reduction: str, z: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(z)
-    return new_cost(reduction, z, dtype), new_statistics(z, dtype)
+    return new_cost(reduction, z, dtype), new_statistics(z, y, dtype)
 
 
 def fake_delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *_: Any) -> Tensor:

@@ -8,7 +8,7 @@
 namespace {
 
 // The vectors of a block: little enough for several blocks to stay in the nearest cache.
-constexpr int64_t block_vectors = 64;
+constexpr int64_t block_vectors = 4096 / vector_bytes;
 
 // From one number of a block to the next, in one tensor.
 struct BlockSteps {

@@ -218,9 +218,9 @@ template <template <class, bool> class Kernel, bool is_softmax> bool run_cost(co
 
 // Returns how many numbers the statistics of rows have, which are those of examples; an even number, so that the first
 // two can be a double.
-int64_t count_statistics(const Tensor& z) {
-  int64_t examples = z.elements() / z.shape[z.ndim - 1];
-  return 2 + 3 * examples + examples % 2;
+int64_t count_statistics(const Tensor& z, const Tensor& y) {
+  int64_t count = z.elements() / z.shape[z.ndim - 1] * (y.dtype.code == dlpack_int ? 2 : 3);
+  return 2 + count + count % 2;
 }
 
 // Returns true if all that is read is as large as z says. Since the forward pass somebody may have changed what was kept
@@ -238,7 +238,7 @@ bool fit(const Arguments& arguments, bool is_softmax) {
   int grad_dims = arguments.reduction == Reduction::none ? z.ndim - 1 : 0;
   if (!is_like_z(of_v, z.ndim) || !is_like_z(of_grad, grad_dims)) return false;
   if (!is_softmax || !statistics.data) return true;
-  return statistics.elements() == count_statistics(z) && statistics.dtype.bits == std::max<int>(z.dtype.bits, 32);
+  return statistics.elements() == count_statistics(z, arguments.tensor[of_y]) && statistics.dtype.bits == std::max<int>(z.dtype.bits, 32);
 }
 
 // Returns false, without a δ, if the arguments do not fit one another.
@@ -257,7 +257,7 @@ template <template <class, bool> class Kernel, bool is_softmax> bool run_change(
 
 template <bool is_softmax> int64_t count_statistics(const Arguments& arguments) {
   if (check_inputs(arguments, is_softmax) != supported) return -1;
-  return is_softmax ? count_statistics(arguments.tensor[of_z]) : 0;
+  return is_softmax ? count_statistics(arguments.tensor[of_z], arguments.tensor[of_y]) : 0;
 }
 
 }  // namespace

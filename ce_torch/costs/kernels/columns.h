@@ -24,7 +24,7 @@ Capped cap(Floats z, float softcap) {
   Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
 #pragma GCC unroll 16
   for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
-  Floats power_of_2 = scale<float>(Floats{} + 1, n, shifted, x), change = power_of_2 * (r * series);
+  Floats power_of_2 = scale<float>(Floats{} + 1, shifted, x), change = power_of_2 * (r * series);
   Floats q = power_of_2 + change, value = softcap * ((1 - power_of_2) - change) / (1 + q);
   return {z < 0 ? -value : value, 4 * q / ((1 + q) * (1 + q))};
 }

@@ -29,6 +29,7 @@ template <class Real> struct Numbers {
 // A cost that is a sum over neurons: of `Formula(numbers).cost(z, y, p)` times their weights, with p = pos_weight.
 template <template <class> class Formula, class Real, bool tiled> struct Elements : Rows<Real, tiled> {
   using Base = Rows<Real, tiled>;
+  using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
@@ -51,7 +52,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     typename Base::Numbers z, y, weight, pos_weight;
   };
 
-  Inputs read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
+  inlined Inputs read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
     Inputs inputs;
     inputs.z = this->read(of_z, block, memory.z);
     inputs.y = task.has_classes() ? one_hot(stripe, block, column, memory.y) : this->read(of_y, block, memory.y);
@@ -69,15 +70,15 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       int64_t place = task.class_at(this->start(stripe, row, of_y)) - column;
       if (0 <= place && place < columns) ((Real*)y)[tiled ? place * width * lanes + row : place] = 1;
     }
-    return {(const Loose<Real>*)y, y[std::min(block.numbers / lanes, block_vectors - 1)]};
+    return Base::copied(block, y);
   }
 
-  template <class Function> inlined Vec weighted(Function f, const Inputs& inputs, int64_t i, int64_t count) const {
-    Vec p = has_pos_weight ? inputs.pos_weight.at(i, count) : Vec{} + 1;
-    inputs.z.fetch(i);
-    inputs.y.fetch(i);
-    Vec value = f(inputs.z.at(i, count), inputs.y.at(i, count), p);
-    return is_weighted ? product<Vec>(inputs.weight.at(i, count), value) : value;
+  template <class Function> inlined Vec weighted(Function f, const Inputs& inputs, const Place& place) const {
+    Vec p = has_pos_weight ? inputs.pos_weight.at(place) : Vec{} + 1;
+    inputs.z.fetch(place);
+    inputs.y.fetch(place);
+    Vec value = f(inputs.z.at(place), inputs.y.at(place), p);
+    return is_weighted ? product<Vec>(inputs.weight.at(place), value) : value;
   }
 
   void cost() const {
@@ -111,8 +112,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       Inputs inputs = read_all(stripe, block, start, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Vec sums = {};
-        this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-          sums += first<Real>(count, weighted(cost, inputs, i, count), 0);
+        this->each_vector(block, vector, [&](const Place& place) inlined {
+          sums += first<Real>(place.count, weighted(cost, inputs, place), 0);
         });
         C[vector] += this->sum_columns(sums);
       }
@@ -132,8 +133,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
         auto result = this->result(block, memory.z);
         for (int64_t vector = 0; vector < this->width(stripe); vector++) {
           Stat g = this->grad(stripe, vector, double(task.examples));
-          this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-            result.set(i, count, product<Vec>(Vec{} + g, weighted(delta, inputs, i, count)));
+          this->each_vector(block, vector, [&](const Place& place) inlined {
+            result.set(place, product<Vec>(Vec{} + g, weighted(delta, inputs, place)));
           });
         }
         this->finish(result, block);
@@ -162,10 +163,10 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Stat g = is_written ? this->grad(stripe, vector, double(task.examples)) : Stat{};
         Vec sums = {};
-        this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-          Vec v_here = v.at(i, count);
-          sums += first<Real>(count, product<Vec>(v_here, weighted(delta, inputs, i, count)), 0);
-          if (is_written) result.set(i, count, product<Vec>(Vec{} + g, v_here * weighted(slope, inputs, i, count)));
+        this->each_vector(block, vector, [&](const Place& place) inlined {
+          Vec v_here = v.at(place);
+          sums += first<Real>(place.count, product<Vec>(v_here, weighted(delta, inputs, place)), 0);
+          if (is_written) result.set(place, product<Vec>(Vec{} + g, v_here * weighted(slope, inputs, place)));
         });
         C[vector] += this->sum_columns(sums);
       }

@@ -18,8 +18,9 @@
 
 namespace {
 
-constexpr int64_t lanes = Wide<float>::lanes, tile_rows = 8;
-// The sizes of parts: of 48 columns (3 vectors) and 8 rows sums stay in registers, and the rest in a cache.
+// Sums of 3 vectors and so many rows stay in registers: there are 32, or 16.
+constexpr int64_t lanes = Wide<float>::lanes, tile_rows = vector_bytes == 64 ? 8 : 4;
+// The sizes of parts, which stay in a cache.
 constexpr int64_t stripe = 96, stripe_classes = 128, part_classes = 64, part_examples = 480;
 using Bits = uint16_t;
 
@@ -83,13 +84,13 @@ void add_tile(Left left, const uint32_t* right, int64_t right_width, int64_t pai
     }
 }
 
-// Calls f(vectors, column) for tiles of 48, 32 or 16 columns.
+// Calls f(vectors, column) for tiles of 3, 2 or 1 vectors of columns.
 template <class Function> void for_each_width(int64_t columns, Function f) {
-  for (int64_t column = 0, left = columns, width; left > 0; column += width, left -= width) {
-    width = left >= 48 && left != 64 ? 48 : left >= 32 ? 32 : 16;
-    if (width == 48) f(std::integral_constant<int, 3>(), column);
-    if (width == 32) f(std::integral_constant<int, 2>(), column);
-    if (width == 16) f(std::integral_constant<int, 1>(), column);
+  for (int64_t column = 0, left = columns / lanes, width; left > 0; column += width * lanes, left -= width) {
+    width = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
+    if (width == 3) f(std::integral_constant<int, 3>(), column);
+    if (width == 2) f(std::integral_constant<int, 2>(), column);
+    if (width == 1) f(std::integral_constant<int, 1>(), column);
   }
 }
 

@@ -1,7 +1,7 @@
 // Numbers in vectors: what tensors are made of, read and written; exp and ln(1 + u) with all their digits.
 //
-// A vector is 64 bytes, which the compiler lays over the registers that there are. Nothing of PyTorch is included: that
-// compiles in seconds, and serves every version.
+// A vector is a register: the compiler takes larger ones apart number by number where it compares. Nothing of PyTorch is
+// included: that compiles in seconds, and serves every version.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <limits>
 #include <type_traits>
 #include <vector>
-#ifdef __F16C__
+#if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -23,10 +23,18 @@ namespace {
 
 template <class Number, int lanes> using Vector __attribute__((vector_size(lanes * sizeof(Number)))) = Number;
 
-// What is worked with: 64 bytes of float or double.
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+// What is worked with: a vector of float or double.
 template <class Real> struct Wide;
 template <> struct Wide<float> {
-  static constexpr int lanes = 16, terms_of_exp = 8, terms_of_log = 8, fraction_bits = 23;
+  static constexpr int lanes = vector_bytes / sizeof(float), terms_of_exp = 8, terms_of_short_exp = 4, terms_of_log = 8, fraction_bits = 23;
   using Bits = Vector<uint32_t, lanes>;
   using Signed = Vector<int32_t, lanes>;
   static constexpr float round = 3 << 22;  // a number this large plus another has no room for a fraction
@@ -34,7 +42,7 @@ template <> struct Wide<float> {
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
 };
 template <> struct Wide<double> {
-  static constexpr int lanes = 8, terms_of_exp = 15, terms_of_log = 18, fraction_bits = 52;
+  static constexpr int lanes = vector_bytes / sizeof(double), terms_of_exp = 15, terms_of_short_exp = 9, terms_of_log = 18, fraction_bits = 52;
   using Bits = Vector<uint64_t, lanes>;
   using Signed = Vector<int64_t, lanes>;
   static constexpr double round = 0x1.8p52;
@@ -44,7 +52,7 @@ template <> struct Wide<double> {
 template <class Real> using Reals = Vector<Real, Wide<Real>::lanes>;
 // The same anywhere in memory.
 template <class Real>
-using Loose __attribute__((vector_size(64), aligned(alignof(Real)), may_alias)) = Real;
+using Loose __attribute__((vector_size(vector_bytes), aligned(alignof(Real)), may_alias)) = Real;
 
 // What tensors are made of.
 struct Bfloat16 {
@@ -61,22 +69,15 @@ template <> struct Computed<double> {
 };
 
 using Floats = Reals<float>;
-using Words = Vector<uint32_t, 16>;
-using Halves = Vector<uint16_t, 16>;
+using Words = Vector<uint32_t, Wide<float>::lanes>;
+using Halves = Vector<uint16_t, Wide<float>::lanes>;
 
 Floats to_floats(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
 
 #ifdef __AVX512F__
 Floats to_floats(Halves x, Float16) { return (Floats)_mm512_cvtph_ps((__m256i)x); }
-#elif defined(__F16C__)
-Floats to_floats(Halves x, Float16) {
-  Floats out;
-  for (int i = 0; i < 2; i++) {
-    __m256 half = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)&x + i));
-    std::memcpy((char*)&out + i * sizeof half, &half, sizeof half);
-  }
-  return out;
-}
+#elif defined(__AVX2__) && defined(__F16C__)
+Floats to_floats(Halves x, Float16) { return (Floats)_mm256_cvtph_ps((__m128i)x); }
 #else
 Floats to_floats(Halves x, Float16) {
   Words word = __builtin_convertvector(x, Words), exponent = word & 0x7c00;
@@ -96,16 +97,8 @@ Halves narrow(Floats x, Bfloat16) {
 
 #ifdef __AVX512F__
 Halves narrow(Floats x, Float16) { return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
-#elif defined(__F16C__)
-Halves narrow(Floats x, Float16) {
-  Halves out;
-  for (int i = 0; i < 2; i++) {
-    __m256 half;
-    std::memcpy(&half, (char*)&x + i * sizeof half, sizeof half);
-    _mm_storeu_si128((__m128i*)&out + i, _mm256_cvtps_ph(half, _MM_FROUND_TO_NEAREST_INT));
-  }
-  return out;
-}
+#elif defined(__AVX2__) && defined(__F16C__)
+Halves narrow(Floats x, Float16) { return (Halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
 #else
 Halves narrow(Floats x, Float16) {
   Words word = (Words)x, sign = word >> 16 & 0x8000, size = word & 0x7fffffff;
@@ -118,29 +111,44 @@ Halves narrow(Floats x, Float16) {
 }
 #endif
 
-template <class Real> Reals<Real> load_real(const Real* from, int64_t count) {
-  Reals<Real> vector = {};
-  std::memcpy(&vector, from, count * sizeof(Real));
+// Copied number by number, a vector could not be read before all of it is written: masks let go of what is not there.
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+inline uint32_t first_bits(int64_t count) { return (1u << count) - 1; }
+inlined inline Floats load(const float* from, int64_t count) {
+  return count == 16 ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(first_bits(count), from);
+}
+inlined inline Reals<double> load(const double* from, int64_t count) {
+  return count == 8 ? _mm512_loadu_pd(from) : _mm512_maskz_loadu_pd(first_bits(count), from);
+}
+template <class Half> inlined inline Halves load_bits(const Half* from, int64_t count) {
+  return (Halves)(count == 16 ? _mm256_loadu_epi16(from) : _mm256_maskz_loadu_epi16(first_bits(count), from));
+}
+inlined inline void store(Floats x, float* to, int64_t count) {
+  count == 16 ? _mm512_storeu_ps(to, x) : _mm512_mask_storeu_ps(to, first_bits(count), x);
+}
+inlined inline void store(Reals<double> x, double* to, int64_t count) {
+  count == 8 ? _mm512_storeu_pd(to, x) : _mm512_mask_storeu_pd(to, first_bits(count), x);
+}
+template <class Half> inlined inline void store_bits(Halves x, Half* to, int64_t count) {
+  count == 16 ? _mm256_storeu_epi16(to, (__m256i)x) : _mm256_mask_storeu_epi16(to, first_bits(count), (__m256i)x);
+}
+#else
+template <class Vec, class Number> Vec load_some(const Number* from, int64_t count) {
+  Vec vector = {};
+  std::memcpy(&vector, from, count * sizeof(Number));
   return vector;
 }
-Reals<float> load(const float* from, int64_t count) { return load_real(from, count); }
-Reals<double> load(const double* from, int64_t count) { return load_real(from, count); }
-template <class Half> Floats load_half(const Half* from, int64_t count) {
-  Halves vector = {};
-  std::memcpy(&vector, from, count * sizeof(Half));
-  return to_floats(vector, Half());
-}
-Floats load(const Bfloat16* from, int64_t count) { return load_half(from, count); }
-Floats load(const Float16* from, int64_t count) { return load_half(from, count); }
-
-void store(Reals<float> x, float* to, int64_t count) { std::memcpy(to, &x, count * sizeof(float)); }
-void store(Reals<double> x, double* to, int64_t count) { std::memcpy(to, &x, count * sizeof(double)); }
-template <class Half> void store_half(Floats x, Half* to, int64_t count) {
-  Halves vector = narrow(x, Half());
-  std::memcpy(to, &vector, count * sizeof(Half));
-}
-void store(Floats x, Bfloat16* to, int64_t count) { store_half(x, to, count); }
-void store(Floats x, Float16* to, int64_t count) { store_half(x, to, count); }
+inlined inline Floats load(const float* from, int64_t count) { return load_some<Floats>(from, count); }
+inlined inline Reals<double> load(const double* from, int64_t count) { return load_some<Reals<double>>(from, count); }
+template <class Half> inlined inline Halves load_bits(const Half* from, int64_t count) { return load_some<Halves>(from, count); }
+inlined inline void store(Floats x, float* to, int64_t count) { std::memcpy(to, &x, count * sizeof(float)); }
+inlined inline void store(Reals<double> x, double* to, int64_t count) { std::memcpy(to, &x, count * sizeof(double)); }
+template <class Half> inlined inline void store_bits(Halves x, Half* to, int64_t count) { std::memcpy(to, &x, count * sizeof(Half)); }
+#endif
+inlined inline Floats load(const Bfloat16* from, int64_t count) { return to_floats(load_bits(from, count), Bfloat16()); }
+inlined inline Floats load(const Float16* from, int64_t count) { return to_floats(load_bits(from, count), Float16()); }
+inlined inline void store(Floats x, Bfloat16* to, int64_t count) { store_bits(narrow(x, Bfloat16()), to, count); }
+inlined inline void store(Floats x, Float16* to, int64_t count) { store_bits(narrow(x, Float16()), to, count); }
 
 // Numbers of any type as those to compute with.
 template <class Real, class Number> Reals<Real> load_as(const Number* from, int64_t count) {
@@ -163,6 +171,18 @@ template <class Real> typename Wide<Real>::Signed lane_numbers(int64_t start) {
 // x in the first `count` lanes, `other` in the lanes behind the end of a row.
 template <class Real> Reals<Real> first(int64_t count, Reals<Real> x, Real other) {
   return count == Wide<Real>::lanes ? x : lane_numbers<Real>(-count) < 0 ? x : other;
+}
+
+// A bit for each lane of a comparison, 1 where it is true.
+template <class Real> inlined inline uint64_t bits(typename Wide<Real>::Signed is_true) {
+#ifdef __AVX512DQ__
+  if constexpr (sizeof(Real) == 4) return _mm512_movepi32_mask((__m512i)is_true);
+  else return _mm512_movepi64_mask((__m512i)is_true);
+#else
+  uint64_t bits = 0;
+  for (int lane = 0; lane < Wide<Real>::lanes; lane++) bits |= uint64_t(is_true[lane] & 1) << lane;
+  return bits;
+#endif
 }
 
 // Makes the columns of as many vectors as they have lanes rows. In each step blocks twice as large change their places.
@@ -208,36 +228,62 @@ constexpr double inverse_factorials[] = {
     1.0 / 720,    1.0 / 5040,    1.0 / 40320,     1.0 / 362880,     1.0 / 3628800,     1.0 / 39916800,
     1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
 
-// series · 2ⁿ, 0 where exp x is below the normal numbers.
-template <class Real> Reals<Real> scale(Reals<Real> series, Reals<Real> n, Reals<Real> shifted, Reals<Real> x) {
-  using W = Wide<Real>;
-#ifdef __AVX512F__
-  if constexpr (std::is_same_v<Real, float>) {
-    auto is_normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(W::lowest_exponent), _CMP_NLT_UQ);
-    return (Reals<Real>)_mm512_maskz_scalef_ps(is_normal, (__m512)series, (__m512)n);
-  } else {
-    auto is_normal = _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(W::lowest_exponent), _CMP_NLT_UQ);
-    return (Reals<Real>)_mm512_maskz_scalef_pd(is_normal, (__m512d)series, (__m512d)n);
-  }
-#else
-  // The last bits of `shifted` are n, and belong where a number has its exponent.
-  using Bits = typename W::Bits;
-  auto power_of_2 = (Reals<Real>)(((Bits)shifted << W::fraction_bits) + (Bits)(Reals<Real>{} + 1));
-  return x < W::lowest_exponent ? 0 : series * power_of_2;
-#endif
+// series · 2ⁿ, 0 where exp x is below the normal numbers. The last bits of `shifted` are n, and belong where a number has
+// its exponent.
+template <class Real> Reals<Real> scale(Reals<Real> series, Reals<Real> shifted, Reals<Real> x) {
+  using Bits = typename Wide<Real>::Bits;
+  auto power_of_2 = (Reals<Real>)(((Bits)shifted << Wide<Real>::fraction_bits) + (Bits)(Reals<Real>{} + 1));
+  return x < Wide<Real>::lowest_exponent ? 0 : series * power_of_2;
 }
 
+#ifdef __AVX512F__
+constexpr long double exp_of_fraction(long double x) {
+  long double sum = 1, term = 1;
+  for (int i = 1; i < 30; i++) sum += term *= x / i;
+  return sum;
+}
+// Of each lane i of a vector 2^(i / lanes), and what is lost by its rounding, in parts of it.
+template <class Real> struct Roots {
+  Real of_2[Wide<Real>::lanes] = {}, lost[Wide<Real>::lanes] = {};
+  constexpr Roots() {
+    for (int i = 0; i < Wide<Real>::lanes; i++) {
+      long double root = exp_of_fraction(0x1.62e42fefa39ef35793cp-1L * i / Wide<Real>::lanes);
+      of_2[i] = Real(root);
+      lost[i] = Real((root - of_2[i]) / of_2[i]);
+    }
+  }
+};
+template <class Real> constexpr Roots<Real> roots;
+
+// exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = lanes x / ln 2, rounded, it is 2^(n / lanes) exp(r),
+// where a vector has all roots of 2 that there are, and r is so small that a few terms of the series do.
+template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
+  using W = Wide<Real>;
+  using Bits = typename W::Bits;
+  constexpr int root_bits = W::lanes == 16 ? 4 : 3;
+  Reals<Real> shifted = x * Real(W::lanes * 0x1.71547652b82fep0) + W::round, n = shifted - W::round;
+  Reals<Real> r = (x - n * (W::ln2_high / W::lanes)) - n * (W::ln2_low / W::lanes);
+  Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_short_exp - 1]);
+#pragma GCC unroll 16
+  for (int i = W::terms_of_short_exp - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
+  Reals<Real> change = r * series + __builtin_shuffle(load(roots<Real>.lost, W::lanes), (Bits)shifted);
+  Bits exponent = (Bits)shifted >> root_bits << W::fraction_bits;
+  auto power_of_2 = (Reals<Real>)((Bits)__builtin_shuffle(load(roots<Real>.of_2, W::lanes), (Bits)shifted) + exponent);
+  return x < W::lowest_exponent ? 0 : power_of_2 + power_of_2 * change;
+}
+#else
 // exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and |r| ≤ ½ ln 2 it is
 // 2ⁿ exp(r), for which a few terms of the series do.
-template <class Real> Reals<Real> exp_of_negative(Reals<Real> x) {
+template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
   using W = Wide<Real>;
   Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + W::round, n = shifted - W::round;
   Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
   Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_exp - 1]);
 #pragma GCC unroll 16
   for (int i = W::terms_of_exp - 2; i >= 0; i--) series = Real(inverse_factorials[i]) + r * series;
-  return scale<Real>(series, n, shifted, x);
+  return scale<Real>(series, shifted, x);
 }
+#endif
 
 // ln(x) for x > 0, −∞ for 0, and nan for nan. With x = 2ᵏ f, √½ ≤ f < √2, it is k ln 2 + 2 artanh(q), q = (f − 1) / (f + 1).
 template <class Real> Reals<Real> log_of_positive(Reals<Real> x) {

@@ -1,25 +1,18 @@
 // Products of a matrix a of many rows with a matrix b of few columns, and the weighted inputs of a softmax layer.
 //
-// A tile of out, 8 rows by up to 48 columns, stays in registers. Meanwhile the numbers of a are read one by one, and
-// those of b, few enough to stay in a cache, 16 at a time. Libraries first copy a to another layout; with so few columns
+// A tile of out, some rows by up to 3 vectors, stays in registers. Meanwhile the numbers of a are read one by one, and
+// those of b, few enough to stay in a cache, by vectors. Libraries first copy a to another layout; with so few columns
 // that would take a third of the time. Each function is a single parallel region, since threads wait for one another at
 // the end of each where processes share the cores. `products.py` calls the functions at the end of this file.
 
-#include <algorithm>
-#include <cstdint>
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <vector>
-
+#include "numbers.h"
 #include "threads.h"
 
 namespace {
 
-constexpr int64_t lanes = 16;
-using Floats __attribute__((vector_size(lanes * sizeof(float)))) = float;
-
-constexpr int tile_rows = 8;
+constexpr int64_t lanes = Wide<float>::lanes;
+// The sums of a tile of 3 vectors stay in registers, of which there are 32, or 16.
+constexpr int tile_rows = vector_bytes == 64 ? 8 : 4;
 // A longer sum is computed in parts of this length, which rounds less.
 constexpr int64_t sum_length = 512;
 // A thread takes this many rows at once: few, so that a thread that waits for its core delays the others little.
@@ -62,14 +55,14 @@ void tile(Matrix a, Matrix b, Matrix out, int64_t inner, bool add) {
 
 template <int rows>
 void tiles(Matrix a, Matrix b, Matrix out, int64_t columns, int64_t inner, bool add) {
-  int64_t column = 0, left = columns;
-  for (int64_t width; left > 0; column += width, left -= width) {
-    // Wide tiles are faster: 64 columns make two tiles of 32, not one of 48 and one of 16.
-    width = left >= 48 && left != 64 ? 48 : left >= 32 ? 32 : 16;
+  int64_t column = 0, left = columns / lanes;
+  for (int64_t width; left > 0; column += width * lanes, left -= width) {
+    // Wide tiles are faster: 4 vectors make two tiles of 2, not one of 3 and one of 1.
+    width = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
     Matrix b_part = b.slice(0, column), out_part = out.slice(0, column);
-    if (width == 48) tile<rows, 3>(a, b_part, out_part, inner, add);
-    if (width == 32) tile<rows, 2>(a, b_part, out_part, inner, add);
-    if (width == 16) tile<rows, 1>(a, b_part, out_part, inner, add);
+    if (width == 3) tile<rows, 3>(a, b_part, out_part, inner, add);
+    if (width == 2) tile<rows, 2>(a, b_part, out_part, inner, add);
+    if (width == 1) tile<rows, 1>(a, b_part, out_part, inner, add);
   }
 }
 
@@ -87,13 +80,6 @@ void row_product(Matrix a, Matrix b, Matrix out, int64_t start, int64_t rows, in
     }
   }
 }
-
-Floats load(const float* source) {
-  Floats vector;
-  std::memcpy(&vector, source, sizeof vector);
-  return vector;
-}
-void store(Floats x, float* target) { std::memcpy(target, &x, sizeof x); }
 
 }  // namespace
 
@@ -117,10 +103,10 @@ extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const flo
       for (int64_t row = start; row < std::min(start + tile_rows, rows); row++) {
         float* z_row = z.slice(row, 0).data;
         for (int64_t column = 0; column < columns; column += lanes) {
-          Floats values = load(z_row + column) + (bias ? bias[row] : 0), maximum = load(part_maxima + column);
-          store(values, z_row + column);
+          Floats values = load(z_row + column, lanes) + (bias ? bias[row] : 0), maximum = load(part_maxima + column, lanes);
+          store(values, z_row + column, lanes);
           // A nan in a column becomes its maximum.
-          store(values > maximum || values != values ? values : maximum, part_maxima + column);
+          store(values > maximum || values != values ? values : maximum, part_maxima + column, lanes);
         }
       }
     }

@@ -9,7 +9,7 @@
 namespace {
 
 // The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
-constexpr int64_t tile_vectors = 4;
+constexpr int64_t tile_vectors = 256 / vector_bytes;
 
 // Rows that are computed together: one, whose columns lie side by side in vectors; or a tile of some, side by side.
 struct Stripe {
@@ -62,8 +62,8 @@ template <class Real, bool tiled> struct Rows {
   }
 
   // Calls f with a tensor's numbers.
-  template <class Function> auto with_numbers_of(Operand tensor, Function f) const {
-    return with_numbers(task.type[tensor], [&](auto* null) { return f((decltype(null))task.data[tensor]); });
+  template <class Function> inlined auto with_numbers_of(Operand tensor, Function&& f) const {
+    return with_numbers(task.type[tensor], [&](auto* null) inlined { return f((decltype(null))task.data[tensor]); });
   }
 
   // One number of a tensor.
@@ -73,21 +73,28 @@ template <class Real, bool tiled> struct Rows {
     });
   }
 
-  // Returns true if the numbers of a block lie in memory as vectors do.
+  // A vector of a block: of a row the one with this number, of a tile the one with this number in a line.
+  struct Place {
+    int64_t line, vector, count;
+  };
+
+  // Returns true if whole vectors of a block lie in memory as they are.
   bool are_vectors(Operand tensor, const Block& block) const {
-    Type real = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
-    return !tiled && block.number.of[tensor] == 1 && task.type[tensor] == real;
+    bool is_whole = !tiled || block.numbers % lanes == 0;
+    return is_whole && block.number.of[tensor] == 1 && task.type[tensor] == own_type;
   }
+  static constexpr Type own_type = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
 
   // The numbers of a block as vectors: where they are, or read into a thread's own memory.
   struct Numbers {
-    const Loose<Real>* vectors;
-    Vec last;  // the numbers of a row behind its whole vectors
-    int64_t ahead = 0;
+    const Real* data;
+    int64_t line;       // from one line to the next
+    Vec last = {};      // the numbers of a row behind its whole vectors
+    int64_t ahead = 0;  // to what is read next, where the processor does not foresee it
 
-    // Fetches what is read next, a few numbers a time.
-    inlined void fetch(int64_t i) const { __builtin_prefetch((const Real*)(vectors + i) + ahead); }
-    inlined Vec at(int64_t i, int64_t count) const { return count == lanes ? vectors[i] : last; }
+    inlined const Real* vector(const Place& place) const { return data + place.line * line + place.vector * lanes; }
+    inlined void fetch(const Place& place) const { __builtin_prefetch(vector(place) + ahead); }
+    inlined Vec at(const Place& place) const { return place.count == lanes ? load(vector(place), lanes) : last; }
   };
 
   // How far what is read next is, where the processor does not foresee it: the next columns of a tile, tile, or row.
@@ -101,50 +108,62 @@ template <class Real, bool tiled> struct Rows {
     return next == task.columns ? 0 : next;
   }
 
-  Numbers read(Operand tensor, const Block& block, Vec* memory) const {
-    int64_t start = block.start.of[tensor], whole = block.numbers / lanes;
-    if (are_vectors(tensor, block)) {
-      auto from = (const Real*)task.data[tensor] + start;
-      return {(const Loose<Real>*)from, load(from + whole * lanes, block.numbers % lanes), ahead(tensor, block)};
+  inlined Numbers read(Operand tensor, const Block& block, Vec* memory) const {
+    if (!are_vectors(tensor, block)) {
+      copy(tensor, block, memory);
+      return copied(block, memory);
     }
+    auto from = (const Real*)task.data[tensor] + block.start.of[tensor];
+    Numbers numbers = {from, block.line.of[tensor], {}, ahead(tensor, block)};
+    int64_t whole = block.numbers / lanes * lanes;
+    if constexpr (!tiled) numbers.last = load(from + whole, block.numbers - whole);
+    return numbers;
+  }
+  __attribute__((noinline)) void copy(Operand tensor, const Block& block, Vec* memory) const {
     BlockSteps steps = block.steps(tensor);
     steps.ahead = ahead(tensor, block);
-    with_numbers_of(tensor, [&](auto* numbers) { read_block<Real>(numbers + start, steps, memory); });
-    return {(const Loose<Real>*)memory, memory[std::min(whole, block_vectors - 1)]};
+    with_numbers_of(tensor, [&](auto* numbers) { read_block<Real>(numbers + block.start.of[tensor], steps, memory); });
+  }
+  // The numbers of a block that a thread's own memory holds.
+  static inlined inline Numbers copied(const Block& block, const Vec* memory) {
+    int64_t width = (block.numbers + lanes - 1) / lanes;
+    return {(const Real*)memory, width * lanes, memory[width - 1]};
   }
 
   // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
   struct Result {
-    Loose<Real>* vectors;
-    Vec last;
+    Real* data;
+    int64_t line;
+    Vec last = {};
 
-    inlined void set(int64_t i, int64_t count, Vec x) {
-      if (count == lanes) vectors[i] = x;
+    inlined void set(const Place& place, Vec x) {
+      if (place.count == lanes) store(x, data + place.line * line + place.vector * lanes, lanes);
       else last = x;
     }
+    // Sets one number of a line.
+    void set(int64_t line, int64_t number, Real x) { data[line * this->line + number] = x; }
   };
 
-  Result result(const Block& block, Vec* memory) const {
-    Result result;
-    result.vectors = (Loose<Real>*)memory;
-    if (are_vectors(of_delta, block)) result.vectors = (Loose<Real>*)((Real*)task.data[of_delta] + block.start.of[of_delta]);
-    return result;
+  // A large δ of a tile is written past the caches, by whole blocks.
+  bool is_in_place(const Block& block) const { return are_vectors(of_delta, block) && !(tiled && task.is_large()); }
+
+  inlined Result result(const Block& block, Vec* memory) const {
+    if (is_in_place(block)) return {(Real*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta]};
+    return {(Real*)memory, (block.numbers + lanes - 1) / lanes * lanes};
   }
 
   // Stores the last numbers of a row beside the others.
   void finish(Result& result, const Block& block) const {
-    if constexpr (!tiled) {
-      int64_t whole = block.numbers / lanes;
-      store(result.last, (Real*)result.vectors + whole * lanes, block.numbers % lanes);
-    }
+    int64_t whole = block.numbers / lanes * lanes;
+    if (!tiled && whole < block.numbers) store(result.last, result.data + whole, block.numbers - whole);
   }
 
   void write(const Result& result, const Block& block) const {
-    if (are_vectors(of_delta, block)) return;
+    if (is_in_place(block)) return;
     with_numbers(task.type[of_delta], [&](auto* null) {
       using Number = std::remove_pointer_t<decltype(null)>;
       if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>)
-        write_block<Real>((const Vec*)result.vectors, (Number*)task.data[of_delta] + block.start.of[of_delta],
+        write_block<Real>((const Vec*)result.data, (Number*)task.data[of_delta] + block.start.of[of_delta],
                           block.steps(of_delta), tiled && task.is_large());
     });
   }
@@ -172,15 +191,14 @@ template <class Real, bool tiled> struct Rows {
     });
   }
 
-  // Calls f(i, count) for the vectors i of a block that hold columns of the same rows, and count of them.
-  template <class Function> static inlined inline void each_vector(const Block& block, int64_t vector, Function f) {
+  // Calls f(place) for the vectors of a block that hold columns of the same rows.
+  template <class Function> static inlined inline void each_vector(const Block& block, int64_t vector, Function&& f) {
     if constexpr (tiled) {
-      int64_t width = (block.numbers + lanes - 1) / lanes;
-      for (int64_t line = 0; line < block.lines; line++) f(line * width + vector, lanes);
+      for (int64_t line = 0; line < block.lines; line++) f(Place{line, vector, lanes});
     } else {
       int64_t whole = block.numbers / lanes;
-      for (int64_t i = 0; i < whole; i++) f(i, lanes);
-      if (whole * lanes < block.numbers) f(whole, block.numbers - whole * lanes);
+      for (int64_t i = 0; i < whole; i++) f(Place{0, i, lanes});
+      if (whole * lanes < block.numbers) f(Place{0, whole, block.numbers - whole * lanes});
     }
   }
 
@@ -191,7 +209,7 @@ template <class Real, bool tiled> struct Rows {
   }
 
   // Calls f(lane, row of the stripe) for the rows of a vector.
-  template <class Function> static void each_row(const Stripe& stripe, int64_t vector, Function f) {
+  template <class Function> static inlined inline void each_row(const Stripe& stripe, int64_t vector, Function&& f) {
     for (int64_t lane = 0; lane < rows_of(stripe, vector); lane++) f(lane, vector * lanes + lane);
   }
   // The number of a row among those of a vector's.

@@ -14,6 +14,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   using typename Base::Inputs;
   using typename Base::Label;
   using typename Base::Memory;
+  using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::has_t;
@@ -31,9 +32,9 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
 
   template <class Number> static Number finite(Number m) { return m == -infinity ? lowest : m; }
 
-  // c (z − m), 0 where both are ∞ and −∞ where both are −∞.
+  // c (z − m), 0 where both are ∞. m is finite(m), with which it is −∞ where both are −∞.
   template <class Number> inlined Number x(Number z, Stat m) const {
-    Number difference = z - finite(m);
+    Number difference = z - m;
     if constexpr (tiled) {
       difference = z == infinity ? 0 : difference;
     } else {
@@ -49,24 +50,26 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   };
 
   void add(Sums& sums, const Inputs& inputs, const Label& label, const Block& block, int64_t vector) const {
-    auto index = this->label_index(label, block, vector);
-    auto z_at = [&](int64_t i, int64_t count) inlined { return first<Real>(count, inputs.z.at(i, count), -infinity); };
+    auto line = this->label_line(label, block);
+    auto z_at = [&](const Place& place) inlined { return first<Real>(place.count, inputs.z.at(place), -infinity); };
     Vec most = Vec{} - infinity;
-    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-      most = z_at(i, count) > most ? z_at(i, count) : most;
+    this->each_vector(block, vector, [&](const Place& place) inlined {
+      most = z_at(place) > most ? z_at(place) : most;
     });
     Stat m;
     if constexpr (tiled) m = most;
     else m = largest<Real>(most);
     rescale(sums, m > sums.m ? m : sums.m);
+    const Stat finite_m = finite(sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {};
-    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-      inputs.z.fetch(i);
-      Vec x_here = x(z_at(i, count), sums.m), e = exponential(x_here);
-      ones = x_here == 0 ? ones + 1 : ones;
-      others = x_here == 0 ? others : others + e;
+    this->each_vector(block, vector, [&](const Place& place) inlined {
+      inputs.z.fetch(place);
+      Vec x_here = x(z_at(place), finite_m), e = exponential(x_here);
+      auto is_one = x_here == 0;
+      ones = is_one ? ones + 1 : ones;
+      others = is_one ? others : others + e;
       if (has_t) {
-        Vec t_here = this->t(inputs, label, index, i, count);
+        Vec t_here = this->t(inputs, label, line, place);
         tx += product(t_here, x_here);
         T += t_here;
       }
@@ -124,7 +127,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       Sums& sums = all[vector];
       Stat r = sums.r(), C = -sums.tx;
       sums.T = T(sums, y);
-      if (is_apart) C -= product(y.on_value, x(y.z, sums.m));
+      if (is_apart) C -= product(y.on_value, x(y.z, finite(sums.m)));
       C += product(sums.T, log1p(r));
       total += this->take_cost(stripe, vector, y.is_ignored != 0 ? 0 : C);
       if (!task.statistics || classes.are_all_ignored) continue;
@@ -135,7 +138,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     return total;
   }
 
-  // What is known of each row; `is_zero` is 1 for a row that has no gradient.
+  // What is known of each row, m as finite(m); `is_zero` is 1 for a row that has no gradient.
   struct Known {
     Stat m, r, T, is_zero;
   };
@@ -175,19 +178,12 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
-      if (is_apart) set_classes(all, classes, stripe, block, result);
+      if (is_apart) {
+        this->each_class(labels, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
+          result.set(line, number, this->at(all[vector].at_y, lane));
+        });
+      }
       this->write(result, block);
-    }
-  }
-
-  // Sets δ at the classes of the rows that are among the columns of a block.
-  void set_classes(const Factors* all, const Classes& classes, const Stripe& stripe, const Block& block,
-                   const typename Base::Result& result) const {
-    int64_t columns = tiled ? block.lines : block.numbers, line = tiled ? this->width(stripe) * lanes : 1;
-    for (int64_t row = 0; row < stripe.rows; row++) {
-      int64_t y = classes.y[row] - block.column;
-      const Stat& at_y = all[row / lanes].at_y;
-      if (0 <= y && y < columns) ((Real*)result.vectors)[y * line + row] = ((const Real*)&at_y)[row % lanes];
     }
   }
 
@@ -204,6 +200,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       row.T = known && !is_class ? this->load_statistic(2, stripe, vector) : T(sums[vector], y);
       auto is_empty = (row.T == 0) & ((row.m == -infinity) | (row.r != row.r));
       row.is_zero = (y.is_ignored != 0) | is_empty ? Stat{} + 1 : Stat{};
+      row.m = finite(row.m);
     }
   }
 
@@ -223,25 +220,25 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   void delta(const Factors& of, const Label& label, const Inputs& inputs, const Block& block, int64_t vector,
              bool is_zero, typename Base::Result& result) const {
     if (is_zero) {
-      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { result.set(i, count, Vec{}); });
+      this->each_vector(block, vector, [&](const Place& place) inlined { result.set(place, Vec{}); });
       return;
     }
-    auto set = [&](int64_t i, int64_t count, Vec delta) inlined {
+    auto set = [&](const Place& place, Vec delta) inlined {
       if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
-      result.set(i, count, delta);
+      result.set(place, delta);
     };
-    auto e = [&](int64_t i, int64_t count) inlined {
-      inputs.z.fetch(i);
-      return exponential(x(inputs.z.at(i, count), of.m));
+    auto e = [&](const Place& place) inlined {
+      inputs.z.fetch(place);
+      return exponential(x(inputs.z.at(place), of.m));
     };
     if (has_t) {
-      auto index = this->label_index(label, block, vector);
-      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-        set(i, count, of.delta(e(i, count), this->t(inputs, label, index, i, count)));
+      auto line = this->label_line(label, block);
+      this->each_vector(block, vector, [&](const Place& place) inlined {
+        set(place, of.delta(e(place), this->t(inputs, label, line, place)));
       });
     } else {
       Stat factor = of.by_s * of.T;
-      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { set(i, count, factor * e(i, count)); });
+      this->each_vector(block, vector, [&](const Place& place) inlined { set(place, factor * e(place)); });
     }
   }
 };

@@ -14,6 +14,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   using typename Base::Label;
   using typename Base::Memory;
   using typename Base::Numbers;
+  using typename Base::Place;
   using typename Base::Result;
   using typename Base::Stat;
   using typename Base::Vec;
@@ -72,13 +73,13 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
 
   void add_turn(Turn& turn, const Known& row, const Label& label, const Inputs& inputs,
                 const Numbers& v, const Block& block, int64_t vector) const {
-    auto index = this->label_index(label, block, vector);
+    auto line = this->label_line(label, block);
     Vec ones = {}, others = {}, tv = {};
-    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-      Vec e = exponential(x(inputs.z.at(i, count), row.m)), v_here = first<Real>(count, v.at(i, count), 0);
+    this->each_vector(block, vector, [&](const Place& place) inlined {
+      Vec e = exponential(x(inputs.z.at(place), row.m)), v_here = first<Real>(place.count, v.at(place), 0);
       ones = e == 1 ? ones + v_here : ones;
       others = e == 1 ? others : others + product(v_here, e);
-      if (has_t) tv += product(this->t(inputs, label, index, i, count), v_here);
+      if (has_t) tv += product(this->t(inputs, label, line, place), v_here);
     });
     turn.ones += this->sum_columns(ones);
     turn.others += this->sum_columns(others);
@@ -97,10 +98,10 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
                   const Numbers& v, const Block& block, int64_t vector,
                   Result& result) const {
     Stat factor = row.is_zero != 0 ? 0 : product(g, row.T / ((1 + row.r) * (1 + row.r)));
-    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-      Vec v_here = v.at(i, count), difference = v_here * row.r + (v_here - turn.ones) - turn.others;
-      Vec change = c * (c * (exponential(x(z.at(i, count), row.m)) * difference));
-      result.set(i, count, product<Vec>(Vec{} + factor, change));
+    this->each_vector(block, vector, [&](const Place& place) inlined {
+      Vec v_here = v.at(place), difference = v_here * row.r + (v_here - turn.ones) - turn.others;
+      Vec change = c * (c * (exponential(x(z.at(place), row.m)) * difference));
+      result.set(place, product<Vec>(Vec{} + factor, change));
     });
   }
 };

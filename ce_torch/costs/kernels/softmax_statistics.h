@@ -52,6 +52,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   using typename Base::Inputs;
   using typename Base::Label;
   using typename Base::Memory;
+  using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::c;
@@ -92,18 +93,20 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   };
 
   void add(Sums& sums, const Inputs& inputs, const Label& label, const Block& block, int64_t vector) const {
-    auto index = this->label_index(label, block, vector);
+    auto line = this->label_line(label, block);
     Stat m = cap(find_most(sums, inputs, block, vector));
     rescale(sums, m > sums.m ? m : sums.m);
+    const Stat finite_m = this->finite(sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {}, ex = {};
-    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-      inputs.z.fetch(i);
-      Vec x_here = first<Real>(count, x(cap(inputs.z.at(i, count)), sums.m), -infinity), e = exponential(x_here);
-      ones = x_here == 0 ? ones + 1 : ones;
-      others = x_here == 0 ? others : others + e;
+    this->each_vector(block, vector, [&](const Place& place) inlined {
+      inputs.z.fetch(place);
+      Vec x_here = first<Real>(place.count, x(cap(inputs.z.at(place)), finite_m), -infinity), e = exponential(x_here);
+      auto is_one = x_here == 0;
+      ones = is_one ? ones + 1 : ones;
+      others = is_one ? others : others + e;
       if (has_entropy) ex += product<Vec>(e, x_here);
       if (has_t) {
-        Vec t_here = this->t(inputs, label, index, i, count);
+        Vec t_here = this->t(inputs, label, line, place);
         tx += product(t_here, x_here);
         T += t_here;
       }
@@ -119,17 +122,15 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     Vec most = Vec{} - infinity;
     if constexpr (tiled) {
       most = sums.most;
-      int64_t column = block.column;
-      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-        Vec z = inputs.z.at(i, count);
-        sums.best = z > most ? Indices{} + Index(column) : sums.best;
+      this->each_vector(block, vector, [&](const Place& place) inlined {
+        Vec z = inputs.z.at(place);
+        sums.best = z > most ? Indices{} + Index(block.column + place.line) : sums.best;
         most = z > most ? z : most;
-        column++;
       });
       return sums.most = most;
     } else {
-      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-        Vec z = first<Real>(count, inputs.z.at(i, count), -infinity);
+      this->each_vector(block, vector, [&](const Place& place) inlined {
+        Vec z = first<Real>(place.count, inputs.z.at(place), -infinity);
         most = z > most ? z : most;
       });
       Real largest_here = largest<Real>(most);
@@ -143,9 +144,8 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
 
   // Returns the first place in a block of a row where f(z) is true.
   template <class Function> static int64_t find(const Inputs& inputs, const Block& block, Function f) {
-    int64_t whole = block.numbers / lanes;
     for (int64_t i = 0; i < block.numbers; i++)
-      if (f(i / lanes < whole ? Vec(inputs.z.vectors[i / lanes])[i % lanes] : inputs.z.last[i % lanes])) return i;
+      if (f(inputs.z.at({0, i / lanes, std::min(lanes, block.numbers - i / lanes * lanes)})[i % lanes])) return i;
     return 0;
   }
 
@@ -182,7 +182,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
         this->store_row(which, stripe, vector, y.is_ignored != 0 ? Stat{} : number);
       };
       Stat r = sums.r(), ln = log1p(r), p = sums.tx;
-      if (is_apart) p += product(y.on_value, x(cap(y.z), sums.m));
+      if (is_apart) p += product(y.on_value, x(cap(y.z), this->finite(sums.m)));
       put(row_log_prob, p - product(this->T(sums, y), ln));
       put(row_logsumexp, c * sums.m + ln);
       Stat H = ln - sums.ex / (1 + r);
@@ -227,17 +227,18 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     Label labels[Base::most_vectors];
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
-    Stat T[Base::most_vectors] = {};
+    Stat T[Base::most_vectors] = {}, at_y[Base::most_vectors] = {};
     if (!is_class) add_T(T, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       auto load = [&](Row which) { return load_row(which, stripe, vector); };
       Factors& of = all[vector];
-      of.m = load(row_m), of.r = load(row_r), of.H = load(row_H);
+      of.m = this->finite(load(row_m)), of.r = load(row_r), of.H = load(row_H);
       of.T = is_class ? labels[vector].on_value : T[vector];
       of.g_p = load(row_g_p), of.g_l = load(row_g_l), of.g_H = load(row_g_H);
       of.ln = log1p(of.r), of.inverse = 1 / (1 + of.r);
       of.is_zero = (of.g_p == 0) & (of.g_l == 0) & (of.g_H == 0) ? Stat{} + 1 : Stat{};
       of.is_zero = labels[vector].is_ignored != 0 ? Stat{} + 1 : of.is_zero;
+      if (is_apart) at_y[vector] = of.is_zero != 0 ? Stat{} : delta_at<Stat>(of, labels[vector].z, labels[vector].t);
     }
     this->each_block(stripe, [&](const Block& block) {
       bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
@@ -247,7 +248,11 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
-      if (is_apart) set_classes(all, labels, classes, stripe, block, result);
+      if (is_apart) {
+        this->each_class(labels, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
+          result.set(line, number, this->at(at_y[vector], lane));
+        });
+      }
       this->write(result, block);
     });
   }
@@ -257,8 +262,8 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Vec sum = {};
-        this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-          sum += this->t(inputs, Label{}, Indices{} - 1, i, count);
+        this->each_vector(block, vector, [&](const Place& place) inlined {
+          sum += this->t(inputs, Label{}, typename Base::Columns{} - 1, place);
         });
         T[vector] += this->sum_columns(sum);
       }
@@ -277,30 +282,17 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   void delta(const Factors& of, const Label& label, const Inputs& inputs, const Block& block, int64_t vector,
              bool is_zero, typename Base::Result& result) const {
     if (is_zero) {
-      this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined { result.set(i, count, Vec{}); });
+      this->each_vector(block, vector, [&](const Place& place) inlined { result.set(place, Vec{}); });
       return;
     }
-    auto index = this->label_index(label, block, vector);
-    this->each_vector(block, vector, [&](int64_t i, int64_t count) inlined {
-      inputs.z.fetch(i);
-      Vec t = has_t ? this->t(inputs, label, index, i, count) : Vec{};
-      Vec delta = delta_at<Vec>(of, inputs.z.at(i, count), t);
+    auto line = this->label_line(label, block);
+    this->each_vector(block, vector, [&](const Place& place) inlined {
+      inputs.z.fetch(place);
+      Vec t = has_t ? this->t(inputs, label, line, place) : Vec{};
+      Vec delta = delta_at<Vec>(of, inputs.z.at(place), t);
       if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
-      result.set(i, count, delta);
+      result.set(place, delta);
     });
-  }
-
-  // Sets δ at the classes of the rows that are among the columns of a block.
-  void set_classes(const Factors* all, const Label* labels, const Classes& classes, const Stripe& stripe,
-                   const Block& block, const typename Base::Result& result) const {
-    int64_t columns = tiled ? block.lines : block.numbers, line = tiled ? this->width(stripe) * lanes : 1;
-    for (int64_t r = 0; r < stripe.rows; r++) {
-      int64_t y = classes.y[r] - block.column;
-      if (y < 0 || y >= columns) continue;
-      const Factors& of = all[r / lanes];
-      Stat at_y = of.is_zero != 0 ? Stat{} : delta_at<Stat>(of, labels[r / lanes].z, labels[r / lanes].t);
-      ((Real*)result.vectors)[y * line + r] = this->at(at_y, r % lanes);
-    }
   }
 };
 

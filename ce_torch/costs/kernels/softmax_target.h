@@ -8,6 +8,7 @@ namespace {
 
 template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   using Base = Rows<Real, tiled>;
+  using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
@@ -56,7 +57,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     return task.data[of_weight] ? total : double(counted);
   }
 
-  static constexpr int64_t none = -1;
+  static constexpr int none = -1;
   // The class of each row of a stripe; none if y are outputs, or the row is ignored.
   struct Classes {
     int64_t y[Base::stripe_rows];
@@ -66,8 +67,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     Classes classes;
     classes.are_all_ignored = is_class;
     for (int64_t row = 0; row < stripe.rows; row++) {
-      int64_t y = is_class ? task.class_at(this->start(stripe, row, of_y)) : none;
-      classes.y[row] = y == task.ignore_index ? none : y;
+      int64_t y = is_class ? task.class_at(this->start(stripe, row, of_y)) : int64_t(none);
+      classes.y[row] = y == task.ignore_index ? int64_t(none) : y;
       classes.are_all_ignored &= classes.y[row] == none;
     }
     return classes;
@@ -75,38 +76,50 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
 
   // The numbers of a tensor at the classes of a vector's rows.
   Stat at_classes(Operand tensor, const Stripe& stripe, int64_t vector, const Classes& classes) const {
-    return this->with_numbers_of(tensor, [&](auto* from) {
-      std::remove_const_t<std::remove_pointer_t<decltype(from)>> numbers[lanes] = {};
-      this->each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-        int64_t y = classes.y[row];
-        if (y != none) numbers[lane] = from[this->start(stripe, row, tensor) + y * task.column.of[tensor]];
+    auto index = [&](int64_t row) inlined {
+      return this->start(stripe, row, tensor) + classes.y[row] * task.column.of[tensor];
+    };
+    if constexpr (!tiled) {
+      return classes.y[0] == none ? 0 : this->number(tensor, index(0));
+    } else {
+      return this->with_numbers_of(tensor, [&](auto* from) inlined {
+        std::remove_const_t<std::remove_pointer_t<decltype(from)>> numbers[lanes] = {};
+        this->each_row(stripe, vector, [&](int64_t lane, int64_t row) inlined {
+          if (classes.y[row] != none) numbers[lane] = from[index(row)];
+        });
+        return load_as<Real>(numbers, lanes);
       });
-      Vec all = load_as<Real>(numbers, lanes);
-      if constexpr (tiled) return all;
-      else return all[0];
-    });
+    }
   }
 
+  // A column for each row of a vector.
+  using Columns = std::conditional_t<tiled, typename Wide<Real>::Signed, int32_t>;
   // Of rows with a class y: what t has there, all of it and beyond the others; z there, if that is taken apart.
   struct Label {
     Stat t = {}, on_value = {}, is_ignored = {}, z = {};
-    typename Wide<Real>::Signed y = {};
+    Columns y = Columns{} + none;
   };
   Label label(const Stripe& stripe, int64_t vector, const Classes& classes) const {
     Label label;
-    label.y -= 1;
     if (!is_class) return label;
-    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) { label.y[lane] = classes.y[row]; });
-    Stat weights = {};
+    if constexpr (tiled) label.y = load_classes(stripe, vector, classes);
+    else label.y = int32_t(classes.y[0]);
+    Stat weights = label.y < 0 ? Stat{} : Stat{} + 1;
     if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
-    else if constexpr (tiled) weights = label.y < 0 ? weights : weights + 1;
-    else weights = label.y[0] >= 0;
-    if constexpr (tiled) label.is_ignored = label.y < 0 ? label.is_ignored + 1 : label.is_ignored;
-    else label.is_ignored = label.y[0] < 0;
+    label.is_ignored = label.y < 0 ? Stat{} + 1 : Stat{};
     if (is_apart) label.z = at_classes(of_z, stripe, vector, classes);
     label.on_value = (1 - smoothing) * weights;
     label.t = weights * (1 - smoothing + off_value);
     return label;
+  }
+
+  static Columns load_classes(const Stripe& stripe, int64_t vector, const Classes& classes) {
+    int64_t y[lanes];
+    std::fill(y, y + lanes, none);
+    Base::each_row(stripe, vector, [&](int64_t lane, int64_t row) { y[lane] = classes.y[row]; });
+    Columns columns;
+    for (int lane = 0; lane < lanes; lane++) columns[lane] = y[lane];
+    return columns;
   }
 
   void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {
@@ -121,7 +134,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     typename Base::Numbers z, y, weight;
   };
 
-  Inputs read_all(const Block& block, Memory& memory) const {
+  inlined Inputs read_all(const Block& block, Memory& memory) const {
     Inputs inputs;
     inputs.z = this->read(of_z, block, memory.z);
     if (!is_class) inputs.y = this->read(of_y, block, memory.y);
@@ -129,23 +142,39 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     return inputs;
   }
 
-  // Where the classes of rows that are side by side are among the vectors of a block.
-  inlined typename Wide<Real>::Signed label_index(const Label& label, const Block& block, int64_t vector) const {
-    int64_t width = (block.numbers + lanes - 1) / lanes;
-    return (label.y - int32_t(block.column)) * int32_t(width) + int32_t(vector);
+  // The lines of a block where the classes of rows that are side by side are.
+  inlined Columns label_line(const Label& label, const Block& block) const {
+    return label.y - int32_t(block.column);
+  }
+
+  // Calls f(vector, lane, line, number) for the rows whose class is among the columns of a block, at this place.
+  template <class Function>
+  void each_class(const Label* labels, const Stripe& stripe, const Block& block, Function f) const {
+    if constexpr (!tiled) {
+      int64_t place = labels->y - block.column;
+      if (0 <= place && place < block.numbers) f(0, 0, 0, place);
+    } else {
+      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+        Columns line = labels[vector].y - int32_t(block.column);
+        uint64_t rows = bits<Real>((line >= 0) & (line < int32_t(block.lines)));
+        for (; rows; rows &= rows - 1) {
+          int lane = __builtin_ctzll(rows);
+          f(vector, lane, line[lane], vector * lanes + lane);
+        }
+      }
+    }
   }
 
   // t in a vector; 0 behind the end of a row. In a single row with a class y, `on_value` at y is still missing.
-  inlined Vec t(const Inputs& inputs, const Label& label, typename Wide<Real>::Signed index, int64_t i,
-                int64_t count) const {
+  inlined Vec t(const Inputs& inputs, const Label& label, Columns line, const Place& place) const {
     Vec t = Vec{} + off_value;
     if (!is_class) {
-      inputs.y.fetch(i);
-      t += (1 - smoothing) * inputs.y.at(i, count);
+      inputs.y.fetch(place);
+      t += (1 - smoothing) * inputs.y.at(place);
     }
-    if (is_weighted) t *= inputs.weight.at(i, count);
-    if constexpr (tiled) t = index == int32_t(i) ? label.t : t;
-    return first<Real>(count, t, 0);
+    if (is_weighted) t *= inputs.weight.at(place);
+    if constexpr (tiled) t = line == int32_t(place.line) ? label.t : t;
+    return first<Real>(place.count, t, 0);
   }
 };
 

@@ -22,7 +22,7 @@ enum class Type { float32, float64, bfloat16, float16, int64 };
 constexpr int abi_version = 3;
 
 // Calls f with a null pointer of the numbers that a type stands for.
-template <class Function> inlined inline auto with_numbers(Type type, Function f) {
+template <class Function> inlined inline auto with_numbers(Type type, Function&& f) {
   switch (type) {
     case Type::float64: return f((double*)nullptr);
     case Type::bfloat16: return f((Bfloat16*)nullptr);
