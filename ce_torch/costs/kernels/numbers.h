@@ -133,7 +133,7 @@ template <class Half> inlined inline void store_bits(Halves x, Half* to, int64_t
   count == 16 ? _mm256_storeu_epi16(to, (__m256i)x) : _mm256_mask_storeu_epi16(to, first_bits(count), (__m256i)x);
 }
 #else
-template <class Vec, class Number> Vec load_some(const Number* from, int64_t count) {
+template <class Vec, class Number> inlined inline Vec load_some(const Number* from, int64_t count) {
   Vec vector = {};
   std::memcpy(&vector, from, count * sizeof(Number));
   return vector;

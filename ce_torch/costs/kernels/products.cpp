@@ -34,10 +34,11 @@ void tile(Matrix a, Matrix b, Matrix out, int64_t inner, bool add) {
   for (int64_t i = 0; i < inner; i++) {
     if (a.row == 1) __builtin_prefetch(a.data + (i + prefetch_distance) * a.column);
     Floats right[vectors];
-    for (int v = 0; v < vectors; v++) std::memcpy(&right[v], b.data + i * b.row + v * lanes, sizeof(Floats));
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; v++) right[v] = load(b.data + i * b.row + v * lanes, lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
-      Floats left = Floats{} + a.data[r * a.row + i * a.column];
+      Floats left = a.data[r * a.row + i * a.column] - Floats{};  // + would make 0 of −0, in an operation more
 #pragma GCC unroll 3
       for (int v = 0; v < vectors; v++) sums[r][v] += left * right[v];
     }
@@ -45,10 +46,7 @@ void tile(Matrix a, Matrix b, Matrix out, int64_t inner, bool add) {
   for (int r = 0; r < rows; r++) {
     for (int v = 0; v < vectors; v++) {
       float* target = out.data + r * out.row + v * lanes;
-      Floats total = {};
-      if (add) std::memcpy(&total, target, sizeof(Floats));
-      total += sums[r][v];
-      std::memcpy(target, &total, sizeof(Floats));
+      store(add ? load(target, lanes) + sums[r][v] : sums[r][v], target, lanes);
     }
   }
 }
