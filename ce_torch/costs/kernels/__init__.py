@@ -61,8 +61,8 @@ def new_cost(reduction: str, z: Tensor, dtype: torch.dtype) -> Tensor:
     return z.new_empty(z.shape[:-1] if reduction == "none" else (), dtype=dtype)
 
 
-def new_statistics(z: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return memory for the statistics of each example: m, r and T, which kernels on the CPU find again for classes y."""
-    count = math.prod(z.shape[:-1]) * (2 if z.is_cpu and not y.is_floating_point() else 3)
+def new_statistics(z: Tensor, y: Tensor, dtype: torch.dtype, *, keep_T: bool = False) -> Tensor:
+    """Return memory for the statistics of each example: m, r, and T, which the CPU's kernels find again for classes."""
+    count = math.prod(z.shape[:-1]) * (3 if keep_T or y.is_floating_point() else 2)
     # An even number, so that the first two can be a float64.
     return z.new_empty(2 + count + count % 2, dtype=dtype)

@@ -54,7 +54,8 @@ def cpp(spec: "CostSpec") -> Implementation:
 
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
-        statistics = new_statistics(z, inputs[0], compute_dtype(z)) if is_softmax and z.numel() > KEPT else None
+        keeps = is_softmax and z.numel() > KEPT
+        statistics = new_statistics(z, inputs[0], compute_dtype(z)) if keeps else None
         if not kernel(name)(z, *inputs, REDUCTIONS[reduction], torch.get_num_threads(), statistics, C):
             y, highest = inputs[0], z.shape[-1] - 1
             raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
