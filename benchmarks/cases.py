@@ -85,8 +85,11 @@ def sigmoid_cases(examples: Examples) -> list[Case]:
     weight = examples.weight.view(-1, *[1] * (z.ndim - 2))  # it broadcasts to z
     weighted, positive, other = {"weight": weight}, {"pos_weight": weight}, {"alpha": 0.5, "gamma": 1.5}
     options = (PLAIN, y, {}), ("class indices", classes, {}), *common_options(y, z.dtype)
+    masked = {"mask": weight > 0.5}
     more_options = {
         "cross_entropy": (
+            ("mask", y, masked),
+            ("mask, element mean", y, masked | {"reduction": "element_mean"}),
             ("weight", y, weighted),
             ("pos_weight", y, positive),
             ("both weights", y, weighted | positive),
@@ -133,13 +136,21 @@ def cooled_cross_entropy(
 
 
 def neuron_loss(
-    loss: Loss, z: Tensor, y: Tensor, reduction: str = "mean", out_dtype: torch.dtype | None = None, **options: Any
+    loss: Loss,
+    z: Tensor,
+    y: Tensor,
+    reduction: str = "mean",
+    out_dtype: torch.dtype | None = None,
+    mask: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
-    """Return a loss of PyTorch's by neuron, of class indices too, computed in out_dtype."""
+    """Return a loss of PyTorch's by neuron, of class indices too, over what the mask lets count, in out_dtype."""
     if not y.is_floating_point():
         y = torch.zeros_like(z).scatter(1, y.unsqueeze(1), 1)
     if out_dtype is not None:
         z, y = z.to(out_dtype), y.to(out_dtype)
+    if mask is not None:
+        return loss(z, y, reduction="sum", weight=mask.to(z.dtype), **options) / mask.expand_as(z).sum()
     return loss(z, y, reduction=reduction, **options)
 
 

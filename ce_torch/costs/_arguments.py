@@ -4,11 +4,12 @@ A check that returns something returns the argument as the costs use it: NumPy's
 as int64.
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +35,20 @@ def check_z(z: Tensor) -> None:
         raise ValueError("z must have shape (..., K), the classes last, got a scalar; pass z.unsqueeze(-1)")
 
 
-def classes_last(dim: int, z: Tensor, *tensors: Any) -> Any:
-    """Return z, and tensors that broadcast to z, with its dimension `dim` last; return class indices as they are."""
+def classes_last(dim: int, z: Tensor, y: Any, *weights: Tensor | None) -> Any:
+    """Return z, y and weights, which broadcast to z, with its dimension `dim` last; class indices as they are."""
     if dim == -1:
-        return z, *tensors
+        return z, y, *weights
     check_floating("z", z)
     if not -z.ndim <= dim < z.ndim:
         raise ValueError(f"dim must be a dimension of z, of shape {tuple(z.shape)}, got {dim}")
-    return tuple(move_last(dim, z, tensor) for tensor in (z, *tensors))
+    if isinstance(y, Tensor) and y.is_floating_point():
+        y = move_last(dim, z, y)
+    return move_last(dim, z, z), y, *(move_last(dim, z, weight) for weight in weights)
 
 
-def move_last(dim: int, z: Tensor, tensor: Any) -> Any:
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.ndim > z.ndim:
+def move_last(dim: int, z: Tensor, tensor: Tensor | None) -> Tensor | None:
+    if tensor is None or tensor.ndim > z.ndim:
         return tensor
     return tensor.reshape((1,) * (z.ndim - tensor.ndim) + tensor.shape).movedim(dim, -1)
 
@@ -55,7 +58,7 @@ def check_dense(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         expression = f"torch.as_tensor({name})"
         if isinstance(tensor, (int, float)):
-            expression = f"torch.tensor({tensor if name == 'y' else float(tensor)})"
+            expression = f"torch.tensor({tensor if name in ('y', 'mask') else float(tensor)})"
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}; pass {expression}")
     if tensor.is_nested:
         raise TypeError(f"{name} must not be a nested tensor; pass its rows, torch.cat({name}.unbind())")
@@ -188,16 +191,30 @@ def check_ignored(ignore_index: int, y: Tensor) -> None:
         )
 
 
-def check_option(name: str, value: Any) -> Any:
-    """Return the option as the costs use it; raise `TypeError` or `ValueError` unless they take such a value."""
-    check = OPTIONS.get(name)
-    return value if check is None else check(value)
+def option_checks(function: Callable[..., Any]) -> dict[str, Callable[[Any], Any]]:
+    """Return the checks of a cost's options, by name; of a `Literal` the values are those of its annotation.
+
+    A check returns the option as the cost uses it, and raises `TypeError` or `ValueError` for what it does not take.
+    """
+    options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    choices = {p.name: get_args(p.annotation) for p in options if get_origin(p.annotation) is Literal}
+    checks = {name: partial(check_choice, name, values) for name, values in choices.items()}
+    return {p.name: OPTIONS[p.name] for p in options if p.name in OPTIONS} | checks
 
 
 def check_weight(name: str, weight: Tensor | None) -> Tensor | None:
     if weight is not None:
         check_floating(name, weight)
     return weight
+
+
+def check_mask(mask: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    check_dense("mask", mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True for what counts, got {mask.dtype}; pass mask.bool()")
+    return mask
 
 
 def check_out_dtype(out_dtype: torch.dtype | None) -> torch.dtype | None:
@@ -289,6 +306,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "dim": partial(check_number, "dim", (int,), -math.inf, math.inf, "an integer"),
     "ignore_index": check_ignore_index,
     "label_smoothing": partial(check_number, "label_smoothing", (float, int), 0, 1, "a number from 0 to 1"),
+    "mask": check_mask,
     "out_dtype": check_out_dtype,
     "pos_weight": partial(check_weight, "pos_weight"),
     "reduction": partial(check_choice, "reduction", ("mean", "sum", "none")),

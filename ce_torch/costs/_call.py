@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ce_torch.costs._arguments import OPTIONS
+from ce_torch.costs._arguments import option_checks
 from ce_torch.costs._torch_private import TracerWarning, tracing_state
 
 Arguments = ParamSpec("Arguments")
@@ -28,7 +28,7 @@ def loss_function(
     def decorate(cost: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         parameters = inspect.signature(cost).parameters.values()
         options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        positions = len(parameters) - len(options)
+        positions, checks = len(parameters) - len(options), option_checks(cost)
 
         @wraps(cost)
         def call(*positional: Arguments.args, **named: Arguments.kwargs) -> Result:
@@ -46,8 +46,8 @@ def loss_function(
             if has_torch_function(arguments):
                 return handle_torch_function(call, arguments, *positional, **named)
             for name, value in named.items():
-                if name in OPTIONS:
-                    named[name] = OPTIONS[name](value)
+                if name in checks:
+                    named[name] = checks[name](value)
             if tracing_state() is None:
                 return cost(*positional, **named)
             with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ce_torch.costs._arguments import check_option
+from ce_torch.costs._arguments import option_checks
 from ce_torch.costs._function import CostFunction
 
 
@@ -25,10 +25,11 @@ class Cost(nn.Module):
     prepare: ClassVar[Callable[..., tuple[CostFunction, tuple[Any, ...]]]]
     cost_functions: ClassVar[tuple[CostFunction, ...]]
     defaults: ClassVar[dict[str, Any]] = {}
+    checks: ClassVar[dict[str, Callable[[Any], Any]]] = {}
 
     def __init_subclass__(cls) -> None:
         options = [p for p in inspect.signature(cls.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        cls.defaults = {p.name: p.default for p in options}
+        cls.defaults, cls.checks = {p.name: p.default for p in options}, option_checks(cls.function)
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
         cls.__signature__ = inspect.Signature([*own[1:], *options])
 
@@ -43,7 +44,7 @@ class Cost(nn.Module):
         self.fixed = {}
         for name, value in {**self.defaults, **options}.items():
             if hasattr(type(self), name):
-                self.fixed[name] = check_option(name, value)
+                self.fixed[name] = self.checked(name, value)
             else:
                 setattr(self, name, value)
 
@@ -55,7 +56,7 @@ class Cost(nn.Module):
                 raise AttributeError(
                     f"{name} is a method of {kind} too and can't be set; build another {kind}({name}=...)"
                 )
-            value = check_option(name, value)
+            value = self.checked(name, value)
             for places in (self.__dict__, self._buffers, self._parameters, self._modules):
                 places.pop(name, None)
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
@@ -63,14 +64,21 @@ class Cost(nn.Module):
                 return
         super().__setattr__(name, value)
 
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the option as the cost uses it; raise `TypeError` or `ValueError` unless it takes such a value."""
+        return self.checks[name](value) if name in self.checks else value
+
     @property
     def options(self) -> dict[str, Any]:
         """The options, as keyword arguments for `function`."""
         return {name: self.fixed[name] if name in self.fixed else getattr(self, name) for name in self.defaults}
 
-    def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return C for the weighted inputs z (..., K) and y, desired outputs (..., K) or class indices (...)."""
-        return type(self).function(z, y, **self.options)
+    def forward(self, z: Tensor, y: Tensor, **options: Any) -> Tensor:
+        """Return C for the weighted inputs z (..., K) and y, desired outputs (..., K) or class indices (...).
+
+        Options are for this call alone, such as a mask of these examples.
+        """
+        return type(self).function(z, y, **self.options | options)
 
     def activation(self, z: Tensor) -> Tensor:
         """Return a, the outputs of the output layer, for its weighted inputs z (..., K)."""

@@ -14,9 +14,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from ce_torch.costs._arguments import check_arguments, check_element_weight, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
+from ce_torch.costs._elements import Reduction, reduced_cost
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
-from ce_torch.costs._precision import result_dtype
+from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def cost(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = mask(z, y, w)
+    z, y = countable(z, y, w)
     return product(w, element_cost(z, y, p)).sum(-1)
 
 
@@ -37,17 +38,17 @@ def element_cost(z: Tensor, y: Tensor, p: Tensor | None) -> Tensor:
 
 
 def delta(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = mask(z, y, w)
+    z, y = countable(z, y, w)
     return product(w, (1 - y) * torch.sigmoid(z) - product(p, y) * torch.sigmoid(-z))
 
 
 def curvature(v: Tensor, z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = mask(z, y, w)
+    z, y = countable(z, y, w)
     return product(w, v * torch.sigmoid(z) * torch.sigmoid(-z) * (1 - y + product(p, y)))
 
 
 def grad_y(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = mask(z, y, w)
+    z, y = countable(z, y, w)
     return product(w, -z if p is None else logsigmoid(-z) - product(p, logsigmoid(z)))
 
 
@@ -56,11 +57,11 @@ def grad_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Ten
 
 
 def grad_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
-    z, y = mask(z, y, w)
+    z, y = countable(z, y, w)
     return -product(product(w, y), logsigmoid(z))
 
 
-def mask(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+def countable(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return z and the desired outputs, 0 for what is not a number where w is 0."""
     y = desired_outputs(y, z)
     if w is None:
@@ -104,18 +105,26 @@ CROSS_ENTROPY = CostFunction(
         other_derivatives={"y": grad_y, "weight": grad_weight, "pos_weight": grad_pos_weight},
         cpp=CPP,
         triton=(triton_cost, triton_delta),
-        examples=({}, {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])}),
+        examples=(
+            {},
+            {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])},
+            {"mask": torch.tensor([True, False, True])},
+        ),
     )
 )
 
 
 def prepare(
-    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None, dim: int
+    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None, mask: Tensor | None, dim: int
 ) -> tuple[CostFunction, tuple[Tensor | None, ...]]:
-    z, y, weight, pos_weight = classes_last(dim, z, y, weight, pos_weight)
+    z, y, weight, pos_weight, mask = classes_last(dim, z, y, weight, pos_weight, mask)
     y = check_arguments(z, y)
     check_element_weight("weight", weight, z)
     check_element_weight("pos_weight", pos_weight, z)
+    check_element_weight("mask", mask, z)
+    if mask is not None:
+        # Of a gradient that is summed where the weight broadcasts the sum is what is rounded.
+        weight = mask if weight is None else weight.to(compute_dtype(z)).masked_fill(~mask, 0)
     return CROSS_ENTROPY, (z, y, weight, pos_weight)
 
 
@@ -126,8 +135,9 @@ def cross_entropy(
     *,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
+    mask: Tensor | None = None,
     dim: int = -1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The cross-entropy cost of sigmoid neurons: N · `F.binary_cross_entropy_with_logits(z, y)` for N neurons.
@@ -148,15 +158,18 @@ def cross_entropy(
         weight: w, a factor for each neuron's cost, floating point, of a shape that broadcasts to z's. For 0 the neuron
             costs nothing, whatever its z and y.
         pos_weight: p, a factor for the part of the cost that belongs to y, as `weight`.
+        mask: True where an element counts, bool, of a shape that broadcasts to z's. Where it is False, as for a label
+            that is missing, the element costs nothing, whatever its z and y, and does not count in a mean. With
+            `weight` too, the product of both is kept until the backward pass.
         dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
             shape (N, K, H, W), which PyTorch's losses expect.
-        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x
-            (`F.binary_cross_entropy_with_logits` also divides by the number of neurons), "sum" for Σₓ Cₓ, "none" for
-            every Cₓ, shape (...).
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, those with an element that counts;
+            "element_mean" for the mean over all elements that count, which is the mean of
+            `F.binary_cross_entropy_with_logits`; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples is nan, their sum 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over nothing is nan, its sum 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
@@ -169,8 +182,7 @@ def cross_entropy(
 
     Source: Nielsen, section 3.1, equations (57)-(67).
     """
-    function, inputs = prepare(z, y, weight, pos_weight, dim)
-    return function(result_dtype(z, out_dtype), reduction, *inputs)
+    return reduced_cost(prepare(z, y, weight, pos_weight, mask, dim), z, dim, reduction, out_dtype, mask)
 
 
 class CrossEntropyCost(Cost):

@@ -18,9 +18,9 @@ from torch.nn.functional import logsigmoid
 from ce_torch.costs._arguments import OPTIONS, check_arguments, check_number, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
+from ce_torch.costs._elements import Reduction, reduced_cost
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
-from ce_torch.costs._precision import result_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
@@ -186,7 +186,7 @@ def focal(
     alpha: float | None = 0.25,
     gamma: float = 2.0,
     dim: int = -1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The focal loss of sigmoid neurons: N · `torchvision.ops.sigmoid_focal_loss`, its mean, for N neurons.
@@ -204,8 +204,8 @@ def focal(
         gamma: at least 0, how much less neurons count that are nearly right. For 0 it is the cross-entropy.
         dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
             shape (N, K, H, W), which PyTorch's losses expect.
-        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (torchvision also divides by the number of
-            neurons), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x; "element_mean" for the mean over examples
+            and neurons, which is torchvision's; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
@@ -222,8 +222,7 @@ def focal(
 
     Source: Lin, Goyal, Girshick, He and Dollár, "Focal Loss for Dense Object Detection", 2017.
     """
-    function, inputs = prepare(z, y, alpha, gamma, dim)
-    return function(result_dtype(z, out_dtype), reduction, *inputs)
+    return reduced_cost(prepare(z, y, alpha, gamma, dim), z, dim, reduction, out_dtype)
 
 
 class FocalCost(Cost):

@@ -14,9 +14,9 @@ from torch.nn.functional import mse_loss
 from ce_torch.costs._arguments import check_arguments, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
+from ce_torch.costs._elements import Reduction, reduced_cost
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
-from ce_torch.costs._precision import result_dtype
 from ce_torch.costs._spec import CostSpec
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def quadratic(
     *,
     activation: str = "sigmoid",
     dim: int = -1,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The quadratic cost: N / 2 · `F.mse_loss(torch.sigmoid(z), y)`, or `F.mse_loss(z, y)`, for N neurons.
@@ -160,8 +160,8 @@ def quadratic(
         activation: "sigmoid" for a = σ(z), "linear" for a = z.
         dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
             shape (N, K, H, W), which PyTorch's losses expect.
-        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x (`F.mse_loss` also divides by the number
-            of neurons, and has no ½), "sum" for Σₓ Cₓ, "none" for every Cₓ, shape (...).
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x; "element_mean" for the mean over examples
+            and neurons, which is half of `F.mse_loss`; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
@@ -178,8 +178,7 @@ def quadratic(
 
     Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
     """
-    function, inputs = prepare(z, y, activation, dim)
-    return function(result_dtype(z, out_dtype), reduction, *inputs)
+    return reduced_cost(prepare(z, y, activation, dim), z, dim, reduction, out_dtype)
 
 
 class QuadraticCost(Cost):

@@ -67,7 +67,8 @@ class Case:
     dtype: ClassVar[torch.dtype] = torch.float64  # of examples; the kernels take float32
 
     def options_in(self, dtype: torch.dtype) -> dict[str, Any]:
-        return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in self.options.items()}
+        is_weight = {k: isinstance(v, Tensor) and v.is_floating_point() for k, v in self.options.items()}
+        return {k: v.to(dtype) if is_weight[k] else v for k, v in self.options.items()}
 
     def __call__(self, z: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         return self.function(z, y, reduction=reduction, **self.options_in(z.dtype))
@@ -97,10 +98,10 @@ def textbook_quadratic(z: Tensor, y: Tensor, activation: str = "sigmoid") -> Ten
 
 
 def textbook_cross_entropy(
-    z: Tensor, y: Tensor, weight: Tensor | float = 1.0, pos_weight: Tensor | float = 1.0
+    z: Tensor, y: Tensor, weight: Tensor | float = 1.0, pos_weight: Tensor | float = 1.0, mask: Tensor | float = 1.0
 ) -> Tensor:
     a = 1 / (1 + torch.exp(-z))
-    return -(weight * (pos_weight * y * a.log() + (1 - y) * (1 - a).log())).sum(-1)
+    return -(mask * weight * (pos_weight * y * a.log() + (1 - y) * (1 - a).log())).sum(-1)
 
 
 def textbook_log_likelihood(

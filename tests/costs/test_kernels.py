@@ -43,6 +43,8 @@ OPTIONS = {
         z, y, weight=ramp(z[..., :1]) + z[..., :1].abs().detach(), **options
     ),
     "weights of every neuron": lambda z, y, **options: cross_entropy(z, y, pos_weight=z.detach().abs(), **options),
+    "a mask": lambda z, y, **options: cross_entropy(z, y, mask=z > 0, **options),
+    "a mask, weights": lambda z, y, **options: cross_entropy(z, y, mask=z > 0, weight=ramp(z), **options),
     "classes of neurons": lambda z, y, **options: cross_entropy(z, y.argmax(-1), **options),
     "classes of linear neurons": lambda z, y, **options: quadratic(z, y.argmax(-1), activation="linear", **options),
     "classes of neurons, weights": lambda z, y, **options: cross_entropy(

@@ -80,14 +80,20 @@ WRONG = {
         (True, TypeError, "a number of examples, at least 1, or None, got True"),
     ],
     "reduction": [
-        ("men", ValueError, '"mean", "sum" or "none", got \'men\''),
-        (None, ValueError, '"mean", "sum" or "none", got None'),
-        (["mean"], ValueError, r"\"mean\", \"sum\" or \"none\", got \['mean'\]"),
+        ("men", ValueError, '"mean", .*"sum" or "none", got \'men\''),
+        (None, ValueError, '"mean", .*"sum" or "none", got None'),
+        (["mean"], ValueError, r"\"mean\", .*\"sum\" or \"none\", got \['mean'\]"),
     ],
     "out_dtype": [
         (torch.int64, TypeError, "torch.float64, .* or None for that of z, got torch.int64"),
         ("float32", TypeError, "torch.float64, .* or None for that of z, got 'float32'"),
         (float, TypeError, "torch.float64, .* or None for that of z, got <class 'float'>"),
+    ],
+    "mask": [
+        (True, TypeError, r"a tensor, got bool; pass torch.tensor\(True\)"),
+        ([True, False, True], TypeError, r"a tensor, got list; pass torch.as_tensor\(mask\)"),
+        (torch.ones(3), TypeError, r"bool, True for what counts, got torch.float32; pass mask.bool\(\)"),
+        (torch.ones(3).to_sparse(), TypeError, r"a dense tensor, got torch.sparse_coo; pass mask.to_dense\(\)"),
     ],
     "denominator": [
         (0, ValueError, r"a finite number greater than 0, a tensor of shape \(\), or None, got 0"),
@@ -189,6 +195,7 @@ OTHERS = {
     "gamma": 1.0,
     "ignore_index": 2,
     "label_smoothing": 0.5,
+    "mask": torch.tensor([True, False, True]),
     "reduction": "none",
     "softcap": 2.0,
     "z_loss": 0.1,

@@ -27,7 +27,7 @@ struct Tensor {
 };
 
 constexpr int32_t dlpack_cpu = 1;
-enum DlpackCode : uint8_t { dlpack_int, dlpack_uint, dlpack_float, dlpack_bfloat = 4 };
+enum DlpackCode : uint8_t { dlpack_int, dlpack_uint, dlpack_float, dlpack_bfloat = 4, dlpack_bool = 6 };
 
 enum class Reduction { none, sum, mean };
 

@@ -96,7 +96,7 @@ def cut(shape: Sequence[int]) -> Iterator[Block]:
 def narrow_all(inputs: Sequence[Any], block: Block) -> tuple[Any, ...]:
     """Return the block of each tensor that broadcasts to z, or of class indices, which lack z's last dimension."""
     return tuple(
-        narrow(input, block, 0 if input.is_floating_point() else 1) if isinstance(input, Tensor) else input
+        narrow(input, block, missing_dims=int(input.dtype == torch.int64)) if isinstance(input, Tensor) else input
         for input in inputs
     )
 

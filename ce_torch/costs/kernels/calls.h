@@ -26,9 +26,12 @@ bool find_type(const Tensor& tensor, Type* type) {
     case dlpack_float: *type = bits == 32 ? Type::float32 : bits == 64 ? Type::float64 : Type::float16; return bits >= 16;
     case dlpack_bfloat: *type = Type::bfloat16; return bits == 16;
     case dlpack_int: *type = Type::int64; return bits == 64;
+    case dlpack_bool: *type = Type::boolean; return bits == 8;
     default: return false;
   }
 }
+
+bool is_real(Type type) { return type != Type::int64 && type != Type::boolean; }
 
 // Why the kernels do not support a call, a place in the sentences of `cpp.py`.
 enum Refusal : long { supported, not_plain, not_on_cpu, no_dtype, misfit, no_memory, too_many_dims, varying_weights };
@@ -73,7 +76,7 @@ Refusal check_inputs(const Arguments& arguments, bool is_softmax) {
     if (Refusal refusal = check(arguments.tensor[i], &type[i])) return refusal;
   }
   const Tensor &z = arguments.tensor[of_z], &y = arguments.tensor[of_y];
-  if (type[of_z] == Type::int64) return no_dtype;
+  if (!is_real(type[of_z]) || type[of_y] == Type::boolean) return no_dtype;
   if (z.ndim == 0 || z.ndim > most_dims) return too_many_dims;
   if (z.elements() == 0 || !z.data || !y.data) return no_memory;
   int dims = z.ndim - (type[of_y] == Type::int64);
@@ -81,7 +84,7 @@ Refusal check_inputs(const Arguments& arguments, bool is_softmax) {
   for (int i = of_weight; i < inputs; i++) {
     if (!arguments.is_there[i]) continue;
     const Tensor& weight = arguments.tensor[i];
-    if (type[i] == Type::int64) return no_dtype;
+    if (!is_real(type[i]) && (is_softmax || type[i] != Type::boolean)) return no_dtype;
     if (!fits(weight, z)) return misfit;
     if (is_softmax && (weight.ndim != 1 || weight.shape[0] != z.shape[z.ndim - 1])) return varying_weights;
   }
@@ -232,7 +235,7 @@ bool fit(const Arguments& arguments, bool is_softmax) {
     if (!arguments.is_there[operand]) return true;
     const Tensor& tensor = arguments.tensor[operand];
     Type type;
-    return check(tensor, &type) == supported && type != Type::int64 && tensor.ndim == dims &&
+    return check(tensor, &type) == supported && is_real(type) && tensor.ndim == dims &&
            std::equal(z.shape, z.shape + dims, tensor.shape);
   };
   int grad_dims = arguments.reduction == Reduction::none ? z.ndim - 1 : 0;

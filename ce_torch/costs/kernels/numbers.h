@@ -61,6 +61,10 @@ struct Bfloat16 {
 struct Float16 {
   uint16_t bits;
 };
+// True or false, as 1 or 0.
+struct Bool {
+  uint8_t bits;
+};
 template <class Number> struct Computed {
   using Real = float;
 };
@@ -147,6 +151,12 @@ template <class Half> inlined inline void store_bits(Halves x, Half* to, int64_t
 #endif
 inlined inline Floats load(const Bfloat16* from, int64_t count) { return to_floats(load_bits(from, count), Bfloat16()); }
 inlined inline Floats load(const Float16* from, int64_t count) { return to_floats(load_bits(from, count), Float16()); }
+inlined inline Floats load(const Bool* from, int64_t count) {
+  constexpr int lanes = Wide<float>::lanes;
+  Vector<uint8_t, lanes> vector = {};
+  count == lanes ? std::memcpy(&vector, from, lanes) : std::memcpy(&vector, from, count);
+  return __builtin_convertvector((vector != 0) & 1, Floats);
+}
 inlined inline void store(Floats x, Bfloat16* to, int64_t count) { store_bits(narrow(x, Bfloat16()), to, count); }
 inlined inline void store(Floats x, Float16* to, int64_t count) { store_bits(narrow(x, Float16()), to, count); }
 

@@ -122,7 +122,8 @@ template <class Real, bool tiled> struct Rows {
   __attribute__((noinline)) void copy(Operand tensor, const Block& block, Vec* memory) const {
     BlockSteps steps = block.steps(tensor);
     steps.ahead = ahead(tensor, block);
-    with_numbers_of(tensor, [&](auto* numbers) { read_block<Real>(numbers + block.start.of[tensor], steps, memory); });
+    auto read = [&](auto* numbers) { read_block<Real>(numbers + block.start.of[tensor], steps, memory); };
+    task.type[tensor] == Type::boolean ? read((Bool*)task.data[tensor]) : with_numbers_of(tensor, read);
   }
   // The numbers of a block that a thread's own memory holds.
   static inlined inline Numbers copied(const Block& block, const Vec* memory) {

@@ -17,7 +17,7 @@ constexpr int64_t short_columns = 64;
 // Fewer rows than these leave more lanes empty than it costs to collect what lies apart.
 constexpr int64_t few_rows = 4;
 
-enum class Type { float32, float64, bfloat16, float16, int64 };
+enum class Type { float32, float64, bfloat16, float16, int64, boolean };
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
 constexpr int abi_version = 3;
 

@@ -17,7 +17,6 @@ from ce_torch.costs._arguments import (
     check_denominator,
     check_desired,
     check_ignored,
-    check_option,
     check_temperature_shape,
     check_token_weight,
 )
@@ -305,7 +304,7 @@ class LinearLogLikelihoodCost(Cost):
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_owned = name == "adapter" and are_parameters(value)
-        super().__setattr__(name, nn.ParameterList(check_option(name, value)) if is_owned else value)
+        super().__setattr__(name, nn.ParameterList(self.checked(name, value)) if is_owned else value)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""

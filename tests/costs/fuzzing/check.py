@@ -116,7 +116,8 @@ def expected_results(of: Combination, given: Mapping[str, Tensor]) -> tuple[Resu
 
 
 def ask_textbook(of: Combination, given: Mapping[str, Tensor], noise: Noise) -> Results:
-    in_float64 = {name: t.double() if t.is_floating_point() else t.long() for name, t in of.tensors.items()}
+    wide = {torch.bool: torch.bool, torch.uint8: torch.int64, torch.int64: torch.int64}
+    in_float64 = {name: t.to(wide.get(t.dtype, torch.float64)) for name, t in of.tensors.items()}
     in_float64["z"] = in_float64["z"].nan_to_num(torch.nan, INFINITE, -INFINITE)
     in_float64 = {name: t.detach().requires_grad_(name in of.wanted) for name, t in in_float64.items()}
     given = {name: t.double() for name, t in given.items()}

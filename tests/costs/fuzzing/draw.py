@@ -256,23 +256,36 @@ def spoil(of: Combination, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         spoilt = (y == of.options["ignore_index"]).unsqueeze(-1) & draw.mask(z.shape, 0.5)
         of.values += ", spoilt"
         return z.masked_fill(spoilt, draw.one_of(torch.nan, torch.inf, -torch.inf)), y
-    if of.cost == "cross_entropy" and weight is not None and (weight == 0).any():
+    mask = of.tensors.get("mask")
+    hollow = torch.zeros(()) != 0 if weight is None else weight == 0
+    hollow = hollow if mask is None else hollow | ~mask
+    if of.cost == "cross_entropy" and hollow.any():
         of.values += ", spoilt"
-        z = z.masked_fill((weight == 0) & draw.mask(z.shape, 0.5), torch.nan)
+        z = z.masked_fill(hollow & draw.mask(z.shape, 0.5), torch.nan)
         if y.is_floating_point():
-            y = y.masked_fill((weight == 0) & draw.mask(y.shape, 0.5), draw.one_of(torch.nan, torch.inf))
+            y = y.masked_fill(hollow & draw.mask(y.shape, 0.5), draw.one_of(torch.nan, torch.inf))
     return z, y
 
 
-def draw_weight(of: Combination, name: str) -> None:
-    """Draw a weight: of each class for a softmax, of a shape that broadcasts to z else."""
+def draw_weight_shape(of: Combination, name: str) -> tuple[int, ...]:
+    """Draw the shape of a weight: of each class for a softmax, one that broadcasts to z else."""
     draw = of.draw
     shape: tuple[int, ...] = of.shape[-1:]
     if not of.is_softmax and draw.chance(0.6):
         shape = tuple(1 if draw.chance(0.4) else size for size in of.shape[draw.integer(0, len(of.shape)) :])
     if of.batch and draw.chance(0.6):
         of.shared = *of.shared, name
-    shape = of.full_shape(shape, name)
+    return of.full_shape(shape, name)
+
+
+def draw_mask(of: Combination) -> None:
+    shape = draw_weight_shape(of, "mask")
+    of.tensors["mask"] = of.draw.tensor(of.draw.mask(shape, of.draw.one_of(0.7, 0.1)), torch.bool, of.layouts)
+
+
+def draw_weight(of: Combination, name: str) -> None:
+    draw = of.draw
+    shape = draw_weight_shape(of, name)
     weight = 3 * draw.uniform(shape)
     if draw.chance(0.3):
         weight = weight.masked_fill(draw.mask(shape, 0.3), 0)
@@ -306,9 +319,10 @@ OPTIONS: dict[str, Callable[[Combination], Any]] = {
     "gamma": lambda of: of.draw.one_of(0, 0.5, 1, 1.5, 3, of.draw.number(0, 5)),
     "ignore_index": draw_ignore_index,
     "label_smoothing": lambda of: of.draw.one_of(0.1, 1, of.draw.number(0, 1), of.draw.power(-8, -1)),
+    "mask": draw_mask,
     "out_dtype": lambda of: of.draw.one_of(*DTYPES),
     "pos_weight": lambda of: draw_weight(of, "pos_weight"),
-    "reduction": lambda of: of.draw.one_of("sum", "none"),
+    "reduction": lambda of: of.draw.one_of("sum", "none", *[] if of.is_softmax else ["element_mean"]),
     "temperature": draw_temperature,
     "weight": lambda of: draw_weight(of, "weight"),
     "dim": lambda of: of.draw.integer(-len(of.shape), len(of.shape) - 1),
@@ -323,7 +337,7 @@ def place(of: Combination, z: Tensor, y: Tensor, dtype: torch.dtype) -> None:
         of.options["dim"] = dim = OPTIONS["dim"](of)
     if dim >= 0:
         dim -= len(of.shape)
-    for name in ("weight", "pos_weight"):
+    for name in ("weight", "pos_weight", "mask"):
         if dim != -1 and name in of.tensors and not of.is_softmax:
             weight, first = of.tensors[name], of.full_shape((), name)
             shape = weight.shape[len(first) :]

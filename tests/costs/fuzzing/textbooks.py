@@ -37,15 +37,23 @@ def neuron_cross_entropy(z: Tensor, y: Tensor, pos_weight: Tensor | float = 1.0)
 
 
 def cross_entropy(
-    noise: Noise, z: Tensor, y: Tensor, *, weight: Tensor | None, pos_weight: Tensor | None
+    noise: Noise,
+    z: Tensor,
+    y: Tensor,
+    *,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    mask: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     w = noise("weight", z.new_ones(()) if weight is None else weight)
     p = noise("pos_weight", z.new_ones(()) if pos_weight is None else pos_weight)
+    counts = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand_as(z)
+    w = torch.where(counts, w, 0)
     y = desired(noise, z, y)
     z = torch.where((w == 0) & z.isnan(), 0, noise("z", z))
     y = torch.where((w == 0) & ~y.isfinite(), 0, y)
     C = (w * neuron_cross_entropy(z, y, p)).sum(-1)
-    return C, example_count(C)
+    return C, counts.any(-1).double().sum()
 
 
 def focal(noise: Noise, z: Tensor, y: Tensor, *, alpha: float | None, gamma: float) -> tuple[Tensor, Tensor]:
@@ -101,12 +109,14 @@ def expected_cost(name: str, noise: Noise, tensors: Mapping[str, Tensor], option
     options.pop("out_dtype")
     dim = options.pop("dim", -1)
     if name == "cross_entropy" and dim != -1:
-        for weight in {"weight", "pos_weight"} & tensors.keys():
+        for weight in {"weight", "pos_weight", "mask"} & tensors.keys():
             options[weight] = tensors[weight].expand_as(z).movedim(dim, -1)
     z, y = z.movedim(dim, -1), y.movedim(dim, -1) if y.is_floating_point() else y
     C, count = TEXTBOOKS[name](noise, z, y, **options)
     # The count is exact, what follows from its derivative is not.
     C, count = noise("C", C), count.detach() + noise("count", count - count.detach())
-    if reduction != "mean":
+    if reduction == "element_mean":
+        count = tensors["mask"].expand_as(tensors["z"]).double().sum() if "mask" in tensors else C.new_tensor(z.numel())
+    elif reduction != "mean":
         return C if reduction == "none" else C.sum()
     return torch.where(count == 0, torch.nan, C.sum() / count.masked_fill(count == 0, 1))
