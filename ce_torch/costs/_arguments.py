@@ -35,9 +35,11 @@ def check_z(z: Tensor) -> None:
         raise ValueError("z must have shape (..., K), the classes last, got a scalar; pass z.unsqueeze(-1)")
 
 
-def classes_last(dim: int, z: Tensor, y: Any, *weights: Tensor | None) -> Any:
+def classes_last(dim: int | None, z: Tensor, y: Any, *weights: Tensor | None) -> Any:
     """Return z, y and weights, which broadcast to z, with its dimension `dim` last; class indices as they are."""
-    if dim == -1:
+    if dim is None and isinstance(z, Tensor) and z.ndim > 3:
+        check_reading(z, y)
+    if dim is None or dim == -1:
         return z, y, *weights
     check_floating("z", z)
     if not -z.ndim <= dim < z.ndim:
@@ -51,6 +53,19 @@ def move_last(dim: int, z: Tensor, tensor: Tensor | None) -> Tensor | None:
     if tensor is None or tensor.ndim > z.ndim:
         return tensor
     return tensor.reshape((1,) * (z.ndim - tensor.ndim) + tensor.shape).movedim(dim, -1)
+
+
+def check_reading(z: Tensor, y: Any) -> None:
+    """Raise `ValueError` if y may be the classes of z whether these are last or, as in PyTorch's losses, second."""
+    if isinstance(y, Tensor) and y.shape == z.shape[:-1] == z.shape[:1] + z.shape[2:] and z.shape[-1] > 1:
+        raise ValueError(
+            f"dim must say which dimension of z holds the classes, since y of shape {tuple(y.shape)} fits z of shape "
+            f"{tuple(z.shape)} in two ways; pass dim=1 if they come second, as in F.cross_entropy, or dim=-1"
+        )
+
+
+def class_dim(dim: int | None) -> int:
+    return -1 if dim is None else dim
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
@@ -285,6 +300,10 @@ def check_denominator_option(denominator: float | Tensor | None) -> float | Tens
     return check_number("denominator", (float, int), sys.float_info.min, sys.float_info.max, expected, denominator)
 
 
+def check_dim(dim: int | None) -> int | None:
+    return None if dim is None else check_number("dim", (int,), -math.inf, math.inf, "an integer, or None", dim)
+
+
 def check_ignore_index(ignore_index: int) -> int:
     if ignore_index is None:
         raise TypeError("ignore_index must be an integer, got None; leave it out: its default, -100, is no class")
@@ -303,7 +322,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "block_rows": check_block_rows,
     "class_weight": partial(check_weight, "class_weight"),
     "denominator": check_denominator_option,
-    "dim": partial(check_number, "dim", (int,), -math.inf, math.inf, "an integer"),
+    "dim": check_dim,
     "ignore_index": check_ignore_index,
     "label_smoothing": partial(check_number, "label_smoothing", (float, int), 0, 1, "a number from 0 to 1"),
     "mask": check_mask,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ce_torch.costs._arguments import class_dim
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._reduction import quotient
@@ -15,7 +16,7 @@ Reduction = Literal["mean", "element_mean", "sum", "none"]
 def reduced_cost(
     prepared: tuple[CostFunction, tuple[Any, ...]],
     z: Tensor,
-    dim: int,
+    dim: int | None,
     reduction: Reduction,
     out_dtype: torch.dtype | None,
     mask: Tensor | None = None,
@@ -26,8 +27,8 @@ def reduced_cost(
     if reduction in ("sum", "none") or (reduction == "mean" and mask is None):
         return function(dtype, reduction, *inputs)
     if mask is None:
-        return to_dtype(function(compute_dtype(z), "mean", *inputs) / z.shape[dim], dtype)
+        return to_dtype(function(compute_dtype(z), "mean", *inputs) / z.shape[class_dim(dim)], dtype)
     counts = mask.expand(z.shape)
     # An example counts if one of its elements does.
-    count = counts.sum() if reduction == "element_mean" else counts.any(dim).sum()
+    count = (counts if reduction == "element_mean" else counts.any(class_dim(dim))).count_nonzero()
     return to_dtype(quotient(function(compute_dtype(z), "sum", *inputs), count), dtype)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ce_torch.costs._arguments import option_checks
+from ce_torch.costs._arguments import class_dim, option_checks
 from ce_torch.costs._function import CostFunction
 
 
@@ -89,7 +89,7 @@ class Cost(nn.Module):
         options = {name: value for name, value in self.options.items() if name not in ("reduction", "out_dtype")}
         function, inputs = type(self).prepare(z, y, **options)
         function.check_classes(*inputs)
-        return function.delta(*inputs).movedim(-1, self.options["dim"])
+        return function.delta(*inputs).movedim(-1, class_dim(self.options["dim"]))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
@@ -44,4 +43,5 @@ def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor
 
 def quotient(C: Tensor, n: Tensor, empty: float = math.nan) -> Tensor:
     """Return C / n; where n is 0, `empty` without a gradient."""
-    return torch.where(n == 0, empty, C / n.masked_fill(n == 0, 1))
+    is_empty = n == 0
+    return (C / n.masked_fill(is_empty, 1)).masked_fill(is_empty, empty)

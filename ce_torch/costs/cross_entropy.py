@@ -115,7 +115,7 @@ CROSS_ENTROPY = CostFunction(
 
 
 def prepare(
-    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None, mask: Tensor | None, dim: int
+    z: Tensor, y: Tensor, weight: Tensor | None, pos_weight: Tensor | None, mask: Tensor | None, dim: int | None
 ) -> tuple[CostFunction, tuple[Tensor | None, ...]]:
     z, y, weight, pos_weight, mask = classes_last(dim, z, y, weight, pos_weight, mask)
     y = check_arguments(z, y)
@@ -136,7 +136,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     mask: Tensor | None = None,
-    dim: int = -1,
+    dim: int | None = None,
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -161,8 +161,8 @@ def cross_entropy(
         mask: True where an element counts, bool, of a shape that broadcasts to z's. Where it is False, as for a label
             that is missing, the element costs nothing, whatever its z and y, and does not count in a mean. With
             `weight` too, the product of both is kept until the backward pass.
-        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
-            shape (N, K, H, W), which PyTorch's losses expect.
+        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. None for the
+            last; 1 for z of shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, those with an element that counts;
             "element_mean" for the mean over all elements that count, which is the mean of
             `F.binary_cross_entropy_with_logits`; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).

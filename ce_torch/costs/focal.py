@@ -173,7 +173,9 @@ OPTIONS.update(
 )
 
 
-def prepare(z: Tensor, y: Tensor, alpha: float | None, gamma: float, dim: int) -> tuple[CostFunction, tuple[Any, ...]]:
+def prepare(
+    z: Tensor, y: Tensor, alpha: float | None, gamma: float, dim: int | None
+) -> tuple[CostFunction, tuple[Any, ...]]:
     z, y = classes_last(dim, z, y)
     return FOCAL, (z, check_arguments(z, y), -1.0 if alpha is None else float(alpha), float(gamma))
 
@@ -185,7 +187,7 @@ def focal(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
-    dim: int = -1,
+    dim: int | None = None,
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -202,8 +204,8 @@ def focal(
             stand for one-hot vectors.
         alpha: the weight of neurons with y = 1, from 0 to 1; those with y = 0 have 1 − alpha. None for no weights.
         gamma: at least 0, how much less neurons count that are nearly right. For 0 it is the cross-entropy.
-        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
-            shape (N, K, H, W), which PyTorch's losses expect.
+        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. None for the
+            last; 1 for z of shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x; "element_mean" for the mean over examples
             and neurons, which is torchvision's; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.

@@ -17,6 +17,7 @@ from ce_torch.costs._arguments import (
     check_class_weight,
     check_ignored,
     check_temperature_shape,
+    class_dim,
     classes_last,
 )
 from ce_torch.costs._call import loss_function
@@ -109,7 +110,7 @@ def prepare(
     weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
-    dim: int,
+    dim: int | None,
 ) -> tuple[CostFunction, tuple[Any, ...]]:
     z, y = classes_last(dim, z, y)
     y = check_arguments(z, y)
@@ -127,7 +128,7 @@ def log_likelihood(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-    dim: int = -1,
+    dim: int | None = None,
     reduction: str = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -149,8 +150,8 @@ def log_likelihood(
         ignore_index: examples whose class index this is cost nothing, whatever their z, and do not count in the mean.
             Class indices only.
         label_smoothing: from 0 to 1, the part of every y that is spread evenly over all classes.
-        dim: the dimension of z, and of desired outputs, that holds the classes; class indices lack it. It is 1 for z of
-            shape (N, K, H, W), which PyTorch's losses expect.
+        dim: the dimension of z, and of desired outputs, that holds the classes; class indices lack it. None for the
+            last; 1 for z of shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, "sum" for Σₓ Cₓ, "none" for every Cₓ,
             shape (...). For class indices the mean is weighted: n is the sum of the weights of the classes y.
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
@@ -221,4 +222,4 @@ class LogLikelihoodCost(Cost):
     cost_functions = (LOG_LIKELIHOOD,)
 
     def activation(self, z: Tensor) -> Tensor:
-        return softmax(z / self.options["temperature"], self.options["dim"])
+        return softmax(z / self.options["temperature"], class_dim(self.options["dim"]))

@@ -134,7 +134,7 @@ LINEAR = CostFunction(
 )
 
 
-def prepare(z: Tensor, y: Tensor, activation: str, dim: int) -> tuple[CostFunction, tuple[Tensor, Tensor]]:
+def prepare(z: Tensor, y: Tensor, activation: str, dim: int | None) -> tuple[CostFunction, tuple[Tensor, Tensor]]:
     z, y = classes_last(dim, z, y)
     return (SIGMOID if activation == "sigmoid" else LINEAR), (z, check_arguments(z, y))
 
@@ -145,7 +145,7 @@ def quadratic(
     y: Tensor,
     *,
     activation: str = "sigmoid",
-    dim: int = -1,
+    dim: int | None = None,
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -158,8 +158,8 @@ def quadratic(
         y: desired outputs, floating point, shape (..., K); or class indices, int64, shape (...), which stand for
             one-hot vectors.
         activation: "sigmoid" for a = σ(z), "linear" for a = z.
-        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. It is 1 for z of
-            shape (N, K, H, W), which PyTorch's losses expect.
+        dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. None for the
+            last; 1 for z of shape (N, K, H, W), which PyTorch's losses expect.
         reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x; "element_mean" for the mean over examples
             and neurons, which is half of `F.mse_loss`; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.

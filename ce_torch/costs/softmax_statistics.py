@@ -122,7 +122,7 @@ def softmax_statistics(
     softcap: float | None = None,
     ignore_index: int = -100,
     entropy: bool = False,
-    dim: int = -1,
+    dim: int | None = None,
 ) -> SoftmaxStatistics:
     """The log-probability, logsumexp, entropy and prediction of each example: `z.log_softmax(-1)` and what follows.
 
@@ -142,7 +142,8 @@ def softmax_statistics(
         ignore_index: examples whose class index this is have the numbers 0, the prediction `ignore_index`, and no
             gradient, whatever their z. Class indices only.
         entropy: True for the entropy, too.
-        dim: the dimension of z, and of desired outputs, that holds the classes; class indices lack it.
+        dim: the dimension of z, and of desired outputs, that holds the classes; class indices lack it. None for the
+            last.
 
     Returns:
         A `SoftmaxStatistics` of tensors of shape (...), float64 for z in float64, else float32:

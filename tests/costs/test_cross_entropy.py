@@ -60,13 +60,13 @@ def test_delta_is_an_error_between_minus_1_and_1(z, y):
 WEIGHTS = [None, torch.rand(5), torch.rand(6, 1), torch.rand(6, 5), torch.tensor(2.0)]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(("reduction", "their_reduction"), [("mean", "mean"), ("sum", "sum"), ("element_mean", "mean")])
 @pytest.mark.parametrize("pos_weight", WEIGHTS)
 @pytest.mark.parametrize("weight", WEIGHTS)
-def test_it_is_pytorchs_own_but_its_mean_is_over_examples_not_neurons(weight, pos_weight, reduction):
+def test_it_is_pytorchs_own_but_its_mean_is_over_examples_not_neurons(weight, pos_weight, reduction, their_reduction):
     z, y = torch.randn(6, 5, requires_grad=True), torch.rand(6, 5)
     ours = cross_entropy(z, y, weight=weight, pos_weight=pos_weight, reduction=reduction)
-    theirs = binary_cross_entropy_with_logits(z, y, weight=weight, pos_weight=pos_weight, reduction=reduction)
+    theirs = binary_cross_entropy_with_logits(z, y, weight=weight, pos_weight=pos_weight, reduction=their_reduction)
     theirs = theirs * (5 if reduction == "mean" else 1)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, z), torch.autograd.grad(theirs, z))

@@ -71,3 +71,17 @@ def test_a_dimension_that_z_does_not_have_is_refused(images, classes):
 def test_who_passes_images_without_dim_is_told(images, classes):
     with pytest.raises(ValueError, match=r"as in F.cross_entropy, pass dim=1"):
         log_likelihood(images, classes)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5, 5), (2, 3, 3, 3, 3)])
+@pytest.mark.parametrize("module", COSTS.values(), ids=COSTS)
+def test_where_shapes_allow_both_readings_dim_must_say_which(module, shape):
+    z, y = torch.randn(shape), torch.randint(shape[-1], shape[:-1])
+    with pytest.raises(ValueError, match=r"dim must say which .* pass dim=1 if they come second, .*, or dim=-1"):
+        module()(z, y)
+    torch.testing.assert_close(module(dim=-1)(z, y), module(dim=1)(z.movedim(-1, 1), y))
+
+
+def test_texts_as_long_as_the_vocabulary_is_large_have_their_classes_last():
+    z, y = torch.randn(2, 5, 5), torch.randint(5, (2, 5))
+    torch.testing.assert_close(log_likelihood(z, y), F.cross_entropy(z.mT, y))

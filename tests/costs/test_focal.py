@@ -13,11 +13,12 @@ HARD, SOFT = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]), torch.tensor([[0.
 
 @pytest.mark.parametrize("y", [HARD, SOFT], ids=["hard", "soft"])
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (None, 1.5), (0.1, 0.5), (0.5, 0.0)])
-def test_the_sum_is_torchvisions(y, alpha, gamma, case_dtype):
+@pytest.mark.parametrize(("reduction", "of_torchvision"), [("sum", "sum"), ("element_mean", "mean")])
+def test_sum_and_mean_over_elements_are_torchvisions(y, alpha, gamma, reduction, of_torchvision, case_dtype):
     ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
     z, y = Z.to(case_dtype).requires_grad_(), y.to(case_dtype)
-    ours = focal(z, y, alpha=alpha, gamma=gamma, reduction="sum")
-    theirs = ops.sigmoid_focal_loss(z, y, -1 if alpha is None else alpha, gamma, "sum")
+    ours = focal(z, y, alpha=alpha, gamma=gamma, reduction=reduction)
+    theirs = ops.sigmoid_focal_loss(z, y, -1 if alpha is None else alpha, gamma, of_torchvision)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, z), torch.autograd.grad(theirs, z))
 

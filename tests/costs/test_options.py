@@ -109,9 +109,8 @@ WRONG = {
         (None, TypeError, "a finite number of at least 0, got None"),
     ],
     "dim": [
-        (True, TypeError, "an integer, got True"),
-        (1.0, TypeError, "an integer, got 1.0"),
-        (None, TypeError, "an integer, got None"),
+        (True, TypeError, "an integer, or None, got True"),
+        (1.0, TypeError, "an integer, or None, got 1.0"),
     ],
     "activation": [("relu", ValueError, '"sigmoid" or "linear", got \'relu\'')],
 }

@@ -10,11 +10,11 @@ from ce_torch.functional import quadratic
 pytestmark = pytest.mark.every_backend
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_it_is_half_of_mse_loss_and_its_mean_is_over_examples_not_neurons(reduction):
+@pytest.mark.parametrize(("reduction", "theirs"), [("mean", "mean"), ("sum", "sum"), ("element_mean", "mean")])
+def test_it_is_half_of_mse_loss_and_its_mean_is_over_examples_not_neurons(reduction, theirs):
     z, y = torch.randn(6, 5), torch.rand(6, 5)
-    theirs = mse_loss(z, y, reduction=reduction) * (5 if reduction == "mean" else 1)
-    torch.testing.assert_close(quadratic(z, y, activation="linear", reduction=reduction), theirs / 2)
+    expected = mse_loss(z, y, reduction=theirs) * (5 if reduction == "mean" else 1)
+    torch.testing.assert_close(quadratic(z, y, activation="linear", reduction=reduction), expected / 2)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "linear"])

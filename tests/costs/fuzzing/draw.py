@@ -332,8 +332,10 @@ OPTIONS: dict[str, Callable[[Combination], Any]] = {
 def place(of: Combination, z: Tensor, y: Tensor, dtype: torch.dtype) -> None:
     """Lay z and y out in memory, the classes where `dim` says."""
     draw = of.draw
+    # Of classes in more dimensions shapes alone may not say where they are.
+    of.options["dim"] = None if len(of.shape) <= 3 else -1
     dim = -1
-    if "dim" in of.options and draw.chance(0.5):
+    if draw.chance(0.5):
         of.options["dim"] = dim = OPTIONS["dim"](of)
     if dim >= 0:
         dim -= len(of.shape)

@@ -107,7 +107,8 @@ def expected_cost(name: str, noise: Noise, tensors: Mapping[str, Tensor], option
     options = {**options, **tensors}
     z, y, reduction = options.pop("z"), options.pop("y"), options.pop("reduction")
     options.pop("out_dtype")
-    dim = options.pop("dim", -1)
+    dim = options.pop("dim")
+    dim = -1 if dim is None else dim
     if name == "cross_entropy" and dim != -1:
         for weight in {"weight", "pos_weight", "mask"} & tensors.keys():
             options[weight] = tensors[weight].expand_as(z).movedim(dim, -1)
