@@ -46,9 +46,28 @@ def test_weights_broadcast_to_z_as_it_is(images):
     torch.testing.assert_close(ours, F.binary_cross_entropy_with_logits(images, y, weight, reduction="sum"))
 
 
-def test_delta_lies_in_memory_as_z_does(images, classes):
-    _, delta = cost_and_delta(log_likelihood, images, classes, dim=1)
-    assert delta.stride() == images.stride()
+@pytest.mark.every_backend
+@pytest.mark.parametrize("module", COSTS.values(), ids=COSTS)
+def test_gradients_lie_in_memory_as_z_does(module, images):
+    z, y = images.requires_grad_(), torch.rand(images.shape)
+    (delta,) = torch.autograd.grad(module(dim=1)(z, y), z, create_graph=True)
+    (second,) = torch.autograd.grad(delta.square().sum(), z)
+    assert delta.stride() == second.stride() == z.stride()
+
+
+def test_the_gradient_of_a_compiled_cost_lies_in_memory_as_z_does(images, classes):
+    z = images.requires_grad_()
+    torch.compile(log_likelihood, fullgraph=True, backend="aot_eager")(z, classes, dim=1).backward()
+    assert z.grad.stride() == z.stride()
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_a_segmentation_with_void_pixels_and_class_weights_is_pytorchs(images, classes, dtype):
+    classes[:, :3] = 255
+    options = {"ignore_index": 255, "weight": torch.tensor([0.5, 1.0, 2.0, 0.0, 1.5]), "label_smoothing": 0.1}
+    ours = cost_and_delta(log_likelihood, images, classes.to(dtype), dim=1, **options)
+    torch.testing.assert_close(ours, cost_and_delta(F.cross_entropy, images, classes, **options))
 
 
 @pytest.mark.every_backend
@@ -61,6 +80,8 @@ def test_the_modules_outputs_and_delta_are_shaped_like_z(images, classes):
 
 def test_the_kernels_run_on_images_as_they_are(images, classes, needs_a_compiler):
     assert explain(log_likelihood, images, classes, dim=1).name == "cpp"
+    assert explain(log_likelihood, images, classes, dim=1, ignore_index=255, weight=torch.rand(5)).name == "cpp"
+    assert explain(cross_entropy, images, images.sigmoid(), dim=1, mask=images > 0).name == "cpp"
 
 
 def test_a_dimension_that_z_does_not_have_is_refused(images, classes):
