@@ -306,9 +306,12 @@ class LinearLogLikelihoodCost(Cost):
         is_owned = name == "adapter" and are_parameters(value)
         super().__setattr__(name, nn.ParameterList(self.checked(name, value)) if is_owned else value)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K)."""
-        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options)
+    def forward(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K).
+
+        Options are for this call alone, such as the weights of these words.
+        """
+        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options | options)
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
