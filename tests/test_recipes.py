@@ -158,9 +158,19 @@ def lightning_module():
     return lightning_module
 
 
-def trained(module, cost=None, **options):
+def first_model(module, cost=None):
+    """Return the model of a seed, with gradient descent that magnifies no rounding."""
     torch.manual_seed(0)
-    model = module.LanguageModel(cost)
+    model = module.LanguageModel()
+    if cost is not None:
+        cost.load_state_dict(model.cost.state_dict())
+        model.cost = cost
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=1.0)
+    return model
+
+
+def trained(module, cost=None, **options):
+    model = first_model(module, cost)
     module.fit(model, steps=3, **options)
     return [parameter.detach() for parameter in model.parameters()]
 
@@ -172,11 +182,10 @@ with_warnings_of_lightning = pytest.mark.filterwarnings(
 
 @pytest.mark.slow
 @with_warnings_of_lightning
-@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("bf16-mixed", 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("bf16-mixed", 1e-2)])
 def test_lightning_trains_as_with_the_plain_loss(lightning_module, precision, tolerance):
     options = {"precision": precision, "accumulate": 2}
     ours = trained(lightning_module, **options)
-    torch.manual_seed(0)
     plain = trained(lightning_module, PlainHead(lightning_module.WIDTH, lightning_module.VOCABULARY), **options)
     torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance)
 
@@ -184,8 +193,7 @@ def test_lightning_trains_as_with_the_plain_loss(lightning_module, precision, to
 @pytest.mark.slow
 @with_warnings_of_lightning
 def test_batches_that_lightning_accumulates_add_up_to_the_mean_over_all_words(lightning_module):
-    torch.manual_seed(0)
-    model = lightning_module.LanguageModel()
+    model = first_model(lightning_module)
     optimizer = model.configure_optimizers()
     for step in range(3):
         words, y, _ = lightning_module.collate(lightning_module.texts(3, 2)[16 * step : 16 * step + 16])
