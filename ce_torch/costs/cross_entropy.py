@@ -169,7 +169,7 @@ def cross_entropy(
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over nothing is nan, its sum 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over nothing is nan, the sum 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.

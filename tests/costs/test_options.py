@@ -215,6 +215,15 @@ def test_an_option_that_is_set_later_counts_as_if_built_so(module, name):
     assert str(cost) == str(expected)
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_an_option_of_one_call_is_for_that_call_alone(module):
+    cost = built(module)
+    torch.testing.assert_close(cost(z, y, reduction="none").mean(), cost(z, y))
+    with pytest.raises(ValueError, match="reduction must be"):
+        cost(z, y, reduction="men")
+    assert cost.reduction == "mean"
+
+
 def test_the_activation_of_a_cost_is_its_method_and_is_not_set():
     cost = QuadraticCost()
     with pytest.raises(
