@@ -53,10 +53,10 @@ def implement(names: Sequence[str], key: str, implementations: Sequence[Implemen
     """Let the first implementation that supports the inputs run for this dispatch key."""
 
     def cost(reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
-        dtype = compute_dtype(inputs[0])
-        C, statistics = first(implementations, inputs).cost(dtype, reduction, *inputs)
+        z, y = inputs[:2]
+        C, statistics = first(implementations, inputs).cost(compute_dtype(z), reduction, *inputs)
         # An operator returns tensors.
-        return C, new_statistics(*inputs[:2], dtype, keep_T=inputs[0].is_cuda) if statistics is None else statistics
+        return C, new_statistics(z, y, compute_dtype(z), keep_T=z.is_cuda) if statistics is None else statistics
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         return first(implementations, inputs).delta(grad_output, statistics, reduction, *inputs)
