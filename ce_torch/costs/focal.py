@@ -98,10 +98,10 @@ template <class Real> struct Focal : Numbers<Real> {
     Vec factor, H, ratio, error;
   };
   inlined Terms terms(Vec z, Vec y) const {
-    Real alpha = this->first, gamma = this->second;
+    Real alpha = Real(this->first), rest = Real(1 - this->first), gamma = Real(this->second);
     Sigmoid<Real> sigmoid(z);
     Vec a = sigmoid.a, b = sigmoid.one_minus_a, m = (1 - y) * a + y * b, balance = Vec{} + 1;
-    if (alpha >= 0) balance = alpha * y + (1 - alpha) * (1 - y);
+    if (alpha >= 0) balance = alpha * y + rest * (1 - y);
     Vec softplus = log1p_of_fraction<Real>(exp_of_negative<Real>(-magnitude(z)));
     Vec H_1 = softplus + (z < 0 ? -z : 0), H_0 = softplus + (z < 0 ? 0 : z);
     Vec ln_m = y == 1 ? -H_0 : y == 0 ? -H_1 : log_of_positive<Real>(m);
@@ -115,10 +115,10 @@ template <class Real> struct Focal : Numbers<Real> {
   }
   inlined Vec delta(Vec z, Vec y, Vec) const {
     Terms of = terms(z, y);
-    return of.factor * (of.error + this->second * (1 - 2 * y) * product<Vec>(of.ratio, of.H));
+    return of.factor * (of.error + Real(this->second) * (1 - 2 * y) * product<Vec>(of.ratio, of.H));
   }
   inlined Vec slope(Vec z, Vec y, Vec) const {
-    Real gamma = this->second;
+    Real gamma = Real(this->second);
     Sigmoid<Real> sigmoid(z);
     Terms of = terms(z, y);
     Vec a = sigmoid.a, b = sigmoid.one_minus_a, slope = (1 - 2 * y) * of.ratio;
@@ -132,7 +132,8 @@ template <class Real> struct Focal : Numbers<Real> {
 def triton_factor(z, y, alpha, gamma):
     m = (1.0 - y) * sigmoid(z) + y * sigmoid(-z)
     ln_m = tl.where(y == 1, -softplus(z), tl.where(y == 0, -softplus(-z), tl.log(m)))
-    balance = tl.where(alpha >= 0, alpha * y + (1.0 - alpha) * (1.0 - y), 1.0)
+    alpha, rest = alpha
+    balance = tl.where(alpha >= 0, alpha * y + rest * (1.0 - y), 1.0)
     return balance * tl.where(gamma == 0, 1.0, tl.exp(gamma * ln_m))
 
 

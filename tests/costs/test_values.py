@@ -338,3 +338,20 @@ def test_a_mean_over_classes_of_weight_0_is_nan_without_a_gradient(differentiate
     by_func = differentiate(lambda z: log_likelihood(z, y, weight=weight, label_smoothing=0.3))(z.detach())
     assert (z.grad == 0).all()
     assert (by_func == 0).all()
+
+
+def test_what_is_left_to_1_by_a_label_smoothing_keeps_its_digits():
+    z, ε, weight = torch.zeros(1, 1000), 1 - 1e-5, torch.ones(1000)
+    z[0, 7], weight[7] = -20, 2
+    z.requires_grad_()
+    log_likelihood(z, torch.tensor([7]), label_smoothing=ε, weight=weight, reduction="sum").backward()
+    t = [ε / 1000 * w for w in weight.tolist()]
+    t[7] += (1 - ε) * 2
+    _, δ = softmax_by_formula(z[0].tolist(), t)
+    assert z.grad[0, 7].item() == pytest.approx(δ[7], rel=2e-6)
+
+
+def test_what_is_left_to_1_by_alpha_keeps_its_digits():
+    z, α = torch.zeros(1, 3, requires_grad=True), 1 - 1e-5
+    focal(z, torch.zeros(1, 3), alpha=α, gamma=0.0).backward()
+    assert z.grad.tolist() == [[pytest.approx((1 - α) / 2, rel=2e-6)] * 3]

@@ -21,9 +21,9 @@ template <class Real> struct Sigmoid {
   Reals<Real> error(Reals<Real> y) const { return (1 - y) * a - y * one_minus_a; }
 };
 
-// What a formula takes beside tensors.
+// What a formula takes beside tensors: doubles, so that 1 minus one keeps its digits.
 template <class Real> struct Numbers {
-  Real first, second;
+  double first, second;
 };
 
 // A cost that is a sum over neurons: of `Formula(numbers).cost(z, y, p)` times their weights, with p = pos_weight.
@@ -40,7 +40,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   explicit Elements(const Task& task)
       : Base{task},
-        formula{{Real(task.numbers[0]), Real(task.numbers[1])}},
+        formula{{task.numbers[0], task.numbers[1]}},
         is_weighted(task.data[of_weight]),
         has_pos_weight(task.data[of_pos_weight]) {}
 

@@ -30,7 +30,7 @@ def log_likelihood(
 ):
     """C = T ln(1 + r) − Σⱼ tⱼ xⱼ of each row, with x = c (z − m), m = maxⱼ zⱼ, r = Σⱼ exp xⱼ − 1 and T = Σⱼ tⱼ."""
     real: tl.constexpr = m.memory.dtype.element_ty
-    c, smoothing = tl.full((), c, real), tl.full((), smoothing, real)
+    c, smoothing = tl.full((), c, real), (tl.full((), smoothing, real), tl.full((), 1.0 - smoothing, real))
     _, rows, inside = place(sizes, sizes[0], tile_rows)
     counts = inside
     if y.memory.dtype.element_ty.is_int():
@@ -40,7 +40,7 @@ def log_likelihood(
     if y.memory.dtype.element_ty.is_int():
         w_y = class_weight(w, rows, label, counts, real)
         z_y = tl.load(row_pointers(z, rows) + label * z.strides[0], mask=counts & (w_y == w_y), other=0.0)
-        value = (1.0 - smoothing) * w_y
+        value = smoothing[1] * w_y
         T += value
         tx += product(value, exponent(z_y.to(real), m_row, c))
     r = tl.where(counts, r, 0.0)
@@ -112,14 +112,15 @@ def row_sums(
 
 @triton.jit
 def spread_target(y, w, smoothing, rows, column, mask, smooths: tl.constexpr):
-    """t of a tile, but for what a class y has beyond the others."""
+    """t of a tile, but for what a class y has beyond the others. smoothing is ε and 1 − ε, each with its digits."""
     sizes, _, _ = rows
-    t = tl.zeros(mask.shape, smoothing.dtype)
+    off, on = smoothing
+    t = tl.zeros(mask.shape, on.dtype)
     if y.memory.dtype.element_ty.is_floating():
-        t += (1.0 - smoothing) * load_tile(y, rows, column, mask, smoothing.dtype)
+        t += on * load_tile(y, rows, column, mask, on.dtype)
     if smooths:
-        t += smoothing / sizes[0]
-    return tl.where(mask, t * load_tile(w, rows, column, mask, smoothing.dtype), 0.0)
+        t += off / sizes[0]
+    return tl.where(mask, t * load_tile(w, rows, column, mask, on.dtype), 0.0)
 
 
 @triton.jit
@@ -155,7 +156,7 @@ def log_likelihood_delta(
 ):
     """δ = c (exp x (T − t) − t (r + (1 − exp x))) / (1 + r) of a tile, times the gradient of the row's cost."""
     real: tl.constexpr = m.memory.dtype.element_ty
-    c, smoothing = tl.full((), c, real), tl.full((), smoothing, real)
+    c, smoothing = tl.full((), c, real), (tl.full((), smoothing, real), tl.full((), 1.0 - smoothing, real))
     first, rows, inside = place(sizes, tile_columns, tile_rows)
     column = first + tl.arange(0, tile_columns)
     g = tl.load(row_pointers(grad, rows), mask=inside, other=0.0).to(real)
@@ -177,7 +178,7 @@ def log_likelihood_delta(
     if smooths or y.memory.dtype.element_ty.is_floating():
         t = spread_target(y, w, smoothing, rows, column, mask, smooths)
         if y.memory.dtype.element_ty.is_int():
-            value = (1.0 - smoothing) * class_weight(w, rows, label, counts, real)
+            value = smoothing[1] * class_weight(w, rows, label, counts, real)
             t += tl.where(column[None, :] == label[:, None], value[:, None], 0.0)
         error = e * (T - t) - t * (r + (1.0 - e))
     else:
@@ -205,7 +206,8 @@ def elements(
 ):
     """C, the sum of `formula` over the neurons: of each row, or of what a program takes, rows by `part` columns."""
     real: tl.constexpr = partials.dtype.element_ty
-    numbers = tl.full((), first, real), tl.full((), second, real)
+    first = tl.full((), first, real), tl.full((), 1.0 - first, real)
+    numbers = first, tl.full((), second, real)
     start, rows, inside = place(sizes, part, tile_rows)
     total = tl.zeros([tile_rows, tile_columns], real)
     for first_column in range(start, tl.minimum(start + part, sizes[0]), tile_columns):
@@ -237,7 +239,8 @@ def elements_delta(
 ):
     """δ of a tile, `formula`, times the gradient of the row's cost."""
     real: tl.constexpr = tl.float64 if z.memory.dtype.element_ty.is_fp64() else tl.float32
-    numbers = tl.full((), first, real), tl.full((), second, real)
+    first = tl.full((), first, real), tl.full((), 1.0 - first, real)
+    numbers = first, tl.full((), second, real)
     start, rows, inside = place(sizes, tile_columns, tile_rows)
     column = start + tl.arange(0, tile_columns)
     g = tl.load(row_pointers(grad, rows), mask=inside, other=0.0).to(real)
@@ -252,7 +255,7 @@ def elements_delta(
 def weighted(formula: tl.constexpr, z, y, w, p, numbers, rows, column, mask):
     """`formula` of a tile, times its weights: 0 where the weight is 0, and outside of the mask."""
     sizes, _, row = rows
-    real: tl.constexpr = numbers[0].dtype
+    real: tl.constexpr = numbers[1].dtype
     if y.memory.dtype.element_ty.is_int():
         label = tl.load(row_pointers(y, rows), mask=row < sizes[1], other=0)[:, None]
         y_tile = tl.where(column[None, :] == label, 1.0, tl.zeros(mask.shape, real))

@@ -14,7 +14,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   using Base::lanes;
   using Base::task;
 
-  const Real smoothing, off_value;
+  const Real smoothing, kept, off_value;  // kept is 1 − smoothing
   const bool is_class;
   // Of a class y without label smoothing t is 0 but at j = y.
   const bool is_dense, is_weighted;
@@ -27,6 +27,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   explicit SoftmaxTarget(const Task& task)
       : Base{task},
         smoothing(Real(task.numbers[1])),
+        kept(Real(1 - task.numbers[1])),
         off_value(Real(task.numbers[1] / double(task.columns))),
         is_class(task.has_classes()),
         is_dense(!is_class || smoothing != 0),
@@ -108,8 +109,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
     label.is_ignored = label.y < 0 ? Stat{} + 1 : Stat{};
     if (is_apart) label.z = at_classes(of_z, stripe, vector, classes);
-    label.on_value = (1 - smoothing) * weights;
-    label.t = weights * (1 - smoothing + off_value);
+    label.on_value = kept * weights;
+    label.t = weights * (kept + off_value);
     return label;
   }
 
@@ -170,7 +171,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     Vec t = Vec{} + off_value;
     if (!is_class) {
       inputs.y.fetch(place);
-      t += (1 - smoothing) * inputs.y.at(place);
+      t += kept * inputs.y.at(place);
     }
     if (is_weighted) t *= inputs.weight.at(place);
     if constexpr (tiled) t = line == int32_t(place.line) ? label.t : t;
