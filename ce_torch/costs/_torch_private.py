@@ -32,6 +32,9 @@ count_dispatch_modes: Callable[[], int] = find("_C._len_torch_dispatch_stack")
 # Returns True if the tensor is zero and has no memory, as gradients in forward mode may be.
 is_zero_tensor: Callable[[Tensor], bool] = find("Tensor._is_zerotensor")
 
+# Makes a tensor of a subclass, of the shape and dtype given, that has no numbers.
+make_wrapper_subclass: Callable[..., Any] = find("Tensor._make_wrapper_subclass")
+
 # Returns True if `torch.autograd.grad(is_grads_batched=True)` made the tensor.
 is_legacy_batched: Callable[[Tensor], bool] = find("_C._functorch.is_legacy_batchedtensor")
 

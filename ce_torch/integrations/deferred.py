@@ -1,0 +1,206 @@
+"""Logits that are not made: the inputs of an output layer, and what a model does to its outputs before the loss.
+
+Their cross-entropy is `linear_log_likelihood` of the layer. Whatever that cost has no option for needs the logits
+themselves, and makes them as the layer would have made them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from ce_torch.costs._torch_private import make_wrapper_subclass
+from ce_torch.costs.linear.cost import linear_log_likelihood
+
+
+class Parameters(NamedTuple):
+    """The parameters of a layer z = x (weight + B A)ᵀ + bias, adapter = (A, B)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    adapter: tuple[Tensor, Tensor] | None = None
+
+    def first(self, classes: int) -> Self:
+        """Return the parameters of the first classes."""
+        bias = None if self.bias is None else self.bias[:classes]
+        adapter = None if self.adapter is None else (self.adapter[0], self.adapter[1][:classes])
+        return self._replace(weight=self.weight[:classes], bias=bias, adapter=adapter)
+
+
+class Scale(NamedTuple):
+    """What becomes of z: κ tanh(z / κ) / temperature, or z / temperature without a κ."""
+
+    temperature: float = 1.0
+    softcap: float | None = None
+
+    def then(self, method: str, value: Any) -> Self | None:
+        """Return what this and one more method of `Tensor` come to; None if it isn't of this form."""
+        if method == "tanh":
+            return None if self.softcap is not None else self._replace(softcap=self.temperature)
+        if type(value) not in (int, float) or value <= 0:
+            return None
+        return self._replace(temperature=self.temperature * (value if method == "div" else 1 / value))
+
+
+@dataclass(frozen=True, eq=False)
+class DeferredLogits:
+    """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments."""
+
+    layer: nn.Module
+    x: Tensor
+    classes: int
+    dtype: torch.dtype
+    scale: Scale = Scale()
+    steps: tuple[tuple[Any, ...], ...] = ()
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.x.shape[:-1], self.classes))
+
+    @property
+    def ndim(self) -> int:
+        return self.x.ndim
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def tensor(self, purpose: str) -> Tensor:
+        """Return the logits themselves; raise `RuntimeError` while the model computes its loss."""
+        if self.layer.is_deferring:
+            raise RuntimeError(
+                f"the linear cost can't serve this model, whose loss needs the logits themselves, for {purpose}; call "
+                "remove_linear_cost(model) to train with the model's own loss"
+            )
+        logits = self.layer(self.x)
+        for method, *arguments in self.steps:
+            logits = getattr(logits, method)(*arguments)
+        return logits
+
+    def step(self, method: str, *arguments: Any, **changes: Any) -> "DeferredLogits":
+        return replace(self, steps=(*self.steps, (method, *arguments)), **changes)
+
+    def rescale(self, method: str, *arguments: Any) -> "DeferredLogits | Tensor":
+        scale = self.scale.then(method, arguments[0] if arguments else None)
+        if scale is None:
+            return getattr(self.tensor(method), method)(*arguments)
+        return self.step(method, *arguments, scale=scale)
+
+    def mul(self, value: Any) -> "DeferredLogits | Tensor":
+        return self.rescale("mul", value)
+
+    def div(self, value: Any) -> "DeferredLogits | Tensor":
+        return self.rescale("div", value)
+
+    def tanh(self) -> "DeferredLogits | Tensor":
+        return self.rescale("tanh")
+
+    __mul__ = __rmul__ = mul
+    __truediv__ = div
+
+    def float(self) -> "DeferredLogits":
+        return self.step("float", dtype=torch.float32)
+
+    def contiguous(self) -> "DeferredLogits":
+        return self
+
+    def view(self, *shape: int) -> "DeferredLogits | Tensor":
+        """Return the logits in another shape, deferred if that keeps the classes of an example together."""
+        *rows, classes = shape
+        if classes != self.classes and (classes != -1 or math.prod(rows) != math.prod(self.x.shape[:-1])):
+            return self.tensor(f"view{shape}").view(*shape)
+        return replace(self, x=self.x.reshape(*rows, self.x.shape[-1]))
+
+    reshape = view
+
+    def __getitem__(self, index: Any) -> "DeferredLogits | Tensor":
+        """Return logits, deferred if they are the first classes of some examples."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if not all(part is ... or isinstance(part, int | slice) for part in parts):
+            return self.tensor("an index")[index]
+        if ... in parts:
+            place = parts.index(...)
+            parts = (*parts[:place], *[slice(None)] * (self.ndim + 1 - len(parts)), *parts[place + 1 :])
+        if len(parts) < self.ndim:
+            return replace(self, x=self.x[parts])
+        chosen = range(self.classes)[parts[-1]]
+        if not isinstance(chosen, range) or chosen.start != 0 or chosen.step != 1:
+            return self.tensor("an index")[index]
+        return self.step("narrow", -1, 0, len(chosen), x=self.x[parts[:-1]], classes=len(chosen))
+
+    def cross_entropy(
+        self,
+        target: Tensor,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Return what `F.cross_entropy` returns for the logits (N, K), computed where the layer has its parameters."""
+        if self.ndim != 2 or size_average is not None or reduce is not None:
+            options = (weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+            return F.cross_entropy(self.tensor("a cross-entropy of images"), target, *options)
+
+        def cost(x: Tensor, parameters: Parameters) -> Tensor:
+            W, b, adapter = parameters.first(self.classes)
+            return linear_log_likelihood(
+                x,
+                W,
+                target,
+                b,
+                adapter=adapter,
+                temperature=self.scale.temperature,
+                softcap=self.scale.softcap,
+                class_weight=weight,
+                ignore_index=ignore_index,
+                label_smoothing=label_smoothing,
+                reduction=reduction,
+                out_dtype=self.dtype,
+            )
+
+        return self.layer(self.x, cost)
+
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        name = function.__name__
+        if name in ("cross_entropy", "tanh", "mul", "div") and isinstance(args[0], cls):
+            return getattr(args[0], name)(*args[1:], **(kwargs or {}))
+        args, kwargs = pytree.tree_map_only(cls, lambda logits: logits.tensor(name), (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(f"a tensor has no attribute {name!r}")
+        return getattr(self.tensor(name), name)
+
+
+class LogitsOnDemand(Tensor):
+    """A tensor in place of a model's logits, which are made when a function of PyTorch takes it."""
+
+    deferred: DeferredLogits
+
+    @staticmethod
+    def __new__(cls, deferred: DeferredLogits) -> "LogitsOnDemand":
+        tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=deferred.device)
+        tensor.deferred = deferred
+        return tensor
+
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        args, kwargs = pytree.tree_map_only(cls, lambda logits: logits.deferred, (args, kwargs or {}))
+        return DeferredLogits.__torch_function__(function, types, args, kwargs)
+
+    __torch_dispatch__ = __torch_function__
