@@ -7,14 +7,13 @@ themselves, and makes them as the layer would have made them.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from ce_torch.costs._torch_private import make_wrapper_subclass
 from ce_torch.costs.linear.cost import linear_log_likelihood
 
 
@@ -107,7 +106,7 @@ class DeferredLogits:
         return self.rescale("tanh")
 
     __mul__ = __rmul__ = mul
-    __truediv__ = div
+    __truediv__ = true_divide = div
 
     def float(self) -> "DeferredLogits":
         return self.step("float", dtype=torch.float32)
@@ -115,9 +114,9 @@ class DeferredLogits:
     def contiguous(self) -> "DeferredLogits":
         return self
 
-    def view(self, *shape: int) -> "DeferredLogits | Tensor":
+    def view(self, *shape: Any) -> "DeferredLogits | Tensor":
         """Return the logits in another shape, deferred if that keeps the classes of an example together."""
-        *rows, classes = shape
+        *rows, classes = shape if isinstance(shape[0], int) else shape[0]
         if classes != self.classes and (classes != -1 or math.prod(rows) != math.prod(self.x.shape[:-1])):
             return self.tensor(f"view{shape}").view(*shape)
         return replace(self, x=self.x.reshape(*rows, self.x.shape[-1]))
@@ -175,32 +174,24 @@ class DeferredLogits:
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        """Return what a function of PyTorch, or a method of `Tensor`, returns for logits."""
         name = function.__name__
-        if name in ("cross_entropy", "tanh", "mul", "div") and isinstance(args[0], cls):
+        if name in DEFERRED and args and isinstance(args[0], cls):
             return getattr(args[0], name)(*args[1:], **(kwargs or {}))
         args, kwargs = pytree.tree_map_only(cls, lambda logits: logits.tensor(name), (args, kwargs or {}))
         return function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(f"a tensor has no attribute {name!r}")
+        if name.startswith("__") or name.endswith("_") or not hasattr(Tensor, name):
+            raise AttributeError(f"logits that are not made yet have no {name}; clone() makes them")
         return getattr(self.tensor(name), name)
 
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError("logits that are not made yet can't be assigned to; clone() makes them")
 
-class LogitsOnDemand(Tensor):
-    """A tensor in place of a model's logits, which are made when a function of PyTorch takes it."""
 
-    deferred: DeferredLogits
-
-    @staticmethod
-    def __new__(cls, deferred: DeferredLogits) -> "LogitsOnDemand":
-        tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=deferred.device)
-        tensor.deferred = deferred
-        return tensor
-
-    @classmethod
-    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        args, kwargs = pytree.tree_map_only(cls, lambda logits: logits.deferred, (args, kwargs or {}))
-        return DeferredLogits.__torch_function__(function, types, args, kwargs)
-
-    __torch_dispatch__ = __torch_function__
+# What can be done to logits, as a method or a function of PyTorch, without making them.
+DEFERRED = frozenset(
+    ("cross_entropy", "tanh", "mul", "__mul__", "__rmul__", "div", "__truediv__", "true_divide", "float", "contiguous")
+    + ("view", "reshape", "__getitem__")
+)

@@ -1,6 +1,8 @@
 """The output layer of a model that the linear cost serves: an `nn.Linear`, alone or with PEFT's adapters."""
 
+import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,10 +13,11 @@ from ce_torch.integrations.deferred import DeferredLogits, Parameters
 
 
 class ServedLayer(nn.Module):
-    """What the class of a served layer adds to its own."""
+    """What a served layer has before the code of its own class."""
 
     is_deferring = False  # True while the model computes its loss
     has_computed = False  # True once it has computed a cost for the model
+    weight: Tensor
 
     def forward(self, x: Tensor, cost: Callable[[Tensor, Parameters], Tensor] | None = None) -> Any:
         """Return the cost of inputs x; without a cost the outputs, which are deferred if the model computes its loss.
@@ -23,19 +26,84 @@ class ServedLayer(nn.Module):
         """
         if cost is not None:
             self.has_computed = True
-            return cost(x, Parameters(self.weight, self.bias))
+            return cost(x, self.cost_parameters())
         if not self.is_deferring:
             return super().forward(x)
         dtype = torch.get_autocast_dtype(x.device.type) if is_autocast(x.device) else x.dtype
         return DeferredLogits(self, x, self.weight.shape[0], dtype)
 
+    def cost_parameters(self) -> Parameters:
+        return Parameters(self.weight, self.bias)
 
-def refusal(layer: Any) -> str | None:
-    """Return why the linear cost can't stand for this output layer, None if it can."""
+
+class ServedLoraLayer(ServedLayer):
+    """The same for a layer with PEFT's adapters of low rank."""
+
+    def cost_parameters(self) -> Parameters:
+        """Return the parameters of the base layer and of the active adapters together."""
+        weight, bias = self.base_layer.weight, self.base_layer.bias
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or not names:
+            return Parameters(weight, bias)
+        A = [self.lora_A[name].weight for name in names]
+        B = [self.scaling[name] * self.lora_B[name].weight for name in names]
+        for name in names:
+            if self.lora_B[name].bias is not None:
+                offset = self.scaling[name] * self.lora_B[name].bias
+                bias = offset if bias is None else bias + offset
+        return Parameters(weight, bias, (A[0], B[0]) if len(names) == 1 else (torch.cat(A), torch.cat(B, 1)))
+
+
+def output_layer(model: Any) -> Any:
+    """Return the layer that makes a model's logits: in PEFT's `modules_to_save`, the copy that is trained."""
+    layer = model.get_output_embeddings()
+    if not hasattr(layer, "modules_to_save"):
+        return layer
+    is_copied = not layer.disable_adapters and layer.active_adapters
+    return layer.modules_to_save[layer.active_adapters[0]] if is_copied else layer.original_module
+
+
+def serve(layer: Any) -> None:
+    """Give an output layer the class of a served one; raise `ValueError` if the cost can't stand for it."""
+    if isinstance(layer, ServedLayer):
+        return
     if layer is None:
-        return "it names no output layer: get_output_embeddings() returns None"
-    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward:
-        return f"its output layer is of {type(layer).__module__}.{type(layer).__qualname__}, not an nn.Linear"
+        raise ValueError("the model has no output layer: its get_output_embeddings() returns None")
     if "forward" in vars(layer):
-        return "another library has replaced the forward of its output layer"
-    return None
+        raise ValueError("another library has replaced the forward of the model's output layer")
+    if is_lora(layer):
+        check_lora(layer)
+        layer.__class__ = subclass(type(layer), ServedLoraLayer)
+    elif is_linear(layer):
+        layer.__class__ = subclass(type(layer), ServedLayer)
+    else:
+        raise ValueError(
+            f"the model's output layer is a {type(layer).__name__} of {type(layer).__module__}, not an nn.Linear"
+        )
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Return True if what the layer does is x weightᵀ + bias."""
+    return isinstance(layer, nn.Linear) and type(layer).forward in (nn.Linear.forward, ServedLayer.forward)
+
+
+def is_lora(layer: nn.Module) -> bool:
+    peft = sys.modules.get("peft")  # which has been imported if the layer is its own
+    return peft is not None and type(layer).forward is peft.tuners.lora.Linear.forward
+
+
+def check_lora(layer: Any) -> None:
+    """Raise `ValueError` if the layer does more than x (weight + B A)ᵀ + bias."""
+    if not is_linear(layer.base_layer):
+        raise ValueError(f"the base of the model's output layer is a {type(layer.base_layer).__name__}, not an nn.Linear")
+    if layer.lora_variant:
+        raise ValueError("the output layer's adapter is a variant of LoRA, such as DoRA; choose plain LoRA for it")
+    if any(getattr(dropout, "p", 0) for dropout in layer.lora_dropout.values()):
+        raise ValueError("the output layer's adapter drops inputs; set lora_dropout to 0, or leave that layer out")
+
+
+@cache
+def subclass(stock: type, served: type, **attributes: Any) -> type:
+    """Return a class with the name of a stock class, and what a served one has before its code."""
+    names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(stock.__name__, (served, stock), names | attributes)

@@ -1,34 +1,37 @@
 """Models of `transformers` that train on the linear cost: the loss takes their hidden states, and no logits are made."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ce_torch.integrations.deferred import DeferredLogits, LogitsOnDemand
-from ce_torch.integrations.output_layer import ServedLayer, refusal
+from ce_torch.costs.log_likelihood import log_likelihood
+from ce_torch.integrations.deferred import DeferredLogits
+from ce_torch.integrations.on_demand import LogitsOnDemand
+from ce_torch.integrations.output_layer import ServedLayer, output_layer, serve, subclass
 
 
 def use_linear_cost(model: nn.Module) -> None:
-    """Let a causal language model of `transformers` compute its loss without logits, by `linear_log_likelihood`.
+    """Let a language model of `transformers` compute its loss without logits, by `linear_log_likelihood`.
 
-    Whenever the model gets `labels`, its outputs have the same loss and the same gradients as before, to rounding. The
-    model runs its own code, from the shift of the labels to the auxiliary loss of a mixture of experts; its output layer
-    and the cross-entropy become one cost. Logits among the outputs are made only if something takes them. Without
-    labels, as in generation, the model is what it was.
+    Whenever the model gets `labels`, its outputs have the loss and the gradients that they had before, to rounding. The
+    model runs its own code, from the shift of the labels to the auxiliary loss of a mixture of experts; its output
+    layer and the cross-entropy become one cost. `outputs.logits` are made only if something takes them. Without
+    labels, as in generation, the model does what it did before.
 
-    Call it before the model is compiled, wrapped for several processes or prepared by `accelerate`, and after PEFT has
-    added adapters. `remove_linear_cost` undoes it.
+    Call it after PEFT has added adapters, and before the model is compiled, sharded or prepared by accelerate.
+    `remove_linear_cost` undoes it.
 
     Args:
-        model: a model of `transformers`, or of PEFT around one.
+        model: a model of `transformers`, or PEFT's model of one.
 
     Raises:
-        TypeError, ValueError: the cost can't serve the model, and why. A model whose loss turns out to need the logits
-            raises `RuntimeError` in its first step; no loss is ever a different one.
+        TypeError, ValueError: the cost can't serve the model; the sentence says why. A model whose loss turns out to
+            need the logits raises `RuntimeError` in the first step. The loss is never a different one.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -38,18 +41,19 @@ def use_linear_cost(model: nn.Module) -> None:
         >>> words = torch.tensor([[3, 1, 4, 1, 5]])
         >>> model(words, labels=words).loss.backward()
     """
+    model = base_model(model)
     if isinstance(model, ServedModel):
         return
-    layer = model.get_output_embeddings()
-    reason = refusal(layer)
-    if reason is not None:
-        raise ValueError(f"the linear cost can't serve {type(model).__name__}: {reason}")
-    layer.__class__ = subclass(type(layer), ServedLayer)
-    model.__class__ = subclass(type(model), ServedModel, forward=served_forward(type(model)))
+    try:
+        serve(output_layer(model))
+        forward = served_forward(type(model))
+    except ValueError as error:
+        raise ValueError(f"the linear cost can't serve {type(model).__name__}: {error}") from None
+    model.__class__ = subclass(type(model), ServedModel, forward=forward)
 
 
 def remove_linear_cost(model: nn.Module) -> None:
-    """Let a model compute its loss by itself again.
+    """Let a model compute its loss by itself again, as before `use_linear_cost`.
 
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -60,33 +64,41 @@ def remove_linear_cost(model: nn.Module) -> None:
         >>> type(model) is LlamaForCausalLM
         True
     """
-    for module in (model.get_output_embeddings(), model):
+    for module in base_model(model).modules():
         if isinstance(module, ServedLayer | ServedModel):
-            module.__class__ = type(module).__mro__[2]
+            served, stock = type(module).__bases__
+            module.__class__ = stock
+
+
+def base_model(model: Any) -> Any:
+    """Return a model of transformers, out of PEFT's; raise `TypeError` if it is something else."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not hasattr(base, "get_output_embeddings"):
+        raise TypeError(
+            f"model must be a language model of transformers, got {type(base).__name__}; pass the model itself, before "
+            "anything wraps it"
+        )
+    return base
 
 
 class ServedModel(nn.Module):
-    """What the class of a served model adds to its own."""
-
-
-@cache
-def subclass(stock: type, served: type, **attributes: Any) -> type:
-    """Return a class with the name and the code of a stock class, behind what a served one has."""
-    names = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(stock.__name__, (served, stock), names | attributes)
+    """What marks a served model."""
 
 
 @cache
 def served_forward(stock: type) -> Callable[..., Any]:
-    """Return the forward pass of a stock class with deferred logits wherever it computes a loss."""
+    """Return the forward pass of a model's class, with deferred logits where it computes a loss."""
     signature = inspect.signature(stock.forward)
+    if "labels" not in signature.parameters:
+        raise ValueError("it computes no loss: its forward takes no labels")
     position = [*signature.parameters].index("labels") - 1
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         labels = args[position] if len(args) > position else kwargs.get("labels")
         if labels is None:
             return stock.forward(self, *args, **kwargs)
-        layer = self.get_output_embeddings()
+        layer = output_layer(self)
+        serve(layer)
         layer.has_computed, layer.is_deferring = False, True
         try:
             outputs = stock.forward(self, *args, **kwargs)
@@ -94,11 +106,91 @@ def served_forward(stock: type) -> Callable[..., Any]:
             layer.is_deferring = False
         if not layer.has_computed:
             raise RuntimeError(
-                f"the linear cost can't serve {stock.__name__}, whose loss is no cross-entropy of its output layer; call "
-                "remove_linear_cost(model) to train with the model's own loss"
+                f"the linear cost can't serve {stock.__name__}, whose loss isn't a cross-entropy of its output layer; "
+                "call remove_linear_cost(model) to train with the model's own loss"
             )
-        return outputs
+        return outputs if torch.compiler.is_compiling() else on_demand(outputs)
 
-    # Trainer reads the names of the arguments. `functools.wraps` would let accelerate undo this function with its own.
+    # Trainer reads the names of the arguments. `functools.wraps` would let accelerate take this function off.
     forward.__signature__ = signature
     return forward
+
+
+def on_demand(outputs: Any) -> Any:
+    """Return a model's outputs with a tensor in place of deferred logits."""
+    if isinstance(outputs, DeferredLogits):
+        return LogitsOnDemand(outputs)
+    if isinstance(outputs, tuple):
+        return tuple(map(on_demand, outputs))
+    if isinstance(outputs, Mapping):
+        for name, value in outputs.items():
+            if isinstance(value, DeferredLogits):
+                outputs[name] = LogitsOnDemand(value)
+    return outputs
+
+
+def causal_lm_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    vocab_size: int,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = -100,
+    shift_labels: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Return the loss of a causal language model whose logits exist: `log_likelihood` of the next word, in float32.
+
+    It stands for a model's own loss of the same arguments: `model.loss_function = causal_lm_loss`.
+
+    Args:
+        logits: shape (..., T, vocab_size).
+        labels: the words, int64, shape (..., T). Position t is compared with label t + 1.
+        vocab_size: the number of words.
+        num_items_in_batch: a number that divides the sum over words; None for the mean over words that count.
+        ignore_index: the label of words that do not count.
+        shift_labels: labels that are shifted already, in place of `labels`.
+        kwargs: ignored; models pass on what they were called with.
+
+    Returns:
+        The loss, float32, shape ().
+
+    Raises:
+        TypeError, ValueError: as `log_likelihood`.
+
+    Example:
+        >>> causal_lm_loss(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]), vocab_size=4)  # ln 4
+        tensor(1.3863)
+
+    Source: `ForCausalLMLoss` of transformers.
+    """
+    if shift_labels is None:
+        shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+    z, y = logits.view(-1, vocab_size), shift_labels.reshape(-1).to(logits.device)
+    if num_items_in_batch is None:
+        return log_likelihood(z, y, ignore_index=ignore_index, out_dtype=torch.float32)
+    C = log_likelihood(z, y, ignore_index=ignore_index, reduction="sum", out_dtype=torch.float32)
+    return C / (num_items_in_batch.to(C.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch)
+
+
+def compute_loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Return the loss of a causal language model from its outputs, for `Trainer(compute_loss_func=compute_loss_func)`.
+
+    `Trainer` then asks the model for logits, which exist; `use_linear_cost` does without them.
+
+    Args:
+        outputs: outputs of the model, with logits (..., T, K).
+        labels: the words, int64, shape (..., T).
+        num_items_in_batch: as in `causal_lm_loss`.
+
+    Returns:
+        The loss, float32, shape ().
+
+    Raises:
+        TypeError, ValueError: as `log_likelihood`.
+
+    Example:
+        >>> compute_loss_func({"logits": torch.zeros(1, 3, 4)}, torch.tensor([[0, 1, 2]]))  # ln 4
+        tensor(1.3863)
+    """
+    logits = outputs["logits"]
+    return causal_lm_loss(logits, labels, logits.shape[-1], num_items_in_batch)
