@@ -79,7 +79,7 @@ class DeferredLogits:
         """Return the logits themselves; raise `RuntimeError` while the model computes its loss."""
         if self.layer.is_deferring:
             raise RuntimeError(
-                f"the linear cost can't serve this model, whose loss needs the logits themselves, for {purpose}; call "
+                f"the linear cost can't serve this model: its loss needs the logits themselves, for {purpose}; call "
                 "remove_linear_cost(model) to train with the model's own loss"
             )
         logits = self.layer(self.x)

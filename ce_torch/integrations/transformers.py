@@ -106,8 +106,8 @@ def served_forward(stock: type) -> Callable[..., Any]:
             layer.is_deferring = False
         if not layer.has_computed:
             raise RuntimeError(
-                f"the linear cost can't serve {stock.__name__}, whose loss isn't a cross-entropy of its output layer; "
-                "call remove_linear_cost(model) to train with the model's own loss"
+                f"the linear cost can't serve {stock.__name__}: its loss isn't a cross-entropy of its output layer; call "
+                "remove_linear_cost(model) to train with the model's own loss"
             )
         return outputs if torch.compiler.is_compiling() else on_demand(outputs)
 
