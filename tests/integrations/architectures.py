@@ -1,17 +1,8 @@
-"""Every causal language model of transformers, so small that a step takes milliseconds, and the table of the docs.
-
-    python -m tests.integrations.architectures
-
-writes the table into docs/transformers.md.
-"""
+"""Every causal language model of transformers, so small that a step takes milliseconds."""
 
 import inspect
-import os
 import re
-from pathlib import Path
 from unittest import mock
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # some models look for kernels in the hub
 
 import torch
 import transformers
@@ -20,7 +11,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ce_torch.integrations import deferred
 from ce_torch.integrations.transformers import use_linear_cost
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "transformers.md"
 WORDS = 90  # the first of 96, for models whose vocabulary is padded
 
 # What configurations call their sizes, and what becomes of logits. Each model gets those that its configuration knows.
@@ -237,24 +227,3 @@ def outcome(name):
         "the loss of the experts": getattr(outputs, "aux_loss", None) is not None,
     }
     return ", ".join(["served", *(part for part, holds in parts.items() if holds)])
-
-
-def written_rows(page):
-    """Return the row of each model in the docs' table."""
-    rows = re.findall(r"^\| (served.*|refused.*|not tested.*) \| (.*) \|$", page, re.MULTILINE)
-    return {name: row for row, models in rows for name in re.findall(r"`(\w+)`", models)}
-
-
-def table():
-    """Return the docs' table."""
-    rows = {}
-    for name in sorted(names() - UNTRIED, key=str.lower):
-        rows.setdefault(outcome(name), []).append(name)
-    lines = [f"| {row} | {', '.join(f'`{name}`' for name in rows[row])} |" for row in sorted(rows, reverse=True)]
-    untried = ", ".join(f"`{name}`" for name in sorted(UNTRIED))
-    return "\n".join(["| outcome | models |", "|---|---|", *lines, f"| not tested, with towers for other inputs | {untried} |"])
-
-
-if __name__ == "__main__":
-    text = PAGE.read_text()
-    PAGE.write_text(re.sub(r"\| outcome \| models \|\n(\|.*\n)*", lambda _: table() + "\n", text))

@@ -1,0 +1,68 @@
+"""Test each causal language model of transformers: it is served with its own loss and gradients, or refused."""
+
+import pytest
+import table
+import torch
+from torch.testing import assert_close
+
+from ce_torch.integrations.transformers import use_linear_cost
+
+OUTCOMES = table.written()
+SERVED = sorted(name for name, outcome in OUTCOMES.items() if outcome.startswith("served"))
+REFUSED = sorted(name for name, outcome in OUTCOMES.items() if outcome.startswith("refused"))
+# One for each way from hidden states to a loss.
+FEW = [
+    "BartForCausalLM",
+    "BertLMHeadModel",
+    "CohereForCausalLM",
+    "Gemma2ForCausalLM",
+    "GraniteMoeForCausalLM",
+    "InklingForCausalLM",
+    "LlamaForCausalLM",
+    "MixtralForCausalLM",
+    "PhiForCausalLM",
+    "XLMWithLMHeadModel",
+]
+EACH = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in SERVED]
+
+
+def assert_close_gradients(gradients, own, tolerance):
+    """Compare gradients, each in parts of its largest number, or of a hundredth of the largest of all."""
+    largest = max(gradient.abs().max() for gradient in own if gradient is not None)
+    for gradient, expected in zip(gradients, own, strict=True):
+        if expected is not None:
+            scale = torch.maximum(expected.abs().max(), largest / 100).item()
+            assert_close(gradient, expected, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_loss_and_gradients_are_the_models_own(name, build, batch, loss_and_gradients):
+    model = build(name)
+    own_loss, own = loss_and_gradients(model, batch)
+    use_linear_cost(model)
+    loss, gradients = loss_and_gradients(model, batch)
+    assert_close(loss, own_loss, rtol=1e-5, atol=0)
+    assert [gradient is None for gradient in gradients] == [gradient is None for gradient in own]
+    assert_close_gradients(gradients, own, tolerance=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVED)
+def test_under_autocast_they_are_as_near_to_those_in_float32_as_the_models_own(name, build, batch, loss_and_gradients):
+    model = build(name)
+    exact, _ = loss_and_gradients(model, batch)
+    own_loss, own = loss_and_gradients(model, batch, enabled=True)
+    use_linear_cost(model)
+    loss, gradients = loss_and_gradients(model, batch, enabled=True)
+    assert loss.dtype == own_loss.dtype
+    assert (loss - exact).abs() <= (own_loss - exact).abs() + 1e-2 * exact
+    assert_close_gradients(gradients, own, tolerance=0.1)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in (*SERVED, *REFUSED)])
+def test_the_docs_tell_what_becomes_of_it(name, architectures):
+    assert architectures.outcome(name) == OUTCOMES[name]
+
+
+def test_the_docs_tell_of_every_causal_language_model(architectures):
+    assert OUTCOMES.keys() == architectures.names()
