@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from ce_torch.costs._precision import is_autocast
 from ce_torch.costs.linear.cost import linear_log_likelihood
 
 
@@ -153,6 +154,8 @@ class DeferredLogits:
             options = (weight, size_average, ignore_index, reduce, reduction, label_smoothing)
             return F.cross_entropy(self.tensor("a cross-entropy of images"), target, *options)
 
+        is_half = self.dtype in (torch.bfloat16, torch.float16)
+
         def cost(x: Tensor, parameters: Parameters) -> Tensor:
             W, b, adapter = parameters.first(self.classes)
             return linear_log_likelihood(
@@ -167,7 +170,7 @@ class DeferredLogits:
                 ignore_index=ignore_index,
                 label_smoothing=label_smoothing,
                 reduction=reduction,
-                out_dtype=self.dtype,
+                out_dtype=torch.float32 if is_half and is_autocast(self.device) else self.dtype,
             )
 
         return self.layer(self.x, cost)

@@ -68,18 +68,16 @@ def serve(layer: Any) -> None:
     if isinstance(layer, ServedLayer):
         return
     if layer is None:
-        raise ValueError("the model has no output layer: its get_output_embeddings() returns None")
+        raise ValueError("it has no output layer: its get_output_embeddings() returns None")
     if "forward" in vars(layer):
-        raise ValueError("another library has replaced the forward of the model's output layer")
+        raise ValueError("another library has replaced the forward of its output layer")
     if is_lora(layer):
         check_lora(layer)
         layer.__class__ = subclass(type(layer), ServedLoraLayer)
     elif is_linear(layer):
         layer.__class__ = subclass(type(layer), ServedLayer)
     else:
-        raise ValueError(
-            f"the model's output layer is a {type(layer).__name__} of {type(layer).__module__}, not an nn.Linear"
-        )
+        raise ValueError(f"its output layer is a {type(layer).__name__}, not an nn.Linear")
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -95,11 +93,11 @@ def is_lora(layer: nn.Module) -> bool:
 def check_lora(layer: Any) -> None:
     """Raise `ValueError` if the layer does more than x (weight + B A)ᵀ + bias."""
     if not is_linear(layer.base_layer):
-        raise ValueError(f"the base of the model's output layer is a {type(layer.base_layer).__name__}, not an nn.Linear")
+        raise ValueError(f"the base of its output layer is a {type(layer.base_layer).__name__}, not an nn.Linear")
     if layer.lora_variant:
-        raise ValueError("the output layer's adapter is a variant of LoRA, such as DoRA; choose plain LoRA for it")
+        raise ValueError("the adapter of its output layer is a variant of LoRA, such as DoRA")
     if any(getattr(dropout, "p", 0) for dropout in layer.lora_dropout.values()):
-        raise ValueError("the output layer's adapter drops inputs; set lora_dropout to 0, or leave that layer out")
+        raise ValueError("the adapter of its output layer drops inputs; set lora_dropout to 0")
 
 
 @cache

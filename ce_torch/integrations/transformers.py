@@ -109,23 +109,25 @@ def served_forward(stock: type) -> Callable[..., Any]:
                 f"the linear cost can't serve {stock.__name__}: its loss isn't a cross-entropy of its output layer; call "
                 "remove_linear_cost(model) to train with the model's own loss"
             )
-        return outputs if torch.compiler.is_compiling() else on_demand(outputs)
+        return visible(outputs, self.training)
 
     # Trainer reads the names of the arguments. `functools.wraps` would let accelerate take this function off.
     forward.__signature__ = signature
     return forward
 
 
-def on_demand(outputs: Any) -> Any:
-    """Return a model's outputs with a tensor in place of deferred logits."""
+def visible(outputs: Any, training: bool) -> Any:
+    """Return a model's outputs with a tensor in place of deferred logits. Compiled models make it in evaluation only."""
     if isinstance(outputs, DeferredLogits):
-        return LogitsOnDemand(outputs)
+        if not torch.compiler.is_compiling():
+            return LogitsOnDemand(outputs)
+        return outputs if training else outputs.tensor("evaluation")
     if isinstance(outputs, tuple):
-        return tuple(map(on_demand, outputs))
+        return tuple(visible(output, training) for output in outputs)
     if isinstance(outputs, Mapping):
-        for name, value in outputs.items():
-            if isinstance(value, DeferredLogits):
-                outputs[name] = LogitsOnDemand(value)
+        for name in list(outputs):
+            if isinstance(outputs[name], DeferredLogits):
+                outputs[name] = visible(outputs[name], training)
     return outputs
 
 

@@ -94,6 +94,7 @@ CHANGES = {
     },
     "DeepseekV4ForCausalLM": {"output_router_logits": False},
     "Dots1ForCausalLM": {"first_k_dense_replace": 1, "n_shared_experts": 1},
+    "FalconH1ForCausalLM": MAMBA | {"mamba_d_ssm": 64, "mamba_chunk_size": 4},
     "FlintForCausalLM": {"output_router_logits": False},
     "FuyuForCausalLM": {"text_config": TEXT},
     "GPTJForCausalLM": {"rotary_dim": 8},

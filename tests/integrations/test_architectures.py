@@ -26,13 +26,12 @@ FEW = [
 EACH = [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in SERVED]
 
 
-def assert_close_gradients(gradients, own, tolerance):
-    """Compare gradients, each in parts of its largest number, or of a hundredth of the largest of all."""
-    largest = max(gradient.abs().max() for gradient in own if gradient is not None)
-    for gradient, expected in zip(gradients, own, strict=True):
-        if expected is not None:
-            scale = torch.maximum(expected.abs().max(), largest / 100).item()
-            assert_close(gradient, expected, rtol=0, atol=tolerance * scale)
+def errors(gradients, exact):
+    """Return the largest error of each gradient, in parts of its largest number, or of a hundredth of that of all."""
+    largest = max(gradient.abs().max() for gradient in exact if gradient is not None)
+    pairs = [(gradient, true) for gradient, true in zip(gradients, exact, strict=True) if true is not None]
+    found = [(gradient - true).abs().max() / torch.maximum(true.abs().max(), largest / 100) for gradient, true in pairs]
+    return torch.stack(found)
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -43,20 +42,20 @@ def test_loss_and_gradients_are_the_models_own(name, build, batch, loss_and_grad
     loss, gradients = loss_and_gradients(model, batch)
     assert_close(loss, own_loss, rtol=1e-5, atol=0)
     assert [gradient is None for gradient in gradients] == [gradient is None for gradient in own]
-    assert_close_gradients(gradients, own, tolerance=1e-4)
+    assert errors(gradients, own).max() < 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", sorted({*SERVED} - {"DbrxForCausalLM", "XmodForCausalLM"}))  # their own code fails
 def test_under_autocast_they_are_as_near_to_those_in_float32_as_the_models_own(name, build, batch, loss_and_gradients):
     model = build(name)
-    exact, _ = loss_and_gradients(model, batch)
+    exact_loss, exact = loss_and_gradients(model, batch)
     own_loss, own = loss_and_gradients(model, batch, enabled=True)
     use_linear_cost(model)
     loss, gradients = loss_and_gradients(model, batch, enabled=True)
     assert loss.dtype == own_loss.dtype
-    assert (loss - exact).abs() <= (own_loss - exact).abs() + 1e-2 * exact
-    assert_close_gradients(gradients, own, tolerance=0.1)
+    assert (loss - exact_loss).abs() <= (own_loss - exact_loss).abs() + 1e-2 * exact_loss
+    assert (errors(gradients, exact) <= 2 * errors(own, exact) + 0.05).all()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in (*SERVED, *REFUSED)])

@@ -1,0 +1,97 @@
+"""Test the linear cost on models that PEFT has given adapters, also to the output layer."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ce_torch.integrations.transformers import remove_linear_cost, use_linear_cost
+
+# PEFT's own, of transformers
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
+@pytest.fixture
+def adapt(build):
+    """Return a function: Phi, whose layer has a bias, with adapters whose numbers are not 0."""
+    import peft
+
+    def adapt(prepare=lambda model: None, **options):
+        model = build("PhiForCausalLM")
+        prepare(model)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=2, **options))
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+        return adapted
+
+    return adapt
+
+
+OPTIONS = [
+    {"target_modules": ["q_proj"]},
+    {"target_modules": ["lm_head"]},
+    {"target_modules": ["lm_head"], "lora_bias": True},
+    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_loss_and_gradients_are_the_models_own(options, adapt, batch, loss_and_gradients, forbid_logits):
+    model = adapt(**options)
+    own = loss_and_gradients(model, batch)
+    use_linear_cost(model)
+    forbid_logits()
+    assert_close(loss_and_gradients(model, batch), own)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_adapters_may_come_after_the_cost(options, adapt, batch, loss_and_gradients, forbid_logits):
+    own = loss_and_gradients(adapt(**options), batch)
+    model = adapt(use_linear_cost, **options)
+    forbid_logits()
+    assert_close(loss_and_gradients(model, batch), own)
+
+
+def test_several_adapters_of_the_layer_add_up(adapt, batch, loss_and_gradients, forbid_logits):
+    import peft
+
+    model = adapt(target_modules=["lm_head"])
+    model.add_adapter("second", peft.LoraConfig(r=2, lora_alpha=2, target_modules=["lm_head"], init_lora_weights=False))
+    model.base_model.set_adapter(["default", "second"])
+    own = loss_and_gradients(model, batch)
+    use_linear_cost(model)
+    forbid_logits()
+    assert_close(loss_and_gradients(model, batch), own)
+
+
+@pytest.mark.parametrize("state", ["disabled", "merged"])
+def test_adapters_that_are_not_in_force_are_left_out(state, adapt, batch):
+    model = adapt(target_modules=["lm_head"])
+    use_linear_cost(model)
+    if state == "merged":
+        own = model(**batch).loss
+        model.merge_adapter()
+        assert_close(model(**batch).loss, own)
+    else:
+        with model.disable_adapter():
+            loss = model(**batch).loss
+            remove_linear_cost(model)
+            assert_close(loss, model(**batch).loss)
+
+
+def test_it_can_be_undone(adapt, batch):
+    model = adapt(use_linear_cost, target_modules=["lm_head"])
+    model(**batch)
+    remove_linear_cost(model)
+    assert type(model(**batch).logits) is torch.Tensor
+    assert not [module for module in model.modules() if "ce_torch" in str(type(module).__mro__)]
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [({"lora_dropout": 0.1}, "drops inputs; set lora_dropout to 0"), ({"use_dora": True}, "a variant of LoRA, such as DoRA")],
+    ids=["dropout", "variant"],
+)
+def test_an_adapter_of_the_layer_that_does_more_is_refused(option, reason, adapt):
+    with pytest.raises(ValueError, match=f"can't serve PhiForCausalLM: the adapter of its output layer .*{reason}"):
+        use_linear_cost(adapt(target_modules=["lm_head"], **option))
