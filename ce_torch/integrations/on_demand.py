@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
 from ce_torch.costs._precision import is_autocast
@@ -31,6 +33,13 @@ class LogitsOnDemand(Tensor):
     def make(self) -> Tensor:
         """Return the logits."""
         if self.made is None:
+            layer = self.deferred.layer
+            # FSDP gathers the weight of a layer that it shards by itself whenever the layer is called.
+            if isinstance(layer.weight, DTensor) and not isinstance(layer, FSDPModule):
+                raise RuntimeError(
+                    "logits can't be made any more, since their layer's weight is sharded again; take them before the "
+                    "backward pass"
+                )
             device, dtype = self.deferred.device.type, self.autocast
             with torch.set_grad_enabled(self.has_graph), torch.autocast(device, dtype, enabled=dtype is not None):
                 self.made = self.deferred.tensor("a function")

@@ -51,3 +51,16 @@ def forbid_logits(monkeypatch):
         return linear(x, weight, bias)
 
     return lambda: monkeypatch.setattr(F, "linear", checked)
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Texts of random words, of which prompts and padding of many lengths do not count."""
+    import torch
+
+    generator = torch.Generator().manual_seed(2)
+    texts = []
+    for prompt in torch.randint(8, (40,), generator=generator).tolist():
+        words = torch.randint(3, 90, (12,), generator=generator)
+        texts.append({"input_ids": words, "labels": words.masked_fill(torch.arange(12) < prompt, -100)})
+    return texts

@@ -1,0 +1,179 @@
+"""Test the linear cost in two processes that share texts or parameters: DDP, FSDP2, and Trainer in both."""
+
+import os
+import socket
+import tempfile
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+pytestmark = pytest.mark.slow
+TIMEOUT = timedelta(seconds=60)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        yield pool
+
+
+def in_both(processes, function, *arguments):
+    results = processes.starmap_async(function, [(rank, *arguments) for rank in range(2)], chunksize=1)
+    return results.get(timeout=200)
+
+
+def replicated(model):
+    return DistributedDataParallel(model)
+
+
+def replicated_as_a_static_graph(model):
+    return DistributedDataParallel(model, static_graph=True)
+
+
+def sharded(model):
+    return fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+
+
+def sharded_by_layers(model):
+    """Shard each layer by itself, the output layer too."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in (*model.model.layers, model.lm_head):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    return fully_shard(model, mesh=mesh)
+
+
+def sharded_in_bfloat16(model):
+    mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+    fully_shard(model.lm_head, mesh=mesh, mp_policy=policy)
+    return fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch):
+    """Return loss, gradients and some logits of a served model that gets half of the texts."""
+    from architectures import build
+
+    from ce_torch.integrations.transformers import use_linear_cost
+
+    distributed.init_process_group("gloo", rendezvous, TIMEOUT, world_size=2, rank=rank)
+    try:
+        model = build(name, **changes)
+        use_linear_cost(model)
+        spread_model = spread(model)
+        half = {key: value[rank::2] for key, value in batch.items()}
+        # Gradients are averaged over the processes.
+        outputs = spread_model(**half, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum() / 2)
+        logits = outputs.logits[:, 0].detach()
+        outputs.loss.backward()
+        gradients = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in model.parameters()]
+        return outputs.loss.detach(), gradients, logits
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("spread", "changes"),
+    [
+        (replicated, {}),
+        (replicated, {"tie_word_embeddings": True}),
+        (replicated_as_a_static_graph, {}),
+        (sharded, {}),
+        (sharded, {"tie_word_embeddings": True}),
+        (sharded_by_layers, {}),
+        (sharded_in_bfloat16, {}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "tied" if value else "untied",
+)
+def test_two_processes_with_half_of_the_texts_each_get_the_gradients_of_the_whole(
+    spread, changes, processes, build, batch, loss_and_gradients, tmp_path
+):
+    model = build("LlamaForCausalLM", **changes)
+    loss, expected = loss_and_gradients(model, batch)
+    logits = model(batch["input_ids"]).logits[:, 0].detach()
+    tolerance = {"rtol": 0.1, "atol": 0.05} if spread is sharded_in_bfloat16 else {"rtol": 1e-4, "atol": 1e-6}
+    task = f"file://{tmp_path / 'rendezvous'}", spread, "LlamaForCausalLM", changes, batch
+    results = in_both(processes, full_gradients_of_half, *task)
+    assert_close(sum(result[0] for result in results) / 2, loss, **tolerance)
+    for rank, (_, gradients, found) in enumerate(results):
+        assert_close(gradients, [*expected], **tolerance)
+        assert_close(found.float(), logits[rank::2], **tolerance)
+
+
+def error_of_late_logits(rank, rendezvous, batch):
+    from architectures import build
+
+    from ce_torch.integrations.transformers import use_linear_cost
+
+    distributed.init_process_group("gloo", rendezvous, TIMEOUT, world_size=2, rank=rank)
+    try:
+        model = build("LlamaForCausalLM")
+        use_linear_cost(model)
+        outputs = sharded(model)(**batch)
+        outputs.loss.backward()
+        with pytest.raises(RuntimeError) as error:
+            outputs.logits.argmax(-1)
+        return str(error.value)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_logits_that_come_too_late_for_their_weight_say_so(processes, batch, tmp_path):
+    errors = in_both(processes, error_of_late_logits, f"file://{tmp_path / 'rendezvous'}", batch)
+    assert all("take them before the backward pass" in error for error in errors)
+
+
+def losses_of_trainer(rank, port, name, texts, is_served):
+    """Return the losses of ten steps, each of two texts in each process, accumulated twice."""
+    import accelerate
+    import transformers
+    from architectures import build
+
+    from ce_torch.integrations.transformers import use_linear_cost
+
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    accelerate.state.AcceleratorState._reset_state(True)
+    model = build(name)
+    if is_served:
+        use_linear_cost(model)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            folder,
+            max_steps=10,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            logging_steps=1,
+            optim="sgd",
+            learning_rate=0.05,
+            use_cpu=True,
+            ddp_backend="gloo",
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        try:
+            assert arguments.world_size == 2
+            trainer = transformers.Trainer(model, arguments, train_dataset=texts)
+            trainer.train()
+        finally:
+            distributed.destroy_process_group()
+    weight = model.lm_head.weight.detach() if hasattr(model, "lm_head") else model.get_output_embeddings().weight.detach()
+    return torch.tensor([record["loss"] for record in trainer.state.log_history if "loss" in record]), weight
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
+def test_trainer_in_two_processes_takes_the_steps_that_it_takes_with_the_models_own_loss(name, processes, texts):
+    def losses(is_served):
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            port = listener.getsockname()[1]
+        return in_both(processes, losses_of_trainer, port, name, texts, is_served)[0]
+
+    (found, weight), (own, own_weight) = losses(True), losses(False)
+    assert len(found) == 10
+    assert_close(found, own, rtol=1e-3, atol=0)
+    assert_close(weight, own_weight, rtol=1e-3, atol=1e-4)
