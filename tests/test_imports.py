@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "ce_torch"
 COSTS = sorted((PACKAGE / "costs").rglob("*.py"))
 FOR_THE_PROGRAM = ["torchvision", "matplotlib", "tqdm", "PIL", "numpy", "scipy", "marimo", "anywidget"]
+FOR_INTEGRATIONS = ["transformers", "accelerate", "peft"]
 FOR_A_GPU = ["triton"]
 FILES = sorted([*PACKAGE.rglob("*.py"), PACKAGE.parent / "train.py"])
 MODULES = ["ce_torch", "ce_torch.functional", "ce_torch.training.loop", "ce_torch.training.mnist"]
@@ -39,7 +40,8 @@ def is_in(name, package):
 
 def test_the_library_can_be_imported_where_only_torch_is_installed(root):
     # None makes an import of that name fail, as if it were not installed.
-    code = f"import sys; sys.modules.update(dict.fromkeys({FOR_THE_PROGRAM + FOR_A_GPU})); import {', '.join(MODULES)}"
+    others = FOR_THE_PROGRAM + FOR_A_GPU + FOR_INTEGRATIONS
+    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import {', '.join(MODULES)}"
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
@@ -48,7 +50,7 @@ def test_the_library_does_not_load_what_only_the_program_needs(root):
     # torch itself may import numpy and tqdm if they are installed.
     code = "import sys, torch; before = set(sys.modules); import ce_torch; print(*sys.modules.keys() - before)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
-    assert not {*loaded.split()} & {*FOR_THE_PROGRAM, *FOR_A_GPU}
+    assert not {*loaded.split()} & {*FOR_THE_PROGRAM, *FOR_A_GPU, *FOR_INTEGRATIONS}
 
 
 @pytest.mark.parametrize("path", COSTS, ids=lambda path: path.stem)
@@ -70,6 +72,14 @@ def test_no_file_imports_a_private_name_of_pytorch(path):
     # Attributes, such as those in _torch_private.py, are for ruff.
     private = [name for name in imports(path) if is_in(name, "torch") and "._" in name]
     assert private == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent.name != "integrations"], ids=lambda path: path.stem
+)
+def test_nothing_but_an_integration_imports_what_only_integrations_need(path):
+    assert not foreign(imports(path)) & {*FOR_INTEGRATIONS}
+    assert [name for name in imports(path) if is_in(name, "ce_torch.integrations")] == []
 
 
 @pytest.mark.parametrize("part", PARTS)

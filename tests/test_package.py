@@ -18,7 +18,7 @@ PACKAGES = find_packages(str(PROJECT), **SETUPTOOLS["packages"]["find"])
 def test_the_wheel_holds_the_costs():
     folders = {path.parent for path in (PROJECT / "ce_torch" / "costs").rglob("*.py")}
     names = {".".join(folder.relative_to(PROJECT).parts) for folder in folders}
-    assert set(PACKAGES) == {"ce_torch", *names}
+    assert set(PACKAGES) == {"ce_torch", "ce_torch.integrations", *names}
 
 
 @pytest.mark.parametrize("program", ["training", "chapter"])

@@ -32,6 +32,12 @@ count_dispatch_modes: Callable[[], int] = find("_C._len_torch_dispatch_stack")
 # Returns True if the tensor is zero and has no memory, as gradients in forward mode may be.
 is_zero_tensor: Callable[[Tensor], bool] = find("Tensor._is_zerotensor")
 
+# Returns how often a tensor has been changed in place, which `torch.inference_mode` does not count.
+count_changes: Callable[[Tensor], int] = find("Tensor._version").__get__
+
+# Maps the tensors of one type in nested arguments.
+tree_map_only: Callable[..., Any] = find("utils._pytree.tree_map_only")
+
 # Makes a tensor of a subclass, of the shape and dtype given, that has no numbers.
 make_wrapper_subclass: Callable[..., Any] = find("Tensor._make_wrapper_subclass")
 

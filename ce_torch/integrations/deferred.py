@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, NoReturn, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from ce_torch.costs._precision import is_autocast
+from ce_torch.costs._torch_private import tree_map_only
 from ce_torch.costs.linear.cost import linear_log_likelihood
 
 
@@ -47,6 +47,9 @@ class Scale(NamedTuple):
         return self._replace(temperature=self.temperature * (value if method == "div" else 1 / value))
 
 
+UNCHANGED = Scale()
+
+
 @dataclass(frozen=True, eq=False)
 class DeferredLogits:
     """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments."""
@@ -55,7 +58,7 @@ class DeferredLogits:
     x: Tensor
     classes: int
     dtype: torch.dtype
-    scale: Scale = Scale()
+    scale: Scale = UNCHANGED
     steps: tuple[tuple[Any, ...], ...] = ()
 
     @property
@@ -147,7 +150,7 @@ class DeferredLogits:
         ignore_index: int = -100,
         reduce: bool | None = None,
         reduction: str = "mean",
-        label_smoothing: float = 0.0,
+        label_smoothing: Any = 0.0,
     ) -> Tensor:
         """Return what `F.cross_entropy` returns for the logits (N, K), computed where the layer has its parameters."""
         if self.ndim != 2 or size_average is not None or reduce is not None:
@@ -178,23 +181,38 @@ class DeferredLogits:
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         """Return what a function of PyTorch, or a method of `Tensor`, returns for logits."""
-        name = function.__name__
-        if name in DEFERRED and args and isinstance(args[0], cls):
-            return getattr(args[0], name)(*args[1:], **(kwargs or {}))
-        args, kwargs = pytree.tree_map_only(cls, lambda logits: logits.tensor(name), (args, kwargs or {}))
-        return function(*args, **kwargs)
+        name, options = function.__name__, dict(kwargs or {})
+        if not args and "input" in options:
+            args = (options.pop("input"),)
+        if name in DEFERRED and isinstance(args[0], cls):
+            return getattr(args[0], name)(*args[1:], **options)
+        args, options = tree_map_only(cls, lambda logits: logits.tensor(name), (args, options))
+        return function(*args, **options)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name.endswith("_") or not hasattr(Tensor, name):
-            raise AttributeError(f"logits that are not made yet have no {name}; clone() makes them")
-        return getattr(self.tensor(name), name)
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(f"a tensor has no attribute {name}")
+        value = getattr(self.tensor(name), name)
+        if name.endswith("_"):
+            raise TypeError(f"{name} would change logits that are not kept; clone them first")
+        return value
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
-        raise TypeError("logits that are not made yet can't be assigned to; clone() makes them")
+        self.tensor("an assignment")
+        raise TypeError("an assignment would change logits that are not kept; clone them first")
 
 
 # What can be done to logits, as a method or a function of PyTorch, without making them.
-DEFERRED = frozenset(
-    ("cross_entropy", "tanh", "mul", "__mul__", "__rmul__", "div", "__truediv__", "true_divide", "float", "contiguous")
-    + ("view", "reshape", "__getitem__")
-)
+DEFERRED = {
+    *("cross_entropy", "tanh", "mul", "__mul__", "__rmul__", "div", "__truediv__", "true_divide"),
+    *("float", "contiguous", "view", "reshape", "__getitem__"),
+}
+
+
+def made(name: str) -> Callable[..., Any]:
+    """Return an operator that makes logits and leaves the rest to them."""
+    return lambda self, *values: getattr(self.tensor(name), name)(*values)
+
+
+for name in ("add", "radd", "sub", "rsub", "rtruediv", "matmul", "pow", "neg", "lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(DeferredLogits, f"__{name}__", made(f"__{name}__"))

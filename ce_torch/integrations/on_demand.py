@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.utils import _pytree as pytree
 
 from ce_torch.costs._precision import is_autocast
-from ce_torch.costs._torch_private import make_wrapper_subclass
+from ce_torch.costs._torch_private import count_changes, make_wrapper_subclass, tree_map_only
 from ce_torch.integrations.deferred import DeferredLogits
 
 
@@ -21,50 +20,66 @@ class LogitsOnDemand(Tensor):
     made: Tensor | None
     has_graph: bool
     autocast: torch.dtype | None
+    changes: int
 
     @staticmethod
-    def __new__(cls, deferred: DeferredLogits) -> "LogitsOnDemand":
-        tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=deferred.device)
-        tensor.deferred, tensor.made, tensor.has_graph = deferred, None, torch.is_grad_enabled()
+    def __new__(cls: type["LogitsOnDemand"], deferred: DeferredLogits) -> "LogitsOnDemand":
         device = deferred.device
+        tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=device)
+        tensor.deferred, tensor.made = deferred, None
+        tensor.has_graph = torch.is_grad_enabled()
         tensor.autocast = torch.get_autocast_dtype(device.type) if is_autocast(device) else None
+        tensor.changes = changes(deferred)
         return tensor
 
     def make(self) -> Tensor:
-        """Return the logits."""
+        """Return the logits; raise `RuntimeError` if they would not be those of the model when it returned."""
         if self.made is None:
-            layer = self.deferred.layer
+            layer, device = self.deferred.layer, self.deferred.device.type
             # FSDP gathers the weight of a layer that it shards by itself whenever the layer is called.
-            if isinstance(layer.weight, DTensor) and not isinstance(layer, FSDPModule):
+            is_sharded = isinstance(layer.weight, DTensor) and not isinstance(layer, FSDPModule)
+            if is_sharded or changes(self.deferred) != self.changes:
                 raise RuntimeError(
-                    "logits can't be made any more, since their layer's weight is sharded again; take them before the "
-                    "backward pass"
+                    "logits can't be made any more, since the weight of their layer has been "
+                    f"{'sharded again' if is_sharded else 'changed'}; take them before the backward pass"
                 )
-            device, dtype = self.deferred.device.type, self.autocast
-            with torch.set_grad_enabled(self.has_graph), torch.autocast(device, dtype, enabled=dtype is not None):
+            with (
+                torch.set_grad_enabled(self.has_graph),
+                torch.autocast(device, self.autocast, enabled=self.autocast is not None),
+            ):
                 self.made = self.deferred.tensor("a function")
         return self.made
+
+    def float(self) -> Tensor:
+        """Return the logits in float32, which are not made either."""
+        if self.made is not None:
+            return self.made.float()
+        tensor = LogitsOnDemand(self.deferred.float())
+        tensor.has_graph, tensor.autocast, tensor.changes = self.has_graph, self.autocast, self.changes
+        return tensor
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         """Return what a function returns for the logits. Only their shape and the like are known without them."""
-        kwargs = kwargs or {}
         if function in KNOWN:
-            return super().__torch_function__(function, types, args, kwargs)
-        if function is Tensor.float and args[0].made is None:
-            tensor = cls(args[0].deferred.float())
-            tensor.has_graph, tensor.autocast = args[0].has_graph, args[0].autocast
-            return tensor
-        args, kwargs = pytree.tree_map_only(cls, cls.make, (args, kwargs))
-        return function(*args, **kwargs)
+            return super().__torch_function__(function, types, args, kwargs or {})
+        made_args, made_kwargs = tree_map_only(cls, cls.make, (args, kwargs or {}))
+        return function(*made_args, **made_kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         """Return what an operator returns for the logits, where it is called by none of PyTorch's functions."""
-        args, kwargs = pytree.tree_map_only(cls, cls.make, (args, kwargs or {}))
-        return function(*args, **kwargs)
+        made_args, made_kwargs = tree_map_only(cls, cls.make, (args, kwargs or {}))
+        return function(*made_args, **made_kwargs)
+
+
+def changes(deferred: DeferredLogits) -> int:
+    """Return how often what logits are made of has been changed; 0 where nothing counts it."""
+    tensors = [deferred.x, *deferred.layer.parameters()]
+    return sum(count_changes(tensor) for tensor in tensors if not tensor.is_inference())
 
 
 KNOWN = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.element_size, Tensor.is_floating_point} | {
-    getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "is_leaf")
+    getattr(Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "is_leaf")
 }

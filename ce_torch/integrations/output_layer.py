@@ -16,10 +16,9 @@ class ServedLayer(nn.Module):
     """What a served layer has before the code of its own class."""
 
     is_deferring = False  # True while the model computes its loss
-    has_computed = False  # True once it has computed a cost for the model
-    weight: Tensor
+    has_computed = False  # True once it has computed a cost in that time
 
-    def forward(self, x: Tensor, cost: Callable[[Tensor, Parameters], Tensor] | None = None) -> Any:
+    def forward(self: Any, x: Tensor, cost: Callable[[Tensor, Parameters], Tensor] | None = None) -> Any:
         """Return the cost of inputs x; without a cost the outputs, which are deferred if the model computes its loss.
 
         The cost is computed in here because hooks have made the parameters ready: those of FSDP have gathered them.
@@ -32,15 +31,15 @@ class ServedLayer(nn.Module):
         dtype = torch.get_autocast_dtype(x.device.type) if is_autocast(x.device) else x.dtype
         return DeferredLogits(self, x, self.weight.shape[0], dtype)
 
-    def cost_parameters(self) -> Parameters:
+    def cost_parameters(self: Any) -> Parameters:
         return Parameters(self.weight, self.bias)
 
 
 class ServedLoraLayer(ServedLayer):
     """The same for a layer with PEFT's adapters of low rank."""
 
-    def cost_parameters(self) -> Parameters:
-        """Return the parameters of the base layer and of the active adapters together."""
+    def cost_parameters(self: Any) -> Parameters:
+        """Return the parameters of the base layer, and of all active adapters as one."""
         weight, bias = self.base_layer.weight, self.base_layer.bias
         names = [name for name in self.active_adapters if name in self.lora_A]
         if self.disable_adapters or self.merged or not names:
@@ -49,55 +48,57 @@ class ServedLoraLayer(ServedLayer):
         B = [self.scaling[name] * self.lora_B[name].weight for name in names]
         for name in names:
             if self.lora_B[name].bias is not None:
-                offset = self.scaling[name] * self.lora_B[name].bias
-                bias = offset if bias is None else bias + offset
+                addend = self.scaling[name] * self.lora_B[name].bias
+                bias = addend if bias is None else bias + addend
         return Parameters(weight, bias, (A[0], B[0]) if len(names) == 1 else (torch.cat(A), torch.cat(B, 1)))
 
 
 def output_layer(model: Any) -> Any:
-    """Return the layer that makes a model's logits: in PEFT's `modules_to_save`, the copy that is trained."""
+    """Return the layer that makes a model's logits: of PEFT's `modules_to_save` the copy that is trained."""
     layer = model.get_output_embeddings()
     if not hasattr(layer, "modules_to_save"):
         return layer
-    is_copied = not layer.disable_adapters and layer.active_adapters
+    is_copied = layer.active_adapters and not layer.disable_adapters
     return layer.modules_to_save[layer.active_adapters[0]] if is_copied else layer.original_module
 
 
-def serve(layer: Any) -> None:
-    """Give an output layer the class of a served one; raise `ValueError` if the cost can't stand for it."""
+def served_layer(model: Any) -> Any:
+    """Return a model's output layer, as a served one; raise `ValueError` if the cost can't stand for it."""
+    layer = output_layer(model)
     if isinstance(layer, ServedLayer):
-        return
+        return layer
+    reason = refusal(layer)
+    if reason is not None:
+        raise ValueError(f"the linear cost can't serve {type(model).__name__}: {reason}")
+    layer.__class__ = subclass(type(layer), ServedLoraLayer if is_lora(layer) else ServedLayer)
+    return layer
+
+
+def refusal(layer: Any) -> str | None:
+    """Return why the cost can't stand for an output layer, or None."""
     if layer is None:
-        raise ValueError("it has no output layer: its get_output_embeddings() returns None")
+        return "it has no output layer: its get_output_embeddings() returns None"
     if "forward" in vars(layer):
-        raise ValueError("another library has replaced the forward of its output layer")
-    if is_lora(layer):
-        check_lora(layer)
-        layer.__class__ = subclass(type(layer), ServedLoraLayer)
-    elif is_linear(layer):
-        layer.__class__ = subclass(type(layer), ServedLayer)
-    else:
-        raise ValueError(f"its output layer is a {type(layer).__name__}, not an nn.Linear")
+        return "another library has replaced the forward of its output layer"
+    if not is_lora(layer):
+        return None if is_linear(layer) else f"its output layer is a {type(layer).__name__}, not an nn.Linear"
+    if not is_linear(layer.base_layer):
+        return f"the base of its output layer is a {type(layer.base_layer).__name__}, not an nn.Linear"
+    if layer.lora_variant:
+        return "the adapter of its output layer is a variant of LoRA, such as DoRA"
+    if any(getattr(dropout, "p", 0) for dropout in layer.lora_dropout.values()):
+        return "the adapter of its output layer drops inputs; set lora_dropout to 0"
+    return None
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Return True if what the layer does is x weightᵀ + bias."""
+    """Return True if all that the layer does is x weightᵀ + bias."""
     return isinstance(layer, nn.Linear) and type(layer).forward in (nn.Linear.forward, ServedLayer.forward)
 
 
 def is_lora(layer: nn.Module) -> bool:
-    peft = sys.modules.get("peft")  # which has been imported if the layer is its own
+    peft = sys.modules.get("peft")  # whoever has a layer of PEFT's has imported it
     return peft is not None and type(layer).forward is peft.tuners.lora.Linear.forward
-
-
-def check_lora(layer: Any) -> None:
-    """Raise `ValueError` if the layer does more than x (weight + B A)ᵀ + bias."""
-    if not is_linear(layer.base_layer):
-        raise ValueError(f"the base of its output layer is a {type(layer.base_layer).__name__}, not an nn.Linear")
-    if layer.lora_variant:
-        raise ValueError("the adapter of its output layer is a variant of LoRA, such as DoRA")
-    if any(getattr(dropout, "p", 0) for dropout in layer.lora_dropout.values()):
-        raise ValueError("the adapter of its output layer drops inputs; set lora_dropout to 0")
 
 
 @cache

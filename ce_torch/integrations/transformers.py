@@ -1,7 +1,7 @@
-"""Models of `transformers` that train on the linear cost: the loss takes their hidden states, and no logits are made."""
+"""Models of `transformers` that train on the linear cost, which takes their hidden states: no logits are made."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.integrations.deferred import DeferredLogits
 from ce_torch.integrations.on_demand import LogitsOnDemand
-from ce_torch.integrations.output_layer import ServedLayer, output_layer, serve, subclass
+from ce_torch.integrations.output_layer import ServedLayer, served_layer, subclass
 
 
 def use_linear_cost(model: nn.Module) -> None:
@@ -34,6 +34,7 @@ def use_linear_cost(model: nn.Module) -> None:
             need the logits raises `RuntimeError` in the first step. The loss is never a different one.
 
     Example:
+        >>> from ce_torch.integrations.transformers import use_linear_cost
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
         >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
@@ -42,20 +43,16 @@ def use_linear_cost(model: nn.Module) -> None:
         >>> model(words, labels=words).loss.backward()
     """
     model = base_model(model)
-    if isinstance(model, ServedModel):
-        return
-    try:
-        serve(output_layer(model))
-        forward = served_forward(type(model))
-    except ValueError as error:
-        raise ValueError(f"the linear cost can't serve {type(model).__name__}: {error}") from None
-    model.__class__ = subclass(type(model), ServedModel, forward=forward)
+    if not isinstance(model, ServedModel):
+        served_layer(model)
+        model.__class__ = subclass(type(model), ServedModel, forward=served_forward(type(model)))
 
 
 def remove_linear_cost(model: nn.Module) -> None:
     """Let a model compute its loss by itself again, as before `use_linear_cost`.
 
     Example:
+        >>> from ce_torch.integrations.transformers import remove_linear_cost, use_linear_cost
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> sizes = dict(vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
         >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
@@ -67,6 +64,10 @@ def remove_linear_cost(model: nn.Module) -> None:
     for module in base_model(model).modules():
         if isinstance(module, ServedLayer | ServedModel):
             served, stock = type(module).__bases__
+            if not issubclass(served, ServedLayer | ServedModel):
+                raise RuntimeError(
+                    f"{type(module).__name__} has been sharded since; call remove_linear_cost before that"
+                )
             module.__class__ = stock
 
 
@@ -90,15 +91,16 @@ def served_forward(stock: type) -> Callable[..., Any]:
     """Return the forward pass of a model's class, with deferred logits where it computes a loss."""
     signature = inspect.signature(stock.forward)
     if "labels" not in signature.parameters:
-        raise ValueError("it computes no loss: its forward takes no labels")
+        raise ValueError(
+            f"the linear cost can't serve {stock.__name__}: it computes no loss, as its forward takes no labels"
+        )
     position = [*signature.parameters].index("labels") - 1
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         labels = args[position] if len(args) > position else kwargs.get("labels")
         if labels is None:
             return stock.forward(self, *args, **kwargs)
-        layer = output_layer(self)
-        serve(layer)
+        layer = served_layer(self)
         layer.has_computed, layer.is_deferring = False, True
         try:
             outputs = stock.forward(self, *args, **kwargs)
@@ -106,8 +108,8 @@ def served_forward(stock: type) -> Callable[..., Any]:
             layer.is_deferring = False
         if not layer.has_computed:
             raise RuntimeError(
-                f"the linear cost can't serve {stock.__name__}: its loss isn't a cross-entropy of its output layer; call "
-                "remove_linear_cost(model) to train with the model's own loss"
+                f"the linear cost can't serve {stock.__name__}: its loss isn't a cross-entropy of its output layer; "
+                "call remove_linear_cost(model) to train with the model's own loss"
             )
         return visible(outputs, self.training)
 
@@ -116,18 +118,18 @@ def served_forward(stock: type) -> Callable[..., Any]:
     return forward
 
 
-def visible(outputs: Any, training: bool) -> Any:
-    """Return a model's outputs with a tensor in place of deferred logits. Compiled models make it in evaluation only."""
+def visible(outputs: Any, is_training: bool) -> Any:
+    """Return a model's outputs with tensors in place of deferred logits; if it is compiled, in evaluation only."""
     if isinstance(outputs, DeferredLogits):
         if not torch.compiler.is_compiling():
             return LogitsOnDemand(outputs)
-        return outputs if training else outputs.tensor("evaluation")
+        return outputs if is_training else outputs.tensor("evaluation")
     if isinstance(outputs, tuple):
-        return tuple(visible(output, training) for output in outputs)
-    if isinstance(outputs, Mapping):
-        for name in list(outputs):
-            if isinstance(outputs[name], DeferredLogits):
-                outputs[name] = visible(outputs[name], training)
+        return tuple(visible(output, is_training) for output in outputs)
+    if isinstance(outputs, MutableMapping):
+        for name, output in [*outputs.items()]:
+            if isinstance(output, DeferredLogits):
+                outputs[name] = visible(output, is_training)
     return outputs
 
 
@@ -160,12 +162,14 @@ def causal_lm_loss(
         TypeError, ValueError: as `log_likelihood`.
 
     Example:
+        >>> from ce_torch.integrations.transformers import causal_lm_loss
         >>> causal_lm_loss(torch.zeros(1, 3, 4), torch.tensor([[0, 1, 2]]), vocab_size=4)  # ln 4
         tensor(1.3863)
 
     Source: `ForCausalLMLoss` of transformers.
     """
     if shift_labels is None:
+        assert labels is not None
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     z, y = logits.view(-1, vocab_size), shift_labels.reshape(-1).to(logits.device)
     if num_items_in_batch is None:
@@ -191,6 +195,7 @@ def compute_loss_func(outputs: Any, labels: Tensor, num_items_in_batch: Tensor |
         TypeError, ValueError: as `log_likelihood`.
 
     Example:
+        >>> from ce_torch.integrations.transformers import compute_loss_func
         >>> compute_loss_func({"logits": torch.zeros(1, 3, 4)}, torch.tensor([[0, 1, 2]]))  # ln 4
         tensor(1.3863)
     """

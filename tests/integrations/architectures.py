@@ -157,7 +157,11 @@ CHANGES = {
     },
     "XLNetLMHeadModel": {"n_head": 2, "d_head": 16, "n_layer": 2, "d_inner": 32},
     "XmodForCausalLM": {"default_language": "en_XX"},
-    "ZambaForCausalLM": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"], "n_mamba_heads": 2},
+    "ZambaForCausalLM": {
+        "num_hidden_layers": 3,
+        "layers_block_type": ["mamba", "hybrid", "hybrid"],
+        "n_mamba_heads": 2,
+    },
     "Zamba2ForCausalLM": {
         "num_hidden_layers": 3,
         "layers_block_type": ["mamba", "hybrid", "hybrid"],

@@ -34,7 +34,9 @@ def loss_and_gradients():
         torch.manual_seed(1)  # for what draws numbers
         with torch.autocast("cpu", torch.bfloat16, **({"enabled": False} | autocast)):
             loss = model(**batch).loss
-        return loss.detach(), torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+        return loss.detach(), torch.autograd.grad(
+            loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True
+        )
 
     return loss_and_gradients
 

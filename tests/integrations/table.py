@@ -31,7 +31,9 @@ def write(outcomes: dict[str, str]) -> None:
         rows.setdefault(outcome, []).append(f"`{name}`")
     order = sorted(rows, key=lambda outcome: (not outcome.startswith("served"), outcome.startswith("not"), outcome))
     lines = [f"| {outcome} | {', '.join(rows[outcome])} |\n" for outcome in order]
-    PAGE.write_text(re.sub(r"(\| outcome \| models \|\n\|---\|---\|\n)(\|.*\n)*", rf"\1{''.join(lines)}", PAGE.read_text()))
+    PAGE.write_text(
+        re.sub(r"(\| outcome \| models \|\n\|---\|---\|\n)(\|.*\n)*", rf"\1{''.join(lines)}", PAGE.read_text())
+    )
 
 
 if __name__ == "__main__":

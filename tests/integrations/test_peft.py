@@ -89,7 +89,10 @@ def test_it_can_be_undone(adapt, batch):
 
 @pytest.mark.parametrize(
     ("option", "reason"),
-    [({"lora_dropout": 0.1}, "drops inputs; set lora_dropout to 0"), ({"use_dora": True}, "a variant of LoRA, such as DoRA")],
+    [
+        ({"lora_dropout": 0.1}, "drops inputs; set lora_dropout to 0"),
+        ({"use_dora": True}, "a variant of LoRA, such as DoRA"),
+    ],
     ids=["dropout", "variant"],
 )
 def test_an_adapter_of_the_layer_that_does_more_is_refused(option, reason, adapt):

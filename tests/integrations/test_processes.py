@@ -104,10 +104,10 @@ def test_two_processes_with_half_of_the_texts_each_get_the_gradients_of_the_whol
         assert_close(found.float(), logits[rank::2], **tolerance)
 
 
-def error_of_late_logits(rank, rendezvous, batch):
+def errors_of_what_comes_too_late(rank, rendezvous, batch):
     from architectures import build
 
-    from ce_torch.integrations.transformers import use_linear_cost
+    from ce_torch.integrations.transformers import remove_linear_cost, use_linear_cost
 
     distributed.init_process_group("gloo", rendezvous, TIMEOUT, world_size=2, rank=rank)
     try:
@@ -115,16 +115,20 @@ def error_of_late_logits(rank, rendezvous, batch):
         use_linear_cost(model)
         outputs = sharded(model)(**batch)
         outputs.loss.backward()
-        with pytest.raises(RuntimeError) as error:
+        with pytest.raises(RuntimeError) as error_of_logits:
             outputs.logits.argmax(-1)
-        return str(error.value)
+        with pytest.raises(RuntimeError) as error_of_removal:
+            remove_linear_cost(model)
+        return str(error_of_logits.value), str(error_of_removal.value)
     finally:
         distributed.destroy_process_group()
 
 
-def test_logits_that_come_too_late_for_their_weight_say_so(processes, batch, tmp_path):
-    errors = in_both(processes, error_of_late_logits, f"file://{tmp_path / 'rendezvous'}", batch)
-    assert all("take them before the backward pass" in error for error in errors)
+def test_what_comes_too_late_for_a_sharded_model_is_an_error(processes, batch, tmp_path):
+    task = f"file://{tmp_path / 'rendezvous'}", batch
+    for of_logits, of_removal in in_both(processes, errors_of_what_comes_too_late, *task):
+        assert "take them before the backward pass" in of_logits
+        assert "has been sharded since" in of_removal
 
 
 def losses_of_trainer(rank, port, name, texts, is_served):
@@ -135,7 +139,9 @@ def losses_of_trainer(rank, port, name, texts, is_served):
 
     from ce_torch.integrations.transformers import use_linear_cost
 
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(
+        MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2"
+    )
     accelerate.state.AcceleratorState._reset_state(True)
     model = build(name)
     if is_served:
@@ -161,7 +167,9 @@ def losses_of_trainer(rank, port, name, texts, is_served):
             trainer.train()
         finally:
             distributed.destroy_process_group()
-    weight = model.lm_head.weight.detach() if hasattr(model, "lm_head") else model.get_output_embeddings().weight.detach()
+    weight = (
+        model.lm_head.weight.detach() if hasattr(model, "lm_head") else model.get_output_embeddings().weight.detach()
+    )
     return torch.tensor([record["loss"] for record in trainer.state.log_history if "loss" in record]), weight
 
 

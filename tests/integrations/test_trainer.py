@@ -126,7 +126,10 @@ def test_evaluation_has_the_loss_and_the_predictions_that_it_had(bf16, build, te
     def evaluate(model):
         metrics = {"compute_metrics": lambda found: {"sum": found.predictions.sum()}}
         trainers = [transformers.Trainer(model, arguments, eval_dataset=texts, **options) for options in (metrics, {})]
-        return [{name: trainer.evaluate()[name] for name in names} for trainer, names in zip(trainers, (["eval_loss", "eval_sum"], ["eval_loss"]))]
+        return [
+            {name: trainer.evaluate()[name] for name in names}
+            for trainer, names in zip(trainers, (["eval_loss", "eval_sum"], ["eval_loss"]), strict=True)
+        ]
 
     model = build("Gemma2ForCausalLM")
     own = evaluate(model)

@@ -101,6 +101,15 @@ def test_logits_that_are_assigned_to_keep_it(llama, batch):
     assert (logits == 4).all()
 
 
+def test_logits_that_would_be_those_of_changed_weights_are_refused(llama, batch):
+    use_linear_cost(llama)
+    outputs = llama(**batch)
+    outputs.loss.backward()
+    torch.optim.SGD(llama.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="the weight of their layer has been changed; take them before"):
+        outputs.logits.argmax(-1)
+
+
 def test_logits_are_those_of_autocast_outside_of_it_too(llama, batch):
     use_linear_cost(llama)
     with torch.autocast("cpu", torch.bfloat16):
@@ -140,7 +149,7 @@ def test_a_copy_is_served_by_itself(llama, batch, loss_and_gradients):
     twin = copy.deepcopy(llama)
     assert_close(loss_and_gradients(twin, batch), loss_and_gradients(llama, batch))
     remove_linear_cost(llama)
-    assert type(twin.lm_head).__mro__ != type(llama.lm_head).__mro__
+    assert type(twin(**batch).logits) is not torch.Tensor
 
 
 def test_a_saved_model_loads_as_the_stock_one(llama, batch, tmp_path):
@@ -202,7 +211,9 @@ def test_a_compiled_model_returns_logits_in_evaluation(llama, batch):
 def test_a_loss_that_needs_the_logits_is_refused(build, batch):
     model = build("BambaForCausalLM", z_loss_coefficient=0.1)
     use_linear_cost(model)
-    with pytest.raises(RuntimeError, match=r"can't serve this model: its loss needs the logits themselves, for logsumexp"):
+    with pytest.raises(
+        RuntimeError, match=r"can't serve this model: its loss needs the logits themselves, for logsumexp"
+    ):
         model(**batch)
     remove_linear_cost(model)
     model(**batch).loss.backward()
@@ -218,12 +229,21 @@ def test_a_loss_function_of_the_users_own_is_refused_unless_it_is_a_cross_entrop
         llama(**batch)
 
 
+@pytest.mark.parametrize("change", [lambda z: z.add_(1), lambda z: z.__setitem__(0, 1), lambda z: z + 1, lambda z: -z])
+def test_whatever_else_is_done_to_the_logits_is_refused(change, llama, batch):
+    use_linear_cost(llama)
+    own = llama.loss_function
+    llama.loss_function = lambda logits, *args, **kwargs: own(change(logits), *args, **kwargs)
+    with pytest.raises(RuntimeError, match="its loss needs the logits themselves"):
+        llama(**batch)
+
+
 def test_a_loss_function_of_the_users_own_may_weigh_classes_and_smooth_labels(llama, batch):
     weight = torch.rand(96)
 
     def smooth(logits, labels, vocab_size, **_):
         z, y = logits[:, :-1].reshape(-1, vocab_size), labels[:, 1:].reshape(-1)
-        return F.cross_entropy(z, y, weight, label_smoothing=0.1)
+        return F.cross_entropy(input=z, target=y, weight=weight, label_smoothing=0.1)
 
     llama.loss_function = smooth
     own = llama(**batch).loss
