@@ -49,7 +49,6 @@ NAMES = [
     "XLMWithLMHeadModel",
     "xLSTMForCausalLM",
 ]
-FEW = ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"]
 
 
 @pytest.fixture
@@ -83,11 +82,9 @@ def train(texts, tmp_path):
     return train
 
 
-def few_or_slow(names):
-    return [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in names]
-
-
-@pytest.mark.parametrize("name", few_or_slow(NAMES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "LlamaForCausalLM" else [pytest.mark.slow]) for name in NAMES]
+)
 def test_ten_steps_are_those_with_the_models_own_loss(name, build, train):
     own_model, model = build(name), build(name)
     own = train(own_model)
@@ -107,6 +104,7 @@ def test_ten_steps_in_bfloat16_are_as_near_to_those_in_float32(name, build, trai
     assert ((train(model, bf16=True) - exact).abs() <= 2 * (own - exact).abs().max() + 0.02 * exact).all()
 
 
+@pytest.mark.slow
 def test_a_loss_of_outputs_and_one_of_logits_train_too(build, train):
     own = train(build("LlamaForCausalLM"))
     assert_close(train(build("LlamaForCausalLM"), {"compute_loss_func": compute_loss_func}), own, rtol=1e-4, atol=0)

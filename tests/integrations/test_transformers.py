@@ -199,6 +199,7 @@ def test_it_compiles_as_one_graph(name, build, batch, loss_and_gradients):
     assert_close(loss_and_gradients(compiled, batch), own, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_returns_logits_in_evaluation(llama, batch):
     torch._dynamo.reset()
     own = llama.eval()(**batch).logits
