@@ -23,8 +23,7 @@ def use_linear_cost(model: nn.Module) -> None:
     layer and the cross-entropy become one cost. `outputs.logits` are made only if something takes them. Without
     labels, as in generation, the model does what it did before.
 
-    Call it after PEFT has added adapters, and before the model is compiled, sharded or prepared by accelerate.
-    `remove_linear_cost` undoes it.
+    Call it before the model is compiled, sharded or prepared by accelerate. `remove_linear_cost` undoes it.
 
     Args:
         model: a model of `transformers`, or PEFT's model of one.
@@ -43,9 +42,16 @@ def use_linear_cost(model: nn.Module) -> None:
         >>> model(words, labels=words).loss.backward()
     """
     model = base_model(model)
-    if not isinstance(model, ServedModel):
-        served_layer(model)
-        model.__class__ = subclass(type(model), ServedModel, forward=served_forward(type(model)))
+    if isinstance(model, ServedModel):
+        return
+    if "forward" in vars(model):
+        raise ValueError(
+            f"the linear cost can't serve {type(model).__name__}: another library has replaced its forward, as "
+            "accelerate does; call use_linear_cost before that"
+        )
+    forward = served_forward(type(model))
+    served_layer(model)
+    model.__class__ = subclass(type(model), ServedModel, forward=forward)
 
 
 def remove_linear_cost(model: nn.Module) -> None:
@@ -61,14 +67,12 @@ def remove_linear_cost(model: nn.Module) -> None:
         >>> type(model) is LlamaForCausalLM
         True
     """
-    for module in base_model(model).modules():
-        if isinstance(module, ServedLayer | ServedModel):
-            served, stock = type(module).__bases__
-            if not issubclass(served, ServedLayer | ServedModel):
-                raise RuntimeError(
-                    f"{type(module).__name__} has been sharded since; call remove_linear_cost before that"
-                )
-            module.__class__ = stock
+    served = [module for module in base_model(model).modules() if isinstance(module, ServedLayer | ServedModel)]
+    for module in served:
+        if not issubclass(type(module).__bases__[0], ServedLayer | ServedModel):
+            raise RuntimeError(f"{type(module).__name__} has been sharded since; call remove_linear_cost before that")
+    for module in served:
+        module.__class__ = type(module).__bases__[1]
 
 
 def base_model(model: Any) -> Any:
@@ -169,7 +173,8 @@ def causal_lm_loss(
     Source: `ForCausalLMLoss` of transformers.
     """
     if shift_labels is None:
-        assert labels is not None
+        if labels is None:
+            raise TypeError("labels must be a tensor where there are no shift_labels, got None")
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     z, y = logits.view(-1, vocab_size), shift_labels.reshape(-1).to(logits.device)
     if num_items_in_batch is None:

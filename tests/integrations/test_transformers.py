@@ -36,6 +36,19 @@ def test_no_logits_are_made_for_the_loss_in_evaluation(llama, batch, no_logits):
     assert llama.eval()(**batch).loss.isfinite()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
+def test_a_step_has_an_eighth_of_the_logits_in_use_at_most(name, build, peak_memory):
+    model, words = build(name, vocab_size=32768), torch.randint(3, 32768, (32, 64))
+    use_linear_cost(model)
+
+    def step():
+        model(words, labels=words).loss.backward()
+
+    step()  # from now on there are gradients
+    assert peak_memory(step) < words.numel() * 32768 * 4 / 8
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -256,10 +269,11 @@ def test_a_loss_function_of_the_users_own_may_weigh_classes_and_smooth_labels(ll
     ("model", "reason"),
     [
         (torch.nn.Linear(2, 3), "model must be a language model of transformers, got Linear"),
-        ("LlamaModel", "can't serve LlamaModel: it has no output layer"),
+        ("LlamaModel", "can't serve LlamaModel: it computes no loss"),
+        ("LlamaForTokenClassification", "can't serve LlamaForTokenClassification: it has no output layer"),
         ("DoryForCausalLM", "can't serve DoryForCausalLM: its output layer is a DoryLMHead"),
     ],
-    ids=["no language model", "no output layer", "another layer"],
+    ids=["no language model", "no loss", "no output layer", "another layer"],
 )
 def test_what_cannot_be_served_is_refused(model, reason, build):
     with pytest.raises((TypeError, ValueError), match=reason):
@@ -270,6 +284,13 @@ def test_a_layer_whose_forward_was_replaced_is_refused(llama):
     llama.lm_head.forward = llama.lm_head.forward
     with pytest.raises(ValueError, match="another library has replaced the forward of its output layer"):
         use_linear_cost(llama)
+
+
+def test_a_model_whose_forward_was_replaced_is_refused_and_stays_as_it_is(llama):
+    llama.forward = llama.forward
+    with pytest.raises(ValueError, match="another library has replaced its forward, as accelerate does"):
+        use_linear_cost(llama)
+    assert type(llama.lm_head) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("loss_arguments", [{}, {"num_items_in_batch": torch.tensor(7)}, {"ignore_index": 5}])
