@@ -167,9 +167,7 @@ def losses_of_trainer(rank, port, name, texts, is_served):
             trainer.train()
         finally:
             distributed.destroy_process_group()
-    weight = (
-        model.lm_head.weight.detach() if hasattr(model, "lm_head") else model.get_output_embeddings().weight.detach()
-    )
+    weight = model.get_output_embeddings().weight.detach()
     return torch.tensor([record["loss"] for record in trainer.state.log_history if "loss" in record]), weight
 
 
