@@ -27,7 +27,7 @@ from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
-from ce_torch.costs.linear import autograd, class_blocks, fused
+from ce_torch.costs.linear import autograd, class_blocks, fused, small
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import capped
 from ce_torch.costs.linear.held import HeldGradients, reserve
@@ -139,6 +139,11 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
+    others = class_weight, token_weight, denominator, softcap, block_rows, max_memory, adapter, group
+    has_others = z_loss != 0 or isinstance(temperature, Tensor) or any(option is not None for option in others)
+    if not has_others and small.supports(x, weight, y, bias, ignore_index):
+        options = 1 / temperature, ignore_index, label_smoothing
+        return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
     check_adapter_shapes(adapter, x, weight)
