@@ -162,19 +162,22 @@ void weighted_input_pairs(const Matrix<Pair>& weight, const Matrix<Pair>& x, con
   write_inputs(weight, x, bias, z, m, rows, columns, inner, threads);
 }
 
-// Writes the rows to the columns of out, which has a multiple of 16. Those beyond the last row are 0.
-void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t length, float* out, int64_t out_columns,
-                    int threads) {
+// Writes the rows to the columns of out. Its columns beyond the last row are 0.
+void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t length, float* out, int64_t out_step,
+                    int64_t columns, int threads) {
   parallel_for((length + lanes - 1) / lanes, threads, [&](int64_t part) {
     int64_t first = part * lanes, width = std::min(lanes, length - first);
-    for (int64_t column = 0; column < out_columns; column += lanes) {
+    for (int64_t column = 0; column < columns; column += lanes) {
       Floats block[lanes] = {};
       for (int64_t i = 0; i < std::min(lanes, count - column); i++) {
         const float* source = rows + (column + i) * step + first;
         block[i] = width == lanes ? load(source, lanes) : load(source, width);
       }
       transpose<float>(block);
-      for (int64_t i = 0; i < width; i++) store(block[i], out + (first + i) * out_columns + column, lanes);
+      float* target = out + first * out_step + column;
+      for (int64_t i = 0; i < width; i++, target += out_step)
+        if (columns - column >= lanes) store(block[i], target, lanes);
+        else store(block[i], target, columns - column);
     }
   });
 }

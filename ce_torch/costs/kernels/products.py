@@ -137,9 +137,8 @@ def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
 
 def transpose_rows(rows: Tensor, out: Tensor) -> None:
     """Write rows of float32 numbers, or of pairs, to the columns of `out`; what is missing is 0."""
-    kernel("transpose_rows")(
-        read_address(rows), rows.stride(0), *rows.shape, out.data_ptr(), out.shape[1], torch.get_num_threads()
-    )
+    inputs = read_address(rows), rows.stride(0), *rows.shape
+    kernel("transpose_rows")(*inputs, out.data_ptr(), out.stride(0), out.shape[1], torch.get_num_threads())
 
 
 def pair_rows(rows: Tensor, out: Tensor) -> None:
@@ -182,8 +181,9 @@ ARGUMENTS = {
         ("weighted_inputs", "weighted_input_pairs"),
         (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
     ),
-    "transpose_rows": (ctypes.c_void_p, *SIZES, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int),
-    "pair_rows": (ctypes.c_void_p, *SIZES, ctypes.c_void_p, *SIZES[:2], ctypes.c_int),
+    **dict.fromkeys(
+        ("transpose_rows", "pair_rows"), (ctypes.c_void_p, *SIZES, ctypes.c_void_p, *SIZES[:2], ctypes.c_int)
+    ),
     "softcap_exponentials": (
         *(ctypes.c_void_p,) * 3,
         *(ctypes.c_float, ctypes.c_float),

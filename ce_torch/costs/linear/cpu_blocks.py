@@ -54,7 +54,7 @@ class Tiles:
         self.missing = -N % LANES
         self.N = N + self.missing
         self.most_classes, self.most_examples = min(K, tile_classes()), min(self.N, TILE_EXAMPLES)
-        self.products = tile_products(layer, self.most_classes, self.most_examples)
+        self.products = tile_products(layer.x, layer.weight, self.most_classes, self.most_examples)
         self.outputs = layer.y if layer.y.is_floating_point() else None
         y = layer.y if self.outputs is None else layer.y.new_full((N,), -1, dtype=torch.int64)
         self.y = self.padded(y)

@@ -13,7 +13,6 @@ from torch.nn.functional import pad
 from ce_torch.costs.kernels.layer_numbers import LANES
 from ce_torch.costs.kernels.products import add_product, pair_rows, transpose_rows, weighted_inputs
 from ce_torch.costs.linear.blocks import narrow, split
-from ce_torch.costs.linear.layer import Layer
 
 # PyTorch shares out operations on more elements among threads, which wait for one another where cores are busy.
 SERIAL_ELEMENTS = (1 << 15) - 1
@@ -25,12 +24,12 @@ class SingleProducts:
     # Of δ in half precision, which no product takes.
     half_delta = None
 
-    def __init__(self, layer: Layer, classes: int, examples: int) -> None:
-        self.x, self.all_classes, D = layer.x, layer.weight, layer.x.shape[1]
+    def __init__(self, x: Tensor, weight: Tensor, classes: int, examples: int) -> None:
+        self.x, self.all_classes, D = x, weight, x.shape[1]
         # The length of the rows that δᵀ x takes.
         self.width = D
         self.x_columns = empty(D * examples)
-        self.memory = None if layer.weight.dtype == torch.float32 else empty(classes * D)
+        self.memory = None if weight.dtype == torch.float32 else empty(classes * D)
 
     def take_classes(self, classes: slice) -> None:
         """Make the tiles that follow those of these classes."""
@@ -45,6 +44,9 @@ class SingleProducts:
     def take_delta(self, delta: Tensor) -> None:
         """Make this, or what will be written to `half_delta`, the factor of the products that follow."""
         self.delta = delta
+
+    def narrow_delta(self) -> None:
+        """Write δ to `half_delta`, where nobody else does."""
 
     def add_to_x(self, gradient: Tensor) -> None:
         """Add Wᵀ δᵀ to the gradient, which has a column for each example."""
@@ -63,8 +65,8 @@ class PairProducts:
     A pair is two numbers that follow one another in a sum: of inputs in W xᵀ, of classes in Wᵀ δᵀ, of examples in δᵀ x.
     """
 
-    def __init__(self, layer: Layer, classes: int, examples: int) -> None:
-        self.x, self.all_classes, D = layer.x.contiguous(), layer.weight, layer.x.shape[1]
+    def __init__(self, x: Tensor, weight: Tensor, classes: int, examples: int) -> None:
+        self.x, self.all_classes, D = x.contiguous(), weight, x.shape[1]
         self.width = D + -D % LANES
         # Only one of both is in use at a time.
         self.x_columns = self.x_rows = empty(examples // 2 * self.width, torch.int32)
@@ -82,7 +84,14 @@ class PairProducts:
 
     def take_delta(self, delta: Tensor) -> None:
         rows, columns = delta.shape
+        self.delta = delta
         self.half_delta = view(self.rows, rows, columns), view(self.columns, (rows + 1) // 2, columns)
+
+    def narrow_delta(self) -> None:
+        half, pairs = self.half_delta
+        for rows in serial_parts(half):
+            half[rows] = self.delta[rows]
+        pair_rows(half, pairs)
 
     def add_to_x(self, gradient: Tensor) -> None:
         pairs = view(self.weight_pairs, (len(self.weight) + 1) // 2, self.width)
@@ -101,10 +110,10 @@ class PairProducts:
 Products = SingleProducts | PairProducts
 
 
-def tile_products(layer: Layer, classes: int, examples: int) -> Products:
-    """Return the products for tiles of at most so many classes and examples."""
-    is_paired = layer.x.dtype == torch.bfloat16 and layer.x.shape[1] % 2 == 0
-    return (PairProducts if is_paired else SingleProducts)(layer, classes, examples)
+def tile_products(x: Tensor, weight: Tensor, classes: int, examples: int) -> Products:
+    """Return the products of a layer for tiles of at most so many classes and examples."""
+    is_paired = x.dtype == torch.bfloat16 and x.shape[1] % 2 == 0
+    return (PairProducts if is_paired else SingleProducts)(x, weight, classes, examples)
 
 
 def empty(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
