@@ -24,7 +24,7 @@ inlined inline Floats expm1(Floats x) {
   Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
 #pragma GCC unroll 16
   for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
-  Floats power_of_2 = scale<float>(Floats{} + 1, n, shifted, x);
+  Floats power_of_2 = scale<float>(Floats{} + 1, shifted, x);
   return (power_of_2 - 1) + power_of_2 * (r * series);
 }
 
@@ -157,10 +157,10 @@ float divergence(const Softmax& student, const Softmax& teacher, float beta, con
     Ratios<kind> ratios(p.ln - q.ln, beta);
     // In this form of q − p no digits are lost where both are near 1.
     Floats difference = q.a * p.complement - p.a * q.complement;
-    Floats by_s = kind == Kind::forward_kl ? difference : student_center.centered(student, q, ratios.student);
-    Floats by_t = kind == Kind::reverse_kl ? -difference : teacher_center.centered(teacher, p, ratios.teacher);
-    if (student_needs) store(product(Floats{} + student_factor, by_s), student.z + j, count);
-    if (teacher_needs) store(product(Floats{} + teacher_factor, by_t), teacher.z + j, count);
+    Floats student_gradient = kind == Kind::forward_kl ? difference : student_center.centered(student, q, ratios.student);
+    Floats teacher_gradient = kind == Kind::reverse_kl ? -difference : teacher_center.centered(teacher, p, ratios.teacher);
+    if (student_needs) store(product(Floats{} + student_factor, student_gradient), student.z + j, count);
+    if (teacher_needs) store(product(Floats{} + teacher_factor, teacher_gradient), teacher.z + j, count);
   });
   return D;
 }

@@ -154,11 +154,11 @@ extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, co
       Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), a = e * inverse;
       Floats t = desired.at(row);
       t = classes == int32_t(row) ? t + on_value : t;
-      Floats by_s = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
-      by_s -= product(g_H, product(a, x + (H - ln)));
-      Floats by_z = product(by_s, c * phi.slope);
-      store(by_z, target, lanes);
-      return by_z;
+      Floats score_gradient = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
+      score_gradient -= product(g_H, product(a, x + (H - ln)));
+      Floats z_gradient = product(score_gradient, c * phi.slope);
+      store(z_gradient, target, lanes);
+      return z_gradient;
     };
     if (!pairs) {
       for (int64_t row = start; row < end; row++) write_gradient(row);

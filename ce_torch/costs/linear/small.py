@@ -18,6 +18,9 @@ MOST_ELEMENTS = TILE_CLASSES * TILE_EXAMPLES
 
 def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_index: int) -> bool:
     """Return True if a layer and its classes y are computed in this way; False for what is not valid, too."""
+    tensors = (x, weight, y) if bias is None else (x, weight, y, bias)
+    if not all(isinstance(tensor, Tensor) and tensor.is_cpu and is_plain(tensor) for tensor in tensors):
+        return False
     if weight.ndim != 2 or y.dtype != torch.int64 or y.shape != x.shape[:-1]:
         return False
     (K, D), N = weight.shape, y.numel()
@@ -26,8 +29,7 @@ def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_i
     # In half precision x and weight are copied.
     if x.dtype not in (torch.float32, torch.float64) and max(N, K) * D > MOST_ELEMENTS:
         return False
-    tensors = (x, weight) if bias is None else (x, weight, bias)
-    if not all(tensor.is_cpu and tensor.dtype == x.dtype and is_plain(tensor) for tensor in tensors):
+    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         return False
     if not values_can_be_read(y) or is_autocast(x.device):
         return False
