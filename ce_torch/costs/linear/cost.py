@@ -79,6 +79,7 @@ def linear_log_likelihood(
     Third derivatives, a `vmap` over many costs, and `torch.func.functionalize` hold all of z.
 
     On the CPU, examples that are ignored, or whose weight is 0, are left out before z is computed, and take no time.
+    Where all of z takes no more than half a megabyte in float32, it is computed at once: the layer, and then the cost.
 
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
@@ -140,8 +141,8 @@ def linear_log_likelihood(
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
     others = class_weight, token_weight, denominator, softcap, block_rows, max_memory, adapter, group
-    has_others = z_loss != 0 or isinstance(temperature, Tensor) or any(option is not None for option in others)
-    if not has_others and small.supports(x, weight, y, bias, ignore_index):
+    is_plain = z_loss == 0 and all(option is None for option in others)
+    if is_plain and not isinstance(temperature, Tensor) and small.supports(x, weight, y, bias, ignore_index):
         options = 1 / temperature, ignore_index, label_smoothing
         return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
