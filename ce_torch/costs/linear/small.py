@@ -18,6 +18,8 @@ MOST_ELEMENTS = TILE_CLASSES * TILE_EXAMPLES
 
 def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_index: int) -> bool:
     """Return True if a layer and its classes y are computed in this way; False for what is not valid, too."""
+    if torch.compiler.is_compiling():
+        return False
     tensors = (x, weight, y) if bias is None else (x, weight, y, bias)
     if not all(isinstance(tensor, Tensor) and tensor.is_cpu and is_plain(tensor) for tensor in tensors):
         return False
