@@ -20,6 +20,7 @@ from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
 from ce_torch.costs.kernels import blocks, compiler, node
 from ce_torch.costs.linear import blocks as layer_blocks
+from ce_torch.costs.linear import small
 from ce_torch.functional import linear_log_likelihood
 
 
@@ -49,6 +50,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(layer_blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_CLASSES", 1)
         monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 8)
+
+
+@pytest.fixture(autouse=True)
+def large_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers of any size pass for large ones."""
+    monkeypatch.setattr(small, "MOST_ELEMENTS", 0)
 
 
 CLASS_WEIGHTS = {"weight": torch.tensor([0.5, 1.0, 2.0])}

@@ -5,8 +5,8 @@ import torch
 from switches import turn_kernels_off
 from torch.nn import functional as F
 
-from ce_torch.costs.kernels import gpu, gpu_half_products
-from ce_torch.costs.linear import gpu_blocks, targets
+from ce_torch.costs.kernels import gpu
+from ce_torch.costs.linear import gpu_blocks, gpu_half_precision, targets
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -22,7 +22,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take stripes and blocks so small that there are several; let tensors on the CPU pass for some on a GPU."""
     sizes = {"STRIPE_EXAMPLES": 5, "STRIPE_CLASSES": 16, "BLOCK_EXAMPLES": 5, "BLOCK_CLASSES": 16, "TILE": 8}
     for name, size in sizes.items():
-        monkeypatch.setattr(gpu_half_products, name, size)
+        monkeypatch.setattr(gpu_half_precision, name, size)
     monkeypatch.setattr(gpu_blocks, "ELEMENTS", 16 * N)
     monkeypatch.setattr(gpu_blocks, "FEWEST_CLASSES", 1)
     monkeypatch.setattr(gpu_blocks, "TILE", 8)

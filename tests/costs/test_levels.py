@@ -21,7 +21,10 @@ compiler.LIMIT = 600
 compiler.FLAGS = tuple(flag.replace("native", level) for flag in compiler.FLAGS)
 sys.exit(pytest.main(arguments))
 """
-FILES = "test_fuzz.py", "test_products.py", "test_layer_numbers.py", "test_softmax_statistics.py"
+FILES = (
+    *("test_fuzz.py", "test_products.py", "test_layer_numbers.py", "test_softmax_statistics.py"),
+    *("test_linear_bfloat16.py", "test_divergences.py"),
+)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional as F
 
 from ce_torch import LinearLogLikelihoodCost
-from ce_torch.costs.linear import blocks, example_blocks
+from ce_torch.costs.linear import blocks, example_blocks, small
 from ce_torch.functional import log_likelihood
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])
@@ -22,9 +22,11 @@ OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=tor
 WEIGHTS = torch.rand(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True, params=["whole", "blocks"])
+@pytest.fixture(autouse=True, params=["small", "whole", "blocks"])
 def backend(request, monkeypatch):
-    """Compute all classes and examples at once, or a few of them at a time."""
+    """Take the layer for a small one, or compute all its classes and examples at once, or a few of them at a time."""
+    if request.param == "small":
+        monkeypatch.setattr(small, "MOST_ELEMENTS", 1 << 17)
     if request.param == "blocks":
         monkeypatch.setattr(blocks, "FEWEST_ROWS", 1)
         monkeypatch.setattr(blocks, "FEWEST_CLASSES", 1)

@@ -2,19 +2,44 @@
 
 namespace {
 
-// The desired outputs of a block of examples: of each example and class, and at lane ∈ N × K, of each class, or none.
+enum class Type { float32, bfloat16, float16 };
+
+// The desired outputs of a tile: a row for each example, beyond the last of which they are 0, and of each class, or none.
 struct Targets {
-  const float* outputs;
-  int64_t example_step, class_step;
+  const void* outputs;
+  Type type;
+  int64_t examples, step;  // from one example to the next
   const float* off_value;
 
   bool are_none() const { return !outputs && !off_value; }
-  Floats at(int64_t row, int64_t column) const {
-    if (!outputs) return Floats{} + (off_value ? off_value[row] : 0);
-    Floats t;
-    const float* first = outputs + column * example_step + row * class_step;
-    for (int lane = 0; lane < lanes; lane++) t[lane] = first[lane * example_step];
-    return t;
+};
+
+// The desired outputs of a vector of examples, from a class on that is a multiple of as many.
+class Outputs {
+  const Targets& targets;
+  const int64_t column, end;
+  Floats block[lanes];
+
+  template <class Number> inlined void read(const Number* from, int64_t count) {
+    for (int64_t i = 0; i < lanes; i++)
+      block[i] = column + i >= targets.examples ? Floats{}
+                 : count == lanes               ? load(from + i * targets.step, lanes)
+                                                : load(from + i * targets.step, count);
+    transpose<float>(block);
+  }
+
+ public:
+  Outputs(const Targets& targets, int64_t column, int64_t end) : targets(targets), column(column), end(end) {}
+
+  inlined Floats at(int64_t row) {
+    if (!targets.outputs) return Floats{} + (targets.off_value ? targets.off_value[row] : 0);
+    if (row % lanes == 0) {
+      int64_t place = column * targets.step + row, count = std::min(lanes, end - row);
+      if (targets.type == Type::float32) read((const float*)targets.outputs + place, count);
+      if (targets.type == Type::bfloat16) read((const Bfloat16*)targets.outputs + place, count);
+      if (targets.type == Type::float16) read((const Float16*)targets.outputs + place, count);
+    }
+    return block[row % lanes];
   }
 };
 
@@ -43,12 +68,12 @@ constexpr int added_rows = row_T;
 // Adds classes, rows of z from the class `start` on, to the sums of each column, of which m holds the largest of these
 // rows; `step` is from one sum to the next. Predictions are the first class that holds m. There are a multiple of 16
 // columns. κ is 0 for no softcap.
-extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, const float* outputs, int64_t example_step,
-                              int64_t class_step, const float* off_value, float c, float softcap, float* sums,
+extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, const void* outputs, Type type,
+                              int64_t examples, int64_t output_step, const float* off_value, float c, float softcap, float* sums,
                               int64_t* predictions, int64_t step, int64_t start_class, int64_t rows, int64_t columns,
                               int threads) {
   c = std::max(c, std::numeric_limits<float>::min());
-  Targets targets{outputs, example_step, class_step, off_value};
+  Targets targets{outputs, type, examples, output_step, off_value};
   for (int64_t column = 0; column < columns; column += lanes) {
     auto sum = [&](Row which) { return sums + which * step + column; };
     Floats before = load(sum(row_m), lanes), here = load(m + column, lanes), largest = here > before ? here : before;
@@ -75,6 +100,7 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
   for_each_part(rows, columns, threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
     Floats maximum = load(sums + row_m * step + column, lanes), most = capped(maximum, softcap).value;
     Floats ones = {}, others = {}, ex = {}, tx = {}, T = {};
+    Outputs desired(targets, column, end);
     Indices best = Indices{} + int32_t(rows);
     for (int64_t row = start; row < end; row++) {
       Floats number = load(z + row * columns + column, lanes);
@@ -84,7 +110,7 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
       ex += product(e, x);
       best = number == maximum && best == int32_t(rows) ? Indices{} + int32_t(row) : best;
       if (targets.are_none()) continue;
-      Floats t = targets.at(row, column);
+      Floats t = desired.at(row);
       tx += product(t, x);
       T += t;
     }
@@ -108,26 +134,44 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
 }
 
 // Writes c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)] to z, rows from the class `start` on. The numbers of each column
-// are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is.
-extern "C" void layer_gradient(float* z, const int64_t* y, const float* numbers, const float* outputs,
-                               int64_t example_step, int64_t class_step, const float* off_value, float c, float softcap,
-                               int64_t step, int64_t start_class, int64_t rows, int64_t columns, int threads) {
+// are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. Writes the same in
+// bfloat16 to `narrowed`, and pairs of rows 2 i and 2 i + 1 to `pairs`, where the last row may have no other.
+extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, const int64_t* y, const float* numbers,
+                               const void* outputs, Type type, int64_t examples, int64_t output_step,
+                               const float* off_value, float c, float softcap, int64_t step, int64_t start_class, int64_t rows, int64_t columns,
+                               int threads) {
   float normal = std::max(c, std::numeric_limits<float>::min());
-  Targets targets{outputs, example_step, class_step, off_value};
+  Targets targets{outputs, type, examples, output_step, off_value};
   for_each_part(rows, columns, threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
     auto number = [&](int i) { return load(numbers + i * step + column, lanes); };
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
     Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
     auto classes = load_classes(y + column, start_class);
-    for (int64_t row = start; row < end; row++) {
+    Outputs desired(targets, column, end);
+    auto write_gradient = [&](int64_t row) inlined {
       float* target = z + row * columns + column;
       Capped phi = capped(load(target, lanes), softcap);
       Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), a = e * inverse;
-      Floats t = targets.at(row, column);
+      Floats t = desired.at(row);
       t = classes == int32_t(row) ? t + on_value : t;
-      Floats by_s = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
-      by_s -= product(g_H, product(a, x + (H - ln)));
-      store(product(by_s, c * phi.slope), target, lanes);
+      Floats score_gradient = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
+      score_gradient -= product(g_H, product(a, x + (H - ln)));
+      Floats z_gradient = product(score_gradient, c * phi.slope);
+      store(z_gradient, target, lanes);
+      return z_gradient;
+    };
+    if (!pairs) {
+      for (int64_t row = start; row < end; row++) write_gradient(row);
+      return;
+    }
+    for (int64_t row = start; row < end; row += 2) {
+      Words pair = {};
+      for (int64_t i = 0; i < 2 && row + i < end; i++) {
+        Halves half = narrow(write_gradient(row + i), Bfloat16());
+        std::memcpy(narrowed + (row + i) * columns + column, &half, sizeof half);
+        pair |= __builtin_convertvector(half, Words) << (16 * i);
+      }
+      std::memcpy(pairs + row / 2 * columns + column, &pair, sizeof pair);
     }
   });
 }

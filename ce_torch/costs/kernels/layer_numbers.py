@@ -9,12 +9,17 @@ from torch import Tensor
 from ce_torch.costs.kernels import cpp
 from ce_torch.costs.kernels.products import address, kernel
 
+# How the kernels name dtypes of desired outputs.
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # The kernels take examples in multiples of this number.
 LANES = 16
 
 
 class Targets(NamedTuple):
-    """Of a tile, desired outputs (N, K) or None, and off_value (K,) or None; c, and the softcap or None."""
+    """Of a tile, desired outputs (N, K) or None, and off_value (K,) or None; c, and the softcap or None.
+
+    Examples that the outputs lack have none. The rows of the outputs are contiguous.
+    """
 
     outputs: Tensor | None
     off_value: Tensor | None
@@ -23,8 +28,10 @@ class Targets(NamedTuple):
 
     @property
     def arguments(self) -> tuple[int | float | None, ...]:
-        steps = (0, 0) if self.outputs is None else self.outputs.stride()
-        return address(self.outputs), *steps, address(self.off_value), self.c, self.softcap or 0.0
+        options = address(self.off_value), self.c, self.softcap or 0.0
+        if self.outputs is None:
+            return None, 0, 0, 0, *options
+        return address(self.outputs), TYPES[self.outputs.dtype], len(self.outputs), self.outputs.stride(0), *options
 
 
 class ColumnSums(NamedTuple):
@@ -56,14 +63,20 @@ def add_numbers(
     kernel("layer_numbers", NUMBERS_ARGUMENTS)(*inputs, *targets.arguments, *outputs, *last)
 
 
-def write_gradient(z: Tensor, y: Tensor, numbers: Tensor, targets: Targets, start: int) -> None:
-    """Write the gradient by zᵀ to it. The numbers (8, N) are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H."""
+def write_gradient(
+    z: Tensor, half: tuple[Tensor, Tensor] | None, y: Tensor, numbers: Tensor, targets: Targets, start: int
+) -> None:
+    """Write the gradient by zᵀ to it; in bfloat16, and in pairs of its rows, too, where there is room for these.
+
+    The numbers (8, N) are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H.
+    """
     last = numbers.stride(0), start, *z.shape, torch.get_num_threads()
-    inputs = z.data_ptr(), address(y), numbers.data_ptr()
-    kernel("layer_gradient", GRADIENT_ARGUMENTS)(*inputs, *targets.arguments, *last)
+    outputs = (None, None) if half is None else (tensor.data_ptr() for tensor in half)
+    inputs = address(y), numbers.data_ptr()
+    kernel("layer_gradient", GRADIENT_ARGUMENTS)(z.data_ptr(), *outputs, *inputs, *targets.arguments, *last)
 
 
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
-TARGETS = POINTER, SIZE, SIZE, POINTER, ctypes.c_float, ctypes.c_float
+TARGETS = POINTER, ctypes.c_int, SIZE, SIZE, POINTER, ctypes.c_float, ctypes.c_float
 NUMBERS_ARGUMENTS = *(POINTER,) * 3, *TARGETS, *(POINTER,) * 2, *(SIZE,) * 4, ctypes.c_int
-GRADIENT_ARGUMENTS = *(POINTER,) * 3, *TARGETS, *(SIZE,) * 4, ctypes.c_int
+GRADIENT_ARGUMENTS = *(POINTER,) * 5, *TARGETS, *(SIZE,) * 4, ctypes.c_int

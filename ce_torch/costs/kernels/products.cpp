@@ -4,9 +4,16 @@
 // those of b, few enough to stay in a cache, by vectors. Libraries first copy a to another layout; with so few columns
 // that would take a third of the time. Each function is a single parallel region, since threads wait for one another at
 // the end of each where processes share the cores. `products.py` calls the functions at the end of this file.
+//
+// In bfloat16 two numbers that follow one another in a sum are a pair, and matrices are those of pairs. vdpbf16ps
+// multiplies and adds both at once, in float32. Other processors convert a pair to float32.
 
 #include "numbers.h"
 #include "threads.h"
+#if defined(__AVX512BF16__) && !defined(CE_TORCH_PORTABLE)
+#include <immintrin.h>
+#define HAS_PAIRS
+#endif
 
 namespace {
 
@@ -20,27 +27,46 @@ constexpr int64_t part_rows = 128;
 // Numbers of a are fetched this early if the next one is far away in memory.
 constexpr int64_t prefetch_distance = 48;
 
-struct Matrix {
-  float* data;
+using Pair = uint32_t;
+
+template <class Number> struct Matrix {
+  Number* data;
   int64_t row, column;  // distances from one row, and from one column, to the next
 
   // The same matrix without its first rows and columns.
   Matrix slice(int64_t i, int64_t j) const { return {data + i * row + j * column, row, column}; }
 };
+using Result = Matrix<float>;
 
-template <int rows, int vectors>
-void tile(Matrix a, Matrix b, Matrix out, int64_t inner, bool add) {
+// A number in all lanes.
+inlined inline Floats broadcast(float x) { return x - Floats{}; }  // + would make 0 of −0, in an operation more
+inlined inline Words broadcast(Pair x) { return x + Words{}; }
+inlined inline Floats load_vector(const float* from) { return load(from, lanes); }
+inlined inline Words load_vector(const Pair* from) { return (Words)load((const float*)from, lanes); }
+
+inlined inline Floats add_product(Floats sum, Floats left, Floats right) { return sum + left * right; }
+inlined inline Floats add_product(Floats sum, Words left, Words right) {
+#ifdef HAS_PAIRS
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+#else
+  sum += (Floats)(left << 16) * (Floats)(right << 16);
+  return sum + (Floats)(left & 0xffff0000) * (Floats)(right & 0xffff0000);
+#endif
+}
+
+template <int rows, int vectors, class Number>
+void tile(Matrix<Number> a, Matrix<Number> b, Result out, int64_t inner, bool add) {
   Floats sums[rows][vectors] = {};
   for (int64_t i = 0; i < inner; i++) {
     if (a.row == 1) __builtin_prefetch(a.data + (i + prefetch_distance) * a.column);
-    Floats right[vectors];
+    Vector<Number, lanes> right[vectors];
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; v++) right[v] = load(b.data + i * b.row + v * lanes, lanes);
+    for (int v = 0; v < vectors; v++) right[v] = load_vector(b.data + i * b.row + v * lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
-      Floats left = a.data[r * a.row + i * a.column] - Floats{};  // + would make 0 of −0, in an operation more
+      Vector<Number, lanes> left = broadcast(a.data[r * a.row + i * a.column]);
 #pragma GCC unroll 3
-      for (int v = 0; v < vectors; v++) sums[r][v] += left * right[v];
+      for (int v = 0; v < vectors; v++) sums[r][v] = add_product(sums[r][v], left, right[v]);
     }
   }
   for (int r = 0; r < rows; r++) {
@@ -51,61 +77,58 @@ void tile(Matrix a, Matrix b, Matrix out, int64_t inner, bool add) {
   }
 }
 
-template <int rows>
-void tiles(Matrix a, Matrix b, Matrix out, int64_t columns, int64_t inner, bool add) {
+// Writes a b to out, or adds it, for vectors of columns that stay in a cache while the rows of a pass by.
+template <int vectors, class Number>
+void panel(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t inner, bool add) {
+  for (int64_t i = 0; i < inner; i += sum_length) {
+    Matrix<Number> left = a.slice(0, i), right = b.slice(i, 0);
+    int64_t count = std::min(sum_length, inner - i), row = 0;
+    for (; row + tile_rows <= rows; row += tile_rows)
+      tile<tile_rows, vectors>(left.slice(row, 0), right, out.slice(row, 0), count, add || i > 0);
+    for (; row < rows; row++) tile<1, vectors>(left.slice(row, 0), right, out.slice(row, 0), count, add || i > 0);
+  }
+}
+
+// Writes a b to out, or adds it.
+template <class Number>
+void write_part(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner, bool add) {
   int64_t column = 0, left = columns / lanes;
   for (int64_t width; left > 0; column += width * lanes, left -= width) {
     // Wide tiles are faster: 4 vectors make two tiles of 2, not one of 3 and one of 1.
     width = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
-    Matrix b_part = b.slice(0, column), out_part = out.slice(0, column);
-    if (width == 3) tile<rows, 3>(a, b_part, out_part, inner, add);
-    if (width == 2) tile<rows, 2>(a, b_part, out_part, inner, add);
-    if (width == 1) tile<rows, 1>(a, b_part, out_part, inner, add);
+    Matrix<Number> b_part = b.slice(0, column);
+    Result out_part = out.slice(0, column);
+    if (width == 3) panel<3>(a, b_part, out_part, rows, inner, add);
+    if (width == 2) panel<2>(a, b_part, out_part, rows, inner, add);
+    if (width == 1) panel<1>(a, b_part, out_part, rows, inner, add);
   }
 }
 
-// Writes a b to the rows of out from `start` on, one tile's rows at most, or adds it to them.
-void row_product(Matrix a, Matrix b, Matrix out, int64_t start, int64_t rows, int64_t columns, int64_t inner,
-                 bool add) {
-  for (int64_t i = 0; i < inner; i += sum_length) {
-    int64_t count = std::min(sum_length, inner - i);
-    bool added = add || i > 0;
-    if (start + tile_rows <= rows) {
-      tiles<tile_rows>(a.slice(start, i), b.slice(i, 0), out.slice(start, 0), columns, count, added);
-    } else {
-      for (int64_t row = start; row < rows; row++)
-        tiles<1>(a.slice(row, i), b.slice(i, 0), out.slice(row, 0), columns, count, added);
-    }
-  }
-}
-
-}  // namespace
-
-extern "C" void product(const Matrix& a, const Matrix& b, const Matrix& out, int64_t rows, int64_t columns,
-                        int64_t inner, bool add, int threads) {
+template <class Number>
+void write_product(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner,
+                   bool add, int threads) {
   parallel_for((rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
-    for (int64_t start = part * part_rows; start < std::min((part + 1) * part_rows, rows); start += tile_rows)
-      row_product(a, b, out, start, rows, columns, inner, add);
+    int64_t start = part * part_rows, count = std::min(part_rows, rows - start);
+    write_part(a.slice(start, 0), b, out.slice(start, 0), count, columns, inner, add);
   });
 }
 
-// Writes weight x + bias to z, a row for each class, and the maximum of each column to m.
-extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const float* bias, const Matrix& z, float* m,
-                                int64_t rows, int64_t columns, int64_t inner, int threads) {
+template <class Number>
+void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Result z, float* m, int64_t rows,
+                  int64_t columns, int64_t inner, int threads) {
   int64_t parts = (rows + part_rows - 1) / part_rows;
   std::vector<float> maxima(parts * columns, -std::numeric_limits<float>::infinity());
   parallel_for(parts, threads, [&](int64_t part) {
     float* part_maxima = &maxima[part * columns];
-    for (int64_t start = part * part_rows; start < std::min((part + 1) * part_rows, rows); start += tile_rows) {
-      row_product(weight, x, z, start, rows, columns, inner, false);
-      for (int64_t row = start; row < std::min(start + tile_rows, rows); row++) {
-        float* z_row = z.slice(row, 0).data;
-        for (int64_t column = 0; column < columns; column += lanes) {
-          Floats values = load(z_row + column, lanes) + (bias ? bias[row] : 0), maximum = load(part_maxima + column, lanes);
-          store(values, z_row + column, lanes);
-          // A nan in a column becomes its maximum.
-          store(values > maximum || values != values ? values : maximum, part_maxima + column, lanes);
-        }
+    int64_t start = part * part_rows, count = std::min(part_rows, rows - start);
+    write_part(weight.slice(start, 0), x, z.slice(start, 0), count, columns, inner, false);
+    for (int64_t row = start; row < start + count; row++) {
+      float* z_row = z.slice(row, 0).data;
+      for (int64_t column = 0; column < columns; column += lanes) {
+        Floats values = load(z_row + column, lanes) + (bias ? bias[row] : 0), maximum = load(part_maxima + column, lanes);
+        store(values, z_row + column, lanes);
+        // A nan in a column becomes its maximum.
+        store(values > maximum || values != values ? values : maximum, part_maxima + column, lanes);
       }
     }
   });
@@ -114,4 +137,62 @@ extern "C" void weighted_inputs(const Matrix& weight, const Matrix& x, const flo
     float* maximum = m + i % columns;
     if (maxima[i] > *maximum || maxima[i] != maxima[i]) *maximum = maxima[i];
   }
+}
+
+}  // namespace
+
+extern "C" {
+
+void float_product(const Matrix<float>& a, const Matrix<float>& b, const Result& out, int64_t rows, int64_t columns,
+                   int64_t inner, bool add, int threads) {
+  write_product(a, b, out, rows, columns, inner, add, threads);
+}
+void pair_product(const Matrix<Pair>& a, const Matrix<Pair>& b, const Result& out, int64_t rows, int64_t columns,
+                  int64_t inner, bool add, int threads) {
+  write_product(a, b, out, rows, columns, inner, add, threads);
+}
+
+// Write weight x + bias to z, a row for each class, and the maximum of each column to m.
+void weighted_inputs(const Matrix<float>& weight, const Matrix<float>& x, const float* bias, const Result& z, float* m,
+                     int64_t rows, int64_t columns, int64_t inner, int threads) {
+  write_inputs(weight, x, bias, z, m, rows, columns, inner, threads);
+}
+void weighted_input_pairs(const Matrix<Pair>& weight, const Matrix<Pair>& x, const float* bias, const Result& z,
+                          float* m, int64_t rows, int64_t columns, int64_t inner, int threads) {
+  write_inputs(weight, x, bias, z, m, rows, columns, inner, threads);
+}
+
+// Writes the rows to the columns of out. Its columns beyond the last row are 0.
+void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t length, float* out, int64_t out_step,
+                    int64_t columns, int threads) {
+  parallel_for((length + lanes - 1) / lanes, threads, [&](int64_t part) {
+    int64_t first = part * lanes, width = std::min(lanes, length - first);
+    for (int64_t column = 0; column < columns; column += lanes) {
+      Floats block[lanes] = {};
+      for (int64_t i = 0; i < std::min(lanes, count - column); i++) {
+        const float* source = rows + (column + i) * step + first;
+        block[i] = width == lanes ? load(source, lanes) : load(source, width);
+      }
+      transpose<float>(block);
+      float* target = out + first * out_step + column;
+      for (int64_t i = 0; i < width; i++, target += out_step)
+        if (columns - column >= lanes) store(block[i], target, lanes);
+        else store(block[i], target, columns - column);
+    }
+  });
+}
+
+// Writes the pairs of rows 2 i and 2 i + 1 to row i of out. What out has beyond the last row or column is 0.
+void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length, Pair* out, int64_t out_rows,
+               int64_t out_columns, int threads) {
+  parallel_for((out_rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
+    for (int64_t row = part * part_rows; row < std::min((part + 1) * part_rows, out_rows); row++) {
+      Pair* target = out + row * out_columns;
+      std::fill(target, target + out_columns, 0);
+      for (int64_t i = 0; i < 2 && 2 * row + i < count; i++)
+        for (int64_t j = 0; j < length; j++) target[j] |= Pair(rows[(2 * row + i) * step + j]) << (16 * i);
+    }
+  });
+}
+
 }

@@ -24,7 +24,7 @@ HEADERS = (
     "calls.h",
     "columns.h",
 )
-FILES = (*HEADERS, "exponentials.cpp", "half_products.cpp", "layer_numbers.cpp", "products.cpp", "threads.cpp")
+FILES = (*HEADERS, "divergences.cpp", "exponentials.cpp", "layer_numbers.cpp", "products.cpp", "threads.cpp")
 
 KERNEL = """{formula}
 template <class Real, bool tiled> using {class_name}Kernel = {kernel};

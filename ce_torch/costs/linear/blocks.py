@@ -8,13 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from ce_torch.costs.linear.memory import (
-    BLOCK_TENSORS,
-    Sizes,
-    class_block_memory,
-    example_block_memory,
-    half_precision_memory,
-)
+from ce_torch.costs.linear.memory import BLOCK_TENSORS, Sizes, class_block_memory, example_block_memory
 from ce_torch.costs.linear.vocabulary_parallel import ALL_CLASSES, Shard
 
 # A block takes a twentieth of z, but at least 16 rows, and 4 MB in float32. Smaller blocks take longer.
@@ -73,10 +67,6 @@ class Plan:
         # The kernels of products take multiples of 16.
         count = count - count % 16 if count > 16 else count
         return count, split(N, count)
-
-    def check_half_precision(self, sizes: Sizes) -> None:
-        """Raise `ValueError` if the kernels for half precision take more memory than they may."""
-        self.fit(1, half_precision_memory, sizes)
 
     def has_room(self, memory: Callable[[Sizes, int], int], sizes: Sizes) -> bool:
         """Return True if what takes this memory keeps within `max_memory`."""

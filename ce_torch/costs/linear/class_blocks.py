@@ -67,7 +67,7 @@ class Block(NamedTuple):
         """φ, or 0 where it is infinite: c has no part in a = 0."""
         return self.phi.masked_fill(~self.phi.isfinite(), 0)
 
-    def by_z(self, tensor: Tensor) -> Tensor:
+    def z_part(self, tensor: Tensor) -> Tensor:
         """Return c φ′ · tensor: what a change of s is for one of z."""
         return scale(self.c, tensor if self.slope is None else self.slope * tensor)
 
@@ -84,7 +84,7 @@ class Block(NamedTuple):
 
     def score_tangent(self, v: Tensor | None, c_tangent: Tensor | None) -> Tensor | None:
         """Return ṡ, or None if it is 0."""
-        s_tangent = None if v is None else self.by_z(v)
+        s_tangent = None if v is None else self.z_part(v)
         if c_tangent is None:
             return s_tangent
         by_c = column(c_tangent).to(self.phi.dtype) * self.finite_phi
@@ -151,7 +151,7 @@ def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs
     for classes in layer.blocks(plan):
         block = Block.compute(layer, classes, plan, statistics)
         G = block.score_gradient(layer.t(classes, plan), g, plan)
-        sums.add(classes, block.by_z(G))
+        sums.add(classes, block.z_part(G))
         if "c" in needs:
             sums.add_to_c(G * block.finite_phi)
     return sums.totals(plan)
@@ -222,7 +222,7 @@ def hvp(
             G_tangent = G_tangent + block.score_gradient(t, g_tangent, plan)
         slope_v = None if v is None else v if block.slope is None else block.slope * v
         rows = z_gradient_tangent(block, G, G_tangent, slope_v, tangent.c, plan)
-        sums.add(classes, rows, block.by_z(G), tangent)
+        sums.add(classes, rows, block.z_part(G), tangent)
         if "c" in needs:
             sums.add_to_c(G_tangent * block.finite_phi + (0 if slope_v is None else G * slope_v))
     return sums.totals(plan)
@@ -232,7 +232,7 @@ def z_gradient_tangent(
     block: Block, G: Tensor, G_tangent: Tensor, slope_v: Tensor | None, c_tangent: Tensor | None, plan: Plan
 ) -> Tensor:
     """Return how c φ′ G changes along Ġ, φ′ v and ċ."""
-    rows = block.by_z(G_tangent)
+    rows = block.z_part(G_tangent)
     if c_tangent is not None:
         rows = rows + column(c_tangent) * (G if block.slope is None else block.slope * G)
     if slope_v is not None and plan.softcap is not None:

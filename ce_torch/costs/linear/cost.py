@@ -27,7 +27,7 @@ from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
-from ce_torch.costs.linear import autograd, class_blocks, fused
+from ce_torch.costs.linear import autograd, class_blocks, fused, small
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import capped
 from ce_torch.costs.linear.held import HeldGradients, reserve
@@ -79,6 +79,7 @@ def linear_log_likelihood(
     Third derivatives, a `vmap` over many costs, and `torch.func.functionalize` hold all of z.
 
     On the CPU, examples that are ignored, or whose weight is 0, are left out before z is computed, and take no time.
+    Where all of z takes no more than half a megabyte in float32, it is computed at once: the layer, and then the cost.
 
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
@@ -139,6 +140,11 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
+    others = class_weight, token_weight, denominator, softcap, block_rows, max_memory, adapter, group
+    is_plain = z_loss == 0 and all(option is None for option in others)
+    if is_plain and not isinstance(temperature, Tensor) and small.supports(x, weight, y, bias, ignore_index):
+        options = 1 / temperature, ignore_index, label_smoothing
+        return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))
     x, weight, bias, y = local_tensors(x, weight, bias, y, group)
     y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
     check_adapter_shapes(adapter, x, weight)

@@ -1,10 +1,11 @@
-"""The numbers of a layer on the CPU, and their gradients, by kernels that compute in float32.
+"""The numbers of a layer on the CPU, and their gradients, by kernels, in float32 or bfloat16 with sums in float32.
 
 The formulas are those of `class_blocks.py`. A tile of zᵀ, some classes of some examples, stays in the processor's cache
 between the product that makes it and those that take it. The forward pass takes one product, the backward pass three.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,17 +14,14 @@ from torch.nn.functional import pad
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import exponents, scale
 from ce_torch.costs.kernels import layer_numbers
-from ce_torch.costs.kernels.layer_numbers import LANES, ColumnSums, Targets, add_numbers, write_gradient
-from ce_torch.costs.kernels.products import add_product, weighted_inputs
+from ce_torch.costs.kernels.layer_numbers import LANES, TYPES, ColumnSums, Targets, add_numbers, write_gradient
 from ce_torch.costs.linear.blocks import Plan, narrow, split
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
+from ce_torch.costs.linear.cpu_products import Products, empty, in_float32, serial_parts, tile_products, view
 from ce_torch.costs.linear.example_blocks import general_refusal, new_gradients
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import TILE_EXAMPLES, tile_classes, tile_memory
-
-# PyTorch shares out operations on more elements among threads, which wait for one another where cores are busy.
-SERIAL_ELEMENTS = (1 << 15) - 1
 
 
 def refusal(layer: Layer, plan: Plan) -> str | None:
@@ -37,98 +35,67 @@ def refusal(layer: Layer, plan: Plan) -> str | None:
     return general_refusal(layer, plan)
 
 
-class Tile:
+class Tile(NamedTuple):
     """Some classes of some examples: zᵀ, its largest numbers, and what desired outputs there are."""
 
-    def __init__(self, classes: slice, examples: slice, weight: Tensor, z: Tensor, m: Tensor, targets: Targets) -> None:
-        self.classes, self.examples, self.weight = classes, examples, weight
-        self.z, self.m, self.targets = z, m, targets
-
-    @property
-    def is_first(self) -> bool:
-        """True for the first examples of the classes."""
-        return self.examples.start == 0
+    classes: slice
+    examples: slice
+    z: Tensor
+    m: Tensor
+    y: Tensor
+    targets: Targets
 
 
 class Tiles:
-    """A layer in float32, with examples of zeros at the end that make their number a multiple of 16."""
+    """A layer, with examples of zeros at the end that make their number a multiple of 16."""
 
     def __init__(self, layer: Layer, plan: Plan) -> None:
-        self.layer, self.plan, N = layer, plan, layer.sizes.N
+        self.layer, self.plan, (N, K, *_) = layer, plan, layer.sizes
         self.missing = -N % LANES
         self.N = N + self.missing
-        # Zeros follow the examples.
-        self.x_transposed = layer.x.new_zeros((layer.x.shape[1], self.N), dtype=torch.float32)
-        self.x_transposed[:, :N] = layer.x.mT
-        self.y, self.outputs = layer.y, None
-        if layer.y.is_floating_point():
-            self.y, self.outputs = layer.y.new_full((N,), -1, dtype=torch.int64), layer.y
-        self.y = pad(self.y, (0, self.missing)).contiguous()
+        self.most_classes, self.most_examples = min(K, tile_classes()), min(self.N, TILE_EXAMPLES)
+        self.products = tile_products(layer.x, layer.weight, self.most_classes, self.most_examples)
+        self.outputs = layer.y if layer.y.is_floating_point() else None
+        y = layer.y if self.outputs is None else layer.y.new_full((N,), -1, dtype=torch.int64)
+        self.y = self.padded(y)
         self.off_value = None if layer.off_value is None else layer.off_value.float().contiguous()
 
     def __iter__(self) -> Iterator[Tile]:
         """Yield all tiles, those of the same classes one after the other. Each overwrites the one before."""
-        K, N, new = self.layer.sizes.K, self.N, self.x_transposed.new_empty
-        most = min(K, tile_classes())
-        memory = new(most * min(N, TILE_EXAMPLES))
-        is_single = self.layer.weight.dtype == torch.float32
-        weight_memory = None if is_single else new((most, self.layer.weight.shape[1]))
-        for classes in split(K, most):
-            weight = in_float32(narrow(self.layer.weight, classes), weight_memory)
-            bias = None if self.layer.bias is None else narrow(self.layer.bias, classes).float().contiguous()
-            for examples in split(N, TILE_EXAMPLES):
-                x = self.x_transposed[:, examples]
-                z = memory[: len(weight) * x.shape[1]].view(len(weight), -1)
-                m = weighted_inputs(weight, x, bias, z)
-                yield Tile(classes, examples, weight, z, m, self.targets(classes, examples))
+        memory, bias = empty(self.most_classes * self.most_examples), self.layer.bias
+        bias = None if bias is None else bias.float().contiguous()
+        for classes in split(self.layer.sizes.K, self.most_classes):
+            self.products.take_classes(classes)
+            class_bias = None if bias is None else bias[classes]
+            for examples in split(self.N, TILE_EXAMPLES):
+                z = view(memory, classes.stop - classes.start, examples.stop - examples.start)
+                m = self.products.write_z(z, examples, class_bias)
+                yield Tile(classes, examples, z, m, self.y[examples], self.targets(classes, examples))
 
-    def x(self, examples: slice) -> Tensor:
-        """Return the inputs of some examples."""
-        return padded(in_float32(self.layer.x[examples]))
+    def padded(self, numbers: Tensor) -> Tensor:
+        """Return numbers of the examples, which come last, with 0 for those that are none."""
+        return (pad(numbers, (0, self.missing)) if self.missing else numbers).contiguous()
 
     def targets(self, classes: slice, examples: slice) -> Targets:
-        outputs = off_value = None
-        if self.outputs is not None:
-            outputs = narrow(self.outputs[examples], classes, dim=1)
-            outputs = padded(outputs if outputs.dtype == torch.float32 else in_float32(outputs))
-        if self.off_value is not None:
-            off_value = narrow(self.off_value, classes)
+        """Return what desired outputs a tile has beside classes."""
+        outputs = None if self.outputs is None else self.outputs[examples, classes]
+        if outputs is not None and (outputs.dtype not in TYPES or outputs.stride(1) != 1):
+            outputs = in_float32(outputs)
+        off_value = None if self.off_value is None else self.off_value[classes]
         return Targets(outputs, off_value, self.plan.c, self.plan.softcap)
-
-
-def in_float32(matrix: Tensor, memory: Tensor | None = None) -> Tensor:
-    """Return the matrix in float32, contiguous; one of another dtype in this memory, if it is given."""
-    if matrix.dtype == torch.float32:
-        return matrix.contiguous()
-    new = torch.empty_like(matrix, dtype=torch.float32, memory_format=torch.contiguous_format)
-    result = new if memory is None else memory[: len(matrix)]
-    for rows in serial_parts(matrix):
-        result[rows] = matrix[rows]
-    return result
-
-
-def serial_parts(matrix: Tensor) -> Iterator[slice]:
-    """Yield rows of a matrix on which PyTorch works in one thread, if a row is not too long."""
-    return split(len(matrix), SERIAL_ELEMENTS // max(matrix.shape[1], 1))
-
-
-def padded(rows: Tensor) -> Tensor:
-    """Return the rows, and rows of zeros up to a multiple of 16."""
-    missing = -len(rows) % LANES
-    return rows if missing == 0 else pad(rows, (0, 0, 0, missing))
 
 
 @fixed_precision
 def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, ℓ and H, shape (3, N); the statistics; and the predictions."""
-    tiles = Tiles(layer, plan)
-    sums = tiles.x_transposed.new_zeros((len(ColumnSums._fields), tiles.N))
+    tiles, N = Tiles(layer, plan), layer.sizes.N
+    sums = torch.zeros(len(ColumnSums._fields), tiles.N, dtype=torch.float32)
     sums[0] = -torch.inf
-    prediction = torch.zeros_like(sums[0], dtype=torch.int64)
+    prediction = torch.zeros(tiles.N, dtype=torch.int64)
     for tile in tiles:
-        y, outputs = tiles.y[tile.examples], (sums[:, tile.examples], prediction[tile.examples])
-        add_numbers(tile.z, tile.m, y, tile.targets, *outputs, tile.classes.start)
-    N = layer.sizes.N
+        add_numbers(
+            tile.z, tile.m, tile.y, tile.targets, sums[:, tile.examples], prediction[tile.examples], tile.classes.start
+        )
     return *total_numbers(layer, plan, ColumnSums(*sums[:, :N])), prediction[:N]
 
 
@@ -147,31 +114,52 @@ def total_numbers(layer: Layer, plan: Plan, sums: ColumnSums) -> tuple[Tensor, S
 @fixed_precision
 def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
     """Return the needed ones of the gradients of Σ g · numbers by x, weight and bias, in this order."""
-    tiles = Tiles(layer, plan)
     on_value = layer.full(0) if layer.on_value is None else layer.on_value
-    known = pad(torch.stack([on_value, *statistics, *g.to(layer.dtype)]), (0, tiles.missing)).contiguous()
-    x_gradient = torch.zeros_like(tiles.x_transposed) if "x" in needs else None
-    found = new_gradients(layer, needs & {"weight", "bias"})
-    new = tiles.x_transposed.new_zeros
-    weight_memory, bias_sum = new((min(tile_classes(), len(layer.weight)), layer.x.shape[1])), new(0)
-    for tile in tiles:
-        examples, x = tile.examples, tiles.x(tile.examples)
-        weight_sum = weight_memory[: len(tile.weight)]
-        write_gradient(tile.z, tiles.y[examples], known[:, examples], tile.targets, tile.classes.start)
-        if tile.is_first:
-            bias_sum = new(len(tile.weight))
-        if x_gradient is not None:
-            add_product(tile.weight.mT, tile.z, x_gradient[:, examples])
-        if "weight" in found:
-            add_product(tile.z, x, weight_sum, beta=0 if tile.is_first else 1)
-        if "bias" in found:
+    sums = TileGradients(layer, needs)
+    sums.add_tiles(Tiles(layer, plan), torch.stack([on_value, *statistics, *g.to(layer.dtype)]))
+    # The memory of the tiles is free again.
+    return sums.totals()
+
+
+class TileGradients:
+    """The needed gradients of x, weight and bias, to which each tile of δᵀ adds its part."""
+
+    def __init__(self, layer: Layer, needs: Needs) -> None:
+        self.layer, (N, _, D, *_) = layer, layer.sizes
+        # It has a column for each example.
+        self.x = torch.zeros(D, N + -N % LANES, dtype=torch.float32) if "x" in needs else None
+        self.found = new_gradients(layer, needs & {"weight", "bias"})
+
+    def add_tiles(self, tiles: Tiles, known: Tensor) -> None:
+        """Add what all tiles contribute, for what `write_gradient` takes of each example."""
+        known = tiles.padded(known)
+        weight_memory, bias_memory = empty(tiles.most_classes * tiles.products.width), empty(tiles.most_classes)
+        for tile in tiles:
+            tiles.products.take_delta(tile.z)
+            half = tiles.products.half_delta
+            write_gradient(tile.z, half, tile.y, known[:, tile.examples], tile.targets, tile.classes.start)
+            weight, bias = view(weight_memory, len(tile.z), tiles.products.width), bias_memory[: len(tile.z)]
+            self.add(tile, tiles.products, weight, bias)
+            if tile.examples.stop == tiles.N:
+                for name, value in (("weight", weight[:, : self.layer.x.shape[1]]), ("bias", bias)):
+                    if name in self.found:
+                        narrow(self.found[name], tile.classes).copy_(value)
+
+    def add(self, tile: Tile, products: Products, weight: Tensor, bias: Tensor) -> None:
+        """Add the part of a tile whose δᵀ the products have taken, those by weight and bias to sums of its classes."""
+        is_first = tile.examples.start == 0
+        if self.x is not None:
+            products.add_to_x(self.x[:, tile.examples])
+        if "weight" in self.found:
+            products.add_to_weight(weight, tile.examples, beta=0 if is_first else 1)
+        if "bias" in self.found:
             for rows in serial_parts(tile.z):
-                bias_sum[rows] += tile.z[rows].sum(1)
-        if examples.stop == tiles.N:
-            for name, value in (("weight", weight_sum), ("bias", bias_sum)):
-                if name in found:
-                    narrow(found[name], tile.classes).copy_(value)
-    parameters = tuple(found.values())
-    if x_gradient is None:
-        return parameters
-    return x_gradient[:, : len(layer.x)].mT.to(layer.x.dtype).contiguous(), *parameters
+                terms = tile.z[rows].sum(1)
+                bias[rows] = terms if is_first else bias[rows] + terms
+
+    def totals(self) -> tuple[Tensor, ...]:
+        """Return the gradients in the layer's dtypes, in the order of its fields."""
+        if self.x is None:
+            return tuple(self.found.values())
+        x_gradient = torch.empty_like(self.layer.x, memory_format=torch.contiguous_format)
+        return x_gradient.copy_(self.x[:, : len(x_gradient)].mT), *self.found.values()

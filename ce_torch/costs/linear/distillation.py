@@ -39,7 +39,7 @@ from ce_torch.costs._torch_private import (
 from ce_torch.costs.kernels import NOT_PLAIN, is_plain
 from ce_torch.costs.linear.blocks import column
 from ce_torch.costs.linear.cost import scattered
-from ce_torch.costs.linear.distillation_blocks import EXAMPLES, Distillation, Inputs, value_and_gradients, whole_value
+from ce_torch.costs.linear.distillation_blocks import Distillation, Inputs, value_and_gradients, whole_value
 from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
 from ce_torch.costs.linear.inputs import check_layer, layer_inputs
 from ce_torch.costs.linear.targets import kept_examples
@@ -121,7 +121,7 @@ def linear_distillation(
         reduction: "mean" over examples, "sum", or "none" for the cost of each, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
-            32 rows each for student and teacher.
+            48 rows each for student and teacher.
 
     Returns:
         The cost, of x's dtype (float32 under autocast) or `out_dtype`. It is infinite where the divergence is: where
@@ -316,8 +316,7 @@ def leave_out(inputs: Inputs, factor: Tensor) -> tuple[Inputs, Tensor, Tensor | 
     empty = factor == 0
     kept = None if factor.requires_grad else kept_examples(empty, inputs.x)
     if kept is not None:
-        examples = {name: tensor[kept] for name in EXAMPLES if (tensor := getattr(inputs, name)) is not None}
-        return inputs._replace(**examples), factor[kept], kept
+        return inputs.examples(kept), factor[kept], kept
     x, teacher_x = (x.masked_fill(column(empty) & ~x.isfinite(), 0) for x in (inputs.x, inputs.teacher_x))
     return inputs._replace(x=x, teacher_x=teacher_x), factor, None
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,15 @@ from ce_torch.costs._arguments import values_can_be_read
 from ce_torch.costs._precision import compute_dtype, is_autocast
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import Exponentials, exponentials, exponents, scale
+from ce_torch.costs.kernels import divergences as divergence_kernel
+from ce_torch.costs.kernels import layer_numbers
+from ce_torch.costs.kernels.layer_numbers import LANES
+from ce_torch.costs.kernels.products import transpose_rows
 from ce_torch.costs.linear import blocks
 from ce_torch.costs.linear.blocks import column, split
+from ce_torch.costs.linear.cpu_products import empty, tile_products, view
 from ce_torch.costs.linear.divergences import Divergence
+from ce_torch.costs.linear.memory import tile_classes
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -34,7 +40,7 @@ Result = TypeVar("Result")
 CACHED_ELEMENTS = 1 << 15
 INTERMEDIATE_RESULTS = 16
 # Products with fewer rows take longer.
-FEWEST_ROWS = 32
+FEWEST_ROWS = 48
 
 
 class Inputs(NamedTuple):
@@ -50,6 +56,11 @@ class Inputs(NamedTuple):
     teacher_weight: Tensor | None
     teacher_bias: Tensor | None
     classes: Tensor | None
+
+    def examples(self, examples: slice | Tensor) -> Self:
+        """Return the inputs of some examples."""
+        selected = {name: tensor[examples] for name in EXAMPLES if (tensor := getattr(self, name)) is not None}
+        return self._replace(**selected)
 
 
 # The tensors that have a row for each example.
@@ -84,6 +95,21 @@ class Distillation:
         self, z: Tensor, teacher_z: Tensor, inputs: Inputs, factor: Tensor | None, needs: tuple[bool, bool]
     ) -> Tensor:
         """Return D of each example, and write the needed ones of factor ∂D/∂z over z and `teacher_z`."""
+        if inputs.classes is None and divergence_kernel.supports(z, teacher_z):
+            c = self.c, self.teacher_c
+            D = divergence_kernel.write_divergences(*self.divergence, z, teacher_z, c, factor, needs)
+            if D is not None:
+                return D
+        D = torch.empty_like(z[:, 0])
+        for rows in split(len(z), max(CACHED_ELEMENTS // max(z.shape[1], 1), 1)):
+            row_factor = None if factor is None else factor[rows]
+            D[rows] = self.formulas(z[rows], teacher_z[rows], inputs.examples(rows), row_factor, needs)
+        return D
+
+    def formulas(
+        self, z: Tensor, teacher_z: Tensor, inputs: Inputs, factor: Tensor | None, needs: tuple[bool, bool]
+    ) -> Tensor:
+        """Do the same by operations of PyTorch."""
         student = softmax(z, self.c) if inputs.classes is None else self.student_scores(z, inputs)
         teacher = softmax(teacher_z, self.teacher_c)
         D = self.divergence.value(student, teacher)
@@ -147,13 +173,19 @@ class Side:
             yield classes, self.weight[classes].to(self.dtype)
 
     def z(self, block: slice, memory: Tensor | None) -> Tensor:
-        x = self.x[block].to(self.dtype)
+        """Return z of a block of examples."""
         if self.weight is None:
-            return x.clone()
-        z = x.new_empty(len(x), len(self.weight)) if memory is None else memory[: len(x)]
+            return self.x[block].to(self.dtype, copy=True)
+        rows = block.stop - block.start
+        z = self.x.new_empty(rows, len(self.weight), dtype=self.dtype) if memory is None else memory[:rows]
+        self.write_products(z, block)
+        return z if self.bias is None else z.add_(self.bias)
+
+    def write_products(self, z: Tensor, block: slice) -> None:
+        """Write x Wᵀ of a block."""
+        x = self.x[block].to(self.dtype)
         for classes, weight in self.parts():
             torch.mm(x, weight.mT, out=z[:, classes])
-        return z if self.bias is None else z.add_(self.bias)
 
     def add(self, block: slice, gradient: Tensor) -> None:
         """Add what the gradient by z of a block contributes."""
@@ -164,6 +196,12 @@ class Side:
             return
         if bias_gradient is not None:
             bias_gradient.add_(gradient.sum(0))
+        self.add_products(block, gradient, x_gradient, weight_gradient)
+
+    def add_products(
+        self, block: slice, gradient: Tensor, x_gradient: Tensor | None, weight_gradient: Tensor | None
+    ) -> None:
+        """Add the products of the gradient by z to those by x and weight."""
         if weight_gradient is not None:
             weight_gradient.addmm_(gradient.mT, self.x[block].to(self.dtype))
         if x_gradient is not None:
@@ -173,7 +211,70 @@ class Side:
     def totals(self) -> Iterator[Tensor | None]:
         """Yield the gradients of x, weight and bias, each in its tensor's dtype."""
         for tensor, gradient in zip((self.x, self.weight, self.bias), self.gradients, strict=True):
-            yield None if gradient is None or tensor is None else gradient.to(tensor.dtype)
+            if gradient is None or tensor is None:
+                yield None
+            else:
+                yield gradient[..., : tensor.shape[-1]].to(tensor.dtype).contiguous()
+
+
+class TiledSide(Side):
+    """The same with the CPU's kernels for products, which take tiles of zᵀ."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        needs: tuple[bool, ...],
+        dtype: torch.dtype,
+        most_examples: int,
+    ) -> None:
+        super().__init__(x, weight, bias, needs, dtype)
+        self.most_classes, columns = min(tile_classes(), len(weight)), most_examples + -most_examples % LANES
+        self.products = tile_products(x, weight, self.most_classes, columns)
+        self.memory = empty(self.most_classes * columns)
+        if self.gradients[1] is not None:
+            self.gradients[1] = torch.zeros(len(weight), self.products.width, dtype=dtype)
+
+    def tiles(self, block: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the memory for each tile of a block, whose columns are a multiple of 16, and turn to its classes."""
+        assert self.weight is not None
+        rows = block.stop - block.start
+        for classes in split(len(self.weight), self.most_classes):
+            self.products.take_classes(classes)
+            yield classes, view(self.memory, classes.stop - classes.start, rows + -rows % LANES)
+
+    def write_products(self, z: Tensor, block: slice) -> None:
+        for classes, tile in self.tiles(block):
+            self.products.write_z(tile, block, None)
+            transpose_rows(tile[:, : len(z)], z[:, classes])
+
+    def add_products(
+        self, block: slice, gradient: Tensor, x_gradient: Tensor | None, weight_gradient: Tensor | None
+    ) -> None:
+        x_columns = None
+        if x_gradient is not None:
+            x_columns = x_gradient.new_zeros(x_gradient.shape[1], len(gradient) + -len(gradient) % LANES)
+        for classes, tile in self.tiles(block):
+            transpose_rows(gradient[:, classes], tile)
+            self.products.take_delta(tile)
+            self.products.narrow_delta()
+            if x_columns is not None:
+                self.products.add_to_x(x_columns)
+            if weight_gradient is not None:
+                self.products.add_to_weight(weight_gradient[classes], block, beta=1)
+        if x_gradient is not None and x_columns is not None:
+            x_gradient[block] = x_columns[:, : len(gradient)].mT
+
+
+def new_side(
+    tensors: tuple[Tensor, Tensor | None, Tensor | None], needs: tuple[bool, ...], dtype: torch.dtype, count: int
+) -> Side:
+    """Return x, weight and bias as a side, for blocks of at most so many examples."""
+    x, weight, bias = tensors
+    if weight is None or dtype != torch.float32 or not layer_numbers.supports(x, weight):
+        return Side(x, weight, bias, needs, dtype)
+    return TiledSide(x, weight, bias, needs, dtype, count)
 
 
 def without_autocast(formula: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -198,18 +299,18 @@ def value_and_gradients(
     """Return D of each example, and the needed gradients of Σ factor · D by all inputs, none without a factor."""
     needs = needs if factor is not None else (False,) * len(needs)
     (N, K), dtype = (len(inputs.x), len(inputs.weight)), compute_dtype(inputs.x)
-    student, teacher = Side(*inputs[:3], needs[:3], dtype), Side(*inputs[3:6], needs[3:6], dtype)
-    D = torch.empty(N, dtype=dtype, device=inputs.x.device)
     count = block_examples(N, K, how.block_rows)
+    student, teacher = (
+        new_side(inputs[i : i + 3], needs[i : i + 3], dtype, count)  # pyright: ignore[reportArgumentType]
+        for i in (0, 3)
+    )
+    D = torch.empty(N, dtype=dtype, device=inputs.x.device)
     memory = [D.new_empty(count, K), None if inputs.teacher_weight is None else D.new_empty(count, K)]
     both_need = any(needs[:3]), any(needs[3:])
     for block in split(N, count):
         z, teacher_z = (side.z(block, m) for side, m in zip((student, teacher), memory, strict=True))
-        for rows in split(len(z), max(CACHED_ELEMENTS // max(K, 1), 1)):
-            part = slice(block.start + rows.start, block.start + rows.stop)
-            part_inputs = inputs if inputs.classes is None else inputs._replace(classes=inputs.classes[part])
-            part_factor = None if factor is None else factor[part].to(D.dtype)
-            D[part] = how.value_and_gradients(z[rows], teacher_z[rows], part_inputs, part_factor, both_need)
+        block_factor = None if factor is None else factor[block].to(D.dtype)
+        D[block] = how.value_and_gradients(z, teacher_z, inputs.examples(block), block_factor, both_need)
         for side, gradient, needed in zip((student, teacher), (z, teacher_z), both_need, strict=True):
             if needed:
                 side.add(block, gradient)
@@ -217,12 +318,14 @@ def value_and_gradients(
 
 
 def block_examples(N: int, K: int, block_rows: int | None) -> int:
-    """Return how many examples a block has. It holds two z: together a twentieth of z, but at least 32 rows each."""
+    """Return how many examples a block has. It holds two z: together a twentieth of z, but at least 48 rows each."""
     if block_rows is not None:
         return max(block_rows // 2, 1)
     intermediate = INTERMEDIATE_RESULTS * max(CACHED_ELEMENTS, K)
     elements = max(N * K // blocks.BLOCKS - intermediate, blocks.FEWEST_ELEMENTS) // 2
-    return min(max(elements // K, FEWEST_ROWS), max(N, 1))
+    count = max(elements // K, FEWEST_ROWS)
+    # The kernels of products take multiples of 16.
+    return min(count - count % LANES if count > LANES else count, max(N, 1))
 
 
 @without_autocast

@@ -18,7 +18,7 @@ from ce_torch.costs._softmax import clamp_infinite, exponents, scale
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain, layer_numbers
 from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
-from ce_torch.costs.linear import half_precision
+from ce_torch.costs.linear import gpu_half_precision
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
@@ -39,8 +39,8 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     if plan.logsumexp or plan.entropy or plan.prediction:
         return "more than the cost is asked for"
     is_half = layer.dtype != layer.x.dtype
-    if is_half and half_precision.find_kernels(layer) is None:
-        return "x has half precision, for which there is no kernel"
+    if is_half and not gpu_half_precision.supports(layer.x, layer.weight):
+        return "in half precision the gradient by weight would need a sum of its size in float32"
     if reason := general_refusal(layer, plan):
         return reason
     if layer.off_value is not None and not (layer.x.is_cpu or is_half):
@@ -48,7 +48,7 @@ def refusal(layer: Layer, plan: Plan, z_loss: float = 0.0) -> str | None:
     is_special = plan.softcap is not None or z_loss != 0
     if is_special and (is_half or not layer.x.is_cpu):
         return "softcap and z_loss have no kernel for half precision or a GPU"
-    if is_half and plan.max_memory is not None and not layer.x.is_cpu:
+    if is_half and plan.max_memory is not None:
         return "max_memory is given, but a GPU's blocks for half precision are of fixed sizes"
     if layer.adapter_x is not None and (is_half or not layer.x.is_cpu):
         return "adapters have no kernel for half precision or a GPU"
@@ -89,8 +89,7 @@ def numbers(layer: Layer, plan: Plan, z_loss: float = 0.0) -> tuple[Tensor, Stat
     """Return C + λ ℓ², λ = `z_loss`, and 0 for ℓ and H, shape (3, N); the statistics; and 0 for the predictions."""
     K, x, zero = layer.sizes.K, layer.x, layer.full(0)
     if layer.dtype != x.dtype:
-        plan.check_half_precision(layer.sizes)
-        C, statistics = half_precision.cost(layer, plan.c)
+        C, statistics = gpu_half_precision.cost(layer, plan.c)
         return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
     C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
     count, blocks = plan.example_blocks(layer.sizes)
@@ -112,9 +111,8 @@ def cost_and_gradients(
     costs = layer.full(0)
     gradients = new_gradients(layer, needs)
     if layer.dtype != x.dtype:
-        plan.check_half_precision(layer.sizes)
-        record("blocks" if x.is_cpu else "triton", FUSED)
-        C = half_precision.add_gradients(gradients, layer, factor, plan.c)
+        record("triton", FUSED)
+        C = gpu_half_precision.add_gradients(gradients, layer, factor, plan.c)
         return C, tuple(gradients.values())
     count, blocks = plan.example_blocks(layer.sizes)
     memory = x.new_empty(K * count)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.kernels import gpu
-from ce_torch.costs.kernels.gpu_half_products import TILE, slices, view
 from ce_torch.costs.kernels.gpu_layout import power_of_2
 from ce_torch.costs.kernels.layer_numbers import ColumnSums
-from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.blocks import Plan, split
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.cpu_blocks import total_numbers
 from ce_torch.costs.linear.example_blocks import general_refusal
+from ce_torch.costs.linear.gpu_half_precision import TILE, view
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
 
@@ -62,7 +62,7 @@ class Blocks:
         return z
 
     def __iter__(self) -> Iterator[slice]:
-        return iter(slices(len(self.weight), self.classes))
+        return split(len(self.weight), self.classes)
 
     def sizes(self, block: slice) -> tuple[float, float, int, int, int, int, int]:
         classes = block.stop - block.start

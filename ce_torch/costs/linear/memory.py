@@ -23,8 +23,6 @@ EXAMPLE_TENSORS, CLASS_TENSORS, BLOCK_TENSORS = 40, 8, 16
 PART_TENSORS = 9
 # z of a tile takes half a megabyte.
 TILE_CLASSES, TILE_EXAMPLES = 1024, 128
-# Sums in half precision are made of parts with so many numbers in float32.
-SUM_ROWS, SUM_COLUMNS = 1024, 128
 
 
 def tile_classes() -> int:
@@ -60,20 +58,11 @@ def class_block_memory(sizes: Sizes, count: int) -> int:
 
 
 def tile_memory(sizes: Sizes, count: int) -> int:
-    """Return the bytes for tiles of a fixed size, whatever the count, with x and its gradient in float32."""
+    """Return the bytes for tiles of a fixed size, whatever the count, with the gradient of x in float32."""
     N, K, D, _, size = sizes
     classes = min(tile_classes(), K)
-    tile = 6 * classes * TILE_EXAMPLES + 2 * classes * D + 3 * TILE_EXAMPLES * D
-    return size * (tile + 3 * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
-
-
-def half_precision_memory(sizes: Sizes, count: int) -> int:
-    """Return the bytes for the kernels for half precision, whose blocks lie in caches, whatever the count."""
-    N, K, D, stored, size = sizes
-    sums = 2 * SUM_ROWS * SUM_COLUMNS + K // SUM_ROWS * SUM_COLUMNS
-    # The kernels keep two copies of x, and parts of the layer for each thread.
-    copies = 2 * stored * N * D + size * 320 * D * torch.get_num_threads()
-    return size * (EXAMPLE_TENSORS * N + CLASS_TENSORS * K + sums) + copies
+    tile = 6 * classes * TILE_EXAMPLES + 2 * classes * (D + 16) + 3 * TILE_EXAMPLES * (D + 16)
+    return size * (tile + 2 * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
 
 
 def is_copy(tensor: Tensor, first: Tensor) -> bool:

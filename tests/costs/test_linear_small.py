@@ -1,0 +1,102 @@
+"""A layer of few classes and examples is computed as the layer and then the cost, and keeps the same promises."""
+
+import pytest
+import torch
+from heads import fused, layer, unfused
+from torch.nn import functional as F
+
+from ce_torch import explain
+from ce_torch.costs.linear import small
+from ce_torch.functional import linear_log_likelihood, log_likelihood
+
+Y = torch.tensor([0, 3, 8, 4, 6, 1, 1])
+
+
+@pytest.fixture(autouse=True)
+def large_layers():
+    """Let small layers be small."""
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return the list of the shapes of all z that are computed."""
+    shapes, linear = [], small.linear
+    monkeypatch.setattr(small, "linear", lambda *tensors: shapes.append((z := linear(*tensors)).shape) or z)
+    return shapes
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_gradients_are_float64s(dtype, reduction, calls):
+    inputs = layer(dtype=dtype)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    found = fused(*inputs, Y, reduction=reduction, label_smoothing=0.1, temperature=0.7, out_dtype=torch.float32)
+    right = unfused(*exact, Y, reduction=reduction, label_smoothing=0.1, temperature=0.7)
+    torch.testing.assert_close(found, right.float(), rtol=2e-6, atol=1e-6)
+    gradients = [torch.autograd.grad(C.sum(), tensors) for C, tensors in ((found, inputs), (right, exact))]
+    torch.testing.assert_close(gradients[0], tuple(gradient.to(dtype) for gradient in gradients[1]))
+    assert calls == [(7, 9)]
+
+
+def test_no_block_is_taken(calls):
+    x, weight, bias = layer(dtype=torch.float32)
+    found = explain(linear_log_likelihood, x, weight, Y, bias)
+    assert found == explain(log_likelihood, F.linear(x, weight, bias), Y)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"softcap": 3.0},
+        {"z_loss": 0.1},
+        {"token_weight": torch.ones(7)},
+        {"class_weight": torch.ones(9)},
+        {"denominator": 2.0},
+        {"temperature": torch.ones(7)},
+        {"block_rows": 2},
+        {"max_memory": "64 MB"},
+        {"adapter": (torch.ones(2, 5), torch.ones(9, 2))},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_other_options_take_the_usual_way(options, calls):
+    fused(*layer(dtype=torch.float32), Y, **options)
+    assert not calls
+
+
+@pytest.mark.parametrize("numbers", [(300, 10, 600), (500, 3000, 10), (10, 2000, 500)])
+def test_a_layer_with_much_to_copy_is_not_small(numbers, calls):
+    N, D, K = numbers
+    fused(*layer(N, D, K, torch.bfloat16), torch.zeros(N, dtype=torch.int64))
+    assert not calls
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_ignored_may_hold_anything(value):
+    x, weight, bias = layer()
+    y = Y.masked_fill(Y == 8, -100)
+    right = torch.autograd.grad(fused(x, weight, bias, y), (x, weight, bias))
+    with torch.no_grad():
+        x[2] = value
+    torch.testing.assert_close(torch.autograd.grad(fused(x, weight, bias, y), (x, weight, bias)), right)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": torch.zeros(1)}, r"bias must have shape \(9,\)"),
+        ({"bias": torch.zeros(9).double()}, "bias must be of x's dtype"),
+        ({"weight": torch.zeros(5)}, "weight must have shape"),
+        ({"weight": torch.zeros(9, 4)}, "weight must have shape"),
+        ({"y": Y + 1}, "9"),
+        ({"y": Y[:1]}, "y must have shape"),
+        ({"reduction": "all"}, "reduction"),
+    ],
+    ids=str,
+)
+def test_errors_are_those_of_any_layer(change, message):
+    x, weight, bias = layer(dtype=torch.float32)
+    arguments = {"x": x, "weight": weight, "y": Y, "bias": bias} | change
+    with pytest.raises((TypeError, ValueError), match=message):
+        linear_log_likelihood(**arguments)
