@@ -22,7 +22,10 @@ def backend() -> None:
 def portable_library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("portable")
     command = [*compiler.compiler_command(), "-DCE_TORCH_PORTABLE"]
-    return compiler.load(compiler.compile(command, folder), tmp_path_factory.mktemp("loaded"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "LIMIT", 600)  # beside other work a compiler takes long
+        compiled = compiler.compile(command, folder)
+    return compiler.load(compiled, tmp_path_factory.mktemp("loaded"))
 
 
 @pytest.fixture(params=["native", "portable"])
