@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ce_torch.costs.kernels import compiler, node, store
+from ce_torch.costs.kernels import compiler, installed, node, store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,18 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def build_kernels() -> Path:
-    """Return where the kernels are kept, compiled now if they were not there."""
+def build_kernels() -> str:
+    """Return where the kernels are, compiled now if they were not there."""
     kernels = compiler.library()
     if not isinstance(kernels, ctypes.CDLL):
         raise RuntimeError(f"the kernels can't be compiled: {kernels}")
+    if compiler.load_installed() is not None:
+        return f"{installed.kernels()}, which came with ce_torch"
     path = cache() / compiler.file_name(compiler.compiler_command())
     if store.read(path) is None:
         raise RuntimeError(
             f"the kernels can't be kept in {path.parent}, or others can write to it; name a folder of your own in "
             "XDG_CACHE_HOME"
         )
-    return path
+    return str(path)
 
 
 def build_node() -> str:

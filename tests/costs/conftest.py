@@ -18,7 +18,7 @@ from ce_torch import LinearLogLikelihoodCost
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
-from ce_torch.costs.kernels import blocks, compiler, node
+from ce_torch.costs.kernels import blocks, compiler, installed, node
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.functional import linear_log_likelihood
 
@@ -193,8 +193,9 @@ SMALL = f'extern "C" int ce_torch_abi_version() {{ return {compiler.ABI_VERSION}
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Return the folder of a cache that keeps nothing yet. The user's own kernels come back after the test.
 
-    The kernels of these tests are one small function, which compiles fast.
+    The kernels of these tests are one small function, which compiles fast. No wheel has brought any.
     """
+    monkeypatch.setattr(installed, "FOLDER", tmp_path / "built")
     monkeypatch.setattr(compiler, "read_sources", lambda: {"small.cpp": SMALL})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))
