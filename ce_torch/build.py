@@ -53,7 +53,9 @@ def build_kernels() -> str:
 
 
 def build_node() -> str:
-    """Return where the node is kept, compiled now if it was not there."""
+    """Return where the node is, compiled now if it was not there."""
+    if node.load_installed() is not None:
+        return f"{installed.node()}, which came with ce_torch"
     command = compiler.compiler_command()
     path = cache() / node.file_name(command)
     if store.read(path) is not None:

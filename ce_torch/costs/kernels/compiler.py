@@ -1,4 +1,4 @@
-"""The kernels in C++: those that a wheel brought, or compiled here when they are first needed, and kept for later runs."""
+"""The kernels in C++: what a wheel brought, or what is compiled here when first needed, and kept for later runs."""
 
 import contextlib
 import ctypes

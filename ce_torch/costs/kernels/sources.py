@@ -28,6 +28,7 @@ HEADERS = (
     "calls.h",
     "columns.h",
 )
+NODE_FILES = "layout.h", "arguments.h", "node.cpp"
 FILES = (*HEADERS, "exponentials.cpp", "half_products.cpp", "layer_numbers.cpp", "products.cpp", "threads.cpp")
 
 KERNEL = """{formula}
