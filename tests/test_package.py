@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 import ce_torch
-from ce_torch.costs.kernels import sources
+from ce_torch.costs.kernels import installed, sources
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -46,6 +46,21 @@ def test_the_wheel_leaves_the_program_out(program, names):
 def test_where_there_is_no_compiler_the_wheel_is_built_without_kernels(tmp_path):
     wheel = build_wheel(tmp_path, CXX="no-such-compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_brings_all_kernels_and_a_node_and_needs_no_compiler(tmp_path):
+    levels = f"cmake.define.CE_TORCH_LEVELS={installed.levels()[0]}"
+    wheel = build_wheel(tmp_path, levels, f"cmake.define.CE_TORCH_NODES={sys.executable}")
+    assert "-py3-none-" in wheel.name
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*install, str(tmp_path / "packages"), str(wheel)], check=True)
+    alone = {"PATH": "", "CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    check = [sys.executable, str(PROJECT / "tests" / "check_installed.py"), "node"]
+    environment = os.environ | alone | {"PYTHONPATH": str(tmp_path / "packages")}
+    checked = subprocess.run(check, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert str(tmp_path / "packages") in checked.stdout
+    assert not (tmp_path / "cache").exists()
 
 
 def test_sources_that_are_written_without_torch_are_those_that_the_costs_specify(tmp_path):

@@ -1,4 +1,4 @@
-"""The kernels that a wheel brought are used without a compiler, if they are for these sources and this processor."""
+"""What a wheel brought compiled is used without a compiler, where it fits: kernels, and the node of autograd."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ce_torch.costs.kernels import compiler, installed, store
+from ce_torch.costs.kernels import compiler, installed, node, store
 from ce_torch.costs.kernels.sources import digest, read_sources
 
 EVERYTHING = {name: True for needed in installed.LEVELS.values() for name in needed}
@@ -108,3 +108,72 @@ def test_what_is_in_the_cache_is_not_looked_at_where_a_wheel_brought_kernels(bri
     monkeypatch.setattr(store, "read", lambda path: pytest.fail("it was read"))
     bring(small)
     assert has_kernels()
+
+
+@pytest.fixture
+def bring_node(cache: Path):
+    """Return a function that writes a file as a node that a wheel brings."""
+
+    def bring_node(name=None):
+        installed.FOLDER.mkdir(exist_ok=True)
+        (installed.FOLDER / f"{name or installed.node_name()}.so").write_bytes(b"nonsense")
+
+    return bring_node
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ("2.14.1+cu130", "node-torch2.14-"),
+        ("2.14.0", "node-torch2.14-"),
+        ("2.14.0+cpu", "node-torch2.14-"),
+        ("2.15.0a0+git3f8", "node-torch2.15.0a0+git3f8-"),
+        ("2.15.0.dev20261101+cpu", "node-torch2.15.0.dev20261101+cpu-"),
+    ],
+)
+def test_the_releases_of_a_minor_version_of_pytorch_share_a_node(version, name, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert installed.node_name().startswith(name)
+
+
+def test_a_node_is_for_these_sources(bring_node, monkeypatch):
+    bring_node()
+    assert installed.node() is not None
+    monkeypatch.setattr(installed, "NODE_FILES", ("layout.h",))
+    assert installed.node() is None
+
+
+@pytest.mark.parametrize(
+    ("python", "has_no_gil", "fits"),
+    [((3, 11, 0), 0, True), ((3, 14, 5), None, True), ((3, 14, 5), 1, False), ((3, 15, 0), 0, False)],
+)
+def test_a_node_is_for_the_pythons_whose_objects_it_knows(python, has_no_gil, fits, bring_node, monkeypatch):
+    bring_node()
+    monkeypatch.setattr(installed.sys, "version_info", python)
+    monkeypatch.setattr(installed.sysconfig, "get_config_var", lambda name: has_no_gil)
+    assert (installed.node() is not None) == fits
+
+
+def test_a_node_that_can_not_be_loaded_is_left_and_the_log_says_so(bring_node, has_kernels, monkeypatch, caplog):
+    monkeypatch.setattr(node, "has_kernels", lambda: True)
+    bring_node()
+    assert node.load_installed() is None
+    (line,) = caplog.messages
+    assert line.startswith("The node that came with ce_torch is not used")
+
+
+def test_where_a_wheel_brought_nodes_for_others_the_log_says_how_to_make_one(bring_node, caplog):
+    caplog.set_level(logging.INFO, "ce_torch")
+    bring_node("node-torch1.0-0123456789abcdef")
+    assert node.library.__wrapped__() is None
+    (line,) = caplog.messages
+    assert "python -m ce_torch.build" in line
+
+
+def test_kernels_that_are_off_leave_what_a_wheel_brought(bring, bring_node, small, has_kernels, monkeypatch):
+    bring(small)
+    bring_node()
+    for module in (compiler, node):
+        monkeypatch.setattr(module, "kernels_are_on", lambda: False)
+    assert not has_kernels()
+    assert node.library.__wrapped__() is None

@@ -27,8 +27,8 @@ FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared", "-DPYBIND11_SIMPLE_GIL_MANAGEME
 LIBRARIES = "-lc10", "-ltorch_cpu", "-ltorch_python"
 NO_LIMIT = sys.maxsize
 MISSING = (
-    "ce_torch came with nodes, but with none for this PyTorch and Python; for small costs that take less time run "
-    "python -m ce_torch.build."
+    "ce_torch came with nodes, but with none for these sources, PyTorch and Python; for small costs that take less "
+    "time run python -m ce_torch.build."
 )
 OTHERS = (
     "A node is kept, but for another PyTorch, Python, compiler, processor or ce_torch, or where others can write; "
