@@ -2,8 +2,6 @@
 
 import ctypes
 import os
-import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from switches import turn_kernels_off, turn_node_off
+from switches import can_have_kernels, has_compiler, turn_kernels_off, turn_node_off
 from torch import Tensor
 
 from ce_torch import LinearLogLikelihoodCost
@@ -181,9 +179,14 @@ CASES = [
 
 @pytest.fixture
 def needs_a_compiler() -> None:
-    name, *_ = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    if shutil.which(name) is None:
+    if not has_compiler():
         pytest.skip("there is no C++ compiler")
+
+
+@pytest.fixture
+def needs_kernels() -> None:
+    if not can_have_kernels():
+        pytest.skip("no wheel brought kernels, and there is no C++ compiler")
 
 
 SMALL = f'extern "C" int ce_torch_abi_version() {{ return {compiler.ABI_VERSION}; }}'

@@ -1,7 +1,5 @@
 """The kernels of a layer in bfloat16 agree with float64, on processors with and without instructions for pairs."""
 
-import shutil
-
 import pytest
 import torch
 from heads import fused, layer, unfused
@@ -11,7 +9,7 @@ from ce_torch.costs.kernels import compiler, half_products
 from ce_torch.costs.kernels.half_products import GRADIENT_ARGUMENTS, SUMS_ARGUMENTS
 from ce_torch.functional import linear_log_likelihood
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +27,7 @@ def portable_library(tmp_path_factory):
 @pytest.fixture(params=["native", "portable"])
 def kernels(request, monkeypatch):
     if request.param == "portable":
+        request.getfixturevalue("needs_a_compiler")
         library = request.getfixturevalue("portable_library")
         library.half_sums.argtypes, library.half_gradient.argtypes = SUMS_ARGUMENTS, GRADIENT_ARGUMENTS
         monkeypatch.setattr(half_products, "kernel", lambda name, _: getattr(library, name))
