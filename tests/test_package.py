@@ -48,6 +48,16 @@ def test_where_there_is_no_compiler_the_wheel_is_built_without_kernels(tmp_path)
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
+def test_an_install_that_can_be_edited_compiles_nothing_and_takes_the_files_of_the_clone(tmp_path):
+    code = f"from scikit_build_core.build import build_editable; build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+    (path,) = tmp_path.glob("*-py3-none-any.whl")
+    with ZipFile(path) as wheel:
+        assert not [name for name in wheel.namelist() if "kernels-" in name]
+        (folders,) = [name for name in wheel.namelist() if name.endswith(".pth")]
+        assert str(PROJECT) in wheel.read(folders).decode().splitlines()
+
+
 @pytest.mark.slow
 def test_an_installed_wheel_brings_all_kernels_and_a_node_and_needs_no_compiler(tmp_path):
     levels = f"cmake.define.CE_TORCH_LEVELS={installed.levels()[0]}"
