@@ -1,7 +1,8 @@
 """Compile ahead what the costs on the CPU can use: `python -m ce_torch.build`.
 
-It compiles the kernels, which the first cost would compile too, and the node of autograd, which nothing else compiles.
-The node takes PyTorch's headers and some 15 seconds, and shortens small costs by a third. Both are kept in the cache.
+Where no wheel brought them, it compiles the kernels, which the first cost would compile too, and the node of autograd,
+which no cost compiles. The node takes PyTorch's headers and some 15 seconds, and shortens small costs by a third. Both
+are kept in the cache.
 """
 
 import argparse

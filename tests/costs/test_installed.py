@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ce_torch import build
 from ce_torch.costs.kernels import compiler, installed, node, store
 from ce_torch.costs.kernels.sources import digest, read_sources
 
@@ -72,6 +73,12 @@ def test_kernels_that_do_not_fit_are_left_and_the_log_says_so(spoil, reason, bri
     (line,) = caplog.messages
     assert line.startswith("The kernels that came with ce_torch are not used")
     assert reason in line
+
+
+def test_the_command_that_builds_ahead_takes_what_a_wheel_brought(bring, small, has_kernels, monkeypatch):
+    bring(small)
+    assert has_kernels()
+    assert build.build_kernels() == f"{installed.kernels()}, which came with ce_torch"
 
 
 def test_where_kernels_do_not_fit_others_are_compiled(bring, small, has_kernels, cache):
