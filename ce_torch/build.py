@@ -1,7 +1,8 @@
 """Compile ahead what the costs on the CPU can use: `python -m ce_torch.build`.
 
-It compiles the kernels, which the first cost would compile too, and the node of autograd, which nothing else compiles.
-The node takes PyTorch's headers and some 15 seconds, and shortens small costs by a third. Both are kept in the cache.
+Where no wheel brought them, it compiles the kernels, which the first cost would compile too, and the node of autograd,
+which no cost compiles. The node takes PyTorch's headers and some 15 seconds, and shortens small costs by a third. Both
+are kept in the cache.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ce_torch.costs.kernels import compiler, node, store
+from ce_torch.costs.kernels import compiler, installed, node, store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,22 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def build_kernels() -> Path:
-    """Return where the kernels are kept, compiled now if they were not there."""
+def build_kernels() -> str:
+    """Return where the kernels are, compiled now if they were not there."""
     kernels = compiler.library()
     if not isinstance(kernels, ctypes.CDLL):
         raise RuntimeError(f"the kernels can't be compiled: {kernels}")
+    if compiler.load_installed() is not None:
+        return f"{installed.kernels()}, which came with ce_torch"
     path = cache() / compiler.file_name(compiler.compiler_command())
     if store.read(path) is None:
         raise RuntimeError(
             f"the kernels can't be kept in {path.parent}, or others can write to it; name a folder of your own in "
             "XDG_CACHE_HOME"
         )
-    return path
+    return str(path)
 
 
 def build_node() -> str:
-    """Return where the node is kept, compiled now if it was not there."""
+    """Return where the node is, compiled now if it was not there."""
+    if node.load_installed() is not None:
+        return f"{installed.node()}, which came with ce_torch"
     command = compiler.compiler_command()
     path = cache() / node.file_name(command)
     if store.read(path) is not None:

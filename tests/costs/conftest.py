@@ -2,8 +2,6 @@
 
 import ctypes
 import os
-import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from switches import turn_kernels_off, turn_node_off
+from switches import can_have_kernels, has_compiler, turn_kernels_off, turn_node_off
 from torch import Tensor
 
 from ce_torch import LinearLogLikelihoodCost
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
-from ce_torch.costs.kernels import blocks, compiler, node
+from ce_torch.costs.kernels import blocks, compiler, installed, node
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.costs.linear import small
 from ce_torch.functional import linear_log_likelihood
@@ -188,9 +186,14 @@ CASES = [
 
 @pytest.fixture
 def needs_a_compiler() -> None:
-    name, *_ = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    if shutil.which(name) is None:
+    if not has_compiler():
         pytest.skip("there is no C++ compiler")
+
+
+@pytest.fixture
+def needs_kernels() -> None:
+    if not can_have_kernels():
+        pytest.skip("no wheel brought kernels, and there is no C++ compiler")
 
 
 SMALL = f'extern "C" int ce_torch_abi_version() {{ return {compiler.ABI_VERSION}; }}'
@@ -200,8 +203,9 @@ SMALL = f'extern "C" int ce_torch_abi_version() {{ return {compiler.ABI_VERSION}
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Return the folder of a cache that keeps nothing yet. The user's own kernels come back after the test.
 
-    The kernels of these tests are one small function, which compiles fast.
+    The kernels of these tests are one small function, which compiles fast. No wheel has brought any.
     """
+    monkeypatch.setattr(installed, "FOLDER", tmp_path / "built")
     monkeypatch.setattr(compiler, "read_sources", lambda: {"small.cpp": SMALL})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "library", compiler.cache(compiler.library.__wrapped__))

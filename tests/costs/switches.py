@@ -1,9 +1,23 @@
-"""Ways to let costs do without what this machine has, for one test."""
+"""What this machine has, and ways to let costs do without it, for one test."""
+
+import os
+import shlex
+import shutil
 
 import pytest
 
 from ce_torch.costs._function import CostFunction
-from ce_torch.costs.kernels import cpp
+from ce_torch.costs.kernels import cpp, installed
+
+
+def has_compiler() -> bool:
+    name, *_ = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    return shutil.which(name) is not None
+
+
+def can_have_kernels() -> bool:
+    """Return True if a wheel brought kernels for the CPU, or a compiler can make them."""
+    return has_compiler() or installed.kernels() is not None
 
 
 def turn_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ Z, Y, T = torch.linspace(-2, 2, 12).view(4, 3), torch.tensor([0, 1, 2, 0]), torc
 
 
 @pytest.fixture(autouse=True)
-def backend(needs_a_compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def backend(needs_kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the kernels; z of more than 64 elements is larger than a block."""
     monkeypatch.setattr(blocks, "ELEMENTS", 64)
 

@@ -1,7 +1,6 @@
 """Promises of the kernels for the CPU that the formulas do not make."""
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD
 from ce_torch.functional import cross_entropy, log_likelihood
 
-CXX = shutil.which(os.environ.get("CXX", "c++"))
-needs_a_compiler = pytest.mark.skipif(CXX is None, reason="there is no C++ compiler")
+needs_kernels = pytest.mark.usefixtures("needs_kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +20,7 @@ def backend() -> None:
     """Run the kernels, as users do."""
 
 
-@needs_a_compiler
+@needs_kernels
 def test_the_default_device_does_not_matter():
     z, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
     expected = log_likelihood(z, y)
@@ -30,7 +28,7 @@ def test_the_default_device_does_not_matter():
         torch.testing.assert_close(log_likelihood(z, y), expected, rtol=0, atol=0)
 
 
-@needs_a_compiler
+@needs_kernels
 def test_a_backward_pass_can_be_traced_after_a_forward_pass_that_was_not():
     z = torch.zeros(2, 3, requires_grad=True)
     C = log_likelihood(z, torch.tensor([0, 1]), reduction="none")
@@ -38,7 +36,7 @@ def test_a_backward_pass_can_be_traced_after_a_forward_pass_that_was_not():
     torch.testing.assert_close(traced(torch.ones(2)), torch.autograd.grad(C, z, torch.ones(2))[0])
 
 
-@needs_a_compiler
+@needs_kernels
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # Dynamo looks at it
 def test_compiled_autograd_leaves_the_kernels_alone():
     z, y = torch.randn(300, 5, requires_grad=True), torch.randint(5, (300,))
@@ -50,7 +48,7 @@ def test_compiled_autograd_leaves_the_kernels_alone():
     torch.testing.assert_close(z.grad, expected)
 
 
-@needs_a_compiler
+@needs_kernels
 @pytest.mark.parametrize(
     "unpack",
     [
@@ -79,7 +77,7 @@ def costs_of_many(seed: int) -> torch.Tensor:
     return torch.cat([C.detach(), torch.autograd.grad(C.sum(), z)[0].sum(1)])
 
 
-@needs_a_compiler
+@needs_kernels
 def test_threads_of_python_may_run_kernels_at_once():
     alone = [costs_of_many(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -100,14 +98,14 @@ assert torch.equal(log_likelihood(z, y), C)
 """
 
 
-@needs_a_compiler
+@needs_kernels
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_process_that_is_forked_runs_kernels_too():
     run = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
 
 
-@needs_a_compiler
+@needs_kernels
 def test_a_class_out_of_range_is_refused_before_memory_is_read():
     with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):
         LOG_LIKELIHOOD.implementations[0].cost(
@@ -116,7 +114,7 @@ def test_a_class_out_of_range_is_refused_before_memory_is_read():
 
 
 @pytest.mark.slow
-@needs_a_compiler
+@needs_kernels
 def test_elements_past_2_to_the_31st_are_found():
     # Pages of zeros that are only read take no memory.
     z = torch.zeros(2**11 + 1, 2**20, dtype=torch.bfloat16)
@@ -125,7 +123,7 @@ def test_elements_past_2_to_the_31st_are_found():
     assert log_likelihood(z, y, reduction="none")[-1] < 0.01
 
 
-@needs_a_compiler
+@needs_kernels
 def test_numbers_are_the_same_with_any_number_of_threads():
     z, y = torch.randn(300, 1000), torch.rand(300, 1000)
     threads = torch.get_num_threads()
@@ -139,7 +137,7 @@ def test_numbers_are_the_same_with_any_number_of_threads():
     torch.testing.assert_close(alone, together, rtol=0, atol=0)
 
 
-@needs_a_compiler
+@needs_kernels
 @pytest.mark.parametrize("function", ["exp", "log1p of exp"])
 def test_functions_are_exact_to_a_few_units_in_the_last_place(function):
     """Compute exp by the softmax of two classes, ln(1 + exp(z)) by the cross-entropy of one neuron."""

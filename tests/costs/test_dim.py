@@ -78,7 +78,7 @@ def test_the_modules_outputs_and_delta_are_shaped_like_z(images, classes):
     torch.testing.assert_close(cost.delta(images, classes), images.softmax(1) - y)
 
 
-def test_the_kernels_run_on_images_as_they_are(images, classes, needs_a_compiler):
+def test_the_kernels_run_on_images_as_they_are(images, classes, needs_kernels):
     assert explain(log_likelihood, images, classes, dim=1).name == "cpp"
     assert explain(log_likelihood, images, classes, dim=1, ignore_index=255, weight=torch.rand(5)).name == "cpp"
     assert explain(cross_entropy, images, images.sigmoid(), dim=1, mask=images > 0).name == "cpp"

@@ -1,8 +1,6 @@
 """The kernels against the formulas: the CPU's, and a GPU's, which Triton's interpreter runs where there is none."""
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +10,7 @@ import pytest
 import torch
 from evaluation import cost_and_delta
 from heads import layer
-from switches import turn_kernels_off, turn_node_off
+from switches import can_have_kernels, turn_kernels_off, turn_node_off
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
 from torch.nn import functional as F
@@ -85,7 +83,7 @@ GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 def reason_not_to_run(kernels: str) -> str | None:
     if kernels == "cpu":
-        return None if shutil.which(os.environ.get("CXX", "c++")) else "there is no C++ compiler"
+        return None if can_have_kernels() else "no wheel brought kernels, and there is no C++ compiler"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; it comes with torch for GPUs"
     import triton

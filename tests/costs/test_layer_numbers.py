@@ -1,7 +1,5 @@
 """The CPU's kernels for all numbers of a layer agree with float64, in float32's digits."""
 
-import shutil
-
 import pytest
 import torch
 from heads import fused, layer, scores, unfused
@@ -11,7 +9,7 @@ from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.linear import cpu_blocks
 from ce_torch.functional import linear_softmax_statistics
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 # No multiple of 16 examples, and more classes than one sum takes.
 SIZES = [(1, 3, 2), (37, 5, 9), (50, 8, 700)]

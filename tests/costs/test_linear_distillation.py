@@ -317,7 +317,7 @@ def test_transforms_and_forward_mode_see_the_same_function(divergence):
 
 
 @pytest.mark.parametrize("backend", ["whole"], indirect=True)
-def test_compiled_the_cost_is_one_graph():
+def test_compiled_the_cost_is_one_graph(needs_a_compiler):
     inputs = layers()
     compiled = torch.compile(linear_distillation, fullgraph=True)
     compare_first = [f(*inputs, divergence="jensen_shannon") for f in (compiled, linear_distillation)]

@@ -148,7 +148,7 @@ def test_transforms_compile(y, transform):
     torch.testing.assert_close(compiled(function)(bias), function(bias))
 
 
-def test_a_compiled_cost_takes_inputs_of_any_strides():
+def test_a_compiled_cost_takes_inputs_of_any_strides(needs_a_compiler):
     x, weight, bias = layer()
     turned = x.detach().T.contiguous().requires_grad_()
     C = compiled(lambda x: fused(2 * x.T, weight, bias, CLASSES), backend="inductor")(turned)

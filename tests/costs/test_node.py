@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -82,6 +83,19 @@ def test_all_promises_hold_with_the_node(promises, built, root):
     environment.pop("PYTEST_XDIST_WORKER", None)
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout[-5000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm, which comes with compilers")
+def test_of_python_the_node_uses_only_what_is_the_same_in_every_version(built, tmp_path):
+    (kept,) = (built / "ce_torch").glob("node-*")
+    library = tmp_path / "node.so"
+    library.write_bytes(store.read(kept))
+    listed = subprocess.run(["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True)
+    names = re.findall(r"U (_?Py\w+)", listed.stdout)
+    assert "PyCapsule_New" in names
+    # The states of threads and interpreters, and what has no public name.
+    assert not [name for name in names if re.match(r"PyThread|PyInterpreter|_Py(?!_Dealloc$|_NoneStruct$)", name)]
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """The kernel for products with few columns computes the product, for matrices of any layout."""
 
-import shutil
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +8,7 @@ from switches import turn_kernels_off
 
 from ce_torch.costs.kernels import products
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 
 @pytest.fixture(autouse=True)

@@ -130,7 +130,7 @@ def test_compiles_as_one_graph(case):
     assert_compiles(case, "aot_eager")
 
 
-def test_compiles_to_code(first_case):
+def test_compiles_to_code(first_case, needs_a_compiler):
     assert_compiles(first_case, "inductor")
 
 

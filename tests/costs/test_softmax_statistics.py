@@ -278,7 +278,7 @@ def test_inputs_are_saved_and_nothing_else():
 
 
 @pytest.mark.parametrize("kind", ["classes", "outputs", "none"])
-def test_the_kernels_take_it(kind, needs_a_compiler):
+def test_the_kernels_take_it(kind, needs_kernels):
     assert explain(softmax_statistics, *examples(kind=kind)).name == "cpp"
 
 

@@ -79,7 +79,7 @@ template <class Real, class Number> Reals<Real> load_even(const Number* from, in
   if (count == lanes) {
     // The second vector begins one number early, so that nothing behind the last number is read.
     auto lane = lane_numbers<Real>(0), index = lane < lanes / 2 ? 2 * lane : 2 * lane + 1;
-    return __builtin_shuffle(load_as<Real>(from, lanes), load_as<Real>(from + lanes - 1, lanes), index);
+    return shuffle<Real>(load_as<Real>(from, lanes), load_as<Real>(from + lanes - 1, lanes), index);
   }
   Number numbers[lanes] = {};
   for (int64_t lane = 0; lane < count; lane++) numbers[lane] = from[2 * lane];

@@ -1,4 +1,4 @@
-"""The kernels in C++, compiled for this machine when they are first needed, and kept for later runs."""
+"""The kernels in C++: what a wheel brought, or what is compiled here when first needed, and kept for later runs."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ce_torch.costs.kernels import OFF, kernels_are_on, store
+from ce_torch.costs.kernels import OFF, installed, kernels_are_on, store
 from ce_torch.costs.kernels.sources import read_sources
 
 # The version of the structs and arguments that Python passes to the kernels. It is the number in `task.h`.
@@ -39,7 +39,7 @@ def library() -> ctypes.CDLL | str:
     if not kernels_are_on():
         return OFF
     try:
-        return find_or_compile(compiler_command())
+        return load_installed() or find_or_compile(compiler_command())
     except subprocess.CalledProcessError as error:
         reason = f"{shlex.join(error.cmd)} failed: {error.stderr.strip()}"
     except subprocess.TimeoutExpired as error:
@@ -57,6 +57,16 @@ def function(name: str, argument_types: Sequence[Any], result_type: Any) -> Call
     kernel = kernels[name]
     kernel.argtypes, kernel.restype = argument_types, result_type
     return kernel
+
+
+def load_installed() -> ctypes.CDLL | None:
+    """Return the kernels that a wheel brought, or None; if they can't be used the log says why."""
+    try:
+        file = installed.kernels()
+        return None if file is None else load_file(file)
+    except (OSError, ImportError) as error:
+        log.warning("The kernels that came with ce_torch are not used: %s; install ce_torch again.", error)
+        return None
 
 
 def compiler_command() -> list[str]:
@@ -164,7 +174,11 @@ def load(library: bytes, folder: Path) -> ctypes.CDLL:
     """Load the kernels from a copy in the folder, which nobody can change while it is in use."""
     copy = folder / "kernels.so"
     copy.write_bytes(library)
-    loaded = ctypes.CDLL(str(copy))
+    return load_file(copy)
+
+
+def load_file(file: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(file))
     version = loaded.ce_torch_abi_version()
     if version != ABI_VERSION:
         raise ImportError(

@@ -2,6 +2,9 @@
 //
 // It has no formula: it runs the kernels. What more than numbers is asked of goes to Python, where a lawful way is known:
 // a call that the kernels do not take or that somebody watches, and a backward pass that is itself differentiated.
+//
+// Of Python it uses what CPython 3.11 to 3.14 have in common, so that one binary serves them all. pybind11 would look into
+// the state of a thread, which differs, without PYBIND11_SIMPLE_GIL_MANAGEMENT.
 
 #include <ATen/DLConvertor.h>
 #include <ATen/EmptyTensor.h>
@@ -207,21 +210,27 @@ bool read(const Cost& cost, PyObject* const* objects, Arguments& arguments, cons
   return false;
 }
 
+// Python 3.12 and later know objects that live for ever, which the macros of earlier headers do not.
+PyObject* none() {
+  Py_IncRef(Py_None);
+  return Py_None;
+}
+
 // Returns C in a dtype, of the dtype, reduction, z, y and what else the cost takes; None where the node does not apply.
 PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
   HANDLE_TH_ERRORS
   const Cost& cost = *(const Cost*)PyCapsule_GetPointer(self, nullptr);
   const at::Tensor* tensors[inputs] = {};
   Arguments arguments;
-  if (!is_unwatched() || !read(cost, objects + 1, arguments, tensors) || !set_inputs(arguments, tensors)) Py_RETURN_NONE;
+  if (!is_unwatched() || !read(cost, objects + 1, arguments, tensors) || !set_inputs(arguments, tensors)) return none();
   const at::Tensor& z = *tensors[of_z];
   bool is_tracked = at::GradMode::is_enabled() && z.requires_grad();
   if (at::GradMode::is_enabled())
     for (int i = of_y; i < inputs; i++)
-      if (tensors[i] && tensors[i]->requires_grad()) Py_RETURN_NONE;
-  if (is_tracked && at::SavedTensorDefaultHooks::get_hooks()) Py_RETURN_NONE;
+      if (tensors[i] && tensors[i]->requires_grad()) return none();
+  if (is_tracked && at::SavedTensorDefaultHooks::get_hooks()) return none();
   int64_t count = cost.kernels.count_statistics(arguments);
-  if (count < 0) Py_RETURN_NONE;
+  if (count < 0) return none();
   RECORD_FUNCTION(cost.name, c10::ArrayRef<const c10::IValue>(), at::sequence_number::peek());
   auto rows = arguments.reduction == Reduction::none ? z.sizes().slice(0, z.dim() - 1) : c10::IntArrayRef();
   at::Tensor C = at::detail::empty_cpu(rows, ((THPDtype*)objects[0])->scalar_type), statistics;
@@ -230,7 +239,7 @@ PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
   set_written(arguments, of_row, C);
   if (statistics.defined()) arguments.statistics = described(statistics, statistics.mutable_data_ptr());
   arguments.holds_python = true;
-  if (!cost.kernels.cost(arguments)) Py_RETURN_NONE;
+  if (!cost.kernels.cost(arguments)) return none();
   if (is_tracked)
     set_history<decltype(torch::autograd::Edge::function)>(C, cost, arguments, tensors, std::move(statistics));
   return THPVariable_Wrap(std::move(C));
@@ -242,7 +251,7 @@ PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
 // Returns a function of Python's that computes a cost, or None.
 extern "C" PyObject* ce_torch_node(const void* kernels, const char* name, int64_t kept, PyObject* gradient) {
   static PyMethodDef definition = {"cost", (PyCFunction)(void*)call, METH_FASTCALL, nullptr};
-  Py_INCREF(gradient);
+  Py_IncRef(gradient);
   auto* cost = new Cost{*(const Kernels*)kernels, name, kept, gradient};
   THPObjectPtr self(PyCapsule_New(cost, nullptr, nullptr));
   return self ? PyCFunction_New(&definition, self.get()) : nullptr;

@@ -1,7 +1,7 @@
 """A cost on the CPU as a node of autograd in C++, which takes a fraction of the time that a `Function` in Python takes.
 
-`node.cpp` needs PyTorch's headers and many seconds to compile, so only `python -m ce_torch.build` compiles it. Where it
-is kept for this PyTorch, the costs load it.
+`node.cpp` needs PyTorch's headers and many seconds to compile, so no cost compiles it. The costs load it where a wheel
+brought it for this PyTorch, or where `python -m ce_torch.build` kept it.
 """
 
 import ctypes
@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ce_torch.costs.kernels import compiler, kernels_are_on, store
+from ce_torch.costs.kernels import compiler, installed, kernels_are_on, store
 from ce_torch.costs.kernels.cpp import KEPT, has_kernels
-from ce_torch.costs.kernels.sources import read_files
+from ce_torch.costs.kernels.sources import NODE_FILES, read_files
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
 
-FILES = "layout.h", "arguments.h", "node.cpp"
-FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared"
+FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared", "-DPYBIND11_SIMPLE_GIL_MANAGEMENT"
 LIBRARIES = "-lc10", "-ltorch_cpu", "-ltorch_python"
 NO_LIMIT = sys.maxsize
+MISSING = (
+    "ce_torch came with nodes, but with none for these sources, PyTorch and Python; for small costs that take less "
+    "time run python -m ce_torch.build."
+)
 OTHERS = (
     "A node is kept, but for another PyTorch, Python, compiler, processor or ce_torch, or where others can write; "
     "for small costs that take less time run python -m ce_torch.build again."
@@ -38,7 +41,7 @@ log = logging.getLogger("ce_torch")
 def node(spec: "CostSpec", gradient: Callable[..., Tensor]) -> Callable[..., Tensor | None] | None:
     """Return a function of the dtype, reduction, z, y, ... that returns C, or None for what the node does not take.
 
-    It is None if no node is kept. gradient(grad_output, statistics, reduction, z, y, ...) returns ∂C/∂z where more
+    It is None if there is no node. gradient(grad_output, statistics, reduction, z, y, ...) returns ∂C/∂z where more
     than its numbers matters.
     """
     loaded = library()
@@ -51,14 +54,32 @@ def node(spec: "CostSpec", gradient: Callable[..., Tensor]) -> Callable[..., Ten
 
 @cache
 def library() -> ctypes.PyDLL | None:
-    """Return the kept node, or None."""
+    """Return the node that a wheel brought, or else the kept node, or None."""
+    return (load_installed() or load_kept()) if kernels_are_on() else None
+
+
+def load_installed() -> ctypes.PyDLL | None:
+    file = installed.node()
+    if file is None:
+        return None
+    try:
+        # Kernels that are asked for are compiled.
+        return load_file(file) if has_kernels() else None
+    except OSError as error:
+        log.warning("The node that came with ce_torch is not used: %s; install ce_torch again.", error)
+        return None
+
+
+def load_kept() -> ctypes.PyDLL | None:
     folder = store.folder()
-    if folder is None or not kernels_are_on():
+    if folder is None:
         return None
     try:
         kept = store.read(folder / file_name(compiler.compiler_command()))
         if kept is None and any(folder.glob("node-*")):
             log.info(OTHERS)
+        elif kept is None and any(installed.FOLDER.glob("node-*")):
+            log.info(MISSING)
         # Kernels that are asked for are compiled.
         return compiler.try_folders(partial(load, kept), folder) if kept is not None and has_kernels() else None
     except (OSError, ValueError) as error:
@@ -69,7 +90,11 @@ def library() -> ctypes.PyDLL | None:
 def load(library: bytes, folder: Path) -> ctypes.PyDLL:
     copy = folder / "node.so"
     copy.write_bytes(library)
-    loaded = ctypes.PyDLL(str(copy))
+    return load_file(copy)
+
+
+def load_file(file: Path) -> ctypes.PyDLL:
+    loaded = ctypes.PyDLL(str(file))
     loaded.ce_torch_node.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.py_object
     loaded.ce_torch_node.restype = ctypes.py_object
     return loaded
@@ -78,7 +103,7 @@ def load(library: bytes, folder: Path) -> ctypes.PyDLL:
 def file_name(command: list[str]) -> str:
     """Return a name for the node of this source, PyTorch, Python, compiler and processor."""
     versions = torch.__version__, str(torch.compiled_with_cxx11_abi()), sysconfig.get_config_var("SOABI") or sys.version
-    return compiler.file_name(command, "node", (*read_files(FILES).values(), *versions, *FLAGS))
+    return compiler.file_name(command, "node", (*read_files(NODE_FILES).values(), *versions, *FLAGS))
 
 
 def compile(command: list[str], folder: Path) -> bytes:
@@ -93,4 +118,4 @@ def compile(command: list[str], folder: Path) -> bytes:
     for path in (*cpp_extension.include_paths(), headers):
         flags += ["-isystem", path]
     libraries = [*(f"-L{path}" for path in cpp_extension.library_paths()), *LIBRARIES]
-    return compiler.compile_files(command, folder, read_files(FILES), flags, libraries)
+    return compiler.compile_files(command, folder, read_files(NODE_FILES), flags, libraries)

@@ -195,6 +195,19 @@ template <class Real> inlined inline uint64_t bits(typename Wide<Real>::Signed i
 #endif
 }
 
+// The numbers at these places, which the compiler knows, of two vectors one behind the other.
+template <class Real> inlined inline Reals<Real> shuffle(Reals<Real> first, Reals<Real> second, typename Wide<Real>::Signed place) {
+#ifdef __clang__
+  constexpr int lanes = Wide<Real>::lanes;
+  Reals<Real> out;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; i++) out[i] = place[i] < lanes ? first[place[i]] : second[place[i] - lanes];
+  return out;
+#else
+  return __builtin_shuffle(first, second, place);
+#endif
+}
+
 // Makes the columns of as many vectors as they have lanes rows. In each step blocks twice as large change their places.
 template <class Real> inlined inline void transpose(Reals<Real>* rows) {
   using Signed = typename Wide<Real>::Signed;
@@ -207,8 +220,8 @@ template <class Real> inlined inline void transpose(Reals<Real>* rows) {
     for (int i = 0; i < lanes; i++) {
       if (i & half) continue;
       Reals<Real> first = rows[i], second = rows[i + half];
-      rows[i] = __builtin_shuffle(first, second, left);
-      rows[i + half] = __builtin_shuffle(first, second, right);
+      rows[i] = shuffle<Real>(first, second, left);
+      rows[i + half] = shuffle<Real>(first, second, right);
     }
   }
 }
@@ -265,6 +278,13 @@ template <class Real> struct Roots {
 };
 template <class Real> constexpr Roots<Real> roots;
 
+Reals<float> root_at(const float* roots, Wide<float>::Bits place) {
+  return (Reals<float>)_mm512_permutexvar_ps((__m512i)place, _mm512_loadu_ps(roots));
+}
+Reals<double> root_at(const double* roots, Wide<double>::Bits place) {
+  return (Reals<double>)_mm512_permutexvar_pd((__m512i)place, _mm512_loadu_pd(roots));
+}
+
 // exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = lanes x / ln 2, rounded, it is 2^(n / lanes) exp(r),
 // where a vector has all roots of 2 that there are, and r is so small that a few terms of the series do.
 template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
@@ -276,9 +296,9 @@ template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) 
   Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_short_exp - 1]);
 #pragma GCC unroll 16
   for (int i = W::terms_of_short_exp - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
-  Reals<Real> change = r * series + __builtin_shuffle(load(roots<Real>.lost, W::lanes), (Bits)shifted);
+  Reals<Real> change = r * series + root_at(roots<Real>.lost, (Bits)shifted);
   Bits exponent = (Bits)shifted >> root_bits << W::fraction_bits;
-  auto power_of_2 = (Reals<Real>)((Bits)__builtin_shuffle(load(roots<Real>.of_2, W::lanes), (Bits)shifted) + exponent);
+  auto power_of_2 = (Reals<Real>)((Bits)root_at(roots<Real>.of_2, (Bits)shifted) + exponent);
   return x < W::lowest_exponent ? 0 : power_of_2 + power_of_2 * change;
 }
 #else

@@ -16,6 +16,9 @@ double PyFloat_AsDouble(PyObject*);
 void PyErr_Clear();
 void* PyEval_SaveThread();
 void PyEval_RestoreThread(void*);
+#ifdef _WIN32
+__declspec(dllimport)
+#endif
 extern char _Py_NoneStruct;
 }
 

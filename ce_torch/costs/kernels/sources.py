@@ -1,6 +1,10 @@
-"""The sources of the kernels for the CPU: the files beside this one, and what the costs' specifications add to them."""
+"""The sources of the kernels for the CPU: the files beside this one, and what the costs' specifications add to them.
 
-from collections.abc import Iterable
+It imports nothing of torch, since `cmake/write_sources.py` loads it where a wheel is built.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +28,7 @@ HEADERS = (
     "calls.h",
     "columns.h",
 )
+NODE_FILES = "layout.h", "arguments.h", "node.cpp"
 FILES = (*HEADERS, "divergences.cpp", "exponentials.cpp", "layer_numbers.cpp", "products.cpp", "threads.cpp")
 
 KERNEL = """{formula}
@@ -81,7 +86,18 @@ def read_sources() -> dict[str, str]:
     # Here, because the costs import the kernels.
     from ce_torch.costs._registry import SPECS
 
-    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, SPECS)) + STATISTICS, **read_files(FILES)}
+    return write(SPECS)
+
+
+def write(specs: Iterable["CostSpec"]) -> dict[str, str]:
+    """Return the text of each file to compile, by its name, for the costs of these specifications."""
+    costs = sorted(specs, key=lambda spec: spec.name)
+    return {"costs.cpp": '#include "calls.h"\n' + "".join(map(source, costs)) + STATISTICS, **read_files(FILES)}
+
+
+def digest(texts: Mapping[str, str]) -> str:
+    """Return a digest of the texts, which names what a wheel brings compiled from them."""
+    return hashlib.sha256(chr(0).join((*texts, *texts.values())).encode()).hexdigest()[:16]
 
 
 def read_files(names: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
-#ifdef __unix__
+#if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
 
@@ -76,7 +76,7 @@ Pool* pool = new Pool;
 // True while the pool works for a thread of Python.
 std::atomic<bool> is_busy{false};
 
-#ifdef __unix__
+#if defined(__unix__) || defined(__APPLE__)
 // A forked process has none of the threads, and finds the pool in any state.
 const int forked = pthread_atfork(nullptr, nullptr, [] {
   pool = new Pool;
