@@ -78,7 +78,11 @@ class Cost(nn.Module):
 
         Options are for this call alone, such as a mask of these examples.
         """
-        return type(self).function(z, y, **self.options | options)
+        return type(self).function(z, y, **self.called_with(options))
+
+    def called_with(self, options: Any) -> dict[str, Any]:
+        """Return the options with those of a call, in whose place torch.fx puts something else as it traces a cost."""
+        return self.options | options if isinstance(options, dict) else self.options
 
     def activation(self, z: Tensor) -> Tensor:
         """Return a, the outputs of the output layer, for its weighted inputs z (..., K)."""

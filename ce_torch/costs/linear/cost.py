@@ -317,7 +317,7 @@ class LinearLogLikelihoodCost(Cost):
 
         Options are for this call alone, such as the weights of these words.
         """
-        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.options | options)
+        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.called_with(options))
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
