@@ -60,8 +60,9 @@ def check_statistics() -> None:
 
 
 def check_layer() -> None:
-    cost, x, weight = functional.linear_log_likelihood, torch.randn(48, 32), torch.randn(20, 32)
-    y, outputs = torch.arange(48) % 20, torch.rand(48, 20).softmax(-1)
+    # Of a smaller z all is computed at once.
+    cost, x, weight = functional.linear_log_likelihood, torch.randn(48, 32), torch.randn(3000, 32) / 6
+    y, outputs = torch.arange(48) % 20, torch.rand(48, 3000).softmax(-1)
     check(lambda x: cost(x, weight, y), x)
     check(lambda x: cost(x, weight, y, softcap=5.0), x)
     check(lambda x: cost(x, weight, outputs), x)

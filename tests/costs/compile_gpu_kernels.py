@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from ce_torch.costs._registry import COSTS
-from ce_torch.costs.kernels import cpp, gpu
+from ce_torch.costs.kernels import cpp, gpu, node
 from ce_torch.functional import (
     cross_entropy,
     linear_log_likelihood,
@@ -80,6 +80,7 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> No
 triton.runtime.driver.set_active(H100())
 JITFunction.run = compile_only
 cpp.has_kernels = lambda: False
+node.library = lambda: None
 gpu.is_on_gpu = lambda z: True
 torch.cuda.device_of = lambda tensor: nullcontext()
 # Classes that come last, and classes before pixels, of which rows are neighbours in memory.
