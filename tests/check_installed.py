@@ -66,6 +66,7 @@ def check_layer() -> None:
     check(lambda x: cost(x, weight, y), x)
     check(lambda x: cost(x, weight, y, softcap=5.0), x)
     check(lambda x: cost(x, weight, outputs), x)
+    check(lambda x: functional.linear_distillation(x, weight, x.detach() / 2, weight), x)
     check(lambda x: cost(x, weight.bfloat16(), y), x.bfloat16(), rtol=0.02, atol=1e-3)
     check(lambda weight: cost(x.bfloat16(), weight, y), weight.bfloat16(), rtol=0.02, atol=1e-3)
 
