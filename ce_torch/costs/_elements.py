@@ -30,5 +30,5 @@ def reduced_cost(
         return to_dtype(function(compute_dtype(z), "mean", *inputs) / z.shape[class_dim(dim)], dtype)
     counts = mask.expand(z.shape)
     # An example counts if one of its elements does.
-    count = (counts if reduction == "element_mean" else counts.any(class_dim(dim))).count_nonzero()
+    count = (counts if reduction == "element_mean" else counts.any(class_dim(dim))).sum()
     return to_dtype(quotient(function(compute_dtype(z), "sum", *inputs), count), dtype)
