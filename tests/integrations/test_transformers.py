@@ -29,6 +29,7 @@ def no_logits(forbid_logits):
 def test_no_logits_are_made_in_training(llama, batch, no_logits):
     use_linear_cost(llama)
     llama(**batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in llama.parameters())
 
 
 def test_no_logits_are_made_for_the_loss_in_evaluation(llama, batch, no_logits):
@@ -69,10 +70,12 @@ def test_what_the_model_passes_on_to_its_loss_is_understood(arguments, llama, ba
     assert_close(outputs[0], own[0])
 
 
-def test_labels_by_position_count_too(llama, batch, no_logits):
+def test_labels_by_position_count_too(llama, batch, forbid_logits):
     position = [*inspect.signature(llama.forward).parameters].index("labels")
+    own = llama(input_ids=batch["input_ids"], labels=batch["labels"]).loss
+    forbid_logits()
     use_linear_cost(llama)
-    llama(batch["input_ids"], *[None] * (position - 1), batch["labels"]).loss.backward()
+    assert_close(llama(batch["input_ids"], *[None] * (position - 1), batch["labels"]).loss, own)
 
 
 def test_a_batch_without_a_word_that_counts_costs_nan_or_0_as_before(llama, batch):
