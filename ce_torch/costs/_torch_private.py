@@ -77,7 +77,7 @@ _interpreters = find("_C._functorch.get_interpreter_stack")
 _functionalize = find("_C._functorch.TransformType.Functionalize")
 
 _batch_dim = find("_C._functorch.maybe_get_bdim")
-_batch_level = find("_C._functorch.maybe_get_level")
+_level = find("_C._functorch.maybe_get_level")
 _unwrap = find("_C._functorch.get_unwrapped")
 _top_transform = find("_C._functorch.peek_interpreter_stack")
 _pop_transform = find("_C._functorch.pop_dynamic_layer_stack")
@@ -184,6 +184,11 @@ def has_saved_tensor_hooks() -> bool:
     return _top_hooks(True) is not None
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Return True if a transform of `torch.func` batches or differentiates the tensor, or a compiler sees one."""
+    return torch.compiler.is_compiling() or _level(tensor) >= 0
+
+
 def is_functionalized() -> bool:
     """Return True inside `torch.func.functionalize`, which does not support a `Function` of autograd."""
     return any(interpreter.key() == _functionalize for interpreter in _interpreters() or ())
@@ -255,5 +260,5 @@ def current_transform() -> Transform | None:
 def primal(tensor: Tensor) -> Tensor:
     """Return the tensor without its tangent. The public `unpack_dual` does not support `vmap`."""
     if is_batched(tensor):
-        return add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _batch_level(tensor))
+        return add_batch_dim(primal(_unwrap(tensor)), _batch_dim(tensor), _level(tensor))
     return _forward_ad.unpack_dual(tensor).primal

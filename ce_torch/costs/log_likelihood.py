@@ -29,7 +29,7 @@ from ce_torch.costs._product import product
 from ce_torch.costs._reduction import quotient
 from ce_torch.costs._softmax import exponentials
 from ce_torch.costs._spec import CostSpec
-from ce_torch.costs._torch_private import is_forward_mode, is_transformed
+from ce_torch.costs._torch_private import is_forward_mode, is_transformed, is_wrapped, unpack_dual
 
 # The formulas take z, y, the weights of the classes w (None for 1), c, ignore_index and label_smoothing.
 
@@ -194,7 +194,9 @@ def log_likelihood(
 
 def may_change(weight: Tensor) -> bool:
     """Return True if somebody may ask for a derivative by the weight."""
-    return weight.requires_grad or is_forward_mode() or is_transformed()
+    if weight.requires_grad or (is_transformed() and is_wrapped(weight)):
+        return True
+    return is_forward_mode() and unpack_dual(weight)[1] is not None
 
 
 def divide(tensor: Tensor, temperature: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ce_torch import LogLikelihoodCost
+from ce_torch.costs.log_likelihood import may_change
 from ce_torch.functional import log_likelihood
 
 pytestmark = pytest.mark.every_backend
@@ -179,3 +180,30 @@ def test_vmap_of_the_gradient_by_class_weights_takes_single_examples():
     gradient = torch.func.grad(lambda weight, z, y: log_likelihood(z, y, weight=weight))
     each = [gradient(weight, *example) for example in zip(z, y, strict=True)]
     torch.testing.assert_close(torch.vmap(gradient, (None, 0, 0))(weight, z, y), torch.stack(each))
+
+
+@pytest.mark.parametrize(
+    ("transform", "may"),
+    [
+        (lambda asks, z, w: asks(z, w), False),
+        (lambda asks, z, w: asks(z, w.requires_grad_()), True),
+        (lambda asks, z, w: torch.func.grad(lambda z: asks(z, w))(z), False),
+        (lambda asks, z, w: torch.func.grad(asks, argnums=1)(z, w), True),
+        (lambda asks, z, w: torch.func.jvp(lambda z: asks(z, w), (z,), (z,)), False),
+        (lambda asks, z, w: torch.func.jvp(lambda w: asks(z, w), (w,), (w,)), True),
+        (lambda asks, z, w: torch.func.vmap(asks, in_dims=(0, None))(z[None], w), False),
+        (lambda asks, z, w: torch.func.vmap(asks, in_dims=(None, 0))(z, w[None]), True),
+    ],
+    ids=["values", "requires-grad", "grad-z", "grad-weight", "jvp-z", "jvp-weight", "vmap-z", "vmap-weight"],
+)
+@pytest.mark.parametrize("backend", ["auto"], indirect=True)
+def test_only_class_weights_with_derivatives_take_more_operations(transform, may):
+    answers = []
+
+    def asks(z, weight):
+        answers.append(may_change(weight))
+        return log_likelihood(z, torch.tensor([0, 2]), weight=weight)
+
+    transform(asks, torch.randn(2, 3), torch.rand(3))
+
+    assert answers == [may]
