@@ -46,7 +46,7 @@ template <class Real, bool tiled> struct Rows {
   }
   // The columns of a block.
   static int64_t block_columns(const Stripe& stripe) {
-    return tiled ? block_vectors / width(stripe) : block_vectors * lanes;
+    return tiled ? std::min(block_vectors / width(stripe), block_terms) : block_terms * lanes;
   }
 
   Stripe stripe(int64_t i) const {
@@ -256,9 +256,8 @@ template <class Real, bool tiled> struct Rows {
   // Stores the costs of a vector's rows in C, or returns their sum.
   double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
     if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
-    double total = 0;
-    each_row(stripe, vector, [&](int64_t lane, int64_t) { total += at(C, lane); });
-    return total;
+    if constexpr (!tiled) return C;
+    else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
   }
 
   // Calls cost(stripe, start, end), which returns a sum of costs, for all parts of so many columns, and reduces the sums.
