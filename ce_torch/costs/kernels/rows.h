@@ -236,6 +236,10 @@ template <class Real, bool tiled> struct Rows {
   }
   // Stores the costs of a vector's rows in C.
   void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    if constexpr (tiled) {
+      if (task.layout.inner().steps.of[of_row] == 1 && task.type[of_row] == own_type)
+        return store(C, (Real*)task.data[of_row] + start(stripe, vector * lanes, of_row), rows_of(stripe, vector));
+    }
     each_row(stripe, vector, [&](int64_t lane, int64_t row) {
       set_cost(start(stripe, row, of_row), at(C, lane));
     });
@@ -246,11 +250,19 @@ template <class Real, bool tiled> struct Rows {
     if (task.reduction == Reduction::sum) return Stat{} + number(of_grad, 0);
     // Where nothing counts, nothing has a gradient.
     if (task.reduction == Reduction::mean) return Stat{} + (counted == 0 ? 0 : Real(number(of_grad, 0) / counted));
-    Stat grad = {};
-    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-      at(grad, lane) = number(of_grad, start(stripe, row, of_grad));
-    });
-    return grad;
+    if constexpr (!tiled) return number(of_grad, start(stripe, 0, of_grad));
+    else return with_numbers_of(of_grad, [&](auto* grads) { return load_rows(grads, of_grad, stripe, vector); });
+  }
+
+  // What a tensor has for the rows of a vector; behind the last row may be anything finite.
+  template <class Number> Vec load_rows(const Number* numbers, Operand tensor, const Stripe& stripe, int64_t vector) const {
+    numbers += start(stripe, vector * lanes, tensor);
+    int64_t count = rows_of(stripe, vector), step = task.layout.inner().steps.of[tensor];
+    if (step == 1) return load_as<Real>(numbers, count);
+    if (step == 0) return Vec{} + load_as<Real>(numbers, 1)[0];
+    std::remove_const_t<Number> here[lanes] = {};
+    for (int64_t lane = 0; lane < count; lane++) here[lane] = numbers[lane * step];
+    return load_as<Real>(here, lanes);
   }
 
   // Stores the costs of a vector's rows in C, or returns their sum.
