@@ -9,7 +9,7 @@
 namespace {
 
 // The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
-constexpr int64_t tile_vectors = 256 / vector_bytes;
+constexpr int64_t tile_vectors = 512 / vector_bytes;
 
 // Rows that are computed together: one, whose columns lie side by side in vectors; or a tile of some, side by side.
 struct Stripe {
