@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from switches import can_have_kernels, has_compiler, turn_kernels_off, turn_node_off
 from torch import Tensor
 
@@ -20,6 +21,10 @@ from ce_torch.costs.kernels import blocks, compiler, installed, node
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.costs.linear import small
 from ce_torch.functional import linear_log_likelihood
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("without clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("without clock")
 
 
 def pytest_sessionstart() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from switches import turn_kernels_off
 
@@ -22,7 +22,6 @@ def matrix(rows, columns, transposed=False):
     return values.mT.contiguous().mT if transposed else values
 
 
-@settings(deadline=None)  # the first product compiles the kernel
 @given(
     rows=st.integers(1, 40),
     inner=st.integers(1, 1100),

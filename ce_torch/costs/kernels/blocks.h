@@ -7,8 +7,10 @@
 
 namespace {
 
-// The vectors of a block: little enough for several blocks to stay in the nearest cache.
-constexpr int64_t block_vectors = 4096 / vector_bytes;
+// The most vectors of a block: little enough for several blocks to stay in the nearest cache.
+constexpr int64_t block_vectors = 8192 / vector_bytes;
+// The most numbers of a row in one lane of a block, which are added one after the other: more would round more.
+constexpr int64_t block_terms = block_vectors / 2;
 
 // From one number of a block to the next, in one tensor.
 struct BlockSteps {

@@ -130,6 +130,13 @@ int64_t step(const Tensor& tensor, int dim_from_last) {
   return dim < 0 || tensor.shape[dim] == 1 ? 0 : tensor.strides[dim];
 }
 
+// Returns true if all of a tensor's numbers are the same one in memory.
+bool is_expanded(const Tensor& tensor) {
+  for (int dim = 1; dim <= tensor.ndim; dim++)
+    if (step(tensor, dim) != 0) return false;
+  return true;
+}
+
 struct Call : Task {
   int64_t element_count;
   bool holds_python;
@@ -144,6 +151,9 @@ struct Call : Task {
       find_type(arguments.tensor[i], &type[i]);
       tensors[i] = &arguments.tensor[i];
     }
+    // δ of each example with one gradient for all is that of their sum.
+    bool is_delta = tensors[of_grad] && !tensors[of_v];
+    if (reduction == Reduction::none && is_delta && is_expanded(*tensors[of_grad])) reduction = Reduction::sum;
     set_layout(tensors, is_softmax);
   }
 

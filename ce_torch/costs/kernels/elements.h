@@ -120,19 +120,27 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     }
   }
 
+  // The gradients of the costs of a stripe's rows.
+  void set_grads(Stat* grads, const Stripe& stripe) const {
+    for (int64_t vector = 0; vector < this->width(stripe); vector++)
+      grads[vector] = this->grad(stripe, vector, double(task.examples));
+  }
+
   // δ of each neuron, times the gradient of the row's cost.
   void delta() const {
     task.use_large_pages();
     auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
     this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t) {
       Memory memory;
+      Stat grads[Base::most_vectors];
+      set_grads(grads, stripe);
       for (int64_t next; start < end; start = next) {
         next = std::min(start + this->block_columns(stripe), end);
         Block block = this->block(stripe, start, next);
         Inputs inputs = read_all(stripe, block, start, memory);
         auto result = this->result(block, memory.z);
         for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-          Stat g = this->grad(stripe, vector, double(task.examples));
+          Stat g = grads[vector];
           this->each_vector(block, vector, [&](const Place& place) inlined {
             result.set(place, product<Vec>(Vec{} + g, weighted(delta, inputs, place)));
           });
@@ -154,6 +162,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     auto slope = [&](Vec z, Vec y, Vec p) inlined { return formula.slope(z, y, p); };
     const bool is_written = task.data[of_delta];
     Memory memory;
+    Stat grads[Base::most_vectors] = {};
+    if (is_written) set_grads(grads, stripe);
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
@@ -161,7 +171,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       auto v = this->read(of_v, block, memory.v);
       auto result = this->result(block, memory.z);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-        Stat g = is_written ? this->grad(stripe, vector, double(task.examples)) : Stat{};
+        Stat g = grads[vector];
         Vec sums = {};
         this->each_vector(block, vector, [&](const Place& place) inlined {
           Vec v_here = v.at(place);

@@ -75,7 +75,9 @@ struct Layout {
     int64_t rows = inner().size, step = inner().steps.of[tensor];
     for (int64_t first = 0, end = size(); first < end; first += rows) {
       int64_t begin = start(first).of[tensor];
-      for (int64_t row = 0; row < rows; row++) f(begin + row * step);
+      // Next to each other several are looked at together.
+      if (step == 1) for (int64_t row = 0; row < rows; row++) f(begin + row);
+      else for (int64_t row = 0; row < rows; row++) f(begin + row * step);
     }
   }
 

@@ -76,7 +76,11 @@ using Floats = Reals<float>;
 using Words = Vector<uint32_t, Wide<float>::lanes>;
 using Halves = Vector<uint16_t, Wide<float>::lanes>;
 
+#ifdef __AVX512F__
+Floats to_floats(Halves x, Bfloat16) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); }
+#else
 Floats to_floats(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
+#endif
 
 #ifdef __AVX512F__
 Floats to_floats(Halves x, Float16) { return (Floats)_mm512_cvtph_ps((__m256i)x); }
@@ -94,10 +98,14 @@ Floats to_floats(Halves x, Float16) {
 #endif
 
 // To nearest, ties to even. A nan stays one.
+#ifdef __AVX512BF16__
+Halves narrow(Floats x, Bfloat16) { return (Halves)_mm512_cvtneps_pbh((__m512)x); }
+#else
 Halves narrow(Floats x, Bfloat16) {
   Words word = (Words)x, rounded = word + 0x7fff + (word >> 16 & 1);
   return __builtin_convertvector((x == x ? rounded : word | 0x400000) >> 16, Halves);
 }
+#endif
 
 #ifdef __AVX512F__
 Halves narrow(Floats x, Float16) { return (Halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT); }
@@ -238,6 +246,19 @@ template <class Real, int lanes, class Function> inlined inline Real combine(Vec
 }
 template <class Real> Real sum(Reals<Real> x) {
   return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return left + right; });
+}
+// The sum with double's digits.
+template <class Real> double sum_in_double(Reals<Real> x) {
+  if constexpr (std::is_same_v<Real, double>) {
+    return sum<double>(x);
+  } else {
+    constexpr int half_lanes = Wide<Real>::lanes / 2;
+    Vector<Real, half_lanes> half[2];
+    std::memcpy(half, &x, sizeof x);
+    using Doubles = Vector<double, half_lanes>;
+    Doubles pairs = __builtin_convertvector(half[0], Doubles) + __builtin_convertvector(half[1], Doubles);
+    return combine<double, half_lanes>(pairs, [](auto left, auto right) { return left + right; });
+  }
 }
 template <class Real> Real largest(Reals<Real> x) {
   return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return right > left ? right : left; });

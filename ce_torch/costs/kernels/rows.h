@@ -9,7 +9,7 @@
 namespace {
 
 // The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
-constexpr int64_t tile_vectors = 256 / vector_bytes;
+constexpr int64_t tile_vectors = 512 / vector_bytes;
 
 // Rows that are computed together: one, whose columns lie side by side in vectors; or a tile of some, side by side.
 struct Stripe {
@@ -46,7 +46,7 @@ template <class Real, bool tiled> struct Rows {
   }
   // The columns of a block.
   static int64_t block_columns(const Stripe& stripe) {
-    return tiled ? block_vectors / width(stripe) : block_vectors * lanes;
+    return tiled ? std::min(block_vectors / width(stripe), block_terms) : block_terms * lanes;
   }
 
   Stripe stripe(int64_t i) const {
@@ -236,6 +236,10 @@ template <class Real, bool tiled> struct Rows {
   }
   // Stores the costs of a vector's rows in C.
   void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    if constexpr (tiled) {
+      if (task.layout.inner().steps.of[of_row] == 1 && task.type[of_row] == own_type)
+        return store(C, (Real*)task.data[of_row] + start(stripe, vector * lanes, of_row), rows_of(stripe, vector));
+    }
     each_row(stripe, vector, [&](int64_t lane, int64_t row) {
       set_cost(start(stripe, row, of_row), at(C, lane));
     });
@@ -246,19 +250,26 @@ template <class Real, bool tiled> struct Rows {
     if (task.reduction == Reduction::sum) return Stat{} + number(of_grad, 0);
     // Where nothing counts, nothing has a gradient.
     if (task.reduction == Reduction::mean) return Stat{} + (counted == 0 ? 0 : Real(number(of_grad, 0) / counted));
-    Stat grad = {};
-    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-      at(grad, lane) = number(of_grad, start(stripe, row, of_grad));
-    });
-    return grad;
+    if constexpr (!tiled) return number(of_grad, start(stripe, 0, of_grad));
+    else return with_numbers_of(of_grad, [&](auto* grads) { return load_rows(grads, of_grad, stripe, vector); });
+  }
+
+  // What a tensor has for the rows of a vector; behind the last row may be anything finite.
+  template <class Number> Vec load_rows(const Number* numbers, Operand tensor, const Stripe& stripe, int64_t vector) const {
+    numbers += start(stripe, vector * lanes, tensor);
+    int64_t count = rows_of(stripe, vector), step = task.layout.inner().steps.of[tensor];
+    if (step == 1) return load_as<Real>(numbers, count);
+    if (step == 0) return Vec{} + load_as<Real>(numbers, 1)[0];
+    std::remove_const_t<Number> here[lanes] = {};
+    for (int64_t lane = 0; lane < count; lane++) here[lane] = numbers[lane * step];
+    return load_as<Real>(here, lanes);
   }
 
   // Stores the costs of a vector's rows in C, or returns their sum.
   double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
     if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
-    double total = 0;
-    each_row(stripe, vector, [&](int64_t lane, int64_t) { total += at(C, lane); });
-    return total;
+    if constexpr (!tiled) return C;
+    else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
   }
 
   // Calls cost(stripe, start, end), which returns a sum of costs, for all parts of so many columns, and reduces the sums.

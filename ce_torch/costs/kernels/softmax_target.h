@@ -50,12 +50,15 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     if (!is_class) return double(task.examples);
     double total = 0;
     int64_t counted = 0;
-    task.layout.each_start(of_y, [&](int64_t row) {
-      int64_t y = task.class_at(row);
-      counted += y != task.ignore_index;
-      if (task.data[of_weight] && y != task.ignore_index) total += weight(y);
-    });
-    return task.data[of_weight] ? total : double(counted);
+    if (task.data[of_weight]) {
+      task.layout.each_start(of_y, [&](int64_t row) {
+        int64_t y = task.class_at(row);
+        if (y != task.ignore_index) total += weight(y);
+      });
+      return total;
+    }
+    task.layout.each_start(of_y, [&](int64_t row) inlined { counted += task.class_at(row) != task.ignore_index; });
+    return double(counted);
   }
 
   static constexpr int none = -1;

@@ -46,12 +46,12 @@ struct Task : Constants {
   int64_t elements() const { return layout.size() * columns; }
   int64_t class_at(int64_t index) const { return ((const int64_t*)data[of_y])[index]; }
   bool all_are_classes() const {
-    bool all = true;
-    layout.each_start(of_y, [&](int64_t row) {
+    int64_t others = 0;
+    layout.each_start(of_y, [&](int64_t row) inlined {
       int64_t y = class_at(row);
-      all &= (0 <= y && y < columns) || y == ignore_index;
+      others += (uint64_t(y) >= uint64_t(columns)) & (y != ignore_index);
     });
-    return all;
+    return others == 0;
   }
 
   int64_t delta_bytes() const { return elements() * (is_float64() ? 8 : type[of_delta] == Type::float32 ? 4 : 2); }
