@@ -222,6 +222,15 @@ def test_classes_are_weighted_and_ignored(examples):
     assert_kernels_are_formulas(log_likelihood, z, y.index_fill(0, y.new_tensor([2]), -100), weight=weight)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_rows_side_by_side_that_no_cache_holds_are_those_of_the_formulas(cost, examples, dtype, reduction):
+    z, y = examples(cost, 2100, 1000, dtype=dtype)
+    assert_kernels_are_formulas(cost, LAYOUTS["columns"](z), y, reduction=reduction)
+
+
 @pytest.mark.parametrize("largest", [1e-20, 17.0, 88.0, 1e4])
 def test_kernels_keep_the_digits_of_the_smallest_costs(cost, examples, largest):
     z, y = examples(cost, 7, 9)

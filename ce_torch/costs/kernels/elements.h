@@ -90,7 +90,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   template <class Function> void sum_parts(Function f) const {
     int64_t columns = task.reduction == Reduction::none ? task.columns : part_columns();
     this->reduced(columns, double(task.examples), [&](const Stripe& stripe, int64_t start, int64_t end) {
-      Stat C[Base::most_vectors] = {};
+      typename Base::template OfVectors<Stat> C(this->width(stripe));
       f(C, stripe, start, end);
       double total = 0;
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
@@ -100,7 +100,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   }
 
   // The columns of a part: of all its rows a sum has so many elements.
-  static int64_t part_columns() { return part_elements / Base::stripe_rows; }
+  int64_t part_columns() const { return part_elements / this->stripe_rows; }
 
   // Adds the costs of neurons to those of their rows.
   void add(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
@@ -132,7 +132,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
     this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t) {
       Memory memory;
-      Stat grads[Base::most_vectors];
+      typename Base::template OfVectors<Stat> grads(this->width(stripe));
       set_grads(grads, stripe);
       for (int64_t next; start < end; start = next) {
         next = std::min(start + this->block_columns(stripe), end);
@@ -162,7 +162,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     auto slope = [&](Vec z, Vec y, Vec p) inlined { return formula.slope(z, y, p); };
     const bool is_written = task.data[of_delta];
     Memory memory;
-    Stat grads[Base::most_vectors] = {};
+    typename Base::template OfVectors<Stat> grads(this->width(stripe));
     if (is_written) set_grads(grads, stripe);
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);

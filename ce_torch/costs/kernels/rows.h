@@ -6,10 +6,24 @@
 #include "task.h"
 #include "threads.h"
 
+#include <new>
+
 namespace {
 
 // The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
 constexpr int64_t tile_vectors = 512 / vector_bytes;
+// Of what no cache holds still more, since it comes from farther away.
+constexpr int64_t large_tile_vectors = 2048 / vector_bytes, large_elements = 2 << 20;
+
+// Something for each vector of a stripe, made for as many as it has.
+template <class T, int64_t most> struct OfVectors {
+  alignas(T) char memory[most * sizeof(T)];
+
+  explicit OfVectors(int64_t width) {
+    for (int64_t i = 0; i < width; i++) new (memory + i * sizeof(T)) T();
+  }
+  operator T*() { return (T*)memory; }
+};
 
 // Rows that are computed together: one, whose columns lie side by side in vectors; or a tile of some, side by side.
 struct Stripe {
@@ -31,10 +45,12 @@ template <class Real, bool tiled> struct Rows {
   // Something of a row, such as its maximum.
   using Stat = typename OfRows<Real, tiled>::Stat;
   static constexpr int64_t lanes = Wide<Real>::lanes;
-  static constexpr int64_t most_vectors = tiled ? tile_vectors : 1, stripe_rows = tiled ? tile_vectors * lanes : 1;
+  static constexpr int64_t most_vectors = tiled ? large_tile_vectors : 1, most_rows = tiled ? most_vectors * lanes : 1;
+  template <class T> using OfVectors = ::OfVectors<T, most_vectors>;
 
   const Task& task;
   const int64_t rows = task.layout.size();
+  const int64_t stripe_rows = !tiled ? 1 : lanes * (task.elements() < large_elements ? tile_vectors : large_tile_vectors);
 
   int64_t inner_size() const { return tiled ? task.layout.inner().size : rows; }
   int64_t inner_stripes() const { return (inner_size() + stripe_rows - 1) / stripe_rows; }

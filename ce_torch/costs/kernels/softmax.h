@@ -115,9 +115,9 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
 
   // Stores the costs of a stripe's rows, or returns their sum.
   double cost(const Stripe& stripe) const {
-    Sums all[Base::most_vectors];
+    typename Base::template OfVectors<Sums> all(this->width(stripe));
     Memory memory;
-    Label labels[Base::most_vectors];
+    typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
     if (!classes.are_all_ignored) add_all(all, labels, stripe, memory);
@@ -163,8 +163,8 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
 
   void delta(const Stripe& stripe, int64_t start, int64_t end, double counted) const {
     Memory memory;
-    Factors all[Base::most_vectors];
-    Label labels[Base::most_vectors];
+    typename Base::template OfVectors<Factors> all(this->width(stripe));
+    typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
     set_factors(all, labels, stripe, classes, counted, memory);
@@ -189,7 +189,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
 
   template <class Row>
   void set_known(Row* rows, const Label* labels, const Stripe& stripe, const Classes& classes, Memory& memory) const {
-    Sums sums[Base::most_vectors];
+    typename Base::template OfVectors<Sums> sums(this->width(stripe));
     if (!task.statistics && !classes.are_all_ignored) add_all(sums, labels, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       const Label& y = labels[vector];

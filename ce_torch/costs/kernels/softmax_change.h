@@ -42,12 +42,12 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
 
   double change(const Stripe& stripe, double counted) const {
     Memory memory;
-    Known rows[Base::most_vectors];
-    Turn turns[Base::most_vectors];
-    Label labels[Base::most_vectors];
+    typename Base::template OfVectors<Known> rows(this->width(stripe));
+    typename Base::template OfVectors<Turn> turns(this->width(stripe));
+    typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
-    this->set_known(rows, labels, stripe, classes, memory);
+    this->set_known(&rows[0], labels, stripe, classes, memory);
     this->each_block(stripe, [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       auto v = this->read(of_v, block, memory.v);

@@ -169,9 +169,9 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   }
 
   void find_numbers(const Stripe& stripe) const {
-    Sums all[Base::most_vectors];
+    typename Base::template OfVectors<Sums> all(this->width(stripe));
     Memory memory;
-    Label labels[Base::most_vectors];
+    typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
     if (!classes.are_all_ignored) add_all(all, labels, stripe, memory);
@@ -223,11 +223,11 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
 
   void delta(const Stripe& stripe) const {
     Memory memory;
-    Factors all[Base::most_vectors];
-    Label labels[Base::most_vectors];
+    typename Base::template OfVectors<Factors> all(this->width(stripe));
+    typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
-    Stat T[Base::most_vectors] = {}, at_y[Base::most_vectors] = {};
+    typename Base::template OfVectors<Stat> T(this->width(stripe)), at_y(this->width(stripe));
     if (!is_class) add_T(T, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       auto load = [&](Row which) { return load_row(which, stripe, vector); };

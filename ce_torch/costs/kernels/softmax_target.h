@@ -64,7 +64,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   static constexpr int none = -1;
   // The class of each row of a stripe; none if y are outputs, or the row is ignored.
   struct Classes {
-    int64_t y[Base::stripe_rows];
+    int64_t y[Base::most_rows];
     bool are_all_ignored;
   };
   Classes classes(const Stripe& stripe) const {
