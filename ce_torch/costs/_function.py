@@ -112,7 +112,7 @@ class CostFunction:
     def gradient(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         """Return ∂C/∂z for the node, where somebody sees how it is computed, or may differentiate it."""
         if not count_dispatch_modes():
-            return self.delta_of(grad_output, statistics, reduction, *inputs)
+            return self.differentiable_delta(self.choose(inputs), grad_output, statistics, reduction, *inputs)
         needed = [i == 0 for i in range(self.count)]
         spec = self.spec
         gradient, *_ = gradients_by_formulas(spec.derivatives, spec.counted, needed, grad_output, reduction, inputs)
@@ -151,12 +151,18 @@ class CostFunction:
         implementation, statistics, is_hooked = ctx.computed
         statistics = None if is_hooked else statistics
         arguments = grad_output, statistics, ctx.reduction, *inputs
-        is_plain = is_readable(grad_output) and not (is_hooked or is_transformed() or is_forward_mode())
-        if is_plain and torch.is_grad_enabled() and not count_dispatch_modes():
-            delta = self.delta_of.eager.apply(implementation.delta, *arguments)
-        else:
+        if is_hooked or count_dispatch_modes():
             delta = self.delta_of(*arguments)
+        else:
+            delta = self.differentiable_delta(implementation, *arguments)
         return None, delta, *[None] * len(others_need_grad)
+
+    def differentiable_delta(self, implementation: Implementation, *arguments: Any) -> Tensor:
+        """Return ∂C/∂z of an eager call, which may be differentiated by z and by the gradient of C."""
+        is_plain = is_readable(arguments[0]) and not (is_transformed() or is_forward_mode())
+        if is_plain and torch.is_grad_enabled():
+            return self.delta_of.eager.apply(implementation.delta, *arguments)
+        return self.delta_of(*arguments)
 
     def delta(self, *inputs: Any) -> Tensor:
         """Return δ of each example, shaped like z and of its dtype."""

@@ -17,8 +17,10 @@ def reduce(
     """
     if reduction == "none":
         return C
-    if batch_dims == C.ndim > 0:
-        return C if reduction == "sum" or counted is None else quotient(C, counted, empty)
+    if batch_dims and math.prod(C.shape[batch_dims:]) == 1:
+        # Each cost is of one example, as where vmap gives each example a gradient.
+        C = C.reshape(C.shape[:batch_dims])
+        return C if reduction == "sum" or counted is None else quotient(C, counted.reshape(C.shape), empty)
     dims = tuple(range(batch_dims, C.ndim))
     if reduction == "sum":
         return C.sum(dims)
