@@ -1,0 +1,71 @@
+// Writes index.html from frame.html and sections/: npm install && npm run typeset.
+//
+// In the sections, $...$ is a formula in a line, <eq n="55">...</eq> one of its own with its number, and @55 a link to it.
+import { copyFileSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import katex from "katex";
+
+const SOURCE = dirname(fileURLToPath(import.meta.url));
+const PAGE = dirname(SOURCE);
+const KATEX = join(SOURCE, "node_modules", "katex");
+// In the order of what needs what.
+const SCRIPTS =
+  "costs neuron words page plot bars expression grading handwriting network digits lesson story derivation design surprise layer softmax hessian pen reader exercises".split(" ");
+
+const sections = readdirSync(join(SOURCE, "sections")).sort();
+const text = sections.map((name) => readFileSync(join(SOURCE, "sections", name), "utf8")).join("\n");
+const frame = readFileSync(join(SOURCE, "frame.html"), "utf8");
+const present = SCRIPTS.filter((name) => readdirSync(join(PAGE, "js")).includes(`${name}.js`));
+const page = frame
+  .replace("{{scripts}}", () => present.map((name) => `    <script defer src="js/${name}.js"></script>`).join("\n"))
+  .replace("{{sections}}", () => typesetText(text));
+writeFileSync(join(PAGE, "index.html"), named(page));
+copyKatex(page);
+
+function typesetText(html) {
+  return html
+    .replace(/<eq(?: n="([^"]*)")?>(.*?)<\/eq>/gs, (_, number, tex) => equation(number, tex.trim()))
+    .replace(/\$([^$]+)\$/g, (_, tex) => typeset(tex, false))
+    .replace(/@(\d+)/g, (_, number) => `<a href="#eq-${number}">(${number})</a>`);
+}
+
+function equation(number, tex) {
+  const formula = `<div class="formula">${typeset(tex, true)}</div>`;
+  if (!number) return `<div class="equation">${formula}</div>`;
+  return `<div class="equation" id="eq-${number}">${formula}<span class="number">(${number})</span></div>`;
+}
+
+function typeset(tex, displayMode) {
+  if (/^[a-zA-Z]$/.test(tex)) return `<i class="letter">${tex}</i>`;
+  const options = { displayMode, throwOnError: true, strict: "error", trust: ({ command }) => command === "\\htmlClass" };
+  // The TeX in the MathML is for software that reads TeX; no browser shows it.
+  return katex.renderToString(tex, options).replace(/<annotation.*?<\/annotation>/gs, "");
+}
+
+// A digest of the page's sources and of the page says whether they still belong together: see the tests.
+function named(page) {
+  const digest = createHash("sha256");
+  for (const part of [frame, text, readFileSync(join(SOURCE, "typeset.mjs"), "utf8"), page]) digest.update(part);
+  return `${page}<!-- typeset.mjs ${digest.digest("hex")} -->\n`;
+}
+
+// The style sheet of KaTeX without the fonts that the page does not use, those fonts, and the licence.
+function copyKatex(page) {
+  const folder = join(PAGE, "katex");
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(join(folder, "fonts"), { recursive: true });
+  copyFileSync(join(KATEX, "LICENSE"), join(folder, "LICENSE"));
+  const fonts = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
+  const css = readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8");
+  const kept = css
+    .replace(/@font-face\{[^}]*\}/g, (face) => (fonts.some((font) => face.includes(`KaTeX_${font}.woff2`)) ? face : ""))
+    .replace(/,url\([^)]*\.(woff|ttf)\) format\("[a-z]*"\)/g, "");
+  writeFileSync(join(folder, "katex.css"), `${kept}\n`);
+  for (const font of fonts) {
+    copyFileSync(join(KATEX, "dist", "fonts", `KaTeX_${font}.woff2`), join(folder, "fonts", `KaTeX_${font}.woff2`));
+  }
+  const used = new Set(page.match(/class="[^"]*\bmath(?:bf|bb|cal|frak|sf|tt|scr)\b/g));
+  if (used.size) throw new Error(`the page needs more fonts of KaTeX: ${[...used].join(", ")}`);
+}
