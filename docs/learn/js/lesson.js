@@ -9,6 +9,8 @@ const Lesson = (() => {
   const NAMES = { bad: "badly wrong: w = b = 2", mild: "mildly wrong: w = 0.6, b = 0.9", own: "my own" };
   const GOAL = 0.1;
   const PATIENCE = 20_000;
+  const RATES = [0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2];
+  const RATE = 0.15;
 
   function drawNeuron(parent) {
     const svg = Plot.drawing(parent, { width: 340, height: 104, name: "A neuron: one input, a weight, a bias, one output" });
@@ -86,7 +88,7 @@ const Lesson = (() => {
   // error × flatness = push: the three numbers that say why.
   function drawFactors(parent, kind) {
     const title = Page.element(parent, "p", { class: `legend ${kind}` });
-    const names = kind === "quadratic" ? ["error a − y", "slope σ′(z)", "δ, their product"] : ["error a − y", "δ, the same"];
+    const names = kind === "quadratic" ? ["error a − y", "slope σ′(z)", "product, δ"] : ["error a − y", "δ, the same"];
     const show = Bars.make(parent, { names, range: [0, 1], kind, digits: 3 });
     return (course, epoch) => {
       const slope = Costs.slope(course.z[epoch]);
@@ -118,35 +120,28 @@ const Lesson = (() => {
       drawings.push((courses, epoch) => show(courses[i], epoch));
     }
 
-    const controls = find(".controls");
-    const run = Page.button(controls, "Run", () => (frame ? pause() : play()));
+    const bottom = find(".run-bar");
+    const run = Page.button(bottom, "Run", () => (frame === null ? play() : pause()));
     run.className = "run";
-    const epoch = Page.slider(controls, { name: "epoch", min: 0, max: EPOCHS, step: 1, value: 0, show: String }, () => {
+    const epoch = Page.slider(bottom, { name: "epoch", min: 0, max: EPOCHS, step: 1, value: 0, show: String }, () => {
       pause();
       show();
     });
-    const eta = kinds.map((kind) => {
-      if (!presets) return { value: Math.log10(0.15) };
-      return Page.slider(
-        controls,
-        { name: `η, ${kind}`, min: -2.5, max: 0.5, step: 0.01, value: Math.log10(0.15), show: (power) => Words.fixed(10 ** power, 3) },
-        relearn,
-      );
-    });
-    const start = presets ? chooseStart(controls, relearn) : { value: STARTS.bad };
+    const start = presets ? chooseStart(find(".controls"), relearn) : { value: STARTS.bad };
+    const rates = kinds.map((kind) => (presets ? chooseRate(find(".rates"), kind, relearn) : { value: RATE }));
     const said = Page.element(root, "p", { class: "said", role: "status" });
     let courses;
     let frame = null;
 
     function relearn() {
       pause();
-      courses = kinds.map((kind, i) => Neuron.learn(COSTS[kind], start.value, { eta: 10 ** eta[i].value, epochs: EPOCHS }));
+      courses = kinds.map((kind, i) => Neuron.learn(COSTS[kind], start.value, { eta: rates[i].value, epochs: EPOCHS }));
       show();
     }
 
     function show() {
       for (const draw of drawings) draw(courses, epoch.value);
-      if (frame === null) said.textContent = say(kinds, courses, epoch.value, start.value, eta);
+      if (frame === null) said.textContent = say(kinds, courses, epoch.value, start.value, rates);
     }
 
     function play() {
@@ -181,7 +176,7 @@ const Lesson = (() => {
 
   function chooseStart(parent, onChange) {
     const choice = Page.choice(parent, "Start", NAMES, "bad", changed);
-    const own = Page.element(parent, "div", { class: "own" });
+    const own = Page.element(parent, "div", { class: "sliders" });
     const [w, b] = ["w", "b"].map((name) => Page.slider(own, { name, min: -5, max: 5, step: 0.1, value: 2 }, onChange));
     own.hidden = true;
     function changed() {
@@ -195,12 +190,22 @@ const Lesson = (() => {
     };
   }
 
-  function say(kinds, courses, epoch, start, eta) {
+  function chooseRate(parent, kind, onChange) {
+    const place = { min: 0, max: RATES.length - 1, step: 1, value: RATES.indexOf(RATE) };
+    const slider = Page.slider(parent, { name: `η, ${kind}`, ...place, show: (i) => String(RATES[i]) }, onChange);
+    return {
+      get value() {
+        return RATES[slider.value];
+      },
+    };
+  }
+
+  function say(kinds, courses, epoch, start, rates) {
     const outputs = kinds.map((kind, i) => `${kind} ${Words.fixed(courses[i].a[epoch])}`).join(", ");
     const now = `After ${epoch} epochs the output is ${kinds.length > 1 ? outputs : Words.fixed(courses[0].a[epoch])}.`;
     if (kinds.length === 1) return now;
     const waits = kinds.map((kind, i) => {
-      const course = Neuron.learn(COSTS[kind], start, { eta: 10 ** eta[i].value, epochs: PATIENCE });
+      const course = Neuron.learn(COSTS[kind], start, { eta: rates[i].value, epochs: PATIENCE });
       const epochs = Neuron.epochsToOutput(course, GOAL);
       return `${kind} ${epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en")}`;
     });

@@ -22,7 +22,7 @@ const Plot = (() => {
   }
 
   const WIDTH = 340;
-  const HEIGHT = 220;
+  const HEIGHT = 190;
   const MARGIN = { left: 36, right: 12, top: 24, bottom: 34 };
 
   // Axes over the ranges x and y, with the ticks that are named. Returns the svg and the scales.
@@ -56,9 +56,9 @@ const Plot = (() => {
   // A dot whose shape, not only its colour, says which cost it belongs to.
   function marker(svg, kind) {
     const group = element(svg, "g", { class: `marker ${kind}` });
-    if (kind === "cross-entropy") element(group, "rect", { x: -5.5, y: -5.5, width: 11, height: 11, rx: 1 });
+    if (kind === "cross-entropy") element(group, "rect", { x: -4.5, y: -4.5, width: 9, height: 9 });
     else if (kind === "log-likelihood") element(group, "path", { d: "M0 -7L7 0L0 7L-7 0Z" });
-    else element(group, "circle", { r: 6 });
+    else element(group, "circle", { r: 7 });
     return group;
   }
 

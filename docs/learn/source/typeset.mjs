@@ -21,8 +21,9 @@ const present = SCRIPTS.filter((name) => readdirSync(join(PAGE, "js")).includes(
 const page = frame
   .replace("{{scripts}}", () => present.map((name) => `    <script defer src="js/${name}.js"></script>`).join("\n"))
   .replace("{{sections}}", () => typesetText(text));
-writeFileSync(join(PAGE, "index.html"), named(page));
-copyKatex(page);
+const [shorter, styles] = shareStyles(page);
+writeFileSync(join(PAGE, "index.html"), named(shorter));
+copyKatex(shorter, styles);
 
 function typesetText(html) {
   return html
@@ -39,9 +40,20 @@ function equation(number, tex) {
 
 function typeset(tex, displayMode) {
   if (/^[a-zA-Z]$/.test(tex)) return `<i class="letter">${tex}</i>`;
-  const options = { displayMode, throwOnError: true, strict: "error", trust: ({ command }) => command === "\\htmlClass" };
+  const strict = (code) => (code === "htmlExtension" ? "ignore" : "error"); // \htmlClass marks what cancels
+  const options = { displayMode, throwOnError: true, strict, trust: ({ command }) => command === "\\htmlClass" };
   // The TeX in the MathML is for software that reads TeX; no browser shows it.
   return katex.renderToString(tex, options).replace(/<annotation.*?<\/annotation>/gs, "");
+}
+
+// KaTeX repeats its styles a thousand times. A class for each of them takes a quarter off the page.
+function shareStyles(html) {
+  const names = new Map();
+  const shorter = html.replace(/<span(?: class="([^"]*)")? style="([^"]*)"/g, (_, classes, style) => {
+    if (!names.has(style)) names.set(style, `k${names.size.toString(36)}`);
+    return `<span class="${classes ? `${classes} ` : ""}${names.get(style)}"`;
+  });
+  return [shorter, [...names].map(([style, name]) => `.katex .${name}{${style}}`).join("\n")];
 }
 
 // A digest of the page's sources and of the page says whether they still belong together: see the tests.
@@ -52,7 +64,7 @@ function named(page) {
 }
 
 // The style sheet of KaTeX without the fonts that the page does not use, those fonts, and the licence.
-function copyKatex(page) {
+function copyKatex(page, styles) {
   const folder = join(PAGE, "katex");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, "fonts"), { recursive: true });
@@ -62,7 +74,7 @@ function copyKatex(page) {
   const kept = css
     .replace(/@font-face\{[^}]*\}/g, (face) => (fonts.some((font) => face.includes(`KaTeX_${font}.woff2`)) ? face : ""))
     .replace(/,url\([^)]*\.(woff|ttf)\) format\("[a-z]*"\)/g, "");
-  writeFileSync(join(folder, "katex.css"), `${kept}\n`);
+  writeFileSync(join(folder, "katex.css"), `${kept}\n${styles}\n`);
   for (const font of fonts) {
     copyFileSync(join(KATEX, "dist", "fonts", `KaTeX_${font}.woff2`), join(folder, "fonts", `KaTeX_${font}.woff2`));
   }
