@@ -6,13 +6,15 @@ import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import katex from "katex";
+import subsetFont from "subset-font";
 
 const SOURCE = dirname(fileURLToPath(import.meta.url));
 const PAGE = dirname(SOURCE);
 const KATEX = join(SOURCE, "node_modules", "katex");
+const FONTS = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
 // In the order of what needs what.
 const SCRIPTS =
-  "costs neuron words page plot bars expression grading handwriting network digits lesson story derivation design surprise layer softmax hessian pen reader exercises".split(" ");
+  "costs neuron words page plot bars expression grading answers handwriting network digits lesson story derivation design surprise layer softmax hessian pen reader exercises".split(" ");
 
 const sections = readdirSync(join(SOURCE, "sections")).sort();
 const text = sections.map((name) => readFileSync(join(SOURCE, "sections", name), "utf8")).join("\n");
@@ -23,7 +25,7 @@ const page = frame
   .replace("{{sections}}", () => typesetText(text));
 const [shorter, styles] = shareStyles(page);
 writeFileSync(join(PAGE, "index.html"), named(shorter));
-copyKatex(shorter, styles);
+await copyKatex(shorter, styles);
 
 function typesetText(html) {
   return html
@@ -63,21 +65,31 @@ function named(page) {
   return `${page}<!-- typeset.mjs ${digest.digest("hex")} -->\n`;
 }
 
-// The style sheet of KaTeX without the fonts that the page does not use, those fonts, and the licence.
-function copyKatex(page, styles) {
+// What the page uses of KaTeX: rules of its style sheet, letters of its fonts, and the licence.
+async function copyKatex(page, styles) {
   const folder = join(PAGE, "katex");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, "fonts"), { recursive: true });
   copyFileSync(join(KATEX, "LICENSE"), join(folder, "LICENSE"));
-  const fonts = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
-  const css = readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8");
-  const kept = css
-    .replace(/@font-face\{[^}]*\}/g, (face) => (fonts.some((font) => face.includes(`KaTeX_${font}.woff2`)) ? face : ""))
-    .replace(/,url\([^)]*\.(woff|ttf)\) format\("[a-z]*"\)/g, "");
-  writeFileSync(join(folder, "katex.css"), `${kept}\n${styles}\n`);
-  for (const font of fonts) {
-    copyFileSync(join(KATEX, "dist", "fonts", `KaTeX_${font}.woff2`), join(folder, "fonts", `KaTeX_${font}.woff2`));
+  writeFileSync(join(folder, "katex.css"), `${usedRules(page)}\n${styles}\n`);
+  for (const font of FONTS) {
+    const name = `KaTeX_${font}.woff2`;
+    const whole = readFileSync(join(KATEX, "dist", "fonts", name));
+    writeFileSync(join(folder, "fonts", name), await subsetFont(whole, page, { targetFormat: "woff2" }));
   }
-  const used = new Set(page.match(/class="[^"]*\bmath(?:bf|bb|cal|frak|sf|tt|scr)\b/g));
-  if (used.size) throw new Error(`the page needs more fonts of KaTeX: ${[...used].join(", ")}`);
+}
+
+function usedRules(page) {
+  const classes = new Set(Array.from(page.matchAll(/class="([^"]*)"/g), ([, names]) => names.split(" ")).flat());
+  const isUsed = (selector) => Array.from(selector.matchAll(/\.([\w-]+)/g)).every(([, name]) => classes.has(name));
+  return readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8")
+    .match(/[^{}]+\{[^{}]*\}/g)
+    .map((rule) => {
+      if (rule.startsWith("@font-face")) return FONTS.some((font) => rule.includes(`KaTeX_${font}.woff2`)) ? rule : "";
+      const [selectors, body] = rule.split("{");
+      const used = selectors.split(",").filter(isUsed);
+      return used.length ? `${used.join(",")}{${body}` : "";
+    })
+    .join("")
+    .replace(/,url\([^)]*\.(woff|ttf)\) format\("[a-z]*"\)/g, "");
 }
