@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from ce_torch import CrossEntropyCost, LogLikelihoodCost, QuadraticCost
+from ce_torch.chapter.digits import load_trained
+from ce_torch.chapter.handwriting import to_mnist
 from ce_torch.chapter.neuron import epochs_to_output, learn
 from ce_torch.chapter.softmax import layer
 
@@ -72,3 +74,39 @@ def test_softmax_and_its_slopes_are_the_librarys(c, shared):
 @pytest.mark.parametrize(("c", "shares"), [("0", [0.25] * 4), ("Infinity", [0.0, 0.5, 0.5, 0.0])])
 def test_the_limits_of_softmax_share_among_ties(c, shares, shared):
     assert shared.evaluate(f"Costs.softmax([1, 3, 3, -2], {c})") == shares
+
+
+def test_the_page_has_the_projects_test_digits(shared, real_mnist):
+    numbers, x, y = shared.evaluate(
+        "['number', 'x', 'y'].map((name) => Digits.images.map((image) => name === 'x' ? [...image.x] : image[name]))"
+    )
+    torch.testing.assert_close(tensor(x), real_mnist.test.x[numbers].double(), **EXACT)
+    assert y == real_mnist.test.y[numbers].tolist()
+
+
+def test_the_network_gives_the_outputs_of_its_checkpoint_in_float16(shared, real_mnist):
+    network = load_trained("ll").network.half().double()
+    numbers, z = shared.evaluate(
+        "[Digits.images.map((i) => i.number), Digits.images.map((i) => Digits.weightedInputs(i.x))]"
+    )
+    torch.testing.assert_close(tensor(z), network(real_mnist.test.x[numbers].double()), **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"), [(112, 112, (3, 9, 100, 80)), (60, 90, (50, 2, 9, 86)), (30, 30, (4, 5, 11, 6))]
+)
+def test_a_drawing_becomes_the_image_that_the_library_makes_of_it(width, height, box, shared):
+    left, top, columns, rows = box
+    drawing = torch.zeros(height, width)
+    drawing[top : top + rows, left : left + columns] = torch.rand(
+        rows, columns, generator=torch.Generator().manual_seed(0)
+    )
+    found = shared.evaluate(
+        "(drawing) => [...Handwriting.toMnist(drawing)]",
+        {
+            "ink": drawing.double().flatten().tolist(),
+            "width": width,
+            "height": height,
+        },
+    )
+    torch.testing.assert_close(tensor(found), to_mnist(drawing).double(), **EXACT)

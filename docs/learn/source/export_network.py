@@ -16,7 +16,6 @@ LEARN = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(LEARN.parents[1]))
 
 from ce_torch.chapter.digits import load_test_images, load_trained  # noqa: E402
-from ce_torch.training.mnist import Examples  # noqa: E402
 
 FIRST, MISTAKES = 50, 25
 
@@ -41,20 +40,24 @@ const DIGITS = {{
 
 
 def main() -> None:
+    (LEARN / "js" / "network.js").write_text(script(), encoding="utf-8")
+
+
+def script() -> str:
+    """Return the text of js/network.js."""
     network, test = load_trained("ll").network.requires_grad_(False), load_test_images()
     network = network.half().float()  # what the page computes with
     mistakes = (network(test.x).argmax(1) != test.y).nonzero().squeeze(1)
     numbers = torch.cat([torch.arange(FIRST), mistakes[mistakes >= FIRST][:MISTAKES]])
     parameters = torch.cat([parameter.flatten() for parameter in network.parameters()]).half()
-    text = FILE.format(
+    return FILE.format(
         tested=len(test.y),
         mistakes=len(mistakes),
         parameters=encode(parameters.numpy().astype("<f2").tobytes()),
         numbers=numbers.tolist(),
         classes=test.y[numbers].tolist(),
-        pixels=encode(pack(Examples(test.x[numbers], test.y[numbers]).x)),
+        pixels=encode(pack(test.x[numbers])),
     )
-    (LEARN / "js" / "network.js").write_text(text, encoding="utf-8")
 
 
 def pack(x: Tensor) -> bytes:

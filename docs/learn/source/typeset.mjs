@@ -11,6 +11,9 @@ import subsetFont from "subset-font";
 const SOURCE = dirname(fileURLToPath(import.meta.url));
 const PAGE = dirname(SOURCE);
 const KATEX = join(SOURCE, "node_modules", "katex");
+const KATEX_CSS = readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8");
+const CLASS = /\.([a-z][\w-]*)/gi;
+const OWN = ["katex", "katex-display", "cancels"]; // classes that page.css names
 const FONTS = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
 // In the order of what needs what.
 const SCRIPTS =
@@ -23,9 +26,9 @@ const present = SCRIPTS.filter((name) => readdirSync(join(PAGE, "js")).includes(
 const page = frame
   .replace("{{scripts}}", () => present.map((name) => `    <script defer src="js/${name}.js"></script>`).join("\n"))
   .replace("{{sections}}", () => typesetText(text));
-const [shorter, styles] = shareStyles(page);
-writeFileSync(join(PAGE, "index.html"), named(shorter));
-await copyKatex(shorter, styles);
+const [shorter, names] = shorten(page);
+writePage(shorter);
+await copyKatex(shorter, names);
 
 function typesetText(html) {
   return html
@@ -48,30 +51,39 @@ function typeset(tex, displayMode) {
   return katex.renderToString(tex, options).replace(/<annotation.*?<\/annotation>/gs, "");
 }
 
-// KaTeX repeats its styles a thousand times. A class for each of them takes a quarter off the page.
-function shareStyles(html) {
-  const names = new Map();
-  const shorter = html.replace(/<span(?: class="([^"]*)")? style="([^"]*)"/g, (_, classes, style) => {
-    if (!names.has(style)) names.set(style, `k${names.size.toString(36)}`);
-    return `<span class="${classes ? `${classes} ` : ""}${names.get(style)}"`;
-  });
-  return [shorter, [...names].map(([style, name]) => `.katex .${name}{${style}}`).join("\n")];
+// KaTeX repeats its styles and the names of its classes thousands of times, which makes half of the page. Short names for
+// both take that off. Classes without a rule in its style sheet go, and so do elements that are left without a class.
+function shorten(html) {
+  const ruled = new Set(Array.from(KATEX_CSS.matchAll(CLASS), ([, name]) => name));
+  const names = new Map(OWN.map((name) => [name, name]));
+  const nameOf = (key) => names.get(key) ?? names.set(key, `k${names.size.toString(36)}`).get(key);
+  const shorter = html.replace(/<span class="katex">.*?(?=<\/(?:p|div|li|h\d)>)/gs, (formulas) =>
+    formulas
+      .replace(/<span(?: class="([^"]*)")?(?: style="([^"]*)")?/g, (_, classes = "", style = null) => {
+        const kept = classes.split(" ").filter((name) => ruled.has(name) || OWN.includes(name));
+        const all = [...kept, ...(style ? [style] : [])].map(nameOf);
+        return all.length ? `<span class="${all.join(" ")}"` : "<span";
+      })
+      .replace(/<span>([^<]+)<\/span>/g, "$1"),
+  );
+  return [shorter, names];
 }
 
 // A digest of the page's sources and of the page says whether they still belong together: see the tests.
-function named(page) {
+function writePage(page) {
   const digest = createHash("sha256");
   for (const part of [frame, text, readFileSync(join(SOURCE, "typeset.mjs"), "utf8"), page]) digest.update(part);
-  return `${page}<!-- typeset.mjs ${digest.digest("hex")} -->\n`;
+  writeFileSync(join(PAGE, "index.html"), `${page}<!-- typeset.mjs ${digest.digest("hex")} -->\n`);
 }
 
 // What the page uses of KaTeX: rules of its style sheet, letters of its fonts, and the licence.
-async function copyKatex(page, styles) {
+async function copyKatex(page, names) {
   const folder = join(PAGE, "katex");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, "fonts"), { recursive: true });
   copyFileSync(join(KATEX, "LICENSE"), join(folder, "LICENSE"));
-  writeFileSync(join(folder, "katex.css"), `${usedRules(page)}\n${styles}\n`);
+  const styles = [...names].filter(([key]) => key.includes(":")).map(([style, name]) => `.katex .${name}{${style}}`);
+  writeFileSync(join(folder, "katex.css"), `${usedRules(names)}\n${styles.join("\n")}\n`);
   for (const font of FONTS) {
     const name = `KaTeX_${font}.woff2`;
     const whole = readFileSync(join(KATEX, "dist", "fonts", name));
@@ -79,16 +91,14 @@ async function copyKatex(page, styles) {
   }
 }
 
-function usedRules(page) {
-  const classes = new Set(Array.from(page.matchAll(/class="([^"]*)"/g), ([, names]) => names.split(" ")).flat());
-  const isUsed = (selector) => Array.from(selector.matchAll(/\.([\w-]+)/g)).every(([, name]) => classes.has(name));
-  return readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8")
-    .match(/[^{}]+\{[^{}]*\}/g)
+function usedRules(names) {
+  return KATEX_CSS.match(/[^{}]+\{[^{}]*\}/g)
     .map((rule) => {
       if (rule.startsWith("@font-face")) return FONTS.some((font) => rule.includes(`KaTeX_${font}.woff2`)) ? rule : "";
       const [selectors, body] = rule.split("{");
-      const used = selectors.split(",").filter(isUsed);
-      return used.length ? `${used.join(",")}{${body}` : "";
+      const used = selectors.split(",").filter((selector) => Array.from(selector.matchAll(CLASS)).every(([, name]) => names.has(name)));
+      const renamed = used.map((selector) => selector.replace(CLASS, (_, name) => `.${names.get(name)}`));
+      return used.length ? `${renamed.join(",")}{${body}` : "";
     })
     .join("")
     .replace(/,url\([^)]*\.(woff|ttf)\) format\("[a-z]*"\)/g, "");
