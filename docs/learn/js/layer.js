@@ -3,9 +3,9 @@
 // Three output neurons and the slopes of their weights with three pairs of cost and neuron, (65) to (70).
 Page.part("layer", ({ find }) => {
   const KINDS = [
-    ["quadratic", "sigmoid neurons, quadratic cost (65)", Costs.quadratic],
-    ["cross-entropy", "sigmoid neurons, cross-entropy (67)", Costs.crossEntropy],
-    ["plain", "linear neurons, quadratic cost (69)", Costs.linear],
+    ["quadratic", "quadratic cost (65)", Costs.quadratic],
+    ["cross-entropy", "cross-entropy (67)", Costs.crossEntropy],
+    ["plain", "linear, quadratic (69)", Costs.linear],
   ];
   const sliders = find(".sliders");
   const starts = [4, -3, 0.5];

@@ -94,7 +94,7 @@ const Lesson = (() => {
       const slope = Costs.slope(course.z[epoch]);
       const a = course.a[epoch];
       show(kind === "quadratic" ? [a, slope, course.delta[epoch]] : [a, course.delta[epoch]], names.length - 1);
-      title.textContent = `${kind}: a = ${Words.fixed(a)}, C = ${Words.fixed(course.C[epoch], 3)}`;
+      title.textContent = `${kind}: C = ${Words.fixed(course.C[epoch], 3)}`;
     };
   }
 

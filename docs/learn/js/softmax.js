@@ -43,7 +43,7 @@ Page.part("softmax", ({ find }) => {
     showOutputs(a);
     outputs.title.textContent = `Outputs: their sum is ${Words.fixed(Costs.sum(a), 3)}`;
     slopes.title.textContent = `How fast each output follows z${Words.subscript(k + 1)}`;
-    slopes.box.hidden = c === Infinity;
+    slopes.box.style.visibility = c === Infinity ? "hidden" : "visible"; // nothing may move under the finger
     if (c !== Infinity) showSlopes(Costs.softmaxSlopes(values, c).map((row) => row[k]), k);
     said.textContent = describe(values, c);
   }
