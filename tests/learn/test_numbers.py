@@ -58,8 +58,17 @@ def test_a_neuron_learns_as_the_librarys_does(name, w, b, x, y, shared):
     lesson = learn(COSTS[name], w, b, eta=0.15, x=x, y=y)
     for letter in ("w", "b", "a", "C", "delta"):
         torch.testing.assert_close(tensor(course[letter]), getattr(lesson, letter), **EXACT)
-    epoch = shared.evaluate("(a) => Neuron.epochsToOutput({ a }, 0.3)", course["a"])
-    assert (torch.inf if epoch is None else epoch) == epochs_to_output(lesson, 0.3).item()
+
+
+@pytest.mark.parametrize("name", ["quadratic", "crossEntropy"])
+@pytest.mark.parametrize(("w", "b"), [(2.0, 2.0), (0.6, 0.9), (5.0, 5.0)])
+def test_epochs_to_an_output_are_the_librarys(name, w, b, shared):
+    epochs = shared.evaluate(
+        f"(start) => Neuron.epochsToOutput(Costs.{name}, start, {{ eta: 0.15, goal: 0.1, patience: 1000 }})",
+        {"w": w, "b": b},
+    )
+    expected = epochs_to_output(learn(COSTS[name], w, b, eta=0.15, epochs=1000), 0.1)
+    assert epochs == expected.item()
 
 
 @pytest.mark.parametrize("c", [0.1, 1.0, 10.0])

@@ -196,6 +196,7 @@ def test_a_drawn_digit_is_read_large_or_small_and_an_empty_canvas_is_explained(l
     part = learn.locator("#reader")
     part.get_by_label("my own drawing").check()
     assert output(part).startswith("There is nothing to read yet")
+    assert not part.locator(".figures").is_visible()
     for size in (0.8, 0.2):
         draw(learn, [(0.1, 0.1), (0.1 + size * 0.7, 0.1), (0.1 + size * 0.3, 0.1 + size)])
         assert output(part).startswith("It says 7")

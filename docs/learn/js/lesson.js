@@ -131,17 +131,20 @@ const Lesson = (() => {
     const rates = kinds.map((kind) => (presets ? chooseRate(find(".rates"), kind, relearn) : { value: RATE }));
     const said = Page.element(root, "p", { class: "said", role: "status" });
     let courses;
+    let waits;
     let frame = null;
 
     function relearn() {
       pause();
       courses = kinds.map((kind, i) => Neuron.learn(COSTS[kind], start.value, { eta: rates[i].value, epochs: EPOCHS }));
+      const goal = { goal: GOAL, patience: PATIENCE };
+      waits = kinds.map((kind, i) => Neuron.epochsToOutput(COSTS[kind], start.value, { eta: rates[i].value, ...goal }));
       show();
     }
 
     function show() {
       for (const draw of drawings) draw(courses, epoch.value);
-      if (frame === null) said.textContent = say(kinds, courses, epoch.value, start.value, rates);
+      if (frame === null) said.textContent = say(kinds, courses, waits, epoch.value);
     }
 
     function play() {
@@ -200,16 +203,12 @@ const Lesson = (() => {
     };
   }
 
-  function say(kinds, courses, epoch, start, rates) {
+  function say(kinds, courses, waits, epoch) {
     const outputs = kinds.map((kind, i) => `${kind} ${Words.fixed(courses[i].a[epoch])}`).join(", ");
     const now = `After ${epoch} epochs the output is ${kinds.length > 1 ? outputs : Words.fixed(courses[0].a[epoch])}.`;
     if (kinds.length === 1) return now;
-    const waits = kinds.map((kind, i) => {
-      const course = Neuron.learn(COSTS[kind], start, { eta: rates[i].value, epochs: PATIENCE });
-      const epochs = Neuron.epochsToOutput(course, GOAL);
-      return `${kind} ${epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en")}`;
-    });
-    return `${now} Epochs until it is below ${GOAL}: ${waits.join(", ")}.`;
+    const count = (epochs) => (epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en"));
+    return `${now} Epochs until it is below ${GOAL}: ${kinds.map((kind, i) => `${kind} ${count(waits[i])}`).join(", ")}.`;
   }
 
   return { mount };

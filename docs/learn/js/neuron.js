@@ -18,10 +18,17 @@ const Neuron = (() => {
     return course;
   }
 
-  // The first epoch with an output below a goal, or Infinity if there is none.
-  function epochsToOutput(course, goal) {
-    const epoch = course.a.findIndex((a) => a < goal);
-    return epoch < 0 ? Infinity : epoch;
+  // The number of epochs until the output is below a goal; Infinity if that takes longer than `patience`.
+  function epochsToOutput(cost, start, { eta, goal, patience, x = 1, y = 0 }) {
+    let { w, b } = start;
+    for (let epoch = 0; epoch <= patience; epoch++) {
+      const z = [w * x + b];
+      if (cost.activation(z)[0] < goal) return epoch;
+      const [delta] = cost.delta(z, [y]);
+      w -= eta * delta * x;
+      b -= eta * delta;
+    }
+    return Infinity;
   }
 
   return { learn, epochsToOutput };

@@ -60,8 +60,10 @@ Page.part("reader", ({ find }) => {
     softmax.title.textContent = "softmax: the sum is 1";
     sigmoid.bars(separate, digit);
     sigmoid.title.textContent = `σ of the same z: the sum is ${Words.fixed(Costs.sum(separate), 2)}`;
-    seen.setAttribute("aria-label", x.some((pixel) => pixel > 0) ? "What the network sees" : "An empty image");
-    if (y === null) said.textContent = sayDrawn(x, digit, a[digit]);
+    const empty = !x.some((pixel) => pixel > 0);
+    seen.setAttribute("aria-label", empty ? "An empty image" : "What the network sees");
+    find(".figures").hidden = empty;
+    if (y === null) said.textContent = sayDrawn(empty, digit, a[digit]);
     else said.textContent = sayTested(number, y, digit, a);
   }
 
@@ -71,8 +73,8 @@ Page.part("reader", ({ find }) => {
     return `Test image ${number}: it says ${digit} (${percent(a[digit])}), ${verdict}. ${C}.`;
   }
 
-  function sayDrawn(x, digit, share) {
-    if (x.some((pixel) => pixel > 0)) return `It says ${digit} (${percent(share)}).`;
+  function sayDrawn(empty, digit, share) {
+    if (!empty) return `It says ${digit} (${percent(share)}).`;
     return (
       `There is nothing to read yet: draw a digit. (Without any ink the biases decide, and softmax would say ${digit} with ` +
       `${percent(share)}. Its outputs sum to 1 whatever it sees: it cannot say “none of these”.)`
