@@ -7,8 +7,14 @@ const Answers = (() => {
   const logit = (a) => Math.log(a / (1 - a));
 
   const OUTPUTS = [0.12, 0.35, 0.5, 0.81, 0.94];
-  const binary = OUTPUTS.flatMap((a) => [{ a, y: 0 }, { a, y: 1 }]);
-  const between = OUTPUTS.flatMap((a) => [{ a, y: 0.3 }, { a, y: 0.85 }]);
+  const binary = OUTPUTS.flatMap((a) => [
+    { a, y: 0 },
+    { a, y: 1 },
+  ]);
+  const between = OUTPUTS.flatMap((a) => [
+    { a, y: 0.3 },
+    { a, y: 0.85 },
+  ]);
 
   // A neuron with one input: what it sees, and what follows from that.
   const neurons = [
@@ -18,8 +24,14 @@ const Answers = (() => {
     { w: 0.4, b: -1.5, x: -0.8, y: 1 },
   ].map((neuron) => ({ ...neuron, z: neuron.w * neuron.x + neuron.b }));
   const withOutput = (activation) => neurons.map((neuron) => ({ ...neuron, a: activation(neuron.z) }));
-  const byZ = (cost) => ({ z, y }) => differentiate((value) => cost.cost([value], [y]), z);
-  const byW = (cost) => ({ w, b, x, y }) => differentiate((value) => cost.cost([value * x + b], [y]), w);
+  const byZ =
+    (cost) =>
+    ({ z, y }) =>
+      differentiate((value) => cost.cost([value], [y]), z);
+  const byW =
+    (cost) =>
+    ({ w, b, x, y }) =>
+      differentiate((value) => cost.cost([value * x + b], [y]), w);
 
   // Softmax layers: the outputs j and k, and the derivative of output j by weighted input k.
   const layers = [
@@ -27,7 +39,9 @@ const Answers = (() => {
     [1.5, 0.2, -0.7],
     [-0.4, 0.9, 2.1],
   ];
-  const pairs = layers.flatMap((z) => [0, 1].map((j) => ({ z, j, k: j + 1, aj: softmax(z)[j], ak: softmax(z)[j + 1] })));
+  const pairs = layers.flatMap((z) =>
+    [0, 1].map((j) => ({ z, j, k: j + 1, aj: softmax(z)[j], ak: softmax(z)[j + 1] })),
+  );
   const replaced = (z, k, value) => z.map((old, i) => (i === k ? value : old));
   const outputByInput = ({ z, j }, k) => differentiate((value) => softmax(replaced(z, k, value))[j], z[k]);
   const classes = pairs.flatMap((pair) => [0, 1].map((yj) => ({ ...pair, yj, x: 0.4 + pair.j })));
@@ -90,7 +104,10 @@ const Answers = (() => {
 
   // Three numbers as readers type them: 1, 2, 3 or (ln 0.7, ln 0.2, ln 0.1).
   function threeNumbers(text) {
-    const parts = text.trim().replace(/^\(([^()]*,.*)\)$/, "$1").split(/[,;]/);
+    const parts = text
+      .trim()
+      .replace(/^\(([^()]*,.*)\)$/, "$1")
+      .split(/[,;]/);
     if (parts.length !== 3) throw new Expression.Unreadable("Type three numbers, with commas between them.");
     const numbers = parts.map((part) => Expression.compile(part, [])({}));
     if (!numbers.every(Number.isFinite)) throw new Expression.Unreadable("All three must be finite numbers.");
@@ -104,18 +121,27 @@ const Answers = (() => {
       const a = z.map(sigmoid);
       const sum = Costs.sum(a);
       const right = Math.abs(sum - 1) > 1e-6;
-      return { right, message: `The outputs are ${list(a)}; their sum is ${Words.fixed(sum, 3)}${right ? "." : ", so move one of them."}` };
+      return {
+        right,
+        message: `The outputs are ${list(a)}; their sum is ${Words.fixed(sum, 3)}${right ? "." : ", so move one of them."}`,
+      };
     },
     "non-local"(z) {
       const [a] = softmax(z);
       if (z[0] !== 1) return { right: false, message: "Leave the first of them at 1." };
       const right = a > 0.5;
-      return { right, message: `The first output is ${Words.fixed(a, 3)}${right ? ", though its own input is still 1." : "; make it larger."}` };
+      return {
+        right,
+        message: `The first output is ${Words.fixed(a, 3)}${right ? ", though its own input is still 1." : "; make it larger."}`,
+      };
     },
     invert(z) {
       const a = softmax(z);
       const right = [0.7, 0.2, 0.1].every((wanted, j) => Math.abs(a[j] - wanted) < 5e-3);
-      return { right, message: `These give the outputs ${list(a)}.${right ? " Add a number to all three: they still do." : ""}` };
+      return {
+        right,
+        message: `These give the outputs ${list(a)}.${right ? " Add a number to all three: they still do." : ""}`,
+      };
     },
   };
 
@@ -130,5 +156,9 @@ const Answers = (() => {
     }
   }
 
-  return { grade, names: [...Object.keys(FORMULAS), ...Object.keys(EXAMPLES)], variables: (name) => FORMULAS[name]?.variables ?? [] };
+  return {
+    grade,
+    names: [...Object.keys(FORMULAS), ...Object.keys(EXAMPLES)],
+    variables: (name) => FORMULAS[name]?.variables ?? [],
+  };
 })();

@@ -2,7 +2,12 @@
 
 // The reader names the slope ∂C/∂b that a cost should have; (74) and an integral over a give the cost.
 Page.part("design", ({ find }) => {
-  const WISHES = { "a − y": "a − y", "(a − y) a (1 − a)": "(a − y) a (1 − a)", "(a − y)³": "(a − y)³", "y − a": "y − a" };
+  const WISHES = {
+    "a − y": "a − y",
+    "(a − y) a (1 − a)": "(a − y) a (1 − a)",
+    "(a − y)³": "(a − y)³",
+    "y − a": "y − a",
+  };
   const KNOWN = [
     ["the cross-entropy (57)", Costs.crossEntropy],
     ["the quadratic cost (54)", Costs.quadratic],
@@ -17,7 +22,12 @@ Page.part("design", ({ find }) => {
     show();
   });
   const label = Page.element(controls, "label", { class: "typed" }, "∂C/∂b = ");
-  const typed = Page.element(label, "input", { type: "text", value: "a − y", autocapitalize: "off", spellcheck: "false" });
+  const typed = Page.element(label, "input", {
+    type: "text",
+    value: "a − y",
+    autocapitalize: "off",
+    spellcheck: "false",
+  });
   typed.addEventListener("input", () => {
     presets.value = Object.keys(WISHES).find((wish) => wish === typed.value) ?? "own";
     show();
@@ -35,7 +45,14 @@ Page.part("design", ({ find }) => {
 
   function chart(yLabel, range, yTicks) {
     const ticks = { xTicks: [0, 0.5, 1], yTicks };
-    return Plot.axes(charts, { name: `${yLabel}, against a`, x: [0, 1], y: range, ...ticks, xLabel: "output a", yLabel });
+    return Plot.axes(charts, {
+      name: `${yLabel}, against a`,
+      x: [0, 1],
+      y: range,
+      ...ticks,
+      xLabel: "output a",
+      yLabel,
+    });
   }
 
   function show() {
@@ -85,9 +102,11 @@ Page.part("design", ({ find }) => {
       return costs.every((C, i) => Math.abs(C - theirs[i]) < 1e-4);
     });
     const best = as[costs.indexOf(Math.min(...costs))];
-    if (Math.abs(best - y) > 0.01) return "This cost is not least where a = y: a neuron that goes down it learns something else.";
+    if (Math.abs(best - y) > 0.01)
+      return "This cost is not least where a = y: a neuron that goes down it learns something else.";
     const wrong = Math.abs(slopes[y === 0 ? slopes.length - 1 : 0]);
-    const verdict = wrong < 0.05 ? "It is slow where the neuron is most wrong." : "It is fast where the neuron is most wrong.";
+    const verdict =
+      wrong < 0.05 ? "It is slow where the neuron is most wrong." : "It is fast where the neuron is most wrong.";
     return `${known ? `You have found ${known[0]}.` : "A cost of your own."} ${verdict}`;
   }
 

@@ -29,7 +29,11 @@ const Digits = (() => {
       if (packed[i] === 0) place += packed[++i];
       else all[place++] = packed[i] / 255;
     }
-    return numbers.map((number, i) => ({ number, y: classes[i], x: all.subarray(i * SIDE * SIDE, (i + 1) * SIDE * SIDE) }));
+    return numbers.map((number, i) => ({
+      number,
+      y: classes[i],
+      x: all.subarray(i * SIDE * SIDE, (i + 1) * SIDE * SIDE),
+    }));
   }
 
   const layers = readNetwork(NETWORK);

@@ -15,9 +15,19 @@ Page.part("exercises", ({ find, findAll }) => {
     const form = Page.element(box, "form", { class: "typed" });
     const id = `answer-${name}`;
     Page.element(form, "label", { for: id }, `${box.dataset.label} =`);
-    const attributes = { type: "text", id, autocomplete: "off", autocapitalize: "off", spellcheck: "false", "aria-describedby": `${id}-verdict` };
+    const attributes = {
+      type: "text",
+      id,
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      "aria-describedby": `${id}-verdict`,
+    };
     const variables = Answers.variables(name);
-    const input = Page.element(form, "input", { ...attributes, placeholder: variables.length ? `in ${variables.join(", ")}` : "three numbers" });
+    const input = Page.element(form, "input", {
+      ...attributes,
+      placeholder: variables.length ? `in ${variables.join(", ")}` : "three numbers",
+    });
     Page.element(form, "button", {}, "Check");
     const verdict = Page.element(box, "p", { id: `${id}-verdict`, class: "grade", role: "status" });
     form.addEventListener("submit", (event) => {

@@ -32,7 +32,9 @@ const Expression = (() => {
   // Split a text into numbers, names and signs. Names are the longest that are known, so that ay is a times y.
   function split(text, variables) {
     const plain = SPELLINGS.reduce((changed, [from, to]) => changed.replace(from, to), text);
-    const names = [...variables, ...Object.keys(FUNCTIONS), ...Object.keys(CONSTANTS)].sort((a, b) => b.length - a.length);
+    const names = [...variables, ...Object.keys(FUNCTIONS), ...Object.keys(CONSTANTS)].sort(
+      (a, b) => b.length - a.length,
+    );
     const tokens = [];
     let rest = plain.trimStart();
     while (rest) {
@@ -40,7 +42,9 @@ const Expression = (() => {
       const name = names.find((known) => rest.startsWith(known));
       const token = number ?? name ?? (/^[-+*/^()]/.test(rest) ? rest[0] : null);
       if (token === null) {
-        throw new Unreadable(`I cannot read “${[...rest][0]}”. Use ${variables.join(", ")}, numbers, + − * / ^ ( ), ln, exp and σ.`);
+        throw new Unreadable(
+          `I cannot read “${[...rest][0]}”. Use ${variables.join(", ")}, numbers, + − * / ^ ( ), ln, exp and σ.`,
+        );
       }
       tokens.push({ token, kind: number ? "number" : name ? "name" : "sign" });
       rest = rest.slice(token.length).trimStart();
@@ -63,7 +67,7 @@ const Expression = (() => {
 
     function sum() {
       let value = product();
-      for (let sign; (sign = accept("+", "-")); ) {
+      for (let sign; (sign = accept("+", "-"));) {
         const [left, right] = [value, product()];
         value = sign === "+" ? (at) => left(at) + right(at) : (at) => left(at) - right(at);
       }

@@ -76,7 +76,9 @@ const Handwriting = (() => {
       const middle = (i + 0.5) * scale;
       const from = Math.max(Math.trunc(middle - reach + 0.5), 0);
       const to = Math.min(Math.trunc(middle + reach + 0.5), before);
-      const heights = Array.from({ length: to - from }, (_, j) => Math.max(1 - Math.abs((from + j - middle + 0.5) / reach), 0));
+      const heights = Array.from({ length: to - from }, (_, j) =>
+        Math.max(1 - Math.abs((from + j - middle + 0.5) / reach), 0),
+      );
       const total = Costs.sum(heights);
       return { from, shares: heights.map((height) => height / total) };
     });

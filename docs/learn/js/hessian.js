@@ -12,7 +12,12 @@ Page.part("likelihood", ({ find }) => {
   const classes = Object.fromEntries(numbers.map((number, j) => [j, String(j + 1)]));
   const y = Page.choice(find(".controls"), "The right class y", classes, "1", show);
   const outputs = box("log-likelihood");
-  const showOutputs = Bars.make(outputs.box, { names: numbers.map((n) => `a${n}`), range: [0, 1], kind: "log-likelihood", digits: 3 });
+  const showOutputs = Bars.make(outputs.box, {
+    names: numbers.map((n) => `a${n}`),
+    range: [0, 1],
+    kind: "log-likelihood",
+    digits: 3,
+  });
   const deltas = box("log-likelihood");
   const names = numbers.map((n) => `δ${n} = a${n} − y${n}`);
   const showDeltas = Bars.make(deltas.box, { names, range: [-1, 1], kind: "log-likelihood", digits: 3 });

@@ -12,8 +12,18 @@ Page.part("layer", ({ find }) => {
   const z = starts.map((value, j) => {
     return Page.slider(sliders, { name: `z${Words.subscript(j + 1)}`, min: -6, max: 6, step: 0.1, value }, show);
   });
-  const a = Page.slider(sliders, { name: "input aₖ", min: 0, max: 1, step: 0.05, value: 1, show: (v) => Words.fixed(v, 2) }, show);
-  const wanted = Page.choice(find(".controls"), "Which neuron should answer 1?", { 0: "1st", 1: "2nd", 2: "3rd" }, "1", show);
+  const a = Page.slider(
+    sliders,
+    { name: "input aₖ", min: 0, max: 1, step: 0.05, value: 1, show: (v) => Words.fixed(v, 2) },
+    show,
+  );
+  const wanted = Page.choice(
+    find(".controls"),
+    "Which neuron should answer 1?",
+    { 0: "1st", 1: "2nd", 2: "3rd" },
+    "1",
+    show,
+  );
   const bars = KINDS.map(([kind, title, cost]) => {
     const box = Page.element(find(".figures"), "div");
     const legend = Page.element(box, "p", { class: `legend ${kind}` }, title);

@@ -13,7 +13,11 @@ const Lesson = (() => {
   const RATE = 0.15;
 
   function drawNeuron(parent) {
-    const svg = Plot.drawing(parent, { width: 340, height: 104, name: "A neuron: one input, a weight, a bias, one output" });
+    const svg = Plot.drawing(parent, {
+      width: 340,
+      height: 104,
+      name: "A neuron: one input, a weight, a bias, one output",
+    });
     svg.classList.add("neuron");
     Plot.element(svg, "path", { class: "wire", d: "M46 46H146M206 46H262" });
     Plot.element(svg, "circle", { class: "cell", cx: 176, cy: 46, r: 30 });
@@ -60,7 +64,9 @@ const Lesson = (() => {
   }
 
   function tangentLine(chart, ends, z, slope) {
-    const points = ends.map((end) => `${chart.toX(end).toFixed(1)} ${chart.toY(Costs.sigmoid(z) + slope * (end - z)).toFixed(1)}`);
+    const points = ends.map(
+      (end) => `${chart.toX(end).toFixed(1)} ${chart.toY(Costs.sigmoid(z) + slope * (end - z)).toFixed(1)}`,
+    );
     return `M${points.join("L")}`;
   }
 
@@ -80,7 +86,14 @@ const Lesson = (() => {
     return (courses, epoch) =>
       courses.forEach((course, i) => {
         const shown = values(course).slice(0, epoch + 1);
-        lines[i].setAttribute("d", Plot.line(chart, shown.map((_, step) => step), shown));
+        lines[i].setAttribute(
+          "d",
+          Plot.line(
+            chart,
+            shown.map((_, step) => step),
+            shown,
+          ),
+        );
         Plot.move(dots[i], chart.toX(epoch), chart.toY(Math.min(shown[epoch], y[1])));
       });
   }
@@ -207,7 +220,8 @@ const Lesson = (() => {
     const outputs = kinds.map((kind, i) => `${kind} ${Words.fixed(courses[i].a[epoch])}`).join(", ");
     const now = `After ${epoch} epochs the output is ${kinds.length > 1 ? outputs : Words.fixed(courses[0].a[epoch])}.`;
     if (kinds.length === 1) return now;
-    const count = (epochs) => (epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en"));
+    const count = (epochs) =>
+      epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en");
     return `${now} Epochs until it is below ${GOAL}: ${kinds.map((kind, i) => `${kind} ${count(waits[i])}`).join(", ")}.`;
   }
 

@@ -43,7 +43,11 @@ const Pen = (() => {
       stroke(context, lines);
     }
     const { data } = context.getImageData(0, 0, RASTER, RASTER);
-    return { ink: Float64Array.from({ length: RASTER * RASTER }, (_, i) => data[4 * i + 3] / 255), width: RASTER, height: RASTER };
+    return {
+      ink: Float64Array.from({ length: RASTER * RASTER }, (_, i) => data[4 * i + 3] / 255),
+      width: RASTER,
+      height: RASTER,
+    };
   }
 
   function make(parent, onChange) {

@@ -34,7 +34,12 @@ const Plot = (() => {
     const grid = element(svg, "g", { class: "grid" });
     for (const tick of yTicks) {
       element(grid, "path", { d: `M${toX(x[0])} ${toY(tick)}H${toX(x[1])}` });
-      element(grid, "text", { x: MARGIN.left - 6, y: toY(tick) + 4, "text-anchor": "end" }, String(tick).replace("-", "−"));
+      element(
+        grid,
+        "text",
+        { x: MARGIN.left - 6, y: toY(tick) + 4, "text-anchor": "end" },
+        String(tick).replace("-", "−"),
+      );
     }
     for (const tick of xTicks) {
       element(grid, "path", { d: `M${toX(tick)} ${toY(y[0])}v4` });

@@ -7,7 +7,13 @@ Page.part("reader", ({ find }) => {
   const readings = images.map(({ x }) => largest(weightedInputs(x)));
   let current = 0;
 
-  const source = Page.choice(find(".controls"), "Look at", { test: "test images", draw: "my own drawing" }, "test", changeSource);
+  const source = Page.choice(
+    find(".controls"),
+    "Look at",
+    { test: "test images", draw: "my own drawing" },
+    "test",
+    changeSource,
+  );
   const buttons = Page.element(find(".controls"), "div", { class: "buttons" });
   Page.button(buttons, "Next", () => go(current + 1)).className = "main";
   Page.button(buttons, "Random", () => go(current + 1 + Math.floor(Math.random() * (images.length - 1))));

@@ -44,7 +44,11 @@ Page.part("softmax", ({ find }) => {
     outputs.title.textContent = `Outputs: their sum is ${Words.fixed(Costs.sum(a), 3)}`;
     slopes.title.textContent = `How fast each output follows z${Words.subscript(k + 1)}`;
     slopes.box.style.visibility = c === Infinity ? "hidden" : "visible"; // nothing may move under the finger
-    if (c !== Infinity) showSlopes(Costs.softmaxSlopes(values, c).map((row) => row[k]), k);
+    if (c !== Infinity)
+      showSlopes(
+        Costs.softmaxSlopes(values, c).map((row) => row[k]),
+        k,
+      );
     said.textContent = describe(values, c);
   }
 
@@ -52,8 +56,10 @@ Page.part("softmax", ({ find }) => {
     const largest = Math.max(...values);
     const ties = values.filter((value) => value === largest).length;
     if (c === 0) return "With c = 0 nothing that the layer sees matters: all outputs are 1/4.";
-    if (c < Infinity) return "One slope is positive, three are negative, and together they are 0: what one output gains, the others lose.";
-    if (ties === 1) return "In the limit c → ∞ the largest takes all: a hard maximum, which has no slopes to learn from.";
+    if (c < Infinity)
+      return "One slope is positive, three are negative, and together they are 0: what one output gains, the others lose.";
+    if (ties === 1)
+      return "In the limit c → ∞ the largest takes all: a hard maximum, which has no slopes to learn from.";
     return `In the limit c → ∞, ${ties} inputs that tie for the largest share alike: each output is 1/${ties}.`;
   }
 

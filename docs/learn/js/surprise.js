@@ -58,7 +58,14 @@ Page.part("average-surprise", ({ find }) => {
   function show() {
     const C = average(a.value, y.value);
     const entropy = average(Math.min(Math.max(y.value, 1e-12), 1 - 1e-12), y.value);
-    curve.setAttribute("d", Plot.line(chart, as, as.map((value) => average(value, y.value))));
+    curve.setAttribute(
+      "d",
+      Plot.line(
+        chart,
+        as,
+        as.map((value) => average(value, y.value)),
+      ),
+    );
     least.setAttribute("d", Plot.line(chart, [y.value, y.value], [0, entropy]));
     Plot.move(dot, chart.toX(a.value), Math.max(chart.toY(C), chart.inner.top));
     said.textContent =

@@ -17,7 +17,9 @@ const OWN = ["katex", "katex-display", "cancels"]; // classes that page.css name
 const FONTS = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
 // In the order of what needs what.
 const SCRIPTS =
-  "costs neuron words page plot bars expression grading answers handwriting network digits lesson story derivation design surprise layer softmax hessian pen reader exercises".split(" ");
+  "costs neuron words page plot bars expression grading answers handwriting network digits lesson story derivation design surprise layer softmax hessian pen reader exercises".split(
+    " ",
+  );
 
 const sections = readdirSync(join(SOURCE, "sections")).sort();
 const text = sections.map((name) => readFileSync(join(SOURCE, "sections", name), "utf8")).join("\n");
@@ -96,7 +98,9 @@ function usedRules(names) {
     .map((rule) => {
       if (rule.startsWith("@font-face")) return FONTS.some((font) => rule.includes(`KaTeX_${font}.woff2`)) ? rule : "";
       const [selectors, body] = rule.split("{");
-      const used = selectors.split(",").filter((selector) => Array.from(selector.matchAll(CLASS)).every(([, name]) => names.has(name)));
+      const used = selectors
+        .split(",")
+        .filter((selector) => Array.from(selector.matchAll(CLASS)).every(([, name]) => names.has(name)));
       const renamed = used.map((selector) => selector.replace(CLASS, (_, name) => `.${names.get(name)}`));
       return used.length ? `${renamed.join(",")}{${body}` : "";
     })
