@@ -3,7 +3,17 @@
 import pytest
 from playwright.sync_api import expect
 
-WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
+WIDTHS = 390, 1280
+# The other two combinations run with the slow tests.
+SCREENS = [
+    pytest.param((width, scheme), id=f"{width}-{scheme}", marks=marks)
+    for width, scheme, marks in [
+        (390, "light", ()),
+        (1280, "dark", ()),
+        (390, "dark", pytest.mark.slow),
+        (1280, "light", pytest.mark.slow),
+    ]
+]
 
 # Elements that reach beyond the window, and formulas that are cut off.
 TOO_WIDE = """() => [
@@ -64,7 +74,7 @@ TOP_AFTER = """(slider, share) => {
 }"""
 
 
-@pytest.fixture(scope="module", params=[(width, scheme) for width in WIDTHS for scheme in SCHEMES], ids=str)
+@pytest.fixture(scope="module", params=SCREENS)
 def screen(request, open_learn):
     """The page on each kind of screen, with all of it open."""
     with open_learn(*request.param) as page:
@@ -186,6 +196,20 @@ def test_the_covariance_of_draws_is_near_the_hessian(shared):
     )
     for hessian, covariance in zip(*tables, strict=True):
         assert abs(number(hessian) - number(covariance)) < 0.08  # five standard deviations
+
+
+def test_a_link_to_an_equation_opens_its_step(learn):
+    learn.locator("#design-a-cost").get_by_role("link", name="(61)").click()
+    expect(learn.locator("#eq-61")).to_be_visible()
+
+
+def test_a_drawing_stays_while_test_images_are_shown(learn):
+    part = learn.locator("#reader")
+    part.get_by_label("my own drawing").check()
+    draw(learn, [(0.5, 0.1), (0.5, 0.9)])
+    part.get_by_label("test images").check()
+    part.get_by_label("my own drawing").check()
+    assert output(part).startswith("It says 1")
 
 
 def number(text):

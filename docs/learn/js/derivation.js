@@ -49,13 +49,15 @@ Page.part("derivation", ({ root, find, findAll }) => {
   }
 
   // A link from elsewhere to an equation opens the step that it is in.
-  window.addEventListener("hashchange", () => {
+  function openTarget() {
     const i = steps.indexOf(document.getElementById(location.hash.slice(1))?.closest(".steps > li"));
     if (i < shown) return;
     go(i + 1);
     steps[i].scrollIntoView();
-  });
+  }
+  window.addEventListener("hashchange", openTarget);
 
   go(1);
+  openTarget();
   showValues();
 });

@@ -93,6 +93,7 @@ const Pen = (() => {
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 
     return {
+      show: changed,
       clear() {
         lines = [];
         changed();

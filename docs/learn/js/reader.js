@@ -6,6 +6,7 @@ Page.part("reader", ({ find }) => {
   const { SIDE, images, weightedInputs } = Digits;
   const readings = images.map(({ x }) => largest(weightedInputs(x)));
   let current = 0;
+  let shown = null;
 
   const source = Page.choice(
     find(".controls"),
@@ -52,7 +53,7 @@ Page.part("reader", ({ find }) => {
     const own = source.value === "draw";
     paper.hidden = !own;
     buttons.hidden = own;
-    if (own) pen.clear();
+    if (own) pen.show();
     else go(current);
   }
 
@@ -61,7 +62,8 @@ Page.part("reader", ({ find }) => {
     const digit = largest(z);
     const a = Costs.softmax(z);
     const separate = z.map(Costs.sigmoid);
-    paint(x);
+    shown = x;
+    paint();
     softmax.bars(a, digit);
     softmax.title.textContent = "softmax: the sum is 1";
     sigmoid.bars(separate, digit);
@@ -89,13 +91,13 @@ Page.part("reader", ({ find }) => {
 
   const percent = (share) => (share > 0.9995 ? "99.9+ %" : `${Words.fixed(100 * share, 1)} %`);
 
-  function paint(x) {
+  function paint() {
     const context = seen.getContext("2d");
     const [ground, ink] = ["--ground", "--ink"].map((name) => getComputedStyle(seen).getPropertyValue(name));
     context.fillStyle = ground;
     context.fillRect(0, 0, SIDE * ZOOM, SIDE * ZOOM);
     context.fillStyle = ink;
-    x.forEach((pixel, i) => {
+    shown.forEach((pixel, i) => {
       context.globalAlpha = pixel;
       context.fillRect((i % SIDE) * ZOOM, Math.floor(i / SIDE) * ZOOM, ZOOM, ZOOM);
     });
@@ -103,5 +105,6 @@ Page.part("reader", ({ find }) => {
   }
 
   find(".tested").textContent = `${NETWORK.tested.toLocaleString("en")} test images it gets ${NETWORK.mistakes} wrong`;
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
   changeSource();
 });
