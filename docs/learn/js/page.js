@@ -10,7 +10,7 @@ const Page = (() => {
     return made;
   }
 
-  // Run the part of the page that is in an element, if the page has it.
+  // Run a part of the page in its element.
   function part(id, run) {
     const root = document.getElementById(id);
     const find = (selector) => root.querySelector(selector);

@@ -15,19 +15,11 @@ const KATEX_CSS = readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8");
 const CLASS = /\.([a-z][\w-]*)/gi;
 const OWN = ["katex", "katex-display", "cancels"]; // classes that page.css names
 const FONTS = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
-// In the order of what needs what.
-const SCRIPTS =
-  "costs neuron words page plot bars expression grading answers handwriting network digits lesson story derivation design surprise layer softmax hessian pen reader exercises".split(
-    " ",
-  );
 
 const sections = readdirSync(join(SOURCE, "sections")).sort();
 const text = sections.map((name) => readFileSync(join(SOURCE, "sections", name), "utf8")).join("\n");
 const frame = readFileSync(join(SOURCE, "frame.html"), "utf8");
-const present = SCRIPTS.filter((name) => readdirSync(join(PAGE, "js")).includes(`${name}.js`));
-const page = frame
-  .replace("{{scripts}}", () => present.map((name) => `    <script defer src="js/${name}.js"></script>`).join("\n"))
-  .replace("{{sections}}", () => typesetText(text));
+const page = frame.replace("{{sections}}", () => typesetText(text));
 const [shorter, names] = shorten(page);
 writePage(shorter);
 await copyKatex(shorter, names);
