@@ -32,7 +32,8 @@ const Lesson = (() => {
 
     function show() {
       draw(courses, player.value);
-      if (!player.playing) said.textContent = say(kinds, courses, waits, player.value);
+      said.setAttribute("aria-busy", player.playing); // a screen reader waits for the end
+      said.textContent = say(kinds, courses, waits, player.value);
     }
 
     relearn();

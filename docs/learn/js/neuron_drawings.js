@@ -9,7 +9,7 @@ const NeuronDrawings = (() => {
       name: "A neuron: one input, a weight, a bias, one output",
     });
     svg.classList.add("neuron");
-    Plot.element(svg, "path", { class: "wire", d: "M46 46H146M206 46H262" });
+    Plot.element(svg, "path", { class: "wire", d: "M56 46H146M206 46H262" });
     Plot.element(svg, "circle", { class: "cell", cx: 176, cy: 46, r: 30 });
     Plot.element(svg, "text", { x: 30, y: 51, "text-anchor": "middle" }, "x = 1");
     const w = Plot.element(svg, "text", { x: 96, y: 36, "text-anchor": "middle" });

@@ -18,6 +18,8 @@ Page.part("first-neuron", (part) => {
       verdict.textContent =
         `${right ? "Yes." : "One would think so, but no."} After ${ASKED} epochs the output is still ${Words.fixed(a)}: ` +
         "the neuron has hardly moved. Watch the bars below while it runs.";
+      const isCutOff = part.root.getBoundingClientRect().bottom > window.innerHeight;
+      if (isCutOff) verdict.scrollIntoView();
       lesson.play();
     },
   );
