@@ -1,6 +1,7 @@
 """Fixtures for all tests. They import late, since the tests of the costs need torch alone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,20 @@ def interpret_kernels() -> None:
 interpret_kernels()
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TIMEOUT = 300_000  # ms for anything, on a busy machine
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no network
+]
+
+
 class Outcome(NamedTuple):
     code: int
     out: list[str]
@@ -51,6 +66,21 @@ def root():
 def packed(root):
     """The folder of the project's own files of MNIST."""
     return root / "data" / "MNIST" / "raw"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=TIMEOUT)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = chromium.new_context()
+        context.set_default_timeout(TIMEOUT)
+        yield context
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

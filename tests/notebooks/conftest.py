@@ -1,6 +1,5 @@
-"""Fixtures: the notebook as an app, and a browser that shows it."""
+"""Fixtures: the notebook as an app, and its page in a browser."""
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -9,19 +8,6 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT = 300_000  # ms for anything, on a busy machine
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no network
-]
 
 
 @pytest.fixture(scope="session")
@@ -58,21 +44,6 @@ def wait_for(address, server):
                 return
         except OSError:
             time.sleep(0.1)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=TIMEOUT)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = chromium.new_context()
-        context.set_default_timeout(TIMEOUT)
-        yield context
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,31 @@
+"use strict";
+
+// Rows of bars that grow from 0 to either side, each with its name and its number.
+const Bars = (() => {
+  // `names` are the rows; `range` is what the length of the track stands for. Returns a function that shows values.
+  function make(parent, { names, range, kind, digits = 2 }) {
+    const [low, high] = range;
+    const zero = (-low / (high - low)) * 100;
+    const rows = names.map((name) => {
+      const row = Page.element(parent, "div", { class: `bar ${kind}` });
+      Page.element(row, "span", { class: "bar-name" }, name);
+      const track = Page.element(row, "span", { class: "bar-track" });
+      const fill = Page.element(track, "span", { class: "bar-fill" });
+      if (low < 0) Page.element(track, "span", { class: "bar-zero", style: `left:${zero}%` });
+      return { row, fill, number: Page.element(row, "span", { class: "bar-number" }) };
+    });
+    return function show(values, marked = null) {
+      values.forEach((value, i) => {
+        const { row, fill, number } = rows[i];
+        const from = (Math.min(Math.max(Math.min(value, 0), low), high) - low) / (high - low);
+        const to = (Math.min(Math.max(value, 0), high) - low) / (high - low);
+        fill.style.left = `${from * 100}%`;
+        fill.style.width = `${(to - from) * 100}%`;
+        number.textContent = Words.fixed(value, digits);
+        row.classList.toggle("marked", i === marked);
+      });
+    };
+  }
+
+  return { make };
+})();

@@ -1,0 +1,75 @@
+"use strict";
+
+// Line charts and other drawings in SVG. What changes with a slider is an attribute of an element that stays.
+const Plot = (() => {
+  const NAMESPACE = "http://www.w3.org/2000/svg";
+
+  function element(parent, name, attributes = {}, text = null) {
+    const made = document.createElementNS(NAMESPACE, name);
+    set(made, attributes);
+    if (text !== null) made.textContent = text;
+    parent.append(made);
+    return made;
+  }
+
+  function set(target, attributes) {
+    for (const [name, value] of Object.entries(attributes)) target.setAttribute(name, value);
+  }
+
+  // An empty drawing. Its name is what a screen reader says.
+  function drawing(parent, { width, height, name }) {
+    return element(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
+  }
+
+  const WIDTH = 340;
+  const HEIGHT = 190;
+  const MARGIN = { left: 36, right: 12, top: 24, bottom: 34 };
+
+  // Axes over the ranges x and y, with the ticks that are named. Returns the svg and the scales.
+  function axes(parent, { name, x, y, xTicks, yTicks, xLabel, yLabel }) {
+    const svg = drawing(parent, { width: WIDTH, height: HEIGHT, name });
+    const inner = { width: WIDTH - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
+    const toX = (value) => MARGIN.left + ((value - x[0]) / (x[1] - x[0])) * inner.width;
+    const toY = (value) => MARGIN.top + (1 - (value - y[0]) / (y[1] - y[0])) * inner.height;
+    const grid = element(svg, "g", { class: "grid" });
+    for (const tick of yTicks) {
+      element(grid, "path", { d: `M${toX(x[0])} ${toY(tick)}H${toX(x[1])}` });
+      element(
+        grid,
+        "text",
+        { x: MARGIN.left - 6, y: toY(tick) + 4, "text-anchor": "end" },
+        String(tick).replace("-", "−"),
+      );
+    }
+    for (const tick of xTicks) {
+      element(grid, "path", { d: `M${toX(tick)} ${toY(y[0])}v4` });
+      const place = { x: toX(tick), y: toY(y[0]) + 17, "text-anchor": "middle" };
+      element(grid, "text", place, String(tick).replace("-", "−"));
+    }
+    element(grid, "text", { x: toX(x[1]), y: HEIGHT - 2, "text-anchor": "end", class: "axis" }, xLabel);
+    element(grid, "text", { x: 4, y: 13, class: "axis" }, yLabel);
+    return { svg, toX, toY, inner: { left: toX(x[0]), right: toX(x[1]), top: toY(y[1]), bottom: toY(y[0]) } };
+  }
+
+  // The `d` of a line through points, none of which leaves the chart by more than its height.
+  function line(chart, xs, ys) {
+    const { top, bottom } = chart.inner;
+    const clip = (value) => Math.min(Math.max(value, top), bottom);
+    return xs.map((x, i) => `${i ? "L" : "M"}${chart.toX(x).toFixed(1)} ${clip(chart.toY(ys[i])).toFixed(1)}`).join("");
+  }
+
+  // A dot whose shape, not only its colour, says which cost it belongs to.
+  function marker(svg, kind) {
+    const group = element(svg, "g", { class: `marker ${kind}` });
+    if (kind === "cross-entropy") element(group, "rect", { x: -4.5, y: -4.5, width: 9, height: 9 });
+    else if (kind === "log-likelihood") element(group, "path", { d: "M0 -7L7 0L0 7L-7 0Z" });
+    else element(group, "circle", { r: 7 });
+    return group;
+  }
+
+  const move = (group, x, y) => group.setAttribute("transform", `translate(${x.toFixed(2)} ${y.toFixed(2)})`);
+
+  const steps = (from, to, count) => Array.from({ length: count + 1 }, (_, i) => from + ((to - from) * i) / count);
+
+  return { element, set, drawing, axes, line, marker, move, steps };
+})();

@@ -1,0 +1,261 @@
+"""Test the page as readers use it: narrow or wide, light or dark, by finger or keyboard, with or without motion."""
+
+import pytest
+from playwright.sync_api import expect
+
+WIDTHS = 390, 1280
+# The other two combinations run with the slow tests.
+SCREENS = [
+    pytest.param((width, scheme), id=f"{width}-{scheme}", marks=marks)
+    for width, scheme, marks in [
+        (390, "light", ()),
+        (1280, "dark", ()),
+        (390, "dark", pytest.mark.slow),
+        (1280, "light", pytest.mark.slow),
+    ]
+]
+
+# Elements that reach beyond the window, and formulas that are cut off.
+TOO_WIDE = """() => [
+  ...[...document.querySelectorAll("main *:not(.katex *)")].filter(
+    (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5),
+  ...[...document.querySelectorAll(".formula")].filter((formula) => formula.scrollWidth > formula.clientWidth),
+].map((element) => element.outerHTML.slice(0, 80))"""
+
+# Texts whose contrast with what is behind them is below WCAG's AA.
+TOO_FAINT = """() => {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgb = (colours) => {
+    pen.clearRect(0, 0, 1, 1);
+    for (const colour of colours) {
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+    }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (colour) => {
+    const [r, g, b] = colour.map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    const colours = [];
+    for (let at = element; at; at = at.parentElement) colours.unshift(getComputedStyle(at).backgroundColor);
+    return colours;
+  };
+  const texts = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    if (element.closest(":disabled, math")) continue;
+    const style = getComputedStyle(element);
+    const ground = behind(element);
+    const ink = element.closest("svg") ? style.fill : style.color;
+    const [one, other] = [luminance(rgb([...ground, ink])), luminance(rgb(ground))].sort((a, b) => b - a);
+    const large = parseFloat(style.fontSize) >= 24;
+    if ((one + 0.05) / (other + 0.05) < (large ? 3 : 4.5)) texts.push(walker.currentNode.data.slice(0, 40));
+  }
+  return texts;
+}"""
+
+NAMED = "input, button, canvas, svg[role], fieldset, summary"
+
+WITHOUT_NAME = """(named) => [...document.querySelectorAll(named)].filter((element) => {
+  const name = element.getAttribute("aria-label") ?? element.labels?.[0]?.textContent ??
+    element.querySelector("legend")?.textContent ?? element.textContent;
+  return !name.trim();
+}).map((element) => element.outerHTML.slice(0, 80))"""
+
+# Move each slider to the ends and to the middle of its range, and return those that then stand elsewhere on the page.
+RESTLESS = """() => [...document.querySelectorAll("[type=range]")].filter((slider) => {
+  const tops = [0, 0.45, 1].map((share) => {
+    slider.value = Number(slider.min) + share * (slider.max - slider.min);
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    return slider.getBoundingClientRect().top + scrollY;
+  });
+  return new Set(tops).size > 1;
+}).map((slider) => slider.labels[0].textContent)"""
+
+
+@pytest.fixture(scope="module", params=SCREENS)
+def screen(request, open_learn):
+    """The page on each kind of screen, with all of it open."""
+    with open_learn(*request.param) as page:
+        page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        page.get_by_role("button", name="All steps").click()
+        page.locator("#two-costs").get_by_label("my own").check()
+        page.locator("#reader").get_by_label("my own drawing").check()
+        yield page
+
+
+def test_nothing_is_wider_than_the_screen(screen):
+    assert screen.evaluate(TOO_WIDE) == []
+
+
+def test_every_text_stands_out_from_its_ground(screen):
+    assert screen.evaluate(TOO_FAINT) == []
+
+
+def test_every_control_and_picture_has_a_name(screen):
+    assert screen.evaluate(WITHOUT_NAME, NAMED) == []
+
+
+def output(figure):
+    """Return the last output that a figure reports."""
+    return figure.locator(".said").inner_text()
+
+
+def test_the_reader_predicts_and_is_told(learn):
+    figure = learn.locator("#first-neuron")
+    figure.get_by_label("near 0").check()
+    expect(figure.locator(".verdict")).to_contain_text("no. After 100 epochs the output is still 0.96")
+    assert output(figure) == "After 300 epochs the output is 0.20."
+
+
+def test_with_motion_the_neuron_takes_its_time_and_can_be_paused(open_learn):
+    with open_learn(motion="no-preference") as page:
+        figure = page.locator("#first-neuron")
+        figure.get_by_role("button", name="Run").click()
+        page.wait_for_function("document.querySelector('#first-neuron input[type=range]').valueAsNumber > 2")
+        figure.get_by_role("button", name="Pause").click()
+        epoch = int(figure.get_by_role("slider", name="epoch").input_value())
+        assert 2 < epoch < 300
+        assert output(figure).startswith(f"After {epoch} epochs")
+
+
+def test_a_keyboard_reaches_and_moves_every_control(learn):
+    count = learn.evaluate(
+        "[...document.querySelectorAll('input, button, summary, a')].filter((e) => e.checkVisibility()).length"
+    )
+    reached = set()
+    for _ in range(count + 5):
+        learn.keyboard.press("Tab")
+        reached.add(learn.evaluate("document.activeElement.id || document.activeElement.outerHTML"))
+    sliders = learn.evaluate(
+        "[...document.querySelectorAll('[type=range]')].filter((e) => e.checkVisibility()).map((e) => e.id)"
+    )
+    assert set(sliders) <= reached
+    for number in sliders:
+        slider = learn.locator(f"#{number}")
+        slider.press("Home")
+        lowest = slider.get_attribute("aria-valuetext")
+        slider.press("ArrowRight")
+        assert slider.get_attribute("aria-valuetext") != lowest, number
+
+
+def test_the_quadratic_cost_can_be_made_to_wait(learn):
+    figure = learn.locator("#two-costs")
+    figure.get_by_label("my own").check()
+    figure.get_by_label("w", exact=True).fill("5")
+    assert "quadratic more than 20,000" not in output(figure)
+    assert "Epochs until it is below 0.1: quadratic 3," in output(figure)
+
+
+def test_the_steps_open_one_by_one_and_the_factor_is_struck_out(learn):
+    part = learn.locator("#derivation")
+    for step in range(1, 6):
+        assert part.locator(".steps > li:visible").count() == step
+        assert (part.get_attribute("class") == "play struck") == (step >= 4)
+        if step < 5:
+            part.get_by_role("button", name="Next step").click()
+    part.get_by_label("z", exact=True).fill("-1.5")
+    assert set(part.locator("output[data-line]").all_inner_texts()) == {"= 0.1824"}
+
+
+@pytest.mark.parametrize(
+    ("wish", "verdict"),
+    [
+        ("a - y", "You have found the cross-entropy (57). It is fast"),
+        ("(a - y) a (1 - a)", "You have found the quadratic cost (54). It is slow"),
+        ("(a − y)³", "A cost of your own. It is fast"),
+        ("y - a", "This cost is not least where a = y"),
+        ("1/(a - 1/2)", "Somewhere between 0 and 1 this slope is not a finite number."),
+        ("a -", "The formula ends too early."),
+    ],
+)
+def test_a_wish_for_a_slope_gives_the_cost(wish, verdict, shared):
+    part = shared.locator("#design")
+    part.get_by_label("∂C/∂b =").fill(wish)
+    assert output(part).startswith(verdict)
+
+
+def test_softmax_goes_to_both_limits_with_a_tie(shared):
+    part = shared.locator("#softmax")
+    factor = part.get_by_label("factor c")
+    outputs = part.locator(".log-likelihood .bar-number")
+    factor.press("End")
+    assert outputs.all_inner_texts() == ["0.000", "0.000", "1.000", "0.000"]
+    part.get_by_role("button", name="Make a tie").click()
+    assert outputs.all_inner_texts() == ["0.500", "0.000", "0.500", "0.000"]
+    factor.press("Home")
+    assert outputs.all_inner_texts() == ["0.250"] * 4
+
+
+def test_the_covariance_of_draws_is_near_the_hessian(shared):
+    part = shared.locator("#likelihood")
+    part.get_by_role("button", name="Draw 1,000").click()
+    tables = part.locator("table").evaluate_all(
+        "(tables) => tables.map((table) => [...table.querySelectorAll('td')].map((cell) => cell.textContent))"
+    )
+    for hessian, covariance in zip(*tables, strict=True):
+        assert abs(number(hessian) - number(covariance)) < 0.08  # five standard deviations
+
+
+def test_a_link_to_an_equation_opens_its_step(learn):
+    learn.locator("#design-a-cost").get_by_role("link", name="(61)").click()
+    expect(learn.locator("#eq-61")).to_be_visible()
+
+
+def test_a_drawing_stays_while_test_images_are_shown(learn):
+    part = learn.locator("#reader")
+    part.get_by_label("my own drawing").check()
+    draw(learn, [(0.5, 0.1), (0.5, 0.9)])
+    part.get_by_label("test images").check()
+    part.get_by_label("my own drawing").check()
+    assert output(part).startswith("It says 1")
+
+
+def number(text):
+    return float(text.replace("−", "-"))
+
+
+def test_next_mistake_shows_a_digit_that_is_read_wrongly(learn):
+    part = learn.locator("#reader")
+    assert output(part).startswith("Test image 0: it says 7 (")
+    part.get_by_role("button", name="Next mistake").click()
+    assert "but it is a" in output(part)
+
+
+def test_a_drawn_digit_is_read_large_or_small_and_an_empty_canvas_is_explained(learn):
+    part = learn.locator("#reader")
+    part.get_by_label("my own drawing").check()
+    assert output(part).startswith("There is nothing to read yet")
+    assert not part.locator(".figures").is_visible()
+    for size in (0.8, 0.2):
+        draw(learn, [(0.1, 0.1), (0.1 + size * 0.7, 0.1), (0.1 + size * 0.3, 0.1 + size)])
+        assert output(part).startswith("It says 7")
+        part.get_by_role("button", name="Clear").click()
+    assert output(part).startswith("There is nothing to read yet")
+
+
+def draw(page, places):
+    canvas = page.locator(".paper canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for number, (x, y) in enumerate(places):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_moves_under_the_finger(width, open_learn):
+    with open_learn(width) as page:
+        page.locator("#two-costs").get_by_label("my own").check()
+        assert page.evaluate(RESTLESS) == []
+        page.locator("#reader").get_by_label("my own drawing").check()
+        canvas = page.locator(".paper canvas")
+        before = canvas.evaluate("(canvas) => canvas.getBoundingClientRect().top + scrollY")
+        draw(page, [(0.5, 0.1), (0.5, 0.9)])
+        assert canvas.evaluate("(canvas) => canvas.getBoundingClientRect().top + scrollY") == before
