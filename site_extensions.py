@@ -1,0 +1,49 @@
+"""What the documentation needs beyond its tools: formulas that browsers typeset, and examples in docstrings."""
+
+import re
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+from markdown import Extension, Markdown
+from markdown.inlinepatterns import InlineProcessor
+
+IN_LINE = r"(?<![\w$])\$(?! )([^$]+)(?<! )\$(?![\w$])"
+
+
+def mathml(formula: str, display: str = "inline") -> str:
+    """Return a formula as MathML, which needs no script."""
+    # A function has a space before its argument, unless that is in brackets.
+    return re.sub(
+        r"(<mi>(?:ln|tanh)</mi>)(?!<mo stretchy)", r'\1<mspace width="0.17em"/>', convert(formula, display=display)
+    )
+
+
+def block(formula: str, *arguments: Any, **options: Any) -> str:
+    """Return the formula of a block "```math", as on GitHub; `pymdownx.superfences` calls it."""
+    return mathml(formula, display="block")
+
+
+class Formula(InlineProcessor):
+    """Replaces $...$ within a line, as on GitHub."""
+
+    def handleMatch(self, match: re.Match[str], data: str) -> tuple[str, int, int]:
+        return self.md.htmlStash.store(mathml(" ".join(match[1].split()))), match.start(0), match.end(0)
+
+
+class Formulas(Extension):
+    def extendMarkdown(self, md: Markdown) -> None:
+        # After code, before escapes and emphasis.
+        md.inlinePatterns.register(Formula(IN_LINE, md), "formula", 185)
+
+
+def makeExtension(**options: Any) -> Formulas:
+    return Formulas(**options)
+
+
+class Examples(griffe.Extension):
+    """Lets "Example:" in a docstring begin a section, as "Examples:" does."""
+
+    def on_instance(self, *, obj: griffe.Object, **others: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
