@@ -13,10 +13,13 @@ IN_LINE = r"(?<![\w$])\$(?! )([^$]+)(?<! )\$(?![\w$])"
 
 def mathml(formula: str, display: str = "inline") -> str:
     """Return a formula as MathML, which needs no script."""
-    # A function has a space before its argument, unless that is in brackets.
-    return re.sub(
-        r"(<mi>(?:ln|tanh)</mi>)(?!<mo stretchy)", r'\1<mspace width="0.17em"/>', convert(formula, display=display)
+    # A function has a space on both sides, but not before a bracket.
+    found = re.sub(
+        r"<mi>(ln|tanh)</mi>(?=<mo stretchy)",
+        r'<mo lspace="0.17em" rspace="0">\1</mo>',
+        convert(formula, display=display),
     )
+    return re.sub(r"<mi>(ln|tanh)</mi>", r'<mo lspace="0.17em" rspace="0.17em">\1</mo>', found)
 
 
 def block(formula: str, *arguments: Any, **options: Any) -> str:

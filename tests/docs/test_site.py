@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 PARTS = "zensical.toml", "site_extensions.py", "ce_torch", "examples", "CHANGELOG.md", "CONTRIBUTING.md", "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT = 300_000  # ms for anything, on a busy machine
+TIMEOUT = 120_000  # ms for anything, on a busy machine
 
 
 @pytest.fixture(scope="module")
