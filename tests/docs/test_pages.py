@@ -36,6 +36,11 @@ def test_examples_run(page, example, shown, monkeypatch, capsys):
     assert "Error" not in err
 
 
+@pytest.mark.parametrize("path", sorted((PROJECT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_program_among_the_examples_is_shown(path):
+    assert f'```python\n--8<-- "examples/{path.name}"\n```' in PAGES["docs/recipes.md"]
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(test_\w+)`", EVERYTHING))))
 def test_every_test_that_is_named_exists(name):
     assert re.search(rf"^def {name}\(", TESTS, re.MULTILINE)
