@@ -30,8 +30,8 @@ def block(formula: str, *arguments: Any, **options: Any) -> str:
 class Formula(InlineProcessor):
     """Replaces $...$ within a line, as on GitHub."""
 
-    def handleMatch(self, match: re.Match[str], data: str) -> tuple[str, int, int]:
-        return self.md.htmlStash.store(mathml(" ".join(match[1].split()))), match.start(0), match.end(0)
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str, int, int]:
+        return self.md.htmlStash.store(mathml(" ".join(m[1].split()))), m.start(0), m.end(0)
 
 
 class Formulas(Extension):
