@@ -23,7 +23,7 @@ from ce_torch.functional import (
     softmax_statistics,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CrossEntropyCost",

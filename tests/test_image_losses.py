@@ -1,4 +1,4 @@
-"""The calls in `docs/images.md` are the losses of timm and torchvision, with their gradients."""
+"""The calls in `docs/segmentation.md` are the losses of timm and torchvision, with their gradients."""
 
 import pytest
 import torch

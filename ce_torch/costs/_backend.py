@@ -97,7 +97,7 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
 
     Raises:
         ValueError: the call computed no cost, or `torch.compile` has turned the cost into code.
-        Whatever the call raises.
+        Exception: whatever the call raises.
 
     Example:
         >>> explain(quadratic, torch.zeros(2, 3).t(), torch.zeros(3, 2)).name

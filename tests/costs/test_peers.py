@@ -1,4 +1,4 @@
-"""The promises that PyTorch's own losses keep and break, for the README's table, which is about torch 2.14 alone."""
+"""The promises that PyTorch's own losses keep and break, for docs/peers.md, which is about torch 2.14 alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -67,7 +67,7 @@ RAISE = {
     "compiled": compiled,
 }
 in_the_table = pytest.mark.skipif(
-    not torch.__version__.startswith("2.14."), reason="the README's table is about F.linear_cross_entropy of torch 2.14"
+    not torch.__version__.startswith("2.14."), reason="docs/peers.md is about F.linear_cross_entropy of torch 2.14"
 )
 
 

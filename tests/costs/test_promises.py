@@ -1,4 +1,4 @@
-"""Every cost keeps what autograd promises for PyTorch's own functions. Each test is a row of the README's table."""
+"""Every cost keeps what autograd promises for PyTorch's own functions. Each test is a row of docs/promises.md."""
 
 import copy
 import pickle

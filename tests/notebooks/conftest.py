@@ -17,7 +17,7 @@ def notebook(root):
 
 @pytest.fixture(scope="session")
 def app(notebook, tmp_path_factory):
-    """The address of the notebook, which is started as the README says."""
+    """The address of the notebook, which is started as docs/program.md says."""
     port = free_port()
     command = [sys.executable, "-m", "marimo", "run", notebook, "--headless", "--no-token", "--port", str(port)]
     server = subprocess.Popen(command, cwd=tmp_path_factory.mktemp("app"), stdout=subprocess.DEVNULL)
