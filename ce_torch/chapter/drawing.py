@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ce_torch.chapter.neuron import COURSES, Lesson
 
-COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
+COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green", "focal": "tab:olive"}
 
 
 def add_legend_below(figure: Figure, columns: int) -> None:
@@ -61,7 +62,8 @@ def draw_course(axes: Axes, values: Tensor, color: str, label: str, last_epoch: 
 def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], last_epoch: int) -> list[Line2D]:
     """Draw one of the courses of each lesson, in the colour of its cost; return their lines up to `last_epoch`."""
     lines = []
-    for number, ((cost, lesson), style) in enumerate(zip(lessons, styles(lessons), strict=True)):
+    broken = styles([cost for cost, _ in lessons])
+    for number, ((cost, lesson), style) in enumerate(zip(lessons, broken, strict=True)):
         lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, last_epoch, style))
         lines[-1].set_gid(f"moving-{number}")
     axes.set_ylabel(name)
@@ -69,9 +71,8 @@ def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], l
     return lines
 
 
-def styles(lessons: Sequence[tuple[str, Lesson]]) -> list[str]:
-    """Return a line style for each lesson: broken if an earlier one has the same cost, and so the same colour."""
-    costs = [cost for cost, _ in lessons]
+def styles(costs: Sequence[str]) -> list[str]:
+    """Return a line style for each cost: broken if an earlier line has the same cost, and so the same colour."""
     return ["--" if cost in costs[:number] else "-" for number, cost in enumerate(costs)]
 
 
@@ -80,7 +81,8 @@ def draw_outputs(axes: Axes, a: Tensor, y: int | None = None, color: str = "tab:
     neurons = range(first, first + len(a))
     axes.bar(neurons, a.numpy(), color=color, label="output a")
     if y is not None:
-        axes.plot(y, 1, "v", color="tab:red", label="desired: 1 here, 0 elsewhere")
+        ink = rcParams["text.color"]  # the colours of the costs mean the costs
+        axes.plot(y, 1, "v", color=ink, label="desired: 1 here, 0 elsewhere")
     axes.set(ylim=(0, 1.15), xlabel="output neuron", ylabel="a")
     axes.set_xticks(neurons)
 
