@@ -115,7 +115,8 @@ def stuck(results: Results) -> Figure:
             means, margins = np.transpose([mean_and_margin(row) for row in values.tolist()])
             draw_band(axes, means - margins, means, means + margins, style | {"label": label})
         known = [[value for value in look["delta"] if value is not None] or [np.nan] for look in looks]
-        draw_band(delta_axes, *np.transpose([np.quantile(row, (0.25, 0.5, 0.75)) for row in known]), style)
+        low, middle, high = np.transpose([np.quantile(row, (0.25, 0.5, 0.75)) for row in known])
+        draw_band(delta_axes, low, middle, high, style)
     steps = [f"{number}\nsteps" for number in results["plan"]["stuck_steps"]]
     ticks = ["0", *steps, *map(str, range(1, results["plan"]["stuck_epochs"] + 1))]
     stuck_axes.set(title="Stuck output neurons", ylabel="of 10, mean and 95% confidence", ylim=(0, 10))

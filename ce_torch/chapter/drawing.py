@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+import torch
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +14,9 @@ from matplotlib.typing import ColorType
 from torch import Tensor
 
 from ce_torch.chapter.neuron import COURSES, Lesson
+
+ABOVE_AXES = 3  # zorder: the lines of the axes have 2.5
+TRAIL = 0.7  # opacity: seen on a white and on a black ground
 
 COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green", "focal": "tab:olive"}
 
@@ -51,12 +55,17 @@ def mark_diverged(axes: Axes, places: Sequence[float], color: ColorType) -> None
 
 
 def draw_course(axes: Axes, values: Tensor, color: str, label: str, last_epoch: int = 0, style: str = "-") -> Line2D:
-    """Draw a value's course faintly, and a line with a dot at its end up to `last_epoch`; return the line."""
-    axes.plot(values, style, color=color, alpha=0.2)
-    (line,) = axes.plot(values[: last_epoch + 1], style, color=color, label=label, marker="o", markevery=[-1])
-    line.set_clip_on(False)  # the dot often ends at 0, where the axes end too
+    """Draw a value's course as a thin trail, and a line with a dot at its end up to `last_epoch`; return the line."""
+    axes.plot(values, style, color=color, alpha=TRAIL, linewidth=0.8)
+    (line,) = axes.plot(values[: last_epoch + 1], style, color=color, label=label)
+    mark_end(line)
     count_epochs(axes)
     return line
+
+
+def mark_end(line: Line2D) -> None:
+    """Put a dot at the end of a line, whole and above the axes, which it often touches."""
+    line.set(marker="o", markevery=[-1], clip_on=False, zorder=ABOVE_AXES)
 
 
 def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], last_epoch: int) -> list[Line2D]:
@@ -65,10 +74,27 @@ def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], l
     broken = styles([cost for cost, _ in lessons])
     for number, ((cost, lesson), style) in enumerate(zip(lessons, broken, strict=True)):
         lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, last_epoch, style))
-        lines[-1].set_gid(f"moving-{number}")
+        tell_apart(lines[-1], number)
     axes.set_ylabel(name)
     axes.set_ylim(bottom=0)
     return lines
+
+
+def draw_on_sigmoid(axes: Axes, lessons: Sequence[tuple[str, Lesson]], last_epoch: int) -> None:
+    """Draw σ, and the place of each neuron on it after `last_epoch` as a dot, in the colour of its cost."""
+    farthest = max(6.0, *(float(lesson.z.abs().max()) for _, lesson in lessons))
+    z = torch.linspace(-farthest, farthest, 121, dtype=torch.float64)
+    axes.plot(z, z.sigmoid(), color=rcParams["text.color"], linewidth=1)
+    for number, (cost, lesson) in enumerate(lessons):
+        (line,) = axes.plot(lesson.z[: last_epoch + 1], lesson.a[: last_epoch + 1], color=COLORS[cost], linewidth=0)
+        mark_end(line)
+        tell_apart(line, number)
+    axes.set(xlabel="z", ylabel="a = σ(z)", ylim=(0, 1.02))
+
+
+def tell_apart(line: Line2D, number: int) -> None:
+    """Let a line move by its name, and make the dot of the first larger, since the second may lie on it."""
+    line.set(gid=f"moving-{number}", markersize=8 if number == 0 else 5)
 
 
 def styles(costs: Sequence[str]) -> list[str]:
@@ -94,15 +120,20 @@ def draw_digit(axes: Axes, x: Tensor) -> None:
 
 
 def draw_slopes(axes: Axes, slopes: Tensor) -> None:
-    """Draw each ∂aⱼ/∂zₖ as a square: blue if aⱼ rises with zₖ, red if it falls, stronger if it is steeper."""
+    """Draw each ∂aⱼ/∂zₖ as a square: purple if aⱼ rises with zₖ, orange if it falls, stronger if it is steeper."""
     largest = float(slopes.abs().max())
     for j, row in enumerate(slopes.tolist(), 1):
         for k, slope in enumerate(row, 1):
-            color = "tab:blue" if slope > 0 else "tab:red"
+            color = "tab:purple" if slope > 0 else "tab:orange"  # no cost has these colours
             axes.bar(k, 0.9, 0.9, j - 0.45, color=color, alpha=0.08 + 0.6 * abs(slope) / max(largest, 1e-12))
-            axes.text(k, j, f"{slope:+.2f}".replace("-", "−"), ha="center", va="center", fontsize="small")
+            axes.text(k, j, format_slope(slope), ha="center", va="center", fontsize="small")
     ticks = range(1, len(slopes) + 1)
     axes.set(xlim=(0.4, len(ticks) + 0.6), ylim=(len(ticks) + 0.6, 0.4), aspect="equal")
     axes.set(xlabel="weighted input k", ylabel="output j")
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
+
+
+def format_slope(slope: float) -> str:
+    """Return a slope with two digits after the point, or "≈ 0", since few of those that round to 0 are 0."""
+    return f"{slope:+.2f}".replace("-", "−") if round(slope, 2) else "≈ 0"
