@@ -6,7 +6,7 @@
     python train.py --cost ce --lr 0.25 0.5 1 --runs 5       a grid at once: the best on validation data is chosen
     torchrun --nproc-per-node 2 train.py --runs 20           two processes, which share the networks or mini-batches
     python train.py --resume checkpoints/ce-30-seed0.pt      go on after a break, or for more --epochs
-    python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network
+    python train.py --evaluate checkpoints/ce-30-seed0.pt    the test accuracy of a trained network; --plot draws it
 
 The program writes a checkpoint after every epoch, and the history of costs and accuracies beside it. Both are named
 after the run. It starts from any folder, finds its own MNIST, and writes to checkpoints/ in the current folder. It
@@ -19,10 +19,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 if __name__ == "__main__":
     # Torch reads this when it is imported. Threads that spin while they wait take the cores from those they wait for.
@@ -41,6 +40,7 @@ from ce_torch.training.runs import check_compiler, choose_threads, explain_memor
 from ce_torch.training.settings import Settings, UsageError
 from ce_torch.training.streams import run_with_tolerant_streams
 
+NOT_COUNTED = "not drawn: saturated output neurons; the program that trained this run did not count them"
 NOTHING_SAVED = "stopped before an epoch was saved, and no file is changed; the same command starts again"
 
 
@@ -62,6 +62,7 @@ def main() -> int:
 def train(flags: argparse.Namespace) -> int:
     """Train the network of a new or a resumed run, and print its test accuracy."""
     path = run_files.checkpoint_path(flags)
+    plot = prepare_plot(flags)
     with run_files.claim(path, flags):
         run, training = resume(flags, flags.resume) if flags.resume else start(flags)
         if len(training.history) > run["epochs"]:
@@ -74,9 +75,9 @@ def train(flags: argparse.Namespace) -> int:
         history = training.history
         if len(history) < run["epochs"] and not flags.quiet:
             print(report.early_end(history, run))
-        pictures = plot(history, run, path) if flags.plot else []
-    written = [path, run_files.sibling(path, ".history.json"), *pictures]
-    return conclude(history[-1], history, run, flags.quiet, written)
+        lines = [f"written: {path}, {run_files.sibling(path, '.history.json')}"]
+        lines += plot(training, run, path)
+    return conclude(history[-1], history, run, flags.quiet, lines)
 
 
 def descend(run: Settings, training: Training, path: Path, quiet: bool) -> None:
@@ -95,11 +96,12 @@ def descend(run: Settings, training: Training, path: Path, quiet: bool) -> None:
 
 def show(flags: argparse.Namespace) -> int:
     """Print and draw again what training printed and drew at its end."""
+    plot = prepare_plot(flags)
     run, training = resume(flags, flags.evaluate)
-    if flags.plot and not training.history:
+    if flags.plot is not None and not training.history:
         raise UsageError(f"--plot draws epochs, and there are none in {flags.evaluate}; train it first, with --resume")
-    pictures = plot(training.history, run, flags.evaluate) if flags.plot else []
-    return conclude(training.scores(), training.history, run, flags.quiet, pictures)
+    lines = plot(training, run, flags.evaluate)
+    return conclude(training.scores(), training.history, run, flags.quiet, lines)
 
 
 @contextmanager
@@ -119,7 +121,7 @@ def resume_hint(path: Path, flags: argparse.Namespace) -> str:
     words = ["python", sys.argv[0], "--resume", str(path)]
     words += ["--data-dir", str(flags.data_dir)] if flags.data_dir else []
     words += ["--device", flags.device] if flags.device != "auto" else []
-    words += ["--plot"] if flags.plot else []
+    words += ["--plot", *map(str, flags.plot)] if flags.plot is not None else []
     return f"stopped after an epoch was saved; to go on: {shlex.join(words)}"
 
 
@@ -143,8 +145,6 @@ def prepare(run: Settings, flags: argparse.Namespace, path: Path | None) -> tupl
     """
     device = choose_device(flags.device)
     choose_threads(run)
-    if flags.plot:
-        import_curves()
     if run["compile"] and not flags.evaluate:
         with status("trying the compiler ...", flags.quiet):
             check_compiler(device)
@@ -170,38 +170,40 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool, written: list[Path]) -> int:
+def conclude(scores: Record, history: list[Record], run: Settings, quiet: bool, lines: list[str]) -> int:
     """Print the results: the table of a grid, the files written and the test accuracy. Return the exit code."""
-    for row in [] if quiet else report.grid_table(scores, run):
-        print(row)
-    if written and not quiet:
-        print("written:", ", ".join(map(str, written)))
+    for line in [] if quiet else [*report.grid_table(scores, run), *lines]:
+        print(line)
     data = "" if run["data"] == "MNIST" else f"; {run['data']}"
     print(report.summary(scores, run, history) + data)
     return 1 if report.has_diverged(scores, run) else 0
 
 
-def plot(history: list[Record], run: Settings, path: Path) -> list[Path]:
-    """Draw the curves of a run next to its checkpoint; for a grid, those of the best point, and the grid."""
-    if distributed.rank() > 0:
-        return []
-    curves, last = import_curves(), history[-1]
-    best = report.best_point(last, run)
-    drawn = [report.select_point(record, run, best) for record in history]
-    pictures = {run_files.sibling(path, ".curves.png"): curves.draw(drawn)}
-    if len(settings.grid(run)) > 1:
-        pictures[run_files.sibling(path, ".grid.png")] = curves.draw_grid(last, run)
-    for place, picture in pictures.items():
-        files.write_atomically(place, picture)
-    return list(pictures)
+def prepare_plot(flags: argparse.Namespace) -> Callable[[Training, Settings, Path], list[str]]:
+    """Return the function that draws a run next to its checkpoint, and returns a line about each picture.
 
-
-def import_curves() -> ModuleType:
+    What it needs is read now, since a training may take hours.
+    """
+    if flags.plot is None:
+        return lambda training, run, path: []
     try:
-        from ce_torch.chapter import curves
+        from ce_torch.chapter import run_pictures
     except ImportError as error:
         raise UsageError(f"--plot needs matplotlib ({error}): pip install -r requirements.txt") from error
-    return curves
+    others = [run_pictures.read_run(path) for path in flags.plot]
+
+    def plot(training: Training, run: Settings, path: Path) -> list[str]:
+        state = training.state_dict()  # each process has its part
+        if distributed.rank() > 0:
+            return []
+        pictures = run_pictures.draw_all(training, state, run, others)
+        places = [run_files.sibling(path, picture.ending) for picture in pictures]
+        for place, picture in zip(places, pictures, strict=True):
+            files.write_atomically(place, picture.png)
+        lines = [f"drawn: {place}: {picture.shows}" for place, picture in zip(places, pictures, strict=True)]
+        return lines if run_pictures.is_counted(training.history[-1]) else [*lines, NOT_COUNTED]
+
+    return plot
 
 
 if __name__ == "__main__":

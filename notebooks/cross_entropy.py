@@ -25,9 +25,17 @@ with app.setup(hide_code=True):
     from ce_torch.chapter.comparison_report import NAMES
     from ce_torch.chapter.deltas import SUBJECTS, compute_deltas
     from ce_torch.chapter.digits import load_test_images, load_trained
-    from ce_torch.chapter.drawing import COLORS, draw_digit, draw_lessons, draw_outputs, draw_slopes, styles
+    from ce_torch.chapter.drawing import (
+        COLORS,
+        draw_digit,
+        draw_lessons,
+        draw_on_sigmoid,
+        draw_outputs,
+        draw_slopes,
+        styles,
+    )
     from ce_torch.chapter.handwriting import to_mnist
-    from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
+    from ce_torch.chapter.neuron import SIGMOID_COSTS, learn
     from ce_torch.chapter.picture import figure_element, legend_entry, picture
     from ce_torch.chapter.softmax import layer
     from ce_torch.chapter.words import progress, remark, table
@@ -38,44 +46,18 @@ def _():
     mo.md(r"""
     # Being wrong should teach
 
-    A neuron learns by going down the slope of a cost. It should learn fastest where it is most wrong. With the
-    quadratic cost it does the opposite; with the cross-entropy it learns as it should. The equations have the numbers
-    of Michael Nielsen's *Neural Networks and Deep Learning*, section 3.1.
-
-    ## One neuron
-
-    A sigmoid neuron has the output $a = \sigma(z)$, with $z = wx + b$. Its only input is $x = 1$, and it should answer
-    $y = 0$. The quadratic cost and its slopes are
-
-    $$\begin{align} C &= \frac{(y - a)^2}{2} \tag{54} \\[1ex]
-    \frac{\partial C}{\partial w} &= (a - y)\,\sigma'(z)\,x \tag{55} \\[1ex]
-    \frac{\partial C}{\partial b} &= (a - y)\,\sigma'(z) \tag{56} \end{align}$$
-
-    The slopes have the error $a - y$ as a factor, as they should. But they also have the factor
-    $\sigma'(z) = a\,(1 - a)$, which is nearly 0 when $a$ is nearly 1: the worse the answer, the less the neuron learns
-    from it. The cross-entropy of $n$ examples $x$ is never negative. It is near 0 when every $a$ is near its $y$ of 0
-    or 1. Its slopes have no $\sigma'$:
-
-    $$\begin{align} C &= -\frac{1}{n} \sum_x \left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] \tag{57} \\
-    \frac{\partial C}{\partial w_j} &= \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61} \\
-    \frac{\partial C}{\partial b} &= \frac{1}{n} \sum_x \left(\sigma(z) - y\right) \tag{62} \end{align}$$
-
-    Choose where the neuron starts and how it learns, then press Run.
+    Two copies of a neuron start at the same place, badly wrong: they answer nearly 1, and should answer 0. They learn
+    with different costs. Which will be quicker? Guess, then press Run.
     """)
     return
 
 
 @app.cell(hide_code=True)
 def _():
-    etas = [0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2]
     w, b = (mo.ui.slider(-5, 5, 0.1, value=2, label=f"${name}$", show_value=True) for name in "wb")
-    epochs = mo.ui.slider(50, 500, 50, value=300, label="epochs", show_value=True)
-    first, second = (mo.ui.dropdown(SIGMOID_COSTS, value=name, allow_select_none=False) for name in SIGMOID_COSTS)
-    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in SIGMOID_COSTS)
     run = mo.ui.run_button(label="Run", kind="success")
-    rows = [w, b, epochs], [first, first_eta], [second, second_eta], [run]
-    mo.vstack([mo.hstack(row, wrap=True, justify="start", align="center") for row in rows])
-    return b, epochs, first, first_eta, run, second, second_eta, w
+    mo.hstack([run, w, b], wrap=True, justify="start", align="center")
+    return b, run, w
 
 
 @app.cell(hide_code=True)
@@ -89,22 +71,62 @@ def _(b, epochs, first, first_eta, second, second_eta, w):
 @app.cell(hide_code=True)
 def _(choices, epochs, lessons, run):
     last_epoch = epochs.value if run.value else 0
+    moving = partial(picture, moving=run.value)
+    on_sigmoid = moving(partial(draw_on_sigmoid, lessons=lessons, last_epoch=last_epoch), "σ, and each neuron on it")
     draw = partial(draw_lessons, lessons=lessons, last_epoch=last_epoch)
-    pictures = (picture(partial(draw, name=name), f"{name}, against the epoch", moving=run.value) for name in COURSES)
+    courses = (
+        moving(partial(draw, name=name), f"{name}, against the epoch") for name in ("|δ|", "output a, desired: 0")
+    )
     keys = (
         legend_entry(f"{cost}, η = {eta.value:g}: {progress(lesson, last_epoch)}", COLORS[cost], style)
-        for (cost, lesson), (_, eta), style in zip(lessons, choices, styles(lessons), strict=True)
+        for (cost, lesson), (_, eta), style in zip(lessons, choices, styles([cost for cost, _ in lessons]), strict=True)
     )
-    mo.Html(figure_element(*pictures, caption="<br>".join(keys)))
+    mo.Html(figure_element(on_sigmoid, *courses, caption="<br>".join(keys)))
     return
 
 
 @app.cell(hide_code=True)
 def _():
+    etas = [0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2]
+    epochs = mo.ui.slider(50, 500, 50, value=300, label="epochs", show_value=True)
+    first, second = (mo.ui.dropdown(SIGMOID_COSTS, value=name, allow_select_none=False) for name in SIGMOID_COSTS)
+    first_eta, second_eta = (mo.ui.slider(steps=etas, value=0.15, label="η", show_value=True) for _ in SIGMOID_COSTS)
+    mo.vstack(
+        [
+            mo.hstack(row, wrap=True, justify="start", align="center")
+            for row in ([first, first_eta], [second, second_eta], [epochs])
+        ]
+    )
+    return epochs, first, first_eta, second, second_eta
+
+
+@app.cell(hide_code=True)
+def _():
     mo.md(r"""
-    From $w = b = 2$, the quadratic cost has its smallest $\delta$ where the neuron is most wrong, and $\delta$ takes
-    most of 300 epochs to grow. From $w = 0.6$, $b = 0.9$, a milder mistake, the costs differ less. Compare the shapes
-    of the curves. The heights of two different costs do not compare, nor do their learning rates.
+    A neuron learns by going down the slope of a cost. From $w = b = 2$ it begins far out on $\sigma$, where $\sigma$ is
+    flat. There the quadratic cost moves it least: its $\delta$ is smallest where the neuron is most wrong, and takes
+    most of 300 epochs to grow. With the cross-entropy, $\delta$ is largest there. From $w = 0.6$, $b = 0.9$, a milder
+    mistake, the costs differ less. The learning rates of two different costs do not compare, but the shapes of the
+    curves do.
+
+    ## Why
+
+    The equations have the numbers of Michael Nielsen's *Neural Networks and Deep Learning*, section 3.1. A sigmoid
+    neuron has the output $a = \sigma(z)$, with $z = wx + b$. Its only input is $x = 1$, and it should answer $y = 0$.
+    The quadratic cost and its slopes are
+
+    $$\begin{align} C &= \frac{(y - a)^2}{2} \tag{54} \\[1ex]
+    \frac{\partial C}{\partial w} &= (a - y)\,\sigma'(z)\,x \tag{55} \\[1ex]
+    \frac{\partial C}{\partial b} &= (a - y)\,\sigma'(z) \tag{56} \end{align}$$
+
+    The slopes have the error $a - y$ as a factor, as they should. But they also have the factor
+    $\sigma'(z) = a\,(1 - a)$, which is nearly 0 when $a$ is nearly 1: the worse the answer, the less the neuron learns
+    from it. The cross-entropy of $n$ examples $x$ is never negative. It is near 0 when every $a$ is near its $y$ of 0
+    or 1. Its slopes have no $\sigma'$:
+
+    $$\begin{align} C &= -\frac{1}{n} \sum_x \left[\,y \ln a + (1 - y) \ln (1 - a)\,\right] \tag{57} \\
+    \frac{\partial C}{\partial w_j} &= \frac{1}{n} \sum_x x_j \left(\sigma(z) - y\right) \tag{61} \\
+    \frac{\partial C}{\partial b} &= \frac{1}{n} \sum_x \left(\sigma(z) - y\right) \tag{62} \end{align}$$
 
     ## Where the factor goes
 
@@ -191,7 +213,7 @@ def _():
 @app.cell(hide_code=True)
 def _():
     z = mo.ui.array(
-        mo.ui.slider(-5, 10, 0.1, value=value, label=f"$z_{j}$", show_value=True)
+        mo.ui.slider(-5, 7, 0.1, value=value, label=f"$z_{j}$", show_value=True)
         for j, value in enumerate((2.5, -1, 3.2, 0.5), 1)
     )
     temperature = mo.ui.slider(steps=[0.1, 0.2, 0.5, 1, 2, 5, 10], value=1, label="temperature", show_value=True)
@@ -218,7 +240,7 @@ def _(temperature, z):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    The signs stay the same wherever the sliders are, since
+    Purple slopes are positive, orange ones negative. The signs stay the same wherever the sliders are, since
 
     $$\frac{\partial a_j}{\partial z_k} =
     \begin{cases} c\,a_j\,(1 - a_j) & k = j \\ -c\,a_j\,a_k & k \ne j \end{cases}$$
@@ -250,35 +272,64 @@ def _():
 def _():
     networks = {label: load_trained(name).network.requires_grad_(False) for name, label in NAMES.items()}
     network = mo.ui.dropdown(networks, value="cross-entropy", label="trained with", allow_select_none=False)
-    number = mo.ui.slider(0, len(load_test_images().y) - 1, value=119, label="test image", show_value=True)
-    canvas = mo.ui.anywidget(Canvas())
-    source = mo.ui.tabs({"Pick": number, "Draw": canvas})
-    mo.vstack([network, source])
-    return canvas, network, number, source
+    images = load_test_images()
+    paper = Canvas()  # keeps what is drawn when the cell that shows it runs again
+    get_number, set_number = mo.state(119)
+    return get_number, images, network, paper, set_number
 
 
 @app.cell(hide_code=True)
-def _(canvas, number, source):
+def _(images, network, set_number):
+    wrong = (network.value(images.x).argmax(1) != images.y).nonzero().flatten().tolist()
+
+    def random_number(_):
+        set_number(int(torch.randint(len(images.y), ())))
+
+    def next_mistake(_):
+        set_number(lambda number: next((mistake for mistake in wrong if mistake > number), wrong[0]))
+
+    buttons = [
+        mo.ui.button(label="Random", on_click=random_number),
+        mo.ui.button(label="Next mistake", on_click=next_mistake),
+    ]
+    return (buttons,)
+
+
+@app.cell(hide_code=True)
+def _(buttons, get_number, images, network, paper, set_number):
+    canvas = mo.ui.anywidget(paper)
+    number = mo.ui.number(
+        0, len(images.y) - 1, value=get_number(), label="test image", on_change=lambda given: set_number(given or 0)
+    )
+    source = mo.ui.tabs({"Pick": mo.hstack([number, *buttons], wrap=True, justify="start"), "Draw": canvas})
+    mo.vstack([network, source])
+    return canvas, source
+
+
+@app.cell(hide_code=True)
+def _(canvas, get_number, images, source):
     picked = source.value == "Pick"
-    image = load_test_images().x[number.value] if picked else to_mnist(drawing(canvas.value["ink"]))
-    label = int(load_test_images().y[number.value]) if picked else None
+    image = images.x[get_number()] if picked else to_mnist(drawing(canvas.value["ink"]))
+    label = int(images.y[get_number()]) if picked else None
     return image, label
 
 
 @app.cell(hide_code=True)
 def _(image, label, network):
+    mo.stop(not image.any(), mo.md("Draw a digit. Without ink every $x$ is 0, and the outputs are of no digit."))
+
     def bars(name, a, cost):
         draw = partial(draw_outputs, a=a, y=label, color=COLORS[cost])
         return picture(draw, f"Ten outputs; {a.argmax()} is the largest", title=f"{name}: Σ a = {a.sum():.3f}")
 
     ten = network.value(image)
+    right = "" if label is None else f" ▼ The digit is a {label}: its desired output is 1."
     mo.Html(
         figure_element(
             picture(partial(draw_digit, x=image), "What the network sees"),
             bars("sigmoid", CrossEntropyCost().activation(ten), "cross-entropy"),
             bars("softmax", LogLikelihoodCost().activation(ten), "log-likelihood"),
-            caption="The outputs of softmax sum to 1 by (79)."
-            + ("" if label is None else f" ▼ The digit is a {label}: its desired output is 1."),
+            caption=f"The network says {ten.argmax()}.{right} The outputs of softmax sum to 1 by (79).",
         )
     )
     return

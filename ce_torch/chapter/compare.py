@@ -1,12 +1,14 @@
 """Compare the section's costs with many networks, rates chosen on validation data, and error bars.
 
     python -m ce_torch.chapter.compare             an hour and a half; writes docs/comparison/
+    python -m ce_torch.chapter.compare --stuck     the last question only, in a quarter of an hour; keeps other results
     python -m ce_torch.chapter.compare --quick     a small version in a minute; writes checkpoints/comparison-quick/
 
 For each cost and size of network, choose the learning rate with the highest mean accuracy on validation data, over
 seeds that are used for nothing else. Train networks of the same seeds with every cost at its rate: network k of each
 cost starts from the same weights and sees the same mini-batches. Then count the epochs that each cost takes to reach an
-accuracy of 90%, at the rates that all costs share and at its own.
+accuracy of 90%, at the rates that all costs share and at its own. At last follow the output neurons of the larger
+network, to see why the quadratic cost gets stuck there: with other first weights, another size and another cost.
 
 Each training is saved in checkpoints/ after every epoch; those that count epochs, at their end. Start the program
 again, and it goes on from there.
@@ -25,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from ce_torch.chapter import comparison_pictures, comparison_report
+from ce_torch.chapter.stuck import Case, cases, look, look_at_first_steps, scale_output_layer
 from ce_torch.training import checkpoint, files, mnist, settings
 from ce_torch.training.loop import Training, evaluate
 from ce_torch.training.report import best_point, finite_accuracies, select_point
@@ -48,9 +51,11 @@ class Plan:
     same_rates: tuple[float, ...] = (0.5, 3.0)
     goal: float = 0.9
     looks: int = 10  # evaluations in an epoch, on the way to the goal
+    stuck_epochs: int = 10  # in which output neurons are followed
+    stuck_steps: tuple[int, ...] = (10, 100)  # mini-batches of the first epoch, after which to look at them too
 
 
-QUICK = Plan(hidden=(30,), rates=(0.5, 3.0), choices=2, runs=6, epochs=3)
+QUICK = Plan(hidden=(30,), rates=(0.5, 3.0), choices=2, runs=6, epochs=3, stuck_epochs=3)
 
 
 class Comparison:
@@ -61,28 +66,43 @@ class Comparison:
         self.data_settings = {"data": mnist.identify(data), "examples": len(data.training.x)}
         accuracy_work = sum(plan.hidden) * (len(plan.rates) * plan.choices + plan.runs)
         speed_work = plan.hidden[0] * (len(plan.same_rates) + 1) * plan.runs
+        self.cases = cases(plan.hidden[0], plan.hidden[-1])
+        self.stuck_work = plan.stuck_epochs * plan.runs * sum(case.hidden for case in self.cases)
         self.bar = tqdm(
-            total=len(COSTS) * plan.epochs * (accuracy_work + speed_work),
+            total=len(COSTS) * plan.epochs * (accuracy_work + speed_work) + self.stuck_work,
             bar_format="{percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left: {desc}",
             smoothing=0,
             mininterval=0.1 if sys.stderr.isatty() else 60,
         )
 
-    def results(self) -> dict[str, Any]:
-        """Train all that is not trained yet, and return the results, ready for JSON."""
-        plan = self.plan
+    def results(self, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Train all that is not trained yet, and return the results, ready for JSON.
+
+        From `earlier` results, keep all but the answer to the last question.
+        """
         with self.bar:
-            choices = [self.choose(cost, hidden) for hidden in plan.hidden for cost in COSTS]
-            rates = {(choice["hidden"], choice["cost"]): choice["rate"] for choice in choices}
-            finals = [self.train_final(rate, cost, hidden) for (hidden, cost), rate in rates.items()]
-            smallest = plan.hidden[0]
-            speeds = [
-                self.time_to_goal(rate, cost, smallest)
-                for cost in COSTS
-                for rate in dict.fromkeys((*plan.same_rates, rates[smallest, cost]))
-            ]
-            self.bar.total = self.bar.n  # less than estimated if a chosen rate is one of the same rates
-        return {"plan": asdict(plan), **self.data_settings, "choices": choices, "finals": finals, "speeds": speeds}
+            found = earlier or self.compare_costs()
+            self.bar.total = self.bar.n + self.stuck_work  # less than estimated if a chosen rate is a same rate
+            return {**found, "plan": asdict(self.plan), "stuck": self.stuck(found["choices"])}
+
+    def compare_costs(self) -> dict[str, Any]:
+        """Choose the rates, train the networks to compare, and count the epochs to the goal."""
+        plan = self.plan
+        choices = [self.choose(cost, hidden) for hidden in plan.hidden for cost in COSTS]
+        rates = {(choice["hidden"], choice["cost"]): choice["rate"] for choice in choices}
+        finals = [self.train_final(rate, cost, hidden) for (hidden, cost), rate in rates.items()]
+        smallest = plan.hidden[0]
+        speeds = [
+            self.time_to_goal(rate, cost, smallest)
+            for cost in COSTS
+            for rate in dict.fromkeys((*plan.same_rates, rates[smallest, cost]))
+        ]
+        return {**self.data_settings, "choices": choices, "finals": finals, "speeds": speeds}
+
+    def stuck(self, choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Follow the output neurons in each case, at the rates that were chosen."""
+        rates = {(choice["hidden"], choice["cost"]): choice["rate"] for choice in choices}
+        return [self.follow(case, rates[case.hidden, case.rate_of]) for case in self.cases]
 
     def choose(self, cost: str, hidden: int) -> dict[str, Any]:
         """Train at every rate; return the best, and the accuracies on validation data."""
@@ -109,6 +129,34 @@ class Comparison:
         else:
             self.skip(run, self.plan.epochs)
         return {"cost": cost, "hidden": hidden, "rate": rate, "validation": state["validation"]}
+
+    def follow(self, case: Case, rate: float) -> dict[str, Any]:
+        """Return what the output neurons do before the first epoch and after each, and after its first steps."""
+        run = self.run(case.cost, case.hidden, rate, self.plan.runs, 0)
+        run |= {"epochs": self.plan.stuck_epochs, "init": "scaled" if case.weights == "scaled" else "large"}
+        run |= {"weights": case.weights}
+        path = self.folder / f"stuck-{case.weights}-{settings.run_name(run)}.pt"
+        training = self.start(run)
+        if (state := self.load(path, run)) is None:
+            steps = look_at_first_steps(self.start(run), self.data, self.plan.stuck_steps)
+            looks = [look(training.network, training.cost, self.data)]
+        else:
+            steps, looks = state["steps"], state["looks"]
+            training.load_state_dict(state)
+            self.skip(run, len(training.history))
+        for _ in training.run(run["epochs"]):
+            looks.append(look(training.network, training.cost, self.data))
+            checkpoint.save(path, run, training.state_dict() | {"steps": steps, "looks": looks})
+            self.progress(run)
+        return {**case._asdict(), "rate": rate, "steps": steps, "looks": looks}
+
+    def start(self, run: Settings) -> Training:
+        """Return the training of networks to follow, with their first weights."""
+        choose_threads(run)
+        training = new_training(run, self.data, ())
+        if run["weights"] == "output":
+            scale_output_layer(training)
+        return training
 
     def run(self, cost: str, hidden: int, rate: float | list[float], runs: int, seed: int) -> Settings:
         """Return the settings that train.py would give a training, and the number of examples."""
@@ -188,9 +236,29 @@ def write(results: dict[str, Any], folder: Path) -> None:
         files.write_atomically(folder / name, content)
 
 
+def read_earlier(path: Path, plan: Plan) -> dict[str, Any]:
+    """Return the results of the same plan in a file. Raises `FileError` if they are not there."""
+    try:
+        earlier = json.loads(path.read_bytes())
+        expected = json.loads(json.dumps(asdict(plan)))
+        if {
+            **expected,
+            **earlier["plan"],
+            **{name: expected[name] for name in ("stuck_epochs", "stuck_steps")},
+        } == expected:
+            return earlier
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or "it does not hold results"
+        raise files.FileError(f"{path} cannot be read ({reason}); leave --stuck out to compare all") from error
+    raise files.FileError(f"{path} has the results of another plan; leave --stuck out to compare all")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="make a small comparison, to see it work")
+    parser.add_argument(
+        "--stuck", action="store_true", help="answer the last question only, and take the rest from results.json"
+    )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for train.py")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write the report")
     flags = parser.parse_args()
@@ -199,7 +267,8 @@ def main() -> int:
     try:
         folder = flags.write or (checkpoints if flags.quick else Path("docs") / name)
         with files.claim(checkpoints / "results.json"):
-            write(Comparison(plan, mnist.load(flags.data_dir), checkpoints).results(), folder)
+            earlier = read_earlier(folder / "results.json", plan) if flags.stuck else None
+            write(Comparison(plan, mnist.load(flags.data_dir), checkpoints).results(earlier), folder)
     except (mnist.DataError, files.FileError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

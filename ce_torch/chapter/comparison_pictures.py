@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ce_torch.chapter import stuck_report
 from ce_torch.chapter.comparison_report import CHAPTER, EPOCHS_SHOWN, NAMES, epochs_to_goal
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, mark_diverged, mark_values
@@ -12,10 +14,17 @@ from ce_torch.training.confidence import mean_and_margin
 
 Results = dict[str, Any]
 
+STUCK_STYLES = {
+    ("quadratic", "large"): {"color": COLORS["quadratic"]},
+    ("quadratic", "output"): {"color": "tab:orange"},
+    ("quadratic", "scaled"): {"color": "tab:purple"},
+    ("ce", "large"): {"color": COLORS["cross-entropy"]},
+}
+
 
 def draw_all(results: Results) -> dict[str, bytes]:
     """Return the pictures (PNG) by file name."""
-    return {f"{draw.__name__}.png": png(draw(results)) for draw in (accuracies, rates, speed)}
+    return {f"{draw.__name__}.png": png(draw(results)) for draw in (accuracies, rates, speed, stuck)}
 
 
 def accuracies(results: Results) -> Figure:
@@ -89,3 +98,38 @@ def speed(results: Results) -> Figure:
         axes.grid(alpha=0.3)
     add_legend_below(figure, columns=4)
     return figure
+
+
+def stuck(results: Results) -> Figure:
+    """Draw the stuck output neurons, the outputs that are saturated wrong, and their δ, over the epochs, by case."""
+    figure = Figure(figsize=(13.5, 5.6), layout="constrained")
+    stuck_axes, wrong_axes, delta_axes = figure.subplots(1, 3)
+    for case in results["stuck"]:
+        style = STUCK_STYLES[case["cost"], case["weights"]] | {"ls": "-" if case["rate_of"] == "quadratic" else "--"}
+        style |= {"color": "gray"} if case["hidden"] != results["plan"]["hidden"][-1] else {}
+        start, *epochs = case["looks"]
+        looks = [start, *case["steps"], *epochs]
+        label = " | ".join(map(str, stuck_report.names_and_cells(case).values()))
+        for axes, measure, scale in ((stuck_axes, "stuck", 1), (wrong_axes, "saturated_wrong", 10)):
+            values = scale * np.array([look[measure] for look in looks])
+            means, margins = np.transpose([mean_and_margin(row) for row in values.tolist()])
+            draw_band(axes, means - margins, means, means + margins, style | {"label": label})
+        known = [[value for value in look["delta"] if value is not None] or [np.nan] for look in looks]
+        low, middle, high = np.transpose([np.quantile(row, (0.25, 0.5, 0.75)) for row in known])
+        draw_band(delta_axes, low, middle, high, style)
+    steps = [f"{number}\nsteps" for number in results["plan"]["stuck_steps"]]
+    ticks = ["0", *steps, *map(str, range(1, results["plan"]["stuck_epochs"] + 1))]
+    stuck_axes.set(title="Stuck output neurons", ylabel="of 10, mean and 95% confidence", ylim=(0, 10))
+    wrong_axes.set(title="Outputs that are saturated wrong", ylabel="%, mean and 95% confidence", ylim=(0, None))
+    delta_axes.set(title="|δ| of these outputs", ylabel="median and quartiles of the runs", yscale="log")
+    for axes in figure.axes:
+        axes.set(xlabel="steps of the first epoch, then epochs", xlim=(0, None))
+        axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+        axes.grid(alpha=0.3)
+    add_legend_below(figure, columns=2)
+    return figure
+
+
+def draw_band(axes: Axes, low: np.ndarray, middle: np.ndarray, high: np.ndarray, style: dict[str, Any]) -> None:
+    axes.plot(middle, **style)
+    axes.fill_between(range(len(middle)), low, high, color=style["color"], alpha=0.15, lw=0)

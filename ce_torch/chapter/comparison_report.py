@@ -6,6 +6,8 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
+from ce_torch.chapter import stuck_report
+from ce_torch.chapter.markdown import bullets, table
 from ce_torch.training.confidence import Difference, mean_and_margin, median_and_interval, paired_difference
 
 NAMES = {"quadratic": "quadratic", "ce": "cross-entropy", "ll": "log-likelihood"}
@@ -76,6 +78,7 @@ the cross-entropy with the same seed. The quotients have this median and interva
 **How many more epochs does it need, with each cost at its own rate?** With the same seed, the quadratic cost takes
 {extra_epochs} more than the cross-entropy. Its rate is {ratio:.2g} times the cross-entropy's; the rule says 6.
 
+{stuck}
 ## What the data support
 
 {verdicts}
@@ -87,8 +90,8 @@ the cross-entropy with the same seed. The quotients have this median and interva
 - The rates are from a coarse grid, and {choices} runs choose them: a cost may be better at a rate that was not tried.
 - Student's interval assumes that means are normally distributed. Trust Wilcoxon's test where some runs end far below
   the others (see the column *below {goal:.0%}*).
-- The data say nothing about other sizes, data, mini-batches, regularization and first weights. With first weights from
-  N(0, 1) the outputs begin saturated, which is the hard case for the quadratic cost.
+- The data say nothing about other sizes, data, mini-batches and regularization. Other first weights are tried with the
+  quadratic cost alone, at two rates that were chosen for N(0, 1).
 """
 
 Results = dict[str, Any]
@@ -116,6 +119,7 @@ def markdown(results: Results) -> str:
         slowdowns=bullets(slowdown(results, rate) for rate in plan["same_rates"]),
         extra_epochs=extra_epochs(results),
         ratio=chosen_rate(results, "quadratic") / chosen_rate(results, "ce"),
+        stuck=stuck_report.markdown(results),
         verdicts=bullets(
             f"{hidden} hidden neurons: {verdict(first, second, found, level)}"
             for hidden, first, second, found in differences
@@ -266,12 +270,3 @@ def format_interval(values: Sequence[float]) -> str:
 
 def number(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "∞" if value > 0 else "−∞"
-
-
-def bullets(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = (names, ["---"] * len(names), *rows)
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

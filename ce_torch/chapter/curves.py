@@ -12,23 +12,15 @@ from ce_torch.training.report import best_point, finite_accuracies, select_point
 from ce_torch.training.settings import Settings, as_list, grid
 
 
-def draw(history: list[Record]) -> bytes:
-    """Return a picture (PNG) of every cost and accuracy in a run's history; for many networks, mean and range."""
-    return png(figure_of_run(history))
-
-
-def draw_grid(record: Record, run: Settings) -> bytes:
-    """Return a picture (PNG) of the validation accuracy over a run's grid, with the best point."""
-    return png(figure_of_grid(record, run))
-
-
-def figure_of_run(history: list[Record]) -> Figure:
+def figure_of_run(history: list[Record], title: str = "") -> Figure:
+    """Draw every cost and accuracy in a run's history; for many networks, mean and range."""
     epochs = [record["epoch"] for record in history]
     names = [name for name in history[0] if name != "epoch"]
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 2), ("cost", "accuracy"), strict=True):
+    measures = ("cost", "Cost C", 1), ("accuracy", "Accuracy", 100)
+    for axes, (measure, measure_title, scale) in zip(figure.subplots(1, 2), measures, strict=True):
         for name in names:
-            values = measure_networks(history, name, measure)
+            values = scale * measure_networks(history, name, measure)
             (line,) = axes.plot(epochs, values.mean(1), "o-", markersize=4, label=name)
             if values.shape[1] > 1:
                 # After one epoch the range has no width, and only its edge is visible.
@@ -38,9 +30,11 @@ def figure_of_run(history: list[Record]) -> Figure:
             networks = diverged.shape[1]
             label = f"{diverged[-1].sum()} of {networks} diverged" if networks > 1 else "diverged"
             axes.axvline(epochs[diverged.any(1).argmax()], color="black", linestyle=":", label=label)
-        axes.set(ylabel=measure, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+        axes.set(ylabel=f"{measure}, %" if scale == 100 else measure, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+        axes.set_title(measure_title)
         count_epochs(axes)
         axes.grid(alpha=0.3)
+    figure.suptitle(title)
     add_legend_below(figure, columns=len(names) + 1)
     return figure
 
@@ -52,10 +46,11 @@ def measure_networks(history: list[Record], name: str, measure: str) -> np.ma.Ma
 
 
 def figure_of_grid(record: Record, run: Settings) -> Figure:
+    """Draw the accuracy on validation data over a run's grid, with the best point."""
     points = grid(run)
     x_name, line_name = ("lr", "lmbda") if isinstance(run["lr"], list) else ("lmbda", "lr")
     point_accuracies = [finite_accuracies(select_point(record, run, i)["validation"])[0] for i in range(len(points))]
-    means = np.array(
+    means = 100 * np.array(
         [mean_and_margin(accuracies) if accuracies else (np.nan, np.nan) for accuracies in point_accuracies]
     )
     values = sorted({getattr(point, x_name) for point in points})
@@ -80,7 +75,7 @@ def figure_of_grid(record: Record, run: Settings) -> Figure:
     best = best_point(record, run)
     axes.plot(places[best], means[best, 0], "*k", markersize=14, zorder=3, label="chosen")
     mark_values(axes, range(len(values)), values)
-    axes.set(xlabel=x_name, ylabel="accuracy on validation data")
+    axes.set(xlabel=x_name, ylabel="accuracy on validation data, %", title=f"After epoch {record['epoch']}")
     axes.grid(alpha=0.3)
     add_legend_below(figure, columns=4)
     return figure

@@ -50,12 +50,13 @@ def load_test_images() -> mnist.Examples:
 
 
 class Digits(NamedTuple):
-    """Images that a network gets wrong: their numbers, their pixels, the network's outputs, and their digits."""
+    """Images that a network gets wrong: numbers, pixels, the network's outputs, the digits, and the costs."""
 
     numbers: Tensor
     x: Tensor
     a: Tensor
     y: Tensor
+    C: Tensor
 
 
 @torch.inference_mode()
@@ -64,4 +65,4 @@ def most_wrong(trained: Trained, x: Tensor, y: Tensor, n: int) -> Digits:
     z = trained.network(x)
     C = type(trained.cost).function(z, y, **trained.cost.options | {"reduction": "none"})
     numbers = C.argsort(descending=True, stable=True)[:n]
-    return Digits(numbers, x[numbers], trained.cost.activation(z[numbers]), y[numbers])
+    return Digits(numbers, x[numbers], trained.cost.activation(z[numbers]), y[numbers], C[numbers])

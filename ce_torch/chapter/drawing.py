@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+import torch
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +15,10 @@ from torch import Tensor
 
 from ce_torch.chapter.neuron import COURSES, Lesson
 
-COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green"}
+ABOVE_AXES = 3  # zorder: the lines of the axes have 2.5
+TRAIL = 0.7  # opacity: seen on a white and on a black ground
+
+COLORS = {"quadratic": "tab:red", "cross-entropy": "tab:blue", "log-likelihood": "tab:green", "focal": "tab:olive"}
 
 
 def add_legend_below(figure: Figure, columns: int) -> None:
@@ -50,28 +55,50 @@ def mark_diverged(axes: Axes, places: Sequence[float], color: ColorType) -> None
 
 
 def draw_course(axes: Axes, values: Tensor, color: str, label: str, last_epoch: int = 0, style: str = "-") -> Line2D:
-    """Draw a value's course faintly, and a line with a dot at its end up to `last_epoch`; return the line."""
-    axes.plot(values, style, color=color, alpha=0.2)
-    (line,) = axes.plot(values[: last_epoch + 1], style, color=color, label=label, marker="o", markevery=[-1])
-    line.set_clip_on(False)  # the dot often ends at 0, where the axes end too
+    """Draw a value's course as a thin trail, and a line with a dot at its end up to `last_epoch`; return the line."""
+    axes.plot(values, style, color=color, alpha=TRAIL, linewidth=0.8)
+    (line,) = axes.plot(values[: last_epoch + 1], style, color=color, label=label)
+    mark_end(line)
     count_epochs(axes)
     return line
+
+
+def mark_end(line: Line2D) -> None:
+    """Put a dot at the end of a line, whole and above the axes, which it often touches."""
+    line.set(marker="o", markevery=[-1], clip_on=False, zorder=ABOVE_AXES)
 
 
 def draw_lessons(axes: Axes, name: str, lessons: Sequence[tuple[str, Lesson]], last_epoch: int) -> list[Line2D]:
     """Draw one of the courses of each lesson, in the colour of its cost; return their lines up to `last_epoch`."""
     lines = []
-    for number, ((cost, lesson), style) in enumerate(zip(lessons, styles(lessons), strict=True)):
+    broken = styles([cost for cost, _ in lessons])
+    for number, ((cost, lesson), style) in enumerate(zip(lessons, broken, strict=True)):
         lines.append(draw_course(axes, COURSES[name](lesson), COLORS[cost], cost, last_epoch, style))
-        lines[-1].set_gid(f"moving-{number}")
+        tell_apart(lines[-1], number)
     axes.set_ylabel(name)
     axes.set_ylim(bottom=0)
     return lines
 
 
-def styles(lessons: Sequence[tuple[str, Lesson]]) -> list[str]:
-    """Return a line style for each lesson: broken if an earlier one has the same cost, and so the same colour."""
-    costs = [cost for cost, _ in lessons]
+def draw_on_sigmoid(axes: Axes, lessons: Sequence[tuple[str, Lesson]], last_epoch: int) -> None:
+    """Draw σ, and the place of each neuron on it after `last_epoch` as a dot, in the colour of its cost."""
+    farthest = max(6.0, *(float(lesson.z.abs().max()) for _, lesson in lessons))
+    z = torch.linspace(-farthest, farthest, 121, dtype=torch.float64)
+    axes.plot(z, z.sigmoid(), color=rcParams["text.color"], linewidth=1)
+    for number, (cost, lesson) in enumerate(lessons):
+        (line,) = axes.plot(lesson.z[: last_epoch + 1], lesson.a[: last_epoch + 1], color=COLORS[cost], linewidth=0)
+        mark_end(line)
+        tell_apart(line, number)
+    axes.set(xlabel="z", ylabel="a = σ(z)", ylim=(0, 1.02))
+
+
+def tell_apart(line: Line2D, number: int) -> None:
+    """Let a line move by its name, and make the dot of the first larger, since the second may lie on it."""
+    line.set(gid=f"moving-{number}", markersize=8 if number == 0 else 5)
+
+
+def styles(costs: Sequence[str]) -> list[str]:
+    """Return a line style for each cost: broken if an earlier line has the same cost, and so the same colour."""
     return ["--" if cost in costs[:number] else "-" for number, cost in enumerate(costs)]
 
 
@@ -80,7 +107,8 @@ def draw_outputs(axes: Axes, a: Tensor, y: int | None = None, color: str = "tab:
     neurons = range(first, first + len(a))
     axes.bar(neurons, a.numpy(), color=color, label="output a")
     if y is not None:
-        axes.plot(y, 1, "v", color="tab:red", label="desired: 1 here, 0 elsewhere")
+        ink = rcParams["text.color"]  # the colours of the costs mean the costs
+        axes.plot(y, 1, "v", color=ink, label="desired: 1 here, 0 elsewhere")
     axes.set(ylim=(0, 1.15), xlabel="output neuron", ylabel="a")
     axes.set_xticks(neurons)
 
@@ -92,15 +120,20 @@ def draw_digit(axes: Axes, x: Tensor) -> None:
 
 
 def draw_slopes(axes: Axes, slopes: Tensor) -> None:
-    """Draw each ∂aⱼ/∂zₖ as a square: blue if aⱼ rises with zₖ, red if it falls, stronger if it is steeper."""
+    """Draw each ∂aⱼ/∂zₖ as a square: purple if aⱼ rises with zₖ, orange if it falls, stronger if it is steeper."""
     largest = float(slopes.abs().max())
     for j, row in enumerate(slopes.tolist(), 1):
         for k, slope in enumerate(row, 1):
-            color = "tab:blue" if slope > 0 else "tab:red"
+            color = "tab:purple" if slope > 0 else "tab:orange"  # no cost has these colours
             axes.bar(k, 0.9, 0.9, j - 0.45, color=color, alpha=0.08 + 0.6 * abs(slope) / max(largest, 1e-12))
-            axes.text(k, j, f"{slope:+.2f}".replace("-", "−"), ha="center", va="center", fontsize="small")
+            axes.text(k, j, format_slope(slope), ha="center", va="center", fontsize="small")
     ticks = range(1, len(slopes) + 1)
     axes.set(xlim=(0.4, len(ticks) + 0.6), ylim=(len(ticks) + 0.6, 0.4), aspect="equal")
     axes.set(xlabel="weighted input k", ylabel="output j")
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
+
+
+def format_slope(slope: float) -> str:
+    """Return a slope with two digits after the point, or "≈ 0", since few of those that round to 0 are 0."""
+    return f"{slope:+.2f}".replace("-", "−") if round(slope, 2) else "≈ 0"

@@ -24,9 +24,9 @@ from ce_torch.chapter.digits import load_trained, most_wrong
 from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, draw_digit, draw_outputs
 from ce_torch.chapter.neuron import SIGMOID_COSTS, epochs_to_output, learn, slopes
 from ce_torch.training import files, mnist
+from ce_torch.training.saturation import SATURATED_Z
 
 STARTS = {"(w, b) = (0.6, 0.9)": (0.6, 0.9), "(w, b) = (2.0, 2.0)": (2.0, 2.0)}
-SATURATED_Z = 4  # beyond ± this z a neuron is saturated: σ′ < 0.02
 
 
 class Drawing(NamedTuple):
@@ -146,8 +146,9 @@ def training() -> Figure:
         for (name, label), (data, style) in product(NAMES.items(), (("training", "-"), ("test", "--"))):
             history = load_trained(name).history
             epochs, values = zip(*((record["epoch"], record[data][measure]) for record in history), strict=True)
-            axes.plot(epochs, values, style, color=COLORS[label], label=f"{label}, {data}")
-        axes.set_ylabel(measure)
+            scale = 100 if measure == "accuracy" else 1
+            axes.plot(epochs, scale * np.array(values), style, color=COLORS[label], label=f"{label}, {data}")
+        axes.set_ylabel("accuracy, %" if measure == "accuracy" else measure)
         count_epochs(axes)
     row[1].set_yscale("log")
     add_legend_below(figure, columns=3)
@@ -160,7 +161,7 @@ def digits() -> Figure:
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     grid = figure.subplots(4, 4, height_ratios=(2, 1, 2, 1))
     image_axes, output_axes = grid[::2].ravel(), grid[1::2].ravel()
-    for image, outputs, number, x, a, y in zip(image_axes, output_axes, *found, strict=True):
+    for image, outputs, number, x, a, y, _ in zip(image_axes, output_axes, *found, strict=True):
         draw_digit(image, x)
         image.set_title(f"test image {number}: {y}, taken for {a.argmax()}", fontsize="medium")
         draw_outputs(outputs, a, int(y))

@@ -18,6 +18,7 @@ class Lesson(NamedTuple):
 
     w: Tensor
     b: Tensor
+    z: Tensor
     a: Tensor
     C: Tensor
     delta: Tensor
@@ -61,9 +62,11 @@ def learn(
         moments.append((weight, bias, delta))
         weight, bias = weight - eta * delta * x, bias - eta * delta
     weight, bias, delta = map(torch.stack, zip(*moments, strict=True))
-    z = (weight * x + bias).unsqueeze(-1)
-    C = type(cost).function(z, torch.full_like(z, y), **cost.options | {"reduction": "none"})
-    return Lesson(weight, bias, cost.activation(z).squeeze(-1), C, delta)
+    z = weight * x + bias
+    C = type(cost).function(
+        z.unsqueeze(-1), torch.full_like(z, y).unsqueeze(-1), **cost.options | {"reduction": "none"}
+    )
+    return Lesson(weight, bias, z, cost.activation(z.unsqueeze(-1)).squeeze(-1), C, delta)
 
 
 def epochs_to_output(lesson: Lesson, output: float) -> Tensor:

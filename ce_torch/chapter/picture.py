@@ -92,5 +92,8 @@ def legend_entry(name: str, color: str, style: str = "-") -> str:
 
 
 def figure_element(*pictures: str, caption: str) -> str:
-    """Return an element of a page with pictures side by side, or one below the other if there is no room."""
-    return f'<figure class="pictures"><div>{"".join(pictures)}</div><figcaption>{caption}</figcaption></figure>'
+    """Return an element of a page with pictures side by side, or one below the other if there is no room.
+
+    The caption is above them: it says which colour is which, and a phone shows one picture at a time.
+    """
+    return f'<figure class="pictures"><figcaption>{caption}</figcaption><div>{"".join(pictures)}</div></figure>'

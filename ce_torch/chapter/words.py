@@ -20,9 +20,14 @@ def table(found: Deltas) -> str:
     lines = [
         ("$\\delta$", *(f"$j = {number}$" for number in numbers)),
         ("---", *("---" for _ in numbers)),
-        *((source, *(f"{value:.6f}" for value in delta)) for source, delta in deltas),
+        *((source, *(number_text(value) for value in delta.tolist())) for source, delta in deltas),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number_text(value: float) -> str:
+    """Return a number with six digits after the point, without a sign if all are 0."""
+    return f"{round(value, 6) + 0.0:.6f}".replace("-", "−")
 
 
 def remark(found: Deltas) -> str:

@@ -9,6 +9,7 @@ from torch.func import functional_call, vjp
 from torch.nn.functional import one_hot
 
 from ce_torch.costs._module import Cost
+from ce_torch.training.saturation import is_saturated, is_saturated_wrong
 
 # How many mini-batches a chunk may have; one network takes ten. A compiled chunk is one graph, and a call of a graph
 # takes as long as the arithmetic of two small mini-batches. The chunks of many networks must fit into the cache.
@@ -43,8 +44,10 @@ class Training:
 
     Attributes:
         history: a record for each epoch: {"epoch": 1, "test": {"cost": 0.9, "accuracy": 0.91, "correct": 9100,
-            "examples": 10000}}, with a key for each name in `monitor`. Costs leave out the L2 term. For many networks,
-            cost, accuracy and correct are lists.
+            "saturated": 8.1, "saturated_wrong": 0.2, "examples": 10000}}, with a key for each name in `monitor`. Costs
+            leave out the L2 term. `saturated` is how many of the output neurons are saturated, `saturated_wrong` how
+            many are and should be at the other end: means over the examples. For many networks, all but the number of
+            examples are lists.
 
     Example:
         >>> from ce_torch.training import mnist
@@ -207,22 +210,26 @@ def gather(tensor: Tensor, examples: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, cost: Cost, x: Tensor, y: Tensor) -> Record:
-    """Return a network's cost and accuracy on examples x and y (class indices), and the counts behind the accuracy.
+    """Return a network's scores on examples x and y (class indices), as a record of `Training.history` holds them.
 
-    For many networks, with z of shape (networks, n, K), cost, accuracy and correct are lists.
+    For many networks, with z of shape (networks, n, K), all but the number of examples are lists.
     """
-    total = correct = torch.zeros((), device=x.device)
+    total = correct = saturated = wrong = torch.zeros((), device=x.device)
     for x_part, y_part in zip(x.split(EVALUATION_SIZE), y.split(EVALUATION_SIZE), strict=True):
         z = network(x_part)
-        y_part = y_part.expand(z.shape[:-1])
-        C = type(cost).function(z, y_part, **cost.options | {"reduction": "none"})
+        a = cost.activation(z)
+        C = type(cost).function(z, y_part.expand(z.shape[:-1]), **cost.options | {"reduction": "none"})
         total = total + C.sum(-1, dtype=torch.float64)
         correct = correct + (z.argmax(-1) == y_part).sum(-1)
+        saturated = saturated + is_saturated(a).sum((-2, -1))
+        wrong = wrong + is_saturated_wrong(a, y_part).sum((-2, -1))
     n = len(x)
     return {
         "cost": (total / n).tolist(),
         "accuracy": (correct.double() / n).tolist(),
         "correct": correct.long().tolist(),
+        "saturated": (saturated.double() / n).tolist(),
+        "saturated_wrong": (wrong.double() / n).tolist(),
         "examples": n,
     }
 

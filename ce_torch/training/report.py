@@ -5,11 +5,23 @@ from math import isfinite
 from statistics import fmean
 from typing import Any
 
+from ce_torch.costs import _registry
 from ce_torch.training.confidence import mean_and_margin
 from ce_torch.training.loop import Record, best
-from ce_torch.training.settings import Settings, as_list, format_flag, grid
+from ce_torch.training.settings import DEFAULTS, SHORT_NAMES, Settings, as_list, format_flag, grid
 
 Scores = dict[str, Any]  # the result of `evaluate`
+COST_NAMES = {SHORT_NAMES.get(name, name): name.replace("_", "-") for name in _registry.COSTS}
+
+
+def describe(run: Settings) -> str:
+    """Name a run without a grid in words: its cost, and the settings that matter to a reader of its pictures."""
+    layers = ", ".join(map(str, run["hidden"]))
+    words = [COST_NAMES[run["cost"]], f"{layers} hidden neurons", f"η = {run['lr']:g}"]
+    words += [f"λ = {run['lmbda']:g}"] if run["lmbda"] else []
+    words += [format_flag(name, run[name])[2:] for name in ("init", "batch_size") if run[name] != DEFAULTS[name]]
+    runs = run["runs"]
+    return ", ".join([*words, f"seed {run['seed']}" if runs == 1 else f"{runs} runs from seed {run['seed']}"])
 
 
 def select_point(record: Record, run: Settings, point: int) -> Record:

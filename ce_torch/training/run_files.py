@@ -14,7 +14,10 @@ from ce_torch.training.checkpoint import CheckpointError
 from ce_torch.training.loop import Training
 from ce_torch.training.settings import Settings, UsageError
 
-ENDINGS = (".history.json", ".curves.png", ".grid.png")  # names of the files next to a checkpoint
+# Names of the files next to a checkpoint.
+ENDINGS = tuple(
+    f".{name}" for name in ("history.json", "curves.png", "grid.png", "saturation.png", "surprises.png", "weights.png")
+)
 
 
 def checkpoint_path(flags: argparse.Namespace) -> Path:

@@ -134,7 +134,7 @@ def parse_flags(description: str) -> argparse.Namespace:
         "--evaluate",
         type=Path,
         metavar="PATH",
-        help="print a checkpoint's test accuracy without training; with --plot, draw its curves too",
+        help="print a checkpoint's test accuracy without training; with --plot, draw its pictures too",
     )
     return parser.parse_args()
 
@@ -212,7 +212,14 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="cpu, cuda, mps, any device of torch (default auto: an accelerator, or else cpu)",
     )
-    add("--plot", action="store_true", help="draw the costs and accuracies beside the checkpoint (.curves.png)")
+    add(
+        "--plot",
+        type=Path,
+        nargs="*",
+        metavar="PATH",
+        help="draw beside the checkpoint: costs and accuracies, how many output neurons are saturated, the digits that "
+        "surprise it most, its weights; checkpoints named here lend their saturated neurons to compare",
+    )
     add("--quiet", action="store_true", help="print nothing but the last line")
 
 

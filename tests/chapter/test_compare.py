@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ce_torch.training.loop import Training
 
 # A goal that some networks reach in the first epoch and others not at all.
 PLAN = Plan(hidden=(4, 5), rates=(0.1, 3.0), choices=2, runs=3, epochs=2, same_rates=(0.5, 3.0), goal=0.4, looks=5)
+PLAN = replace(PLAN, stuck_epochs=2, stuck_steps=(10, 20))
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,45 @@ def test_every_run_has_a_test_accuracy_after_every_epoch(results):
 
 def test_compared_networks_have_the_same_seeds_and_chose_no_rate(results, folder):
     seeds = {"choices": set(), "finals": set()}
-    for run, _ in load_checkpoints(folder).values():
+    for name, (run, _) in load_checkpoints(folder).items():
+        if name.startswith("stuck-"):
+            continue
         seeds["choices" if isinstance(run["lr"], list) else "finals"].add((run["seed"], run["runs"]))
     assert seeds == {"choices": {(compare.FIRST_CHOICE_SEED, 2)}, "finals": {(0, 3)}}
+
+
+def test_output_neurons_are_followed_from_the_first_weights_to_the_last_epoch(results):
+    for case in results["stuck"]:
+        assert (len(case["looks"]), len(case["steps"])) == (PLAN.stuck_epochs + 1, len(PLAN.stuck_steps))
+        for look in (*case["steps"], *case["looks"]):
+            assert all(len(values) == PLAN.runs for values in look.values())
+
+
+def test_one_thing_at_a_time_is_changed_when_neurons_are_followed(results):
+    rates = {(choice["hidden"], choice["cost"]): choice["rate"] for choice in results["choices"]}
+    cases = [(case["hidden"], case["cost"], case["weights"], case["rate_of"]) for case in results["stuck"]]
+    assert cases == [
+        *((5, "quadratic", weights, cost) for cost in ("quadratic", "ce") for weights in ("large", "output", "scaled")),
+        (4, "quadratic", "large", "quadratic"),
+        (5, "ce", "large", "ce"),
+    ]
+    for case in results["stuck"]:
+        assert case["rate"] == rates[case["hidden"], case["rate_of"]]
+
+
+def test_followed_networks_are_those_that_are_compared(results):
+    finals = {(final["hidden"], final["cost"]): final for final in results["finals"]}
+    for case in results["stuck"]:
+        if case["weights"] == "large" and case["cost"] == case["rate_of"]:
+            followed = [look["accuracy"] for look in case["looks"][1:]]
+            assert followed == finals[case["hidden"], case["cost"]]["test"]
+
+
+def test_the_last_question_alone_keeps_the_other_results(results, data, folder, monkeypatch):
+    earlier = {name: value for name, value in results.items() if name != "stuck"}
+    monkeypatch.setattr(Training, "descend", None)  # all is trained
+    monkeypatch.setattr(Comparison, "compare_costs", None)
+    assert Comparison(PLAN, data, folder).results(earlier) == results
 
 
 def test_timing_ends_when_all_networks_have_reached_the_goal(results):
@@ -149,9 +187,27 @@ def test_the_program_writes_the_report_its_pictures_and_figures(run_compare, dat
     assert (code, out) == (0, "report/README.md is written\n")
     assert json.loads((tmp_path / "report" / "results.json").read_text()) == json.loads(json.dumps(results))
     report = (tmp_path / "report" / "README.md").read_text()
-    for name in ("accuracies.png", "rates.png", "speed.png"):
+    for name in ("accuracies.png", "rates.png", "speed.png", "stuck.png"):
         assert f"]({name})" in report
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"{", "cannot be read (it does not hold results)"),
+        (b"{}", "cannot be read (it does not hold results)"),
+        (b'{"plan": {"runs": 99}}', "has the results of another plan"),
+    ],
+)
+def test_the_last_question_alone_needs_results_of_the_same_plan(run_compare, tmp_path, content, reason):
+    (tmp_path / "report").mkdir()
+    if content is not None:
+        (tmp_path / "report" / "results.json").write_bytes(content)
+    code, out, err = run_compare("--quick", "--stuck", "--write", "report")
+    assert (code, out) == (2, "")
+    assert err == f"compare: report/results.json {reason}; leave --stuck out to compare all\n"
 
 
 def test_a_second_comparison_in_the_same_folder_is_refused(run_compare, tmp_path):

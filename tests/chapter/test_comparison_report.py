@@ -16,6 +16,8 @@ PLAN = {
     "same_rates": [0.5],
     "goal": 0.9,
     "looks": 2,
+    "stuck_epochs": 1,
+    "stuck_steps": [10],
 }
 NEVER = 99
 
@@ -33,12 +35,33 @@ def results(quadratic=0.95, ce=0.96, ll=0.96, epochs=None, rates=(3.0, 0.5, 0.5)
         "finals": [
             {"cost": cost, "hidden": 30, "rate": rate, "test": [accuracies(means[cost], cost)]} for cost, rate in pairs
         ],
+        "stuck": [followed("large", [1, 2] * 10), followed("scaled", [0] * RUNS)],
         "speeds": [
             {"cost": cost, "hidden": 30, "rate": rate, "validation": looks(epochs[cost])}
             for cost, own_rate in pairs
             for rate in dict.fromkeys((0.5, own_rate))
         ],
     }
+
+
+def followed(weights, stuck, hidden=30, rate=3.0):
+    """Return a case in which as many neurons are stuck at the end. A stuck neuron costs 10% of the accuracy."""
+    start = {
+        "accuracy": [0.1] * RUNS,
+        "saturated": [5.0] * RUNS,
+        "saturated_wrong": [2.5] * RUNS,
+        "stuck": [0] * RUNS,
+        "delta": [0.003] * RUNS,
+        "error": [0.99] * RUNS,
+    }
+    end = start | {
+        "accuracy": [0.97 - number / 10 for number in stuck],
+        "saturated_wrong": [number / 10 for number in stuck],
+        "stuck": stuck,
+        "delta": [0.0004 if number else None for number in stuck],
+    }
+    case = {"hidden": hidden, "cost": "quadratic", "weights": weights, "rate_of": "quadratic", "rate": rate}
+    return case | {"steps": [start], "looks": [start, end]}
 
 
 def accuracies(mean, cost):
@@ -133,3 +156,43 @@ def test_a_chosen_rate_at_the_end_of_the_grid_is_reported():
 def test_a_network_has_reached_the_goal_once_its_accuracy_is_there():
     speed = {"validation": [[0.5, 0.5, 0.95], [0.9, 0.5, 0.5], [0.8, 0.8, 0.8]]}
     assert epochs_to_goal(speed, {"looks": 2, "goal": 0.9}) == [1.0, float("inf"), 0.5]
+
+
+def stuck_section(*cases):
+    return section(markdown(results() | {"stuck": list(cases)}), "Why the quadratic cost gets stuck")
+
+
+BASE = followed("large", [1, 2] * 10)
+
+
+def test_stuck_neurons_are_counted_at_each_moment_with_a_margin():
+    # The reach is 3 · 4/27 · 30/2; the margin is t₁₉ s / √20 = 2.093 · 0.513 / 4.472.
+    row = "| 30 | quadratic | N(0, 1) | 3 | 6.7 | 0.00 ± 0.00 | 0.00 ± 0.00 | 1.50 ± 0.24 | 1.50 ± 0.24 |"
+    assert row in stuck_section(BASE)
+
+
+def test_outputs_that_are_saturated_wrong_are_given_in_percent_with_their_delta():
+    row = "| 30 | quadratic | N(0, 1) | 3 | 25.00 ± 0.00% | 1.50 ± 0.24% | 0.0004 | 0.99 | 82.00 ± 2.40% |"
+    assert row in stuck_section(BASE)
+
+
+def test_without_an_output_that_is_saturated_wrong_there_is_no_delta():
+    row = "| 30 | quadratic | all / √n | 3 | 25.00 ± 0.00% | 0.00 ± 0.00% |  | 0.99 | 97.00 ± 0.00% |"
+    assert row in stuck_section(BASE, followed("scaled", [0] * RUNS))
+
+
+def test_each_number_of_stuck_neurons_has_its_accuracy():
+    assert "| 1 | 10 | 87.0% |\n| 2 | 10 | 77.0% |" in stuck_section(BASE)
+
+
+@pytest.mark.parametrize(
+    ("stuck", "verdict"),
+    [
+        ([0] * RUNS, "no neuron of 20 networks is stuck; -1.50 (-1.74 to -1.26)."),
+        ([0, 1] * 10, "fewer neurons are stuck; -1.00 (-1.00 to -1.00)."),
+        ([2, 3] * 10, "more neurons are stuck; +1.00 (+1.00 to +1.00)."),
+        ([2, 1] * 10, "no difference in the number of stuck neurons is seen; +0.00 (-0.48 to +0.48)."),
+    ],
+)
+def test_a_change_is_compared_network_by_network(stuck, verdict):
+    assert f"- first weights all / √n: {verdict}" in stuck_section(BASE, followed("scaled", stuck))

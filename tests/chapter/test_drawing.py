@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ce_torch.chapter.comparison_pictures import accuracies, rates, speed
+from ce_torch.chapter.comparison_pictures import accuracies, rates, speed, stuck
 from ce_torch.chapter.curves import figure_of_grid, figure_of_run, png
 from ce_torch.chapter.digits import PROJECT, load_trained
 from ce_torch.chapter.drawing import draw_lessons
@@ -23,8 +23,10 @@ from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
 RESULTS = json.loads((PROJECT / "docs" / "comparison" / "results.json").read_text())
 # The other pictures in docs/, besides the section's figures, and how they are drawn.
 OTHER_PICTURES = {
-    **{f"comparison/{draw.__name__}": partial(draw, RESULTS) for draw in (accuracies, rates, speed)},
-    "curves": lambda: figure_of_run(load_trained("ce").history),
+    **{f"comparison/{draw.__name__}": partial(draw, RESULTS) for draw in (accuracies, rates, speed, stuck)},
+    "curves": lambda: figure_of_run(
+        load_trained("ce").history, "cross-entropy, 30 hidden neurons, η = 0.5, seed 0"
+    ),  # as train.py --evaluate checkpoints/chapter-ce.pt --plot draws it
 }
 PICTURES_IN_DOCS = [*(f"figures/{name}" for name in DRAWINGS), *OTHER_PICTURES]
 
@@ -145,7 +147,7 @@ def test_networks_that_diverge_are_counted_and_the_others_still_drawn():
     figure = figure_of_run(history((1, 1), (0.5, 0.7), (0.4, inf), (0.2, nan)))
     cost_axes, accuracy_axes = figure.axes
     np.testing.assert_allclose(cost_axes.lines[0].get_ydata(), [1, 0.6, 0.4, 0.2])
-    np.testing.assert_allclose(accuracy_axes.lines[0].get_ydata(), [0.9, 0.94, 0.96, 0.98])
+    np.testing.assert_allclose(accuracy_axes.lines[0].get_ydata(), [90, 94, 96, 98])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "test", "1 of 2 diverged"]
     assert cost_axes.lines[-1].get_xdata()[0] == 3
 
@@ -196,6 +198,17 @@ def test_the_picture_of_the_rates_shows_every_rate_and_every_run():
         run_accuracies = [v["accuracies"] for c in RESULTS["choices"] if c["hidden"] == hidden for v in c["validation"]]
         assert low < 100 * np.min(run_accuracies)
         assert 100 * np.max(run_accuracies) < high
+
+
+def test_the_picture_of_stuck_neurons_shows_the_mean_of_each_case():
+    panels = stuck(RESULTS).axes
+    for axes, measure, scale in zip(panels, ("stuck", "saturated_wrong"), (1, 10), strict=False):
+        for line, case in zip(axes.lines, RESULTS["stuck"], strict=True):
+            start, *epochs = case["looks"]
+            means = [scale * np.mean(look[measure]) for look in (start, *case["steps"], *epochs)]
+            np.testing.assert_allclose(line.get_ydata(), means)
+    medians = [np.median([value for value in look["delta"] if value]) for look in RESULTS["stuck"][0]["looks"]]
+    np.testing.assert_allclose(panels[2].lines[0].get_ydata()[[0, *range(3, 13)]], medians)
 
 
 def test_a_rate_at_which_all_runs_diverged_is_marked():

@@ -45,7 +45,7 @@ def test_many_neurons_learn_as_each_does_alone(cost):
 
 def test_epochs_until_an_output_are_counted_from_the_start():
     a = torch.tensor([[0.05, 0.9, 0.9], [0.04, 0.5, 0.9], [0.03, 0.09, 0.9]])
-    assert epochs_to_output(Lesson(a, a, a, a, a), 0.1).tolist() == [0, 2, torch.inf]
+    assert epochs_to_output(Lesson(a, a, a, a, a, a), 0.1).tolist() == [0, 2, torch.inf]
 
 
 def test_slopes_are_the_error_or_the_error_times_sigma_prime():

@@ -1,13 +1,26 @@
 """Test pictures for a page: they take its colours and its width, and move."""
 
 import re
+from math import exp
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import rcParams
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 
-from ce_torch.chapter.drawing import draw_course, draw_slopes, styles
-from ce_torch.chapter.neuron import SIGMOID_COSTS, learn
+from ce_torch.chapter.drawing import (
+    COLORS,
+    draw_course,
+    draw_lessons,
+    draw_on_sigmoid,
+    draw_outputs,
+    draw_slopes,
+    styles,
+)
+from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
 from ce_torch.chapter.picture import figure_element, legend_entry, picture
 
 VALUES = torch.linspace(1, 0, 301)
@@ -78,16 +91,92 @@ def test_every_slope_is_shown_with_its_sign():
     assert (text.count("+0.25"), text.count("−0.25")) == (2, 2)
 
 
-def test_slopes_that_are_all_0_can_be_drawn():
-    assert "0.00" in picture(lambda axes: draw_slopes(axes, torch.zeros(2, 2)), "slopes")
+@pytest.mark.parametrize("slope", [0.0, -0.0, 0.004, -0.004])
+def test_a_slope_that_rounds_to_0_has_no_sign(slope):
+    text = picture(lambda axes: draw_slopes(axes, torch.full((2, 2), slope)), "slopes")
+    assert text.count("≈ 0") == 4
+    assert "0.00" not in text
+
+
+def test_no_slope_has_the_colour_of_a_cost():
+    (axes,) = Figure().subplots(1, 1, squeeze=False).flat
+    draw_slopes(axes, torch.tensor([[0.25, -0.25], [-0.25, 0.25]]))
+    colours = {to_hex(patch.get_facecolor()) for patch in axes.patches}
+    assert len(colours) == 2
+    assert not colours & {to_hex(colour) for colour in COLORS.values()}
+
+
+def test_the_mark_of_the_desired_output_has_the_colour_of_the_text():
+    (axes,) = Figure().subplots(1, 1, squeeze=False).flat
+    draw_outputs(axes, torch.tensor([0.2, 0.8]), y=1)
+    (mark,) = axes.lines
+    assert mark.get_color() == rcParams["text.color"]
+
+
+def both(name=None):
+    """Draw two lessons on σ, or a course of theirs; return the axes and the lines with dots."""
+    (axes,) = Figure().subplots(1, 1, squeeze=False).flat
+    lessons = [(cost, learn(SIGMOID_COSTS[cost], 2, 2, eta=0.15, epochs=300)) for cost in SIGMOID_COSTS]
+    if name is None:
+        draw_on_sigmoid(axes, lessons, last_epoch=300)
+    else:
+        draw_lessons(axes, name, lessons, last_epoch=300)
+    return axes, [line for line in axes.lines if line.get_marker() == "o"]
+
+
+PICTURES = pytest.mark.parametrize("name", [None, *COURSES], ids=["σ", *COURSES])
+
+
+@PICTURES
+def test_a_dot_lies_whole_above_the_lines_of_the_axes(name):
+    axes, lines = both(name)
+    assert len(lines) == 2
+    for line in lines:
+        assert line.get_zorder() > max(spine.get_zorder() for spine in axes.spines.values())
+        assert not line.get_clip_on()
+
+
+@PICTURES
+def test_a_dot_under_another_is_seen(name):
+    _, (under, above) = both(name)
+    assert under.get_markersize() > above.get_markersize()
+
+
+def test_the_dots_lie_on_the_sigmoid_where_the_neurons_are():
+    axes, lines = both()
+    curve, *_ = axes.lines
+    z, a = curve.get_data()
+    np.testing.assert_allclose(a, 1 / (1 + np.exp(-z)))
+    for line, cost in zip(lines, SIGMOID_COSTS, strict=True):
+        lesson = learn(SIGMOID_COSTS[cost], 2, 2, eta=0.15, epochs=300)
+        z, a = line.get_xydata()[-1]
+        assert z == pytest.approx(float(lesson.w[-1] + lesson.b[-1]))
+        assert a == pytest.approx(1 / (1 + exp(-z)))
+        assert min(curve.get_xdata()) < z < max(curve.get_xdata())
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#181c1a"], ids=["light", "dark"])
+@pytest.mark.parametrize("cost", SIGMOID_COSTS)
+def test_the_trail_is_seen_on_the_ground_of_the_page(cost, ground):
+    axes, _ = both("|δ|")
+    (trail,) = (line for line in axes.lines if line.get_color() == COLORS[cost] and line.get_alpha() is not None)
+    seen = trail.get_alpha() * np.array(to_rgb(trail.get_color())) + (1 - trail.get_alpha()) * np.array(to_rgb(ground))
+    lightest, darkest = sorted((luminance(seen), luminance(to_rgb(ground))), reverse=True)
+    assert (lightest + 0.05) / (darkest + 0.05) > 2
+
+
+def luminance(colour):
+    """Return the relative luminance of a colour in sRGB, by WCAG 2."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize(
     ("costs", "expected"),
     [(("quadratic", "cross-entropy"), ["-", "-"]), (("quadratic", "quadratic"), ["-", "--"])],
 )
-def test_the_second_lesson_of_a_cost_has_a_broken_line(costs, expected):
-    assert styles([(cost, learn(SIGMOID_COSTS[cost], 2, 2, eta=0.15, epochs=1)) for cost in costs]) == expected
+def test_the_second_line_of_a_cost_is_broken(costs, expected):
+    assert styles(costs) == expected
 
 
 def test_pictures_share_an_element_and_a_caption():

@@ -25,7 +25,14 @@ def test_progress_is_from_the_start_to_the_epoch(last_epoch, expected):
 def test_the_table_has_a_line_for_each_delta():
     lines = table(Deltas(DELTA, DELTA, DELTA)).splitlines()
     assert lines[2:] == [
-        f"| {source} | 2.000000 | -0.500000 |" for source in ("written by hand", "autograd", "differences")
+        f"| {source} | 2.000000 | −0.500000 |" for source in ("written by hand", "autograd", "differences")
+    ]
+
+
+def test_a_delta_that_rounds_to_0_has_no_sign():
+    tiny = torch.tensor([-1e-9, -0.0])
+    assert table(Deltas(tiny, tiny, tiny)).splitlines()[2:] == [
+        f"| {source} | 0.000000 | 0.000000 |" for source in ("written by hand", "autograd", "differences")
     ]
 
 

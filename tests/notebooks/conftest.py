@@ -51,13 +51,13 @@ def open_page(app, browser):
     """Open the notebook in a window. An error in the page, or a request to another address, fails the test."""
 
     @contextmanager
-    def open_page(width=1280, scheme="light"):
+    def open_page(width=1280, scheme="light", height=900):
         page = browser.new_page()
         complaints = []
         page.on("request", lambda request: None if is_local(request.url) else complaints.append(request.url))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.set_viewport_size({"width": width, "height": 900})
+        page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme, reduced_motion="no-preference")
         page.goto(app)
         page.wait_for_function("document.querySelectorAll('figure svg').length >= 8")

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from ce_torch.training import report, settings
+from ce_torch.training import checkpoint, report, settings
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(train, assert_weights, tmp_path):
@@ -78,17 +78,75 @@ def test_early_stopping_stops_once_the_accuracy_has_not_risen(train, tmp_path, e
     assert epochs_done(tmp_path / "run.pt") == 3
 
 
-def test_plot_writes_a_png(train, tmp_path):
-    assert train("--epochs", 2, "--checkpoint", "run.pt", "--plot").code == 0
-    assert (tmp_path / "run.curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+PICTURES = {
+    "run.curves.png": "costs and accuracies",
+    "run.saturation.png": "saturated output neurons",
+    "run.surprises.png": "the most surprising test digits",
+    "run.weights.png": "weights of the hidden neurons",
+}
+
+
+def test_plot_writes_pictures_and_prints_where_they_are(train, tmp_path):
+    outcome = train("--epochs", 2, "--checkpoint", "run.pt", "--plot")
+    assert outcome.code == 0
+    assert outcome.out[-5:-1] == [f"drawn: {name}: {shows}" for name, shows in PICTURES.items()]
+    for name in PICTURES:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_without_plot_nothing_is_drawn(train, tmp_path):
+    train("--epochs", 1, "--checkpoint", "run.pt")
+    assert list(tmp_path.glob("*.png")) == []
 
 
 def test_evaluate_draws_what_training_drew(train, tmp_path):
     train("--epochs", 2, "--checkpoint", "run.pt", "--plot")
-    drawn = (tmp_path / "run.curves.png").rename(tmp_path / "drawn.png").read_bytes()
+    drawn = {name: (tmp_path / name).rename(tmp_path / f"drawn-{name}").read_bytes() for name in PICTURES}
     outcome = train("--evaluate", "run.pt", "--plot")
-    assert (outcome.code, outcome.out[0]) == (0, "written: run.curves.png")
-    assert (tmp_path / "run.curves.png").read_bytes() == drawn
+    assert (outcome.code, outcome.out[0]) == (0, "drawn: run.curves.png: costs and accuracies")
+    assert {name: (tmp_path / name).read_bytes() for name in PICTURES} == drawn
+
+
+def test_the_saturated_neurons_of_other_runs_are_drawn_beside(train, monkeypatch):
+    from ce_torch.chapter import run_pictures
+
+    drawn, draw = [], run_pictures.figure_of_saturation
+    monkeypatch.setattr(run_pictures, "figure_of_saturation", lambda runs: drawn.extend(runs) or draw(runs))
+    for cost in ("quadratic", "ll"):
+        train("--cost", cost, "--epochs", 2, "--checkpoint", f"{cost}.pt")
+    assert train("--epochs", 1, "--checkpoint", "run.pt", "--plot", "quadratic.pt", "ll.pt").code == 0
+    assert [(run.settings["cost"], len(run.history)) for run in drawn] == [("ce", 1), ("quadratic", 2), ("ll", 2)]
+
+
+def test_a_run_that_diverged_is_drawn_without_its_network(train, tmp_path):
+    assert train(*DIVERGES, "--plot").code == 1
+    assert {path.name for path in tmp_path.glob("*.png")} == {"run.curves.png", "run.saturation.png"}
+
+
+def test_a_run_of_an_older_program_is_drawn_without_saturated_neurons(train, tmp_path):
+    train("--epochs", 1, "--checkpoint", "run.pt")
+    forget_saturated_neurons(tmp_path / "run.pt")
+    outcome = train("--evaluate", "run.pt", "--plot")
+    assert outcome.code == 0
+    assert outcome.out[-2].startswith("not drawn: saturated output neurons")
+    assert {path.name for path in tmp_path.glob("*.png")} == PICTURES.keys() - {"run.saturation.png"}
+
+
+def test_a_run_of_an_older_program_is_not_drawn_beside_another(train, refusal, tmp_path):
+    train("--epochs", 1, "--checkpoint", "old.pt")
+    forget_saturated_neurons(tmp_path / "old.pt")
+    assert refusal("--epochs", 1, "--checkpoint", "run.pt", "--plot", "old.pt") == (
+        "train.py: old.pt holds no number of saturated neurons; train it again, or leave it out of --plot"
+    )
+    assert not (tmp_path / "run.pt").exists()
+
+
+def forget_saturated_neurons(path):
+    run, state = checkpoint.load(path)
+    for record in state["history"]:
+        for name in ("training", "validation", "test"):
+            del record[name]["saturated"], record[name]["saturated_wrong"]
+    checkpoint.save(path, run, state)
 
 
 def test_compile_trains_to_nearly_the_same_weights(train, tmp_path, weights):

@@ -32,7 +32,10 @@ def test_an_existing_run_is_not_replaced(train, tmp_path, epochs):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["run.history.json", "run.curves.png", "run.grid.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["run.history.json", *(f"run.{name}.png" for name in ("curves", "grid", "saturation", "surprises", "weights"))],
+)
 def test_an_existing_file_beside_a_checkpoint_is_not_replaced(train, tmp_path, name):
     (tmp_path / name).write_text("mine")
     (line,) = train("--epochs", 1, "--checkpoint", "run.pt", "--plot").err
@@ -70,6 +73,7 @@ def test_the_written_files_are_listed(train, tmp_path):
     outcome = train("--epochs", 1, "--checkpoint", "folder/run.pt", "--plot")
     (line,) = [line for line in outcome.out if line.startswith("written: ")]
     places = line.removeprefix("written: ").split(", ")
+    places += [line.split(": ")[1] for line in outcome.out if line.startswith("drawn: ")]
     assert {tmp_path / place for place in places} == {*(tmp_path / "folder").iterdir()}
 
 

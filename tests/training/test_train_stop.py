@@ -34,10 +34,11 @@ def test_ctrl_c_in_the_first_epoch_leaves_nothing_and_says_so(train, stop_after,
 
 def test_ctrl_c_names_a_command_that_works(train, stop_after):
     path = "my runs/it's $HOME.pt"
+    train("--cost", "ll", "--epochs", 1, "--checkpoint", "other run.pt")
     stop_after(1)
-    (line,) = train("--epochs", 2, "--checkpoint", path, "--plot").err
+    (line,) = train("--epochs", 2, "--checkpoint", path, "--plot", "other run.pt").err
     python, *flags = shlex.split(line.removeprefix("stopped after an epoch was saved; to go on: "))
-    assert (python, flags) == ("python", ["train.py", "--resume", path, "--plot"])
+    assert (python, flags) == ("python", ["train.py", "--resume", path, "--plot", "other run.pt"])
     stop_after(2)
     assert train(*flags[1:]).code == 0
 
