@@ -60,7 +60,7 @@ void tile(Matrix<Number> a, Matrix<Number> b, Result out, int64_t inner, bool ad
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) __builtin_prefetch(out.data + r * out.row + v * lanes, 1);
   for (int64_t i = 0; i < inner; i++) {
-    __builtin_prefetch(a.row == 1 ? a.data + (i + prefetch_distance) * a.column : a.data + (rows + i % rows) * a.row + i);
+    if (a.row == 1) __builtin_prefetch(a.data + (i + prefetch_distance) * a.column);
     Vector<Number, lanes> right[vectors];
 #pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) right[v] = load_vector(b.data + i * b.row + v * lanes);
