@@ -147,12 +147,12 @@ extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, co
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
     Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
     auto classes = load_classes(y + column, start_class);
-    // Without other desired outputs t is 0 but in few rows, those of the classes y.
-    bool has_t[sum_rows], has_all_t = !targets.are_none();
-    std::fill(has_t, has_t + sum_rows, false);
+    // Where there are no other desired outputs, nor a gradient of H, only rows that are a class y need the whole formula.
+    bool has_class[sum_rows], is_general = !targets.are_none();
+    std::fill(has_class, has_class + sum_rows, false);
     for (int lane = 0; lane < lanes; lane++) {
-      has_all_t = has_all_t || g_H[lane] != 0;
-      if (classes[lane] >= start && classes[lane] < end) has_t[classes[lane] - start] = true;
+      is_general = is_general || g_H[lane] != 0;
+      if (classes[lane] >= start && classes[lane] < end) has_class[classes[lane] - start] = true;
     }
     Floats e_factor = (product(g_C, T) + g_l) * inverse;
     Outputs desired(targets, column, end);
@@ -160,7 +160,7 @@ extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, co
       float* target = z + row * columns + column;
       Capped phi = capped(load(target, lanes), softcap);
       Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), score_gradient;
-      if (has_all_t || has_t[row - start]) {
+      if (is_general || has_class[row - start]) {
         Floats a = e * inverse, t = desired.at(row);
         t = classes == int32_t(row) ? t + on_value : t;
         score_gradient = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
