@@ -147,15 +147,27 @@ extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, co
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
     Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
     auto classes = load_classes(y + column, start_class);
+    // Where there are no other desired outputs, nor a gradient of H, only rows that are a class y need the whole formula.
+    bool has_class[sum_rows], is_general = !targets.are_none();
+    std::fill(has_class, has_class + sum_rows, false);
+    for (int lane = 0; lane < lanes; lane++) {
+      is_general = is_general || g_H[lane] != 0;
+      if (classes[lane] >= start && classes[lane] < end) has_class[classes[lane] - start] = true;
+    }
+    Floats e_factor = (product(g_C, T) + g_l) * inverse;
     Outputs desired(targets, column, end);
     auto write_gradient = [&](int64_t row) inlined {
       float* target = z + row * columns + column;
       Capped phi = capped(load(target, lanes), softcap);
-      Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), a = e * inverse;
-      Floats t = desired.at(row);
-      t = classes == int32_t(row) ? t + on_value : t;
-      Floats score_gradient = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
-      score_gradient -= product(g_H, product(a, x + (H - ln)));
+      Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), score_gradient;
+      if (is_general || has_class[row - start]) {
+        Floats a = e * inverse, t = desired.at(row);
+        t = classes == int32_t(row) ? t + on_value : t;
+        score_gradient = product(g_C, (e * (T - t) - t * (r + (1 - e))) * inverse) + product(g_l, a);
+        score_gradient -= product(g_H, product(a, x + (H - ln)));
+      } else {
+        score_gradient = product(e_factor, e);
+      }
       Floats z_gradient = product(score_gradient, c * phi.slope);
       store(z_gradient, target, lanes);
       return z_gradient;

@@ -57,6 +57,8 @@ inlined inline Floats add_product(Floats sum, Words left, Words right) {
 template <int rows, int vectors, class Number>
 void tile(Matrix<Number> a, Matrix<Number> b, Result out, int64_t inner, bool add) {
   Floats sums[rows][vectors] = {};
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < vectors; v++) __builtin_prefetch(out.data + r * out.row + v * lanes, 1);
   for (int64_t i = 0; i < inner; i++) {
     if (a.row == 1) __builtin_prefetch(a.data + (i + prefetch_distance) * a.column);
     Vector<Number, lanes> right[vectors];

@@ -18,6 +18,22 @@ from ce_torch.costs.linear.blocks import narrow, split
 SERIAL_ELEMENTS = (1 << 15) - 1
 
 
+class TransposedRows:
+    """The examples of each tile as columns, which all tiles of these examples share."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.tiles = rows, dict[int, Tensor]()
+
+    def tile(self, examples: slice, columns: int) -> Tensor:
+        """Return the examples as the first of so many columns; what is missing is 0."""
+        if examples.start not in self.tiles:
+            rows = self.rows[examples]
+            rows = rows if rows.dtype == torch.int32 else in_float32(rows)
+            self.tiles[examples.start] = torch.empty(rows.shape[1], columns, dtype=rows.dtype, device="cpu")
+            transpose_rows(rows, self.tiles[examples.start])
+        return self.tiles[examples.start]
+
+
 class SingleProducts:
     """The products in float32."""
 
@@ -28,7 +44,7 @@ class SingleProducts:
         self.x, self.all_classes, D = x, weight, x.shape[1]
         # The length of the rows that δᵀ x takes.
         self.width = D
-        self.x_columns = empty(D * examples)
+        self.x_columns = TransposedRows(x)
         self.memory = None if weight.dtype == torch.float32 else empty(classes * D)
 
     def take_classes(self, classes: slice) -> None:
@@ -37,9 +53,7 @@ class SingleProducts:
 
     def write_z(self, z: Tensor, examples: slice, bias: Tensor | None) -> Tensor:
         """Write zᵀ, and return its largest numbers."""
-        x_columns = view(self.x_columns, self.x.shape[1], z.shape[1])
-        transpose_rows(in_float32(self.x[examples]), x_columns)
-        return weighted_inputs(self.weight, x_columns, bias, z)
+        return weighted_inputs(self.weight, self.x_columns.tile(examples, z.shape[1]), bias, z)
 
     def take_delta(self, delta: Tensor) -> None:
         """Make this, or what will be written to `half_delta`, the factor of the products that follow."""
@@ -68,8 +82,8 @@ class PairProducts:
     def __init__(self, x: Tensor, weight: Tensor, classes: int, examples: int) -> None:
         self.x, self.all_classes, D = x.contiguous(), weight, x.shape[1]
         self.width = D + -D % LANES
-        # Only one of both is in use at a time.
-        self.x_columns = self.x_rows = empty(examples // 2 * self.width, torch.int32)
+        self.x_columns = TransposedRows(self.x.view(torch.int32))
+        self.x_rows = empty(examples // 2 * self.width, torch.int32)
         self.columns = empty((classes + 1) // 2 * examples, torch.int32)
         self.rows = empty(classes * examples, torch.bfloat16)
         self.weight_pairs = empty((classes + 1) // 2 * self.width, torch.int32)
@@ -78,8 +92,7 @@ class PairProducts:
         self.weight, self.is_paired = narrow(self.all_classes, classes).contiguous(), False
 
     def write_z(self, z: Tensor, examples: slice, bias: Tensor | None) -> Tensor:
-        x_columns = view(self.x_columns, self.x.shape[1] // 2, z.shape[1])
-        transpose_rows(self.x[examples].view(torch.int32), x_columns)
+        x_columns = self.x_columns.tile(examples, z.shape[1])
         return weighted_inputs(self.weight.view(torch.int32), x_columns, bias, z)
 
     def take_delta(self, delta: Tensor) -> None:

@@ -58,11 +58,11 @@ def class_block_memory(sizes: Sizes, count: int) -> int:
 
 
 def tile_memory(sizes: Sizes, count: int) -> int:
-    """Return the bytes for tiles of a fixed size, whatever the count, with the gradient of x in float32."""
+    """Return the bytes for tiles of a fixed size, whatever the count, with x and its gradient in float32."""
     N, K, D, _, size = sizes
     classes = min(tile_classes(), K)
     tile = 6 * classes * TILE_EXAMPLES + 2 * classes * (D + 16) + 3 * TILE_EXAMPLES * (D + 16)
-    return size * (tile + 2 * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
+    return size * (tile + 3 * N * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K)
 
 
 def is_copy(tensor: Tensor, first: Tensor) -> bool:
