@@ -1,16 +1,29 @@
-"""What the costs share that are sums over neurons: a mean over elements, and a mask of the elements that count."""
+"""What the costs share that are sums over neurons: a mean over elements, and a mask of the elements that count.
 
+A mask is a weight of 1 and 0 to the formulas and kernels. What is not a number has no say where the weight is 0.
+"""
+
+import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ce_torch.costs._arguments import class_dim
+from ce_torch.costs._arguments import class_dim, move_last, values_can_be_read
+from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._reduction import quotient
 
 Reduction = Literal["mean", "element_mean", "sum", "none"]
+
+
+def countable(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return z and the desired outputs, 0 for what is not a number where w is 0."""
+    y = desired_outputs(y, z)
+    if w is None:
+        return z, y
+    return z.masked_fill((w == 0) & z.isnan(), 0), y.masked_fill((w == 0) & ~y.isfinite(), 0)
 
 
 def reduced_cost(
@@ -19,7 +32,7 @@ def reduced_cost(
     dim: int | None,
     reduction: Reduction,
     out_dtype: torch.dtype | None,
-    mask: Tensor | None = None,
+    mask: Tensor | None,
 ) -> Tensor:
     """Return C of what `prepare` returned, where elements outside of the mask have weight 0; no mean counts them."""
     function, inputs = prepared
@@ -28,7 +41,17 @@ def reduced_cost(
         return function(dtype, reduction, *inputs)
     if mask is None:
         return to_dtype(function(compute_dtype(z), "mean", *inputs) / z.shape[class_dim(dim)], dtype)
-    counts = mask.expand(z.shape)
-    # An example counts if one of its elements does.
-    count = (counts if reduction == "element_mean" else counts.any(class_dim(dim))).sum()
-    return to_dtype(quotient(function(compute_dtype(z), "sum", *inputs), count), dtype)
+    C = function(compute_dtype(z), "sum", *inputs)
+    count = masked_count(inputs[0], mask if dim is None else move_last(dim, z, mask), reduction)
+    number = count.item() if values_can_be_read(count) else 0
+    # By a number: of a small batch, what keeps 0 from the gradient takes as long as the cost.
+    return to_dtype(C / number if number else quotient(C, count), dtype)
+
+
+def masked_count(z: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
+    """Return how many elements of z (..., K) the mask lets count, or, for "mean", how many examples with one."""
+    shape, counts = z.shape, mask
+    if reduction == "mean":
+        shape, counts = z.shape[:-1], mask.sum(-1) != 0 if mask.ndim else mask
+    repeated = math.prod(shape) // max(counts.numel(), 1)
+    return counts.sum() * repeated if repeated != 1 else counts.sum()
