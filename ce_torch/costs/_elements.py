@@ -43,15 +43,20 @@ def reduced_cost(
         return to_dtype(function(compute_dtype(z), "mean", *inputs) / z.shape[class_dim(dim)], dtype)
     C = function(compute_dtype(z), "sum", *inputs)
     count = masked_count(inputs[0], mask if dim is None else move_last(dim, z, mask), reduction)
-    number = count.item() if values_can_be_read(count) else 0
-    # By a number: of a small batch, what keeps 0 from the gradient takes as long as the cost.
-    return to_dtype(C / number if number else quotient(C, count), dtype)
+    if isinstance(count, int) and count > 0:
+        return to_dtype(C / count, dtype)
+    return to_dtype(quotient(C, C.new_tensor(count) if isinstance(count, int) else count), dtype)
 
 
-def masked_count(z: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
-    """Return how many elements of z (..., K) the mask lets count, or, for "mean", how many examples with one."""
-    shape, counts = z.shape, mask
-    if reduction == "mean":
-        shape, counts = z.shape[:-1], mask.sum(-1) != 0 if mask.ndim else mask
-    repeated = math.prod(shape) // max(counts.numel(), 1)
-    return counts.sum() * repeated if repeated != 1 else counts.sum()
+def masked_count(z: Tensor, mask: Tensor, reduction: Reduction) -> int | Tensor:
+    """Return how many elements of z (..., K) the mask lets count, or, for "mean", how many examples with one.
+
+    It is a number where that can be read: in a small batch each operation on a tensor takes a tenth of the cost's time.
+    """
+    shape, is_readable = z.shape, values_can_be_read(mask)
+    if reduction == "mean" and mask.ndim:
+        # Unlike `any`, these work on many elements at once.
+        shape, mask = shape[:-1], mask.count_nonzero(-1) if is_readable else mask.sum(-1) != 0
+    repeated = math.prod(shape) // max(mask.numel(), 1)
+    # `count_nonzero` can't be batched by each version of PyTorch.
+    return (int(mask.count_nonzero()) if is_readable else mask.sum()) * repeated

@@ -172,3 +172,15 @@ def test_one_that_does_not_broadcast_is_refused(cost, elements, shape):
         ValueError, match=rf"mask must have a shape that broadcasts to z's, \(6, 5\), got \({shape[0]},"
     ):
         cost(torch.zeros(6, 5), torch.zeros(6, 5), mask=torch.ones(shape) > 0)
+
+
+@of_each_cost
+@pytest.mark.parametrize("reduction", ["mean", "element_mean"])
+def test_it_is_counted_without_memory_of_the_size_of_z(cost, elements, reduction, peak_memory, case_dtype):
+    z, y = torch.zeros(400, 500, dtype=case_dtype, requires_grad=True), torch.zeros(400, 500, dtype=case_dtype)
+    mask = torch.arange(500) < 3
+    by_sum, by_mean = (
+        peak_memory(lambda reduction=reduction: cost(z, y, mask=mask, reduction=reduction).backward())
+        for reduction in ("sum", reduction)
+    )
+    assert by_mean < by_sum + 10_000
