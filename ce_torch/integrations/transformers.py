@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.integrations.deferred import DeferredLogits
 from ce_torch.integrations.on_demand import LogitsOnDemand
-from ce_torch.integrations.output_layer import ServedLayer, served_layer, subclass
+from ce_torch.integrations.output_layer import Served, served_layer, subclass
 
 
 def use_linear_cost(model: nn.Module) -> None:
@@ -49,9 +49,9 @@ def use_linear_cost(model: nn.Module) -> None:
             f"the linear cost can't serve {type(model).__name__}: another library has replaced its forward, as "
             "accelerate does; call use_linear_cost before that"
         )
-    forward = served_forward(type(model))
+    served_class = ServedModel.subclass(type(model))
     served_layer(model)
-    model.__class__ = subclass(type(model), ServedModel, forward=forward)
+    model.__class__ = served_class
 
 
 def remove_linear_cost(model: nn.Module) -> None:
@@ -67,9 +67,9 @@ def remove_linear_cost(model: nn.Module) -> None:
         >>> type(model) is LlamaForCausalLM
         True
     """
-    served = [module for module in base_model(model).modules() if isinstance(module, ServedLayer | ServedModel)]
+    served = [module for module in base_model(model).modules() if isinstance(module, Served)]
     for module in served:
-        if not issubclass(type(module).__bases__[0], ServedLayer | ServedModel):
+        if not issubclass(type(module).__bases__[0], Served):
             raise RuntimeError(f"{type(module).__name__} has been sharded since; call remove_linear_cost before that")
     for module in served:
         module.__class__ = type(module).__bases__[1]
@@ -86,8 +86,12 @@ def base_model(model: Any) -> Any:
     return base
 
 
-class ServedModel(nn.Module):
-    """What marks a served model."""
+class ServedModel(Served):
+    """What a served model has before the code of its own class."""
+
+    @classmethod
+    def subclass(cls, stock: type) -> type:
+        return subclass(stock, cls, forward=served_forward(stock))
 
 
 @cache
