@@ -173,6 +173,7 @@ class DeferredLogits:
                 ignore_index=ignore_index,
                 label_smoothing=label_smoothing,
                 reduction=reduction,
+                max_memory=self.layer.cost_memory,
                 out_dtype=torch.float32 if is_half and is_autocast(self.device) else self.dtype,
             )
 

@@ -33,6 +33,7 @@ class ServedLayer(Served):
 
     is_deferring = False  # True while the model computes its loss
     has_computed = False  # True once it has computed a cost in that time
+    cost_memory: int | None = None  # the most bytes that the cost may take
 
     def forward(self: Any, x: Tensor, cost: Callable[[Tensor, Parameters], Tensor] | None = None) -> Any:
         """Return the cost of inputs x; without a cost the outputs, which are deferred if the model computes its loss.

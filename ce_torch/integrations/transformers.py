@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ce_torch.costs._arguments import OPTIONS
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.integrations.deferred import DeferredLogits
 from ce_torch.integrations.on_demand import LogitsOnDemand
 from ce_torch.integrations.output_layer import Served, served_layer, subclass
 
 
-def use_linear_cost(model: nn.Module) -> None:
+def use_linear_cost(model: nn.Module, *, max_memory: str | int | None = None) -> None:
     """Let a language model of `transformers` compute its loss without logits, by `linear_log_likelihood`.
 
     Whenever the model gets `labels`, its outputs have the loss and the gradients that they had before, to rounding. The
@@ -27,10 +28,14 @@ def use_linear_cost(model: nn.Module) -> None:
 
     Args:
         model: a model of `transformers`, or PEFT's model of one.
+        max_memory: the most memory that the cost may take beyond its inputs and gradients, as in
+            `linear_log_likelihood`: a number of bytes, or a text such as "64 MB"; None for a twentieth of the logits.
+            To change it call `use_linear_cost` again.
 
     Raises:
-        TypeError, ValueError: the cost can't serve the model; the sentence says why. A model whose loss turns out to
-            need the logits raises `RuntimeError` in the first step. The loss is never a different one.
+        TypeError, ValueError: `max_memory` is not as above, or the cost can't serve the model; the sentence says why. A
+            model whose loss turns out to need the logits raises `RuntimeError` in the first step. The loss is never a
+            different one.
 
     Example:
         >>> from ce_torch.integrations.transformers import use_linear_cost
@@ -41,8 +46,9 @@ def use_linear_cost(model: nn.Module) -> None:
         >>> words = torch.tensor([[3, 1, 4, 1, 5]])
         >>> model(words, labels=words).loss.backward()
     """
-    model = base_model(model)
+    model, max_memory = base_model(model), OPTIONS["max_memory"](max_memory)
     if isinstance(model, ServedModel):
+        model.cost_memory = max_memory
         return
     if "forward" in vars(model):
         raise ValueError(
@@ -52,6 +58,7 @@ def use_linear_cost(model: nn.Module) -> None:
     served_class = ServedModel.subclass(type(model))
     served_layer(model)
     model.__class__ = served_class
+    model.cost_memory = max_memory
 
 
 def remove_linear_cost(model: nn.Module) -> None:
@@ -73,6 +80,7 @@ def remove_linear_cost(model: nn.Module) -> None:
             raise RuntimeError(f"{type(module).__name__} has been sharded since; call remove_linear_cost before that")
     for module in served:
         module.__class__ = type(module).__bases__[1]
+        vars(module).pop("cost_memory", None)
 
 
 def base_model(model: Any) -> Any:
@@ -88,6 +96,8 @@ def base_model(model: Any) -> Any:
 
 class ServedModel(Served):
     """What a served model has before the code of its own class."""
+
+    cost_memory: int | None  # the most bytes that the cost may take
 
     @classmethod
     def subclass(cls, stock: type) -> type:
@@ -109,7 +119,7 @@ def served_forward(stock: type) -> Callable[..., Any]:
         if labels is None:
             return stock.forward(self, *args, **kwargs)
         layer = served_layer(self)
-        layer.has_computed, layer.is_deferring = False, True
+        layer.has_computed, layer.is_deferring, layer.cost_memory = False, True, self.cost_memory
         try:
             outputs = stock.forward(self, *args, **kwargs)
         finally:

@@ -42,15 +42,31 @@ def test_no_logits_are_made_for_the_loss_in_evaluation(llama, batch, no_logits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
-def test_a_step_has_an_eighth_of_the_logits_in_use_at_most(name, build, peak_memory):
+@pytest.mark.parametrize(("max_memory", "part"), [(None, 8), ("6 MB", 10)])
+def test_a_step_has_a_small_part_of_the_logits_in_use_at_most(max_memory, part, name, build, peak_memory):
     model, words = build(name, vocab_size=32768), torch.randint(3, 32768, (32, 64))
-    use_linear_cost(model)
+    use_linear_cost(model, max_memory=max_memory)
 
     def step():
         model(words, labels=words).loss.backward()
 
     step()  # from now on there are gradients
-    assert peak_memory(step) < words.numel() * 32768 * 4 / 8
+    assert peak_memory(step) < words.numel() * 32768 * 4 / part
+
+
+def test_the_memory_of_the_cost_can_be_changed(llama, batch):
+    use_linear_cost(llama)
+    own = llama(**batch).loss
+    use_linear_cost(llama, max_memory="1 MB")
+    assert_close(llama(**batch).loss, own)
+    use_linear_cost(llama, max_memory=1)
+    with pytest.raises(ValueError, match="max_memory must be at least"):
+        llama(**batch)
+    with pytest.raises((TypeError, ValueError), match=r"max_memory must be .*, got 'much'"):
+        use_linear_cost(llama, max_memory="much")
+    remove_linear_cost(llama)
+    assert "cost_memory" not in vars(llama)
+    assert "cost_memory" not in vars(llama.lm_head)
 
 
 @pytest.mark.parametrize(
