@@ -53,10 +53,10 @@ def masked_count(z: Tensor, mask: Tensor, reduction: Reduction) -> int | Tensor:
 
     It is a number where that can be read: in a small batch each operation on a tensor takes a tenth of the cost's time.
     """
-    shape, is_readable = z.shape, values_can_be_read(mask)
+    shape, is_readable = z.shape[:-1] if reduction == "mean" else z.shape, values_can_be_read(mask)
     if reduction == "mean" and mask.ndim:
         # Unlike `any`, these work on many elements at once.
-        shape, mask = shape[:-1], mask.count_nonzero(-1) if is_readable else mask.sum(-1) != 0
+        mask = mask.count_nonzero(-1) if is_readable else mask.sum(-1) != 0
     repeated = math.prod(shape) // max(mask.numel(), 1)
     # `count_nonzero` can't be batched by each version of PyTorch.
     return (int(mask.count_nonzero()) if is_readable else mask.sum()) * repeated
