@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ce_torch.costs._arguments import class_dim, move_last, values_can_be_read
+from ce_torch.costs._arguments import class_dim, classes_last, values_can_be_read
 from ce_torch.costs._desired import desired_outputs
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
@@ -42,7 +42,8 @@ def reduced_cost(
     if mask is None:
         return to_dtype(function(compute_dtype(z), "mean", *inputs) / z.shape[class_dim(dim)], dtype)
     C = function(compute_dtype(z), "sum", *inputs)
-    count = masked_count(inputs[0], mask if dim is None else move_last(dim, z, mask), reduction)
+    z, _, is_counted = classes_last(dim, z, z, mask)
+    count = masked_count(z, is_counted, reduction)
     if isinstance(count, int) and count > 0:
         return to_dtype(C / count, dtype)
     return to_dtype(quotient(C, C.new_tensor(count) if isinstance(count, int) else count), dtype)

@@ -120,7 +120,7 @@ def is_lora(layer: nn.Module) -> bool:
 
 def new(served: type[Served], stock: type) -> Any:
     """Return a served object without a state yet."""
-    return stock.__new__(served.subclass(stock))
+    return object.__new__(served.subclass(stock))
 
 
 @cache

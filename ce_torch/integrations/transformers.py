@@ -46,19 +46,19 @@ def use_linear_cost(model: nn.Module, *, max_memory: str | int | None = None) ->
         >>> words = torch.tensor([[3, 1, 4, 1, 5]])
         >>> model(words, labels=words).loss.backward()
     """
-    model, max_memory = base_model(model), OPTIONS["max_memory"](max_memory)
-    if isinstance(model, ServedModel):
-        model.cost_memory = max_memory
+    base, cost_memory = base_model(model), OPTIONS["max_memory"](max_memory)
+    if isinstance(base, ServedModel):
+        base.cost_memory = cost_memory
         return
-    if "forward" in vars(model):
+    if "forward" in vars(base):
         raise ValueError(
-            f"the linear cost can't serve {type(model).__name__}: another library has replaced its forward, as "
+            f"the linear cost can't serve {type(base).__name__}: another library has replaced its forward, as "
             "accelerate does; call use_linear_cost before that"
         )
-    served_class = ServedModel.subclass(type(model))
-    served_layer(model)
-    model.__class__ = served_class
-    model.cost_memory = max_memory
+    served_class = ServedModel.subclass(type(base))
+    served_layer(base)
+    base.__class__ = served_class
+    base.cost_memory = cost_memory
 
 
 def remove_linear_cost(model: nn.Module) -> None:
