@@ -97,7 +97,7 @@ def base_model(model: Any) -> Any:
 class ServedModel(Served):
     """What a served model has before the code of its own class."""
 
-    cost_memory: int | None  # the most bytes that the cost may take
+    cost_memory: int | None = None  # the most bytes that the cost may take
 
     @classmethod
     def subclass(cls, stock: type) -> type:
