@@ -84,11 +84,10 @@ def sigmoid_cases(examples: Examples) -> list[Case]:
     z, y, classes = examples.z, examples.outputs, examples.classes
     weight = examples.weight.view(-1, *[1] * (z.ndim - 2))  # it broadcasts to z
     weighted, positive, other = {"weight": weight}, {"pos_weight": weight}, {"alpha": 0.5, "gamma": 1.5}
-    options = (PLAIN, y, {}), ("class indices", classes, {}), *common_options(y, z.dtype)
     masked = {"mask": weight > 0.5}
+    options = (PLAIN, y, {}), ("class indices", classes, {}), ("mask", y, masked), *common_options(y, z.dtype)
     more_options = {
         "cross_entropy": (
-            ("mask", y, masked),
             ("mask, element mean", y, masked | {"reduction": "element_mean"}),
             ("weight", y, weighted),
             ("pos_weight", y, positive),
@@ -149,8 +148,10 @@ def neuron_loss(
         y = torch.zeros_like(z).scatter(1, y.unsqueeze(1), 1)
     if out_dtype is not None:
         z, y = z.to(out_dtype), y.to(out_dtype)
-    if mask is not None:
+    if mask is not None and loss is F.binary_cross_entropy_with_logits:
         return loss(z, y, reduction="sum", weight=mask.to(z.dtype), **options) / mask.expand_as(z).sum()
+    if mask is not None:
+        return (mask * loss(z, y, reduction="none", **options)).sum() / mask.expand_as(z).sum()
     return loss(z, y, reduction=reduction, **options)
 
 

@@ -1,7 +1,7 @@
 """Tables of each cost with each option: its time in parts of that of PyTorch's own loss with the same options.
 
     python -m benchmarks.costs [--all] [--size N K] [--cost NAME] [--dtype float32] [--mode eager] [--only TEXT]
-                               [--device cpu] [--threads 1 2] [--busy] [--rounds 5] [--seconds 0.2] [--write FOLDER]
+                               [--device cpu] [--threads 1 2] [--busy] [--rounds 5] [--seconds 0.2] [--write FILE]
 
 There is a table for each cost, dtype, mode, number of threads and state of the machine, with a line for each size and
 layout. A cell is the median of ours / PyTorch's by rounds of ours, PyTorch's, PyTorch's, ours, or the other way round,
@@ -15,28 +15,26 @@ so that a slow spell hits both. A star marks what misses its target (benchmarks/
 
 The modes are forward and backward (eager, compiled), second derivatives (second), forward mode (forward), and
 gradients by example (vmap). --busy measures once more beside two processes that keep a core busy each. Without --all,
-this takes about 4 minutes; with it, many hours. --write leaves costs.json and costs.png in a folder,
-whose figure is of the first layout, dtype, mode, number of threads and state.
+this takes about 4 minutes; with it, many hours. --write keeps the figures as JSON, which benchmarks.report draws and
+benchmarks.compare compares.
 """
 
 import argparse
-import json
-import statistics
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import report
+from benchmarks import tables
 from benchmarks.cases import PLAIN, Case, cases
 from benchmarks.layouts import IMAGES, ROWS, STRIDED
 from benchmarks.memory import extra_memory
 from benchmarks.modes import MODES, eager
+from benchmarks.results import Row, in_words, keep, machine, new_file
 from benchmarks.targets import DTYPES, LARGE
-from benchmarks.timing import busy, machine, memory_alone, on_threads, seconds_in_turns
+from benchmarks.timing import busy, memory_alone, on_threads, seconds_in_turns, times
 from ce_torch.training.settings import non_negative, whole_number
 
 COSTS = tuple(dict.fromkeys(case.cost for case in cases((2, 2), torch.float32)))
@@ -50,30 +48,22 @@ LARGE_ROUNDS = 2
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    print(machine(), flush=True)
-    rows: list[dict[str, Any]] = []
+    print(in_words(machine()), flush=True)
+    keep(run(arguments), arguments.write)
+
+
+def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yield the cells of each line of the tables, which are printed as they are measured."""
+    rows: list[Row] = []
     for condition in conditions(arguments):
-        print_table(condition, arguments, rows)
-        if arguments.write:
-            write(rows, arguments.write)
-
-
-def print_table(condition: dict[str, Any], arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Print a table as it is measured, and append its cells to the rows."""
-    with busy(2 if condition["busy"] else 0), on_threads(condition["threads"]):
-        for index, (size, layout) in enumerate(sizes_and_layouts(arguments)):
-            cells = list(measure(size, layout, condition, arguments))
-            if index == 0:
-                print(report.header(cells))
-            print(report.line(cells, rows), flush=True)
-            rows += cells
-
-
-def write(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write what was measured so far: all of it takes hours."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "costs.json").write_text(json.dumps(rows, indent=1))
-    report.draw(rows, folder / "costs.png")
+        with busy(2 if condition["busy"] else 0), on_threads(condition["threads"]):
+            for index, (size, layout) in enumerate(sizes_and_layouts(arguments)):
+                cells = list(measure(size, layout, condition, arguments))
+                if index == 0:
+                    print(tables.header(cells))
+                print(tables.line(cells, rows), flush=True)
+                rows += cells
+                yield cells
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -100,7 +90,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive, default=5, help="of a cell, at least; of a large one 2 are enough")
     parser.add_argument("--seconds", type=non_negative, default=0.2, help="how long a cell takes at least")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where to write costs.json and costs.png")
+    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
     arguments = parser.parse_args(words)
     refuse_what_cannot_run(arguments, parser)
     arguments.dtype = arguments.dtype or list(DTYPES)[: None if arguments.all else 2]
@@ -115,10 +105,6 @@ def refuse_what_cannot_run(arguments: argparse.Namespace, parser: argparse.Argum
         parser.error(f"argument --size: must be two numbers, N K, or four, N K H W, got {len(arguments.size)}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: PyTorch finds no CUDA device here; use --device cpu")
-    if arguments.write and any(
-        path.exists() and not path.is_dir() for path in (arguments.write, *arguments.write.parents)
-    ):
-        parser.error(f"argument --write: {arguments.write} must be a folder, but there is a file of that name")
     names = dict.fromkeys(case.name for case in cases((2, 2), torch.float32) if case.cost in arguments.cost)
     if not any(arguments.only in name for name in names):
         parser.error(f"argument --only: {arguments.only!r} is in none of the options: {'; '.join(names)}")
@@ -130,6 +116,7 @@ def conditions(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     chosen = states, arguments.threads, arguments.dtype, arguments.mode, arguments.cost
     for is_busy, threads, dtype, mode, cost in product(*chosen):
         yield {
+            "benchmark": "costs",
             "cost": cost,
             "dtype": dtype,
             "mode": mode,
@@ -161,27 +148,13 @@ def measure_case(case: Case, mode: str, arguments: argparse.Namespace) -> dict[s
     ours, peer = MODES[mode](case.ours), MODES[mode](case.peer)
     rounds = min(arguments.rounds, LARGE_ROUNDS) if case.z.numel() >= LARGE else arguments.rounds
     in_turns = partial(seconds_in_turns, z=case.z, y=case.y, rounds=rounds, seconds=arguments.seconds)
-    taken, of_peer = in_turns(ours, peer)
-    low, median, high = quartiles(taken, of_peer)
-    found = {
-        "ratio": median,
-        "spread": (high - low) / 2,
-        "microseconds": statistics.median(taken) * 1e6,
-        "peer_microseconds": statistics.median(of_peer) * 1e6,
-        "extra_memory": extra_memory(ours, case.z, case.y),
-    }
+    found = times(in_turns(ours, peer)) | {"extra_memory": extra_memory(ours, case.z, case.y)}
     if case.name == PLAIN:
         others = {"control": peer, "memory_alone": memory_alone()}
         if case.cost == "log_likelihood" and case.z.is_cuda and mode == "eager":
             others |= liger()
-        found |= {name: quartiles(*in_turns(step, peer))[1] for name, step in others.items()}
+        found |= {name: times(in_turns(step, peer))["ratio"] for name, step in others.items()}
     return found
-
-
-def quartiles(taken: list[float], of_peer: list[float]) -> list[float]:
-    """Return the quartiles of the ratio over rounds."""
-    ratios = [ours / peer for ours, peer in zip(taken, of_peer, strict=True)]
-    return statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
 
 
 def liger() -> dict[str, Any]:

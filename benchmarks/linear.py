@@ -13,11 +13,8 @@ busy each.
 """
 
 import argparse
-import json
-import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +23,9 @@ from torch.nn import functional as F
 
 from benchmarks.cases import IGNORED
 from benchmarks.memory import peak_memory
-from benchmarks.timing import busy, machine, on_threads, seconds_in_turns
+from benchmarks.results import Row, in_words, keep, machine, new_file
+from benchmarks.tables import contender_header, contender_line
+from benchmarks.timing import busy, on_threads, seconds_in_turns, times
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 from ce_torch.training.settings import whole_number
 
@@ -104,15 +103,9 @@ def measure_size(size: tuple[int, int, int], arguments: argparse.Namespace) -> I
     exact = forward_and_backward(linear_log_likelihood, weight.double())(x.double(), y) if arguments.error else None
     steps = {name: forward_and_backward(head, weight) for name, head in contenders(arguments.device).items()}
     for name, step in steps.items():
-        seconds, unfused_seconds = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds)
+        taken = seconds_in_turns(step, steps[UNFUSED], x, y, arguments.rounds)
         in_use = peak_memory(partial(step, x, y), x.device) - x.nbytes - weight.nbytes
-        row = {
-            "size": size,
-            "contender": name,
-            "seconds": statistics.median(seconds),
-            "ratio": statistics.median(seconds) / statistics.median(unfused_seconds),
-            "extra_memory": in_use / z_bytes,
-        }
+        row = {"size": size, "contender": name, **times(taken), "extra_memory": in_use / z_bytes}
         if exact is not None:
             row["error"] = ((step(x, y).double() - exact).norm() / exact.norm()).item()
         yield row
@@ -124,15 +117,9 @@ def measure_options(size: tuple[int, int, int], arguments: argparse.Namespace) -
     z_bytes = len(x) * len(weight) * x.element_size()
     for name, y, ours, peer in uses(x, weight, classes):
         fused, unfused = forward_and_backward(ours, weight), forward_and_backward(peer, weight)
-        seconds, unfused_seconds = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
+        taken = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
         in_use = peak_memory(partial(fused, x, y), x.device) - x.nbytes - weight.nbytes
-        yield {
-            "size": size,
-            "contender": name,
-            "seconds": statistics.median(seconds),
-            "ratio": statistics.median(seconds) / statistics.median(unfused_seconds),
-            "extra_memory": in_use / z_bytes,
-        }
+        yield {"size": size, "contender": name, **times(taken), "extra_memory": in_use / z_bytes}
 
 
 def uses(x: Tensor, weight: Tensor, classes: Tensor) -> Iterator[tuple[str, Tensor, Head, Head]]:
@@ -194,7 +181,7 @@ def pytorch_statistics(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     return (log_prob + logsumexp.square() - (ln_a.exp() * ln_a).sum(-1)).mean()
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -204,27 +191,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--options", action="store_true", help="each option and the statistics, instead of other heads")
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="of twice each")
     parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="where to write the figures (JSON)")
-    return parser.parse_args()
+    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
+    return parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yield the row of each contender or option, which is printed as it is measured."""
+    compared = "options" if arguments.options else "heads"
+    condition = {name: getattr(arguments, name) for name in ("device", "dtype", "threads", "busy")}
+    with busy(2 if arguments.busy else 0), on_threads(arguments.threads):
+        for index, measured in enumerate(measure(arguments)):
+            row = {"benchmark": "linear", "compared": compared, **condition, **measured}
+            if index == 0:
+                print(contender_header(row))
+            print(contender_line(row), flush=True)
+            yield [row]
 
 
 def main() -> None:
     arguments = parse()
-    print(f"{machine()}, threads: {arguments.threads}, {arguments.device}, {arguments.dtype}, busy: {arguments.busy}\n")
-    print("| (N, D, K) | contender | time, s | time / unfused | extra memory / z | error |")
-    print("|---|---|---|---|---|---|")
-    rows = []
-    with busy(2 if arguments.busy else 0), on_threads(arguments.threads):
-        for row in measure(arguments):
-            rows.append(row)
-            error = f"{row['error']:.1e}" if "error" in row else ""
-            print(
-                f"| {row['size']} | {row['contender']} | {row['seconds']:.3g} | {row['ratio']:.2f} | "
-                f"{row['extra_memory']:.1%} | {error} |",
-                flush=True,
-            )
-    if arguments.write:
-        arguments.write.write_text(json.dumps(rows, indent=1))
+    print(in_words(machine()), flush=True)
+    keep(run(arguments), arguments.write)
 
 
 if __name__ == "__main__":

@@ -1,73 +1,38 @@
-"""The tables and the figure of benchmarks.costs."""
+"""Print the tables of a file of benchmarks, and draw its figure.
 
-import math
-from pathlib import Path
-from typing import Any
+    python -m benchmarks.report FILE.json [--figure docs/costs.png]
 
-from benchmarks import targets
-from benchmarks.cases import PLAIN
+The figure is of the costs: each plain and with its worst option by size, under the first condition that was measured.
+"""
 
-Row = dict[str, Any]
-FIRST = "size, layout"
-LAST = ("control", "memory alone", "extra memory", "ours, µs", "PyTorch, µs", "spread")
+import argparse
+from collections.abc import Sequence
 
-
-def header(cells: list[Row]) -> str:
-    """Return the title and the head of the table whose first line these cells are."""
-    row = cells[0]
-    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    beside = ["beside two busy processes"] if row["busy"] else []
-    title = ", ".join((row["cost"], row["dtype"], row["mode"], row["device"], threads, *beside))
-    columns = FIRST, *(cell["option"] for cell in cells), *LAST, *(["Liger"] if "liger" in row else [])
-    return f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+from benchmarks.results import in_words, new_file, results_file
+from benchmarks.tables import tables
 
 
-def line(cells: list[Row], earlier: list[Row]) -> str:
-    """Return a line of a table: the cells of one size and layout, and what was measured of the plain one."""
-    plain = cells[0]
-    memory = max(cell["extra_memory"] for cell in cells)
-    columns = [
-        f"{tuple(plain['size'])}, {plain['layout']}",
-        *(marked(f"{cell['ratio']:.2f}", cell["ratio"], targets.ratio(cell, earlier)) for cell in cells),
-        f"{plain['control']:.2f}",
-        f"{plain['memory_alone']:.2f}",
-        marked(f"{memory:.1%}", memory, targets.extra_memory(plain)),
-        f"{plain['microseconds']:.0f} (≤ {max(cell['microseconds'] for cell in cells):.0f})",
-        f"{plain['peer_microseconds']:.0f} (≤ {max(cell['peer_microseconds'] for cell in cells):.0f})",
-        f"± {max(cell['spread'] for cell in cells):.2f}",
-        *([f"{plain['liger']:.2f}"] if "liger" in plain else []),
-    ]
-    return f"| {' | '.join(columns)} |"
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=results_file, metavar="FILE.json")
+    parser.add_argument("--figure", type=new_file, metavar="FILE.png", help="where to draw the times of the costs")
+    arguments = parser.parse_args(words)
+    run = arguments.run
+    print(f"{in_words(run['machine'])}\n{in_words(run['versions'])}")
+    print(*tables(run["rows"]), sep="\n")
+    of_costs = [row for row in run["rows"] if row["benchmark"] == "costs"]
+    if arguments.figure and not of_costs:
+        parser.error("argument --figure: the file has no costs, which the figure is of")
+    if arguments.figure:
+        from benchmarks.figure import draw  # without matplotlib the tables are there
+
+        draw(of_costs, arguments.figure)
 
 
-def marked(text: str, value: float, wanted: float | None) -> str:
-    return f"{text}*" if wanted is not None and value > wanted else text
-
-
-def draw(rows: list[Row], path: Path) -> None:
-    """Draw the ratio of each cost, plain and with its worst option, by size, under the first condition measured."""
-    from matplotlib.figure import Figure
-
-    keys = "layout", "dtype", "mode", "threads", "busy"
-    rows = [row for row in rows if all(row[key] == rows[0][key] for key in keys)]
-    sizes = sorted({tuple(row["size"]) for row in rows}, key=math.prod)
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for number, cost in enumerate(dict.fromkeys(row["cost"] for row in rows)):
-        of_cost = [[row for row in rows if (row["cost"], tuple(row["size"])) == (cost, size)] for size in sizes]
-        plain = [next((row["ratio"] for row in cells if row["option"] == PLAIN), float("nan")) for cells in of_cost]
-        worst = [max((row["ratio"] for row in cells), default=float("nan")) for cells in of_cost]
-        axes.plot(range(len(sizes)), plain, marker="o", color=f"C{number}", label=cost.replace("_", " "))
-        axes.plot(range(len(sizes)), worst, marker="o", color=f"C{number}", linestyle=":", markerfacecolor="white")
-    axes.plot([], [], color="grey", linestyle=":", marker="o", markerfacecolor="white", label="its worst option")
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set(yscale="log", ylabel="time / PyTorch's own", xlabel="examples × classes")
-    axes.set_xticks(range(len(sizes)), ["×".join(map(str, size)) for size in sizes])
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.5), max(high, 2))
-    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= tick <= high or 0.5 <= tick <= 2]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False)
-    figure.savefig(path, dpi=200)
+if __name__ == "__main__":
+    main()

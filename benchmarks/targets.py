@@ -29,7 +29,7 @@ def ratio(row: dict[str, Any], others: list[dict[str, Any]]) -> float | None:
         return BUSY_SLOWER * idle["ratio"] if idle else None
     if row["layout"] in STRIDED:
         contiguous = same(row, others, layout="rows")
-        return STRIDED_SLOWER * contiguous["microseconds"] / row["peer_microseconds"] if contiguous else None
+        return STRIDED_SLOWER * contiguous["seconds"] / row["peer_seconds"] if contiguous else None
     if row["device"] == "cuda" and tuple(row["size"]) == VOCABULARY_ON_GPU and row["mode"] == "eager":
         return RATIO_ON_GPU
     if row["mode"] == "compiled":

@@ -1,15 +1,13 @@
 """How the benchmarks take times: in turns, on so many threads, and beside processes that keep the cores busy."""
 
-import os
-import platform
 import random
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -42,6 +40,14 @@ def seconds_in_turns(
         taken[0].append(round[0])
         taken[1].append(round[1])
     return taken
+
+
+def times(taken: tuple[list[float], list[float]]) -> dict[str, float]:
+    """Return the median ratio of a contender and its peer, half the range between its quartiles, and the medians."""
+    ratios = [ours / peer for ours, peer in zip(*taken, strict=True)]
+    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    seconds, peer_seconds = map(statistics.median, taken)
+    return {"ratio": ratio, "spread": (high - low) / 2, "seconds": seconds, "peer_seconds": peer_seconds}
 
 
 def memory_alone() -> Step:
@@ -78,16 +84,3 @@ def on_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def machine() -> str:
-    """Return the processor, its cores and load, the GPU if there is one, and the version of PyTorch, in words."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    words = [models[0] if models else platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
-    if hasattr(os, "getloadavg"):
-        words.append(f"load {os.getloadavg()[0]:.1f} at the start")
-    if torch.cuda.is_available():
-        words.append(torch.cuda.get_device_name())
-    return ", ".join((*words, f"PyTorch {torch.__version__}"))

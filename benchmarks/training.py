@@ -1,18 +1,18 @@
 """Time a training step of the chapter's run, [784, 30, 10] in mini-batches of 10, side by side with its peers.
 
-    python -m benchmarks.training [--rounds 7] [--steps 1000] [--whole-runs]
+    python -m benchmarks.training [--rounds 7] [--steps 1000] [--whole-runs] [--write FILE]
 
 The contenders take turns, so that a slow spell of the machine hits all of them. In each round ours trains for an epoch,
-the others make --steps steps. The table gives the best and the median round, per network where many train at once.
+the others make --steps steps. The table gives the median round, per network where many train at once, beside
+that of the loop of PyTorch's tutorials. --whole-runs adds the seconds of train.py, and the most memory that it held.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,19 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 from torchvision.datasets.utils import extract_archive
 
+from benchmarks.results import Row, in_words, keep, machine, new_file
+from benchmarks.tables import contender_header, contender_line
+from benchmarks.timing import times
 from ce_torch import CrossEntropyCost
 from ce_torch.training import mnist
 from ce_torch.training.loop import Training
 from ce_torch.training.network import MLP
 from ce_torch.training.runs import new_training
-from ce_torch.training.settings import DEFAULTS
+from ce_torch.training.settings import DEFAULTS, whole_number
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH_SIZE, LR = 10, 0.5
+PEER = "PyTorch, DataLoader"
 MEASURE_CHILD = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
@@ -160,40 +164,59 @@ def run_train(*flags: str) -> tuple[float, float]:
     return time.perf_counter() - start, int(done.stdout.split()[-1]) / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="how often each contender runs (default 7)")
-    parser.add_argument("--steps", type=int, default=1000, help="steps in a round (default 1000)")
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    positive = whole_number(1)
+    parser.add_argument("--rounds", type=positive, default=7, help="how often each contender runs (7)")
+    parser.add_argument("--steps", type=positive, default=1000, help="steps in a round (1000)")
     parser.add_argument("--whole-runs", action="store_true", help="also time train.py for 30 epochs")
-    arguments = parser.parse_args()
+    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
+    return parser.parse_args(words)
 
-    data = mnist.load(PROJECT / "data")
+
+def contenders(data: mnist.MNIST) -> dict[str, Run]:
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "MNIST" / "raw").mkdir(parents=True)
         for packed in (PROJECT / "data" / "MNIST" / "raw").glob("*.gz"):
             extract_archive(str(packed), f"{root}/MNIST/raw")
         dataset = datasets.MNIST(root, transform=transforms.ToTensor())
-    contenders = {
+    return {
         "ce_torch": ce_torch_run(data, compile=False),
         "ce_torch --compile": ce_torch_run(data, compile=True),
         "ce_torch, each of 16 at once": many_networks_run(data, 16),
         "ce_torch, each of 64 at once": many_networks_run(data, 64),
-        "PyTorch, DataLoader": data_loader_run(dataset),
+        PEER: data_loader_run(dataset),
         "NumPy, an example at a time": numpy_run(data),
     }
-    seconds = time_contenders(contenders, arguments.rounds, arguments.steps)
-    print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, {arguments.rounds} rounds\n")
-    print("| a step of 10 examples | best, µs | median, µs | DataLoader loop / this | NumPy program / this |")
-    print("|---|---|---|---|---|")
-    best = {name: min(values) for name, values in seconds.items()}
-    for name, values in seconds.items():
-        ratios = (best[peer] / best[name] for peer in ("PyTorch, DataLoader", "NumPy, an example at a time"))
-        columns = [f"{best[name] * 1e6:.0f}", f"{statistics.median(values) * 1e6:.0f}", *(f"{r:.1f}" for r in ratios)]
-        print(f"| {name} | {' | '.join(columns)} |")
-    if arguments.whole_runs:
-        for flags in ([], ["--compile"], ["--runs", "20"]):
-            taken, megabytes = run_train(*flags)
-            print(f"\ntrain.py --cost ce {' '.join(flags)}: {taken:.1f} s for 30 epochs, at most {megabytes:.0f} MB")
+
+
+def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
+    """Yield the rows of all contenders, then that of each whole run, which are printed as they are measured."""
+    condition = {"benchmark": "training", "compared": "steps of 10 examples", "threads": torch.get_num_threads()}
+    seconds = time_contenders(contenders(mnist.load(PROJECT / "data")), arguments.rounds, arguments.steps)
+    rows = [{**condition, "contender": name, **times((taken, seconds[PEER]))} for name, taken in seconds.items()]
+    print(contender_header(rows[0]))
+    print(*map(contender_line, rows), sep="\n", flush=True)
+    yield rows
+    for flags in ("", "--compile", "--runs 20") if arguments.whole_runs else ():
+        taken, megabytes = run_train(*flags.split())
+        row = {"benchmark": "training", "compared": "whole runs, 30 epochs", "contender": f"train.py --cost ce {flags}"}
+        row |= {"seconds": taken, "megabytes": megabytes}
+        if not flags:
+            print(contender_header(row))
+        print(contender_line(row), flush=True)
+        yield [row]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
+    print(in_words(machine()), flush=True)
+    keep(run(arguments), arguments.write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A cost as a module: its options are attributes, its δ a method."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -35,12 +35,7 @@ class Cost(nn.Module):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        unknown = options.keys() - self.defaults
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}; its options are "
-                f"{', '.join(self.defaults)}"
-            )
+        self.check_names(options)
         self.fixed = {}
         for name, value in {**self.defaults, **options}.items():
             if hasattr(type(self), name):
@@ -68,6 +63,14 @@ class Cost(nn.Module):
         """Return the option as the cost uses it; raise `TypeError` or `ValueError` unless it takes such a value."""
         return self.checks[name](value) if name in self.checks else value
 
+    def check_names(self, options: Iterable[str]) -> None:
+        unknown = {*options} - self.defaults.keys()
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}; its options are "
+                f"{', '.join(self.defaults)}"
+            )
+
     @property
     def options(self) -> dict[str, Any]:
         """The options, as keyword arguments for `function`."""
@@ -88,12 +91,17 @@ class Cost(nn.Module):
         """Return a, the outputs of the output layer, for its weighted inputs z (..., K)."""
         raise NotImplementedError
 
-    def delta(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return δ = ∂Cₓ/∂z of each example x, shaped like z, whatever the reduction: where backpropagation starts."""
-        options = {name: value for name, value in self.options.items() if name not in ("reduction", "out_dtype")}
+    def delta(self, z: Tensor, y: Tensor, **options: Any) -> Tensor:
+        """Return δ = ∂Cₓ/∂z of each example x, shaped like z, whatever the reduction: where backpropagation starts.
+
+        Options are for this call alone, as in `forward`.
+        """
+        self.check_names(options)
+        options = self.options | {name: self.checked(name, value) for name, value in options.items()}
+        del options["reduction"], options["out_dtype"]
         function, inputs = type(self).prepare(z, y, **options)
         function.check_classes(*inputs)
-        return function.delta(*inputs).movedim(-1, class_dim(self.options["dim"]))
+        return function.delta(*inputs).movedim(-1, class_dim(options["dim"]))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)

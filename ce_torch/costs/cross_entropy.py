@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from ce_torch.costs._arguments import check_arguments, check_element_weight, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._elements import Reduction, reduced_cost
+from ce_torch.costs._elements import Reduction, countable, reduced_cost
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import compute_dtype
@@ -59,14 +59,6 @@ def grad_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Ten
 def grad_pos_weight(z: Tensor, y: Tensor, w: Tensor | None, p: Tensor | None) -> Tensor:
     z, y = countable(z, y, w)
     return -product(product(w, y), logsigmoid(z))
-
-
-def countable(z: Tensor, y: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return z and the desired outputs, 0 for what is not a number where w is 0."""
-    y = desired_outputs(y, z)
-    if w is None:
-        return z, y
-    return z.masked_fill((w == 0) & z.isnan(), 0), y.masked_fill((w == 0) & ~y.isfinite(), 0)
 
 
 CPP = """

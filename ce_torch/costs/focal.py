@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ce_torch.costs._arguments import OPTIONS, check_arguments, check_number, classes_last
+from ce_torch.costs._arguments import OPTIONS, check_arguments, check_element_weight, check_number, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._elements import Reduction, reduced_cost
+from ce_torch.costs._elements import Reduction, countable, reduced_cost
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
 from ce_torch.costs._product import product
@@ -29,34 +29,42 @@ if TYPE_CHECKING:
 
     from ce_torch.costs.kernels.gpu_kernels import element_cross_entropy, sigmoid, sigmoid_error, softplus
 
-# In the formulas alpha is −1 for None.
+# In the formulas w is the mask, None for 1, and alpha is −1 for None.
 
 
-def cost(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+def cost(z: Tensor, y: Tensor, w: Tensor | None, alpha: float, gamma: float) -> Tensor:
+    return product(w, element_cost(*countable(z, y, w), w, alpha, gamma)).sum(-1)
+
+
+def element_cost(z: Tensor, y: Tensor, w: Tensor | None, alpha: float, gamma: float) -> Tensor:
+    """Return the cost of each neuron, which is the derivative by w."""
     y = desired_outputs(y, z)
-    return product(balance(y, alpha) * power(wrongness(z, y), gamma), cross_entropy(z, y)).sum(-1)
+    return product(balance(y, alpha) * power(wrongness(z, y), gamma), cross_entropy(z, y))
 
 
-def delta(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
-    y = desired_outputs(y, z)
+def delta(z: Tensor, y: Tensor, w: Tensor | None, alpha: float, gamma: float) -> Tensor:
+    z, y = countable(z, y, w)
     factor = balance(y, alpha) * power(wrongness(z, y), gamma)
-    return factor * (error(z, y) + gamma * (1 - 2 * y) * product(ratio(z, y), cross_entropy(z, y)))
+    slope = gamma * (1 - 2 * y) * product(ratio(z, y), cross_entropy(z, y))
+    return product(w, factor * (error(z, y) + slope))
 
 
-def curvature(v: Tensor, z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
-    y = desired_outputs(y, z)
+def curvature(v: Tensor, z: Tensor, y: Tensor, w: Tensor | None, alpha: float, gamma: float) -> Tensor:
+    z, y = countable(z, y, w)
     a, b = torch.sigmoid(z), torch.sigmoid(-z)
     slope = (1 - 2 * y) * ratio(z, y)
     factor = balance(y, alpha) * power(wrongness(z, y), gamma)
     of_H = product(slope * (b - a) + (gamma - 1) * slope.square(), cross_entropy(z, y))
-    return v * factor * (a * b + 2 * gamma * slope * error(z, y) + gamma * of_H)
+    return product(w, v * factor * (a * b + 2 * gamma * slope * error(z, y) + gamma * of_H))
 
 
-def grad_y(z: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+def grad_y(z: Tensor, y: Tensor, w: Tensor | None, alpha: float, gamma: float) -> Tensor:
+    z, y = countable(z, y, w)
     m, H = wrongness(z, y), cross_entropy(z, y)
     slope = 2 * alpha - 1 if alpha >= 0 else 0.0
     m_slope = product(gamma, torch.tanh(-z / 2) * product(H, power(m, gamma - 1)))
-    return product(slope, product(power(m, gamma), H)) + balance(y, alpha) * (m_slope - product(power(m, gamma), z))
+    by_balance, by_rest = product(slope, product(power(m, gamma), H)), m_slope - product(power(m, gamma), z)
+    return product(w, by_balance + balance(y, alpha) * by_rest)
 
 
 def balance(y: Tensor, alpha: float) -> Tensor:
@@ -156,10 +164,10 @@ FOCAL = CostFunction(
         cost=cost,
         delta=delta,
         curvature=curvature,
-        other_derivatives={"y": grad_y},
+        other_derivatives={"y": grad_y, "mask": element_cost},
         cpp=CPP,
         triton=(triton_cost, triton_delta, triton_factor),
-        examples=({}, {"alpha": None, "gamma": 1.5}),
+        examples=({}, {"alpha": None, "gamma": 1.5}, {"mask": torch.tensor([True, False, True])}),
     )
 )
 
@@ -175,10 +183,12 @@ OPTIONS.update(
 
 
 def prepare(
-    z: Tensor, y: Tensor, alpha: float | None, gamma: float, dim: int | None
+    z: Tensor, y: Tensor, alpha: float | None, gamma: float, mask: Tensor | None, dim: int | None
 ) -> tuple[CostFunction, tuple[Any, ...]]:
-    z, y = classes_last(dim, z, y)
-    return FOCAL, (z, check_arguments(z, y), -1.0 if alpha is None else float(alpha), float(gamma))
+    z, y, mask = classes_last(dim, z, y, mask)
+    y = check_arguments(z, y)
+    check_element_weight("mask", mask, z)
+    return FOCAL, (z, y, mask, -1.0 if alpha is None else float(alpha), float(gamma))
 
 
 @loss_function()
@@ -188,6 +198,7 @@ def focal(
     *,
     alpha: float | None = 0.25,
     gamma: float = 2.0,
+    mask: Tensor | None = None,
     dim: int | None = None,
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
@@ -205,14 +216,17 @@ def focal(
             stand for one-hot vectors.
         alpha: the weight of neurons with y = 1, from 0 to 1; those with y = 0 have 1 − alpha. None for no weights.
         gamma: at least 0, how much less neurons count that are nearly right. For 0 it is the cross-entropy.
+        mask: True where an element counts, bool, of a shape that broadcasts to z's. Where it is False, as for an anchor
+            that matches nothing, the element costs nothing, whatever its z and y, and does not count in a mean.
         dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. None for the
             last; 1 for z of shape (N, K, H, W), which PyTorch's losses expect.
-        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x; "element_mean" for the mean over examples
-            and neurons, which is torchvision's; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, those with an element that counts;
+            "element_mean" for the mean over all elements that count, which is torchvision's; "sum" for Σₓ Cₓ; "none"
+            for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples is nan, their sum 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over nothing is nan, the sum 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
@@ -225,7 +239,7 @@ def focal(
 
     Source: Lin, Goyal, Girshick, He and Dollár, "Focal Loss for Dense Object Detection", 2017.
     """
-    return reduced_cost(prepare(z, y, alpha, gamma, dim), z, dim, reduction, out_dtype)
+    return reduced_cost(prepare(z, y, alpha, gamma, mask, dim), z, dim, reduction, out_dtype, mask)
 
 
 class FocalCost(Cost):

@@ -11,40 +11,50 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from ce_torch.costs._arguments import check_arguments, classes_last
+from ce_torch.costs._arguments import check_arguments, check_element_weight, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import desired_outputs
-from ce_torch.costs._elements import Reduction, reduced_cost
+from ce_torch.costs._elements import Reduction, countable, reduced_cost
 from ce_torch.costs._function import CostFunction
 from ce_torch.costs._module import Cost
+from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
 if TYPE_CHECKING:
     from ce_torch.costs.kernels.gpu_kernels import sigmoid, sigmoid_error
 
 
-def cost(z: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * error(z, y).square().sum(-1)
+# In the formulas w is the mask, None for 1.
+
+
+def cost(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    return product(w, element_cost(*countable(z, y, w), w)).sum(-1)
+
+
+def element_cost(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    """Return the cost of each neuron, which is the derivative by w."""
+    return 0.5 * error(z, desired_outputs(y, z)).square()
 
 
 def error(z: Tensor, y: Tensor) -> Tensor:
     """Return a − y as (1 − y) σ(z) − y σ(−z), which loses no digits where y and a are near 1."""
-    y = desired_outputs(y, z)
     return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
 
-def delta(z: Tensor, y: Tensor) -> Tensor:
+def delta(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    z, y = countable(z, y, w)
     # σ′(z) as σ(z) σ(−z): 1 − σ(z) has lost its digits where a neuron is saturated.
-    return error(z, y) * torch.sigmoid(z) * torch.sigmoid(-z)
+    return product(w, error(z, y) * torch.sigmoid(z) * torch.sigmoid(-z))
 
 
-def curvature(v: Tensor, z: Tensor, y: Tensor) -> Tensor:
+def curvature(v: Tensor, z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    z, y = countable(z, y, w)
     a, b = torch.sigmoid(z), torch.sigmoid(-z)
-    return v * a * b * (a * b + error(z, y) * (b - a))
+    return product(w, v * a * b * (a * b + error(z, y) * (b - a)))
 
 
-def grad_y(z: Tensor, y: Tensor) -> Tensor:
-    return -error(z, y)
+def grad_y(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    return -product(w, error(*countable(z, y, w)))
 
 
 CPP = """
@@ -75,20 +85,25 @@ def triton_delta(z, y, p, first, second):
     return sigmoid_error(z, y, p) * sigmoid(z) * sigmoid(-z)
 
 
-def linear_cost(z: Tensor, y: Tensor) -> Tensor:
-    return 0.5 * linear_error(z, y).square().sum(-1)
+def linear_cost(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    return product(w, linear_element_cost(*countable(z, y, w), w)).sum(-1)
 
 
-def linear_error(z: Tensor, y: Tensor) -> Tensor:
-    return z - desired_outputs(y, z)
+def linear_element_cost(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    return 0.5 * (z - desired_outputs(y, z)).square()
 
 
-def linear_curvature(v: Tensor, z: Tensor, y: Tensor) -> Tensor:
-    return v
+def linear_error(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    z, y = countable(z, y, w)
+    return product(w, z - y)
 
 
-def linear_grad_y(z: Tensor, y: Tensor) -> Tensor:
-    return -linear_error(z, y)
+def linear_curvature(v: Tensor, z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    return product(w, v)
+
+
+def linear_grad_y(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    return -linear_error(z, y, w)
 
 
 LINEAR_CPP = """
@@ -115,9 +130,10 @@ SIGMOID = CostFunction(
         cost=cost,
         delta=delta,
         curvature=curvature,
-        other_derivatives={"y": grad_y},
+        other_derivatives={"y": grad_y, "mask": element_cost},
         cpp=CPP,
         triton=(triton_cost, triton_delta),
+        examples=({}, {"mask": torch.tensor([True, False, True])}),
     )
 )
 LINEAR = CostFunction(
@@ -126,7 +142,7 @@ LINEAR = CostFunction(
         cost=linear_cost,
         delta=linear_error,
         curvature=linear_curvature,
-        other_derivatives={"y": linear_grad_y},
+        other_derivatives={"y": linear_grad_y, "mask": linear_element_cost},
         cpp=LINEAR_CPP,
         triton=(triton_linear_cost, triton_linear_delta),
         examples=({"activation": "linear"},),
@@ -134,9 +150,13 @@ LINEAR = CostFunction(
 )
 
 
-def prepare(z: Tensor, y: Tensor, activation: str, dim: int | None) -> tuple[CostFunction, tuple[Tensor, Tensor]]:
-    z, y = classes_last(dim, z, y)
-    return (SIGMOID if activation == "sigmoid" else LINEAR), (z, check_arguments(z, y))
+def prepare(
+    z: Tensor, y: Tensor, activation: str, mask: Tensor | None, dim: int | None
+) -> tuple[CostFunction, tuple[Tensor | None, ...]]:
+    z, y, mask = classes_last(dim, z, y, mask)
+    y = check_arguments(z, y)
+    check_element_weight("mask", mask, z)
+    return (SIGMOID if activation == "sigmoid" else LINEAR), (z, y, mask)
 
 
 @loss_function(mse_loss)
@@ -145,6 +165,7 @@ def quadratic(
     y: Tensor,
     *,
     activation: str = "sigmoid",
+    mask: Tensor | None = None,
     dim: int | None = None,
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
@@ -158,14 +179,17 @@ def quadratic(
         y: desired outputs, floating point, shape (..., K); or class indices, int64, shape (...), which stand for
             one-hot vectors.
         activation: "sigmoid" for a = σ(z), "linear" for a = z.
+        mask: True where an element counts, bool, of a shape that broadcasts to z's. Where it is False, as for a label
+            that is missing, the element costs nothing, whatever its z and y, and does not count in a mean.
         dim: the dimension of z, and of desired outputs, that holds the neurons; class indices lack it. None for the
             last; 1 for z of shape (N, K, H, W), which PyTorch's losses expect.
-        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x; "element_mean" for the mean over examples
-            and neurons, which is half of `F.mse_loss`; "sum" for Σₓ Cₓ; "none" for every Cₓ, shape (...).
+        reduction: "mean" for the chapter's C = (1/n) Σₓ Cₓ over examples x, those with an element that counts;
+            "element_mean" for the mean over all elements that count, which is half of `F.mse_loss`; "sum" for Σₓ Cₓ;
+            "none" for every Cₓ, shape (...).
         out_dtype: the dtype of the cost, such as torch.float32 for z in half precision; None for z's.
 
     Returns:
-        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over no examples is nan, their sum 0.
+        The cost, of z's dtype (float32 under autocast) or `out_dtype`. The mean over nothing is nan, the sum 0.
 
     Raises:
         TypeError, ValueError: an argument is not as above. Class indices are looked at on the CPU only.
@@ -178,7 +202,7 @@ def quadratic(
 
     Source: Nielsen, section 3.1, equations (54)-(56) and (65) for "sigmoid", (68)-(70) for "linear".
     """
-    return reduced_cost(prepare(z, y, activation, dim), z, dim, reduction, out_dtype)
+    return reduced_cost(prepare(z, y, activation, mask, dim), z, dim, reduction, out_dtype, mask)
 
 
 class QuadraticCost(Cost):

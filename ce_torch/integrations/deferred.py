@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ce_torch.costs._precision import is_autocast
@@ -54,7 +54,7 @@ UNCHANGED = Scale()
 class DeferredLogits:
     """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments."""
 
-    layer: nn.Module
+    layer: Any  # a served one
     x: Tensor
     classes: int
     dtype: torch.dtype
@@ -173,6 +173,7 @@ class DeferredLogits:
                 ignore_index=ignore_index,
                 label_smoothing=label_smoothing,
                 reduction=reduction,
+                max_memory=self.layer.cost_memory,
                 out_dtype=torch.float32 if is_half and is_autocast(self.device) else self.dtype,
             )
 

@@ -12,11 +12,28 @@ from ce_torch.costs._precision import is_autocast
 from ce_torch.integrations.deferred import DeferredLogits, Parameters
 
 
-class ServedLayer(nn.Module):
+class Served(nn.Module):
+    """What a served model or layer has before the code of its own class, whose name it keeps."""
+
+    @classmethod
+    def subclass(cls, stock: type) -> type:
+        """Return the class of served objects of a stock class."""
+        return subclass(stock, cls)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Return how to copy or unpickle the object: by its name pickle would find the stock class."""
+        served, stock = type(self).__bases__
+        if not issubclass(served, Served):
+            return super().__reduce_ex__(protocol)
+        return new, (served, stock), self.__getstate__()
+
+
+class ServedLayer(Served):
     """What a served layer has before the code of its own class."""
 
     is_deferring = False  # True while the model computes its loss
     has_computed = False  # True once it has computed a cost in that time
+    cost_memory: int | None = None  # the most bytes that the cost may take
 
     def forward(self: Any, x: Tensor, cost: Callable[[Tensor, Parameters], Tensor] | None = None) -> Any:
         """Return the cost of inputs x; without a cost the outputs, which are deferred if the model computes its loss.
@@ -70,7 +87,7 @@ def served_layer(model: Any) -> Any:
     reason = refusal(layer)
     if reason is not None:
         raise ValueError(f"the linear cost can't serve {type(model).__name__}: {reason}")
-    layer.__class__ = subclass(type(layer), ServedLoraLayer if is_lora(layer) else ServedLayer)
+    layer.__class__ = (ServedLoraLayer if is_lora(layer) else ServedLayer).subclass(type(layer))
     return layer
 
 
@@ -99,6 +116,11 @@ def is_linear(layer: nn.Module) -> bool:
 def is_lora(layer: nn.Module) -> bool:
     peft = sys.modules.get("peft")  # whoever has a layer of PEFT's has imported it
     return peft is not None and type(layer).forward is peft.tuners.lora.Linear.forward
+
+
+def new(served: type[Served], stock: type) -> Any:
+    """Return a served object without a state yet."""
+    return object.__new__(served.subclass(stock))
 
 
 @cache

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ce_torch.costs._arguments import OPTIONS
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.integrations.deferred import DeferredLogits
 from ce_torch.integrations.on_demand import LogitsOnDemand
-from ce_torch.integrations.output_layer import ServedLayer, served_layer, subclass
+from ce_torch.integrations.output_layer import Served, served_layer, subclass
 
 
-def use_linear_cost(model: nn.Module) -> None:
+def use_linear_cost(model: nn.Module, *, max_memory: str | int | None = None) -> None:
     """Let a language model of `transformers` compute its loss without logits, by `linear_log_likelihood`.
 
     Whenever the model gets `labels`, its outputs have the loss and the gradients that they had before, to rounding. The
@@ -27,10 +28,14 @@ def use_linear_cost(model: nn.Module) -> None:
 
     Args:
         model: a model of `transformers`, or PEFT's model of one.
+        max_memory: the most memory that the cost may take beyond its inputs and gradients, as in
+            `linear_log_likelihood`: a number of bytes, or a text such as "64 MB"; None for a twentieth of the logits.
+            To change it call `use_linear_cost` again.
 
     Raises:
-        TypeError, ValueError: the cost can't serve the model; the sentence says why. A model whose loss turns out to
-            need the logits raises `RuntimeError` in the first step. The loss is never a different one.
+        TypeError, ValueError: `max_memory` is not as above, or the cost can't serve the model; the sentence says why. A
+            model whose loss turns out to need the logits raises `RuntimeError` in the first step. The loss is never a
+            different one.
 
     Example:
         >>> from ce_torch.integrations.transformers import use_linear_cost
@@ -41,17 +46,19 @@ def use_linear_cost(model: nn.Module) -> None:
         >>> words = torch.tensor([[3, 1, 4, 1, 5]])
         >>> model(words, labels=words).loss.backward()
     """
-    model = base_model(model)
-    if isinstance(model, ServedModel):
+    base, cost_memory = base_model(model), OPTIONS["max_memory"](max_memory)
+    if isinstance(base, ServedModel):
+        base.cost_memory = cost_memory
         return
-    if "forward" in vars(model):
+    if "forward" in vars(base):
         raise ValueError(
-            f"the linear cost can't serve {type(model).__name__}: another library has replaced its forward, as "
+            f"the linear cost can't serve {type(base).__name__}: another library has replaced its forward, as "
             "accelerate does; call use_linear_cost before that"
         )
-    forward = served_forward(type(model))
-    served_layer(model)
-    model.__class__ = subclass(type(model), ServedModel, forward=forward)
+    served_class = ServedModel.subclass(type(base))
+    served_layer(base)
+    base.__class__ = served_class
+    base.cost_memory = cost_memory
 
 
 def remove_linear_cost(model: nn.Module) -> None:
@@ -67,12 +74,13 @@ def remove_linear_cost(model: nn.Module) -> None:
         >>> type(model) is LlamaForCausalLM
         True
     """
-    served = [module for module in base_model(model).modules() if isinstance(module, ServedLayer | ServedModel)]
+    served = [module for module in base_model(model).modules() if isinstance(module, Served)]
     for module in served:
-        if not issubclass(type(module).__bases__[0], ServedLayer | ServedModel):
+        if not issubclass(type(module).__bases__[0], Served):
             raise RuntimeError(f"{type(module).__name__} has been sharded since; call remove_linear_cost before that")
     for module in served:
         module.__class__ = type(module).__bases__[1]
+        vars(module).pop("cost_memory", None)
 
 
 def base_model(model: Any) -> Any:
@@ -86,8 +94,14 @@ def base_model(model: Any) -> Any:
     return base
 
 
-class ServedModel(nn.Module):
-    """What marks a served model."""
+class ServedModel(Served):
+    """What a served model has before the code of its own class."""
+
+    cost_memory: int | None = None  # the most bytes that the cost may take
+
+    @classmethod
+    def subclass(cls, stock: type) -> type:
+        return subclass(stock, cls, forward=served_forward(stock))
 
 
 @cache
@@ -105,7 +119,7 @@ def served_forward(stock: type) -> Callable[..., Any]:
         if labels is None:
             return stock.forward(self, *args, **kwargs)
         layer = served_layer(self)
-        layer.has_computed, layer.is_deferring = False, True
+        layer.has_computed, layer.is_deferring, layer.cost_memory = False, True, self.cost_memory
         try:
             outputs = stock.forward(self, *args, **kwargs)
         finally:

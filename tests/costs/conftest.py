@@ -102,9 +102,9 @@ class Case:
         return z.to(dtype), y
 
 
-def textbook_quadratic(z: Tensor, y: Tensor, activation: str = "sigmoid") -> Tensor:
+def textbook_quadratic(z: Tensor, y: Tensor, activation: str = "sigmoid", mask: Tensor | float = 1.0) -> Tensor:
     a = 1 / (1 + torch.exp(-z)) if activation == "sigmoid" else z
-    return ((a - y) ** 2 / 2).sum(-1)
+    return (mask * (a - y) ** 2 / 2).sum(-1)
 
 
 def textbook_cross_entropy(

@@ -1,7 +1,10 @@
 """Test what `use_linear_cost` promises beyond loss and gradients of each architecture."""
 
 import copy
+import importlib
 import inspect
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -39,15 +42,31 @@ def test_no_logits_are_made_for_the_loss_in_evaluation(llama, batch, no_logits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
-def test_a_step_has_an_eighth_of_the_logits_in_use_at_most(name, build, peak_memory):
+@pytest.mark.parametrize(("max_memory", "part"), [(None, 8), ("6 MB", 10)])
+def test_a_step_has_a_small_part_of_the_logits_in_use_at_most(max_memory, part, name, build, peak_memory):
     model, words = build(name, vocab_size=32768), torch.randint(3, 32768, (32, 64))
-    use_linear_cost(model)
+    use_linear_cost(model, max_memory=max_memory)
 
     def step():
         model(words, labels=words).loss.backward()
 
     step()  # from now on there are gradients
-    assert peak_memory(step) < words.numel() * 32768 * 4 / 8
+    assert peak_memory(step) < words.numel() * 32768 * 4 / part
+
+
+def test_the_memory_of_the_cost_can_be_changed(llama, batch):
+    use_linear_cost(llama)
+    own = llama(**batch).loss
+    use_linear_cost(llama, max_memory="1 MB")
+    assert_close(llama(**batch).loss, own)
+    use_linear_cost(llama, max_memory=1)
+    with pytest.raises(ValueError, match="max_memory must be at least"):
+        llama(**batch)
+    with pytest.raises((TypeError, ValueError), match=r"max_memory must be .*, got 'much'"):
+        use_linear_cost(llama, max_memory="much")
+    remove_linear_cost(llama)
+    assert "cost_memory" not in vars(llama)
+    assert "cost_memory" not in vars(llama.lm_head)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +221,50 @@ def test_a_model_in_bfloat16_has_its_loss_in_float32(llama, batch, loss_and_grad
     assert loss.dtype == torch.float32
     assert (loss - exact).abs() <= (own - exact).abs() + 1e-2
     assert_close(gradients, own_gradients, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_of_a_served_model_is_served_too(copied, llama, batch, forbid_logits):
+    own = llama(**batch).loss
+    use_linear_cost(llama)
+    model = copied(llama)
+    forbid_logits()
+    assert_close(model(**batch).loss, own)
+    assert {type(module) for module in model.modules()} == {type(module) for module in llama.modules()}
+    remove_linear_cost(model)
+    assert type(llama) is not type(model)
+
+
+def test_what_a_served_model_saves_is_the_models_own(llama, batch, tmp_path):
+    stock, own = type(llama), llama(**batch)
+    use_linear_cost(llama)
+    llama.save_pretrained(tmp_path)
+    loaded = stock.from_pretrained(tmp_path)
+    assert type(loaded) is stock
+    assert_close(loaded(**batch).logits, own.logits)
+    assert_close(type(llama).from_pretrained(tmp_path)(**batch).loss, own.loss)
+
+
+def test_replicas_of_data_parallel_are_served_each_by_itself(llama, batch, loss_and_gradients, monkeypatch):
+    """In place of GPUs, which copy parameters, there are threads with copies of them."""
+    own_loss, own = loss_and_gradients(llama, batch)
+    use_linear_cost(llama)
+
+    def copies(tensors, devices, detach):
+        return [[tensor.clone() for tensor in tensors] for _ in devices]
+
+    module = importlib.import_module("torch.nn.parallel.replicate")
+    monkeypatch.setattr(module, "_broadcast_coalesced_reshape", copies)
+    replicas = module.replicate(llama, [0, 1])
+    texts = [{key: value[[i]] for key, value in batch.items()} for i in range(2)]
+    count = (batch["labels"][:, 1:] != -100).sum()
+    with ThreadPoolExecutor(2) as threads:
+        losses = threads.map(lambda model, text: model(**text, num_items_in_batch=count).loss, replicas, texts)
+    loss = sum(losses)
+    assert_close(loss.detach(), own_loss)
+    assert_close(torch.autograd.grad(loss, [*llama.parameters()]), own)
 
 
 @pytest.mark.slow

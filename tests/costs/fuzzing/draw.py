@@ -259,7 +259,7 @@ def spoil(of: Combination, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     mask = of.tensors.get("mask")
     hollow = torch.zeros(()) != 0 if weight is None else weight == 0
     hollow = hollow if mask is None else hollow | ~mask
-    if of.cost == "cross_entropy" and hollow.any():
+    if not of.is_softmax and hollow.any():
         of.values += ", spoilt"
         z = z.masked_fill(hollow & draw.mask(z.shape, 0.5), torch.nan)
         if y.is_floating_point():

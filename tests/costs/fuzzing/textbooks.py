@@ -25,11 +25,22 @@ def example_count(C: Tensor) -> Tensor:
     return C.new_tensor(C.numel())
 
 
-def quadratic(noise: Noise, z: Tensor, y: Tensor, *, activation: str) -> tuple[Tensor, Tensor]:
-    z, y = noise("z", z), desired(noise, z, y)
+def countable(noise: Noise, z: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z and the desired outputs, 0 where they are not a number and have the weight 0."""
+    y = desired(noise, z, y)
+    z = torch.where((w == 0) & z.isnan(), 0, noise("z", z))
+    return z, torch.where((w == 0) & ~y.isfinite(), 0, y)
+
+
+def all_that_counts(z: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand_as(z)
+
+
+def quadratic(noise: Noise, z: Tensor, y: Tensor, *, activation: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    counts = all_that_counts(z, mask)
+    z, y = countable(noise, z, y, counts)
     error = z - y if activation == "linear" else (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
-    C = error.square().sum(-1) / 2
-    return C, example_count(C)
+    return torch.where(counts, error.square(), 0).sum(-1) / 2, counts.any(-1).double().sum()
 
 
 def neuron_cross_entropy(z: Tensor, y: Tensor, pos_weight: Tensor | float = 1.0) -> Tensor:
@@ -47,24 +58,25 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     w = noise("weight", z.new_ones(()) if weight is None else weight)
     p = noise("pos_weight", z.new_ones(()) if pos_weight is None else pos_weight)
-    counts = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand_as(z)
+    counts = all_that_counts(z, mask)
     w = torch.where(counts, w, 0)
-    y = desired(noise, z, y)
-    z = torch.where((w == 0) & z.isnan(), 0, noise("z", z))
-    y = torch.where((w == 0) & ~y.isfinite(), 0, y)
+    z, y = countable(noise, z, y, w)
     C = (w * neuron_cross_entropy(z, y, p)).sum(-1)
     return C, counts.any(-1).double().sum()
 
 
-def focal(noise: Noise, z: Tensor, y: Tensor, *, alpha: float | None, gamma: float) -> tuple[Tensor, Tensor]:
-    z, y = noise("z", z), desired(noise, z, y)
+def focal(
+    noise: Noise, z: Tensor, y: Tensor, *, alpha: float | None, gamma: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    counts = all_that_counts(z, mask)
+    z, y = countable(noise, z, y, counts)
     # Far out, where m underflows, as a logarithm that does not: there y has no derivative.
     is_far = ((y == 0) | (y == 1)) & (z.abs() > 300)
     m = ((1 - y) * torch.sigmoid(z) + y * torch.sigmoid(-z)).masked_fill(is_far, 1)
     ln_m = torch.where(is_far, logsigmoid(z * (1 - 2 * y)), m.log())
     balance = 1 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
-    C = (balance * torch.exp(gamma * ln_m) * neuron_cross_entropy(z, y)).sum(-1)
-    return C, example_count(C)
+    C = balance * torch.exp(gamma * ln_m) * neuron_cross_entropy(z, y)
+    return torch.where(counts, C, 0).sum(-1), counts.any(-1).double().sum()
 
 
 def log_likelihood(
@@ -109,7 +121,7 @@ def expected_cost(name: str, noise: Noise, tensors: Mapping[str, Tensor], option
     options.pop("out_dtype")
     dim = options.pop("dim")
     dim = -1 if dim is None else dim
-    if name == "cross_entropy" and dim != -1:
+    if name != "log_likelihood" and dim != -1:
         for weight in {"weight", "pos_weight", "mask"} & tensors.keys():
             options[weight] = tensors[weight].expand_as(z).movedim(dim, -1)
     z, y = z.movedim(dim, -1), y.movedim(dim, -1) if y.is_floating_point() else y
