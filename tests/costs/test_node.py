@@ -15,6 +15,7 @@ import weakref
 from functools import cache as cached
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -166,8 +167,13 @@ def test_a_backward_pass_that_is_differentiated_uses_the_statistics_of_the_forwa
     C = log_likelihood(z, y)
     assert is_node(C)
     (function,) = COSTS["log_likelihood"].cost_functions
-    delta_of, given = function.delta_of, []
-    monkeypatch.setattr(function, "delta_of", lambda *arguments: given.append(arguments[1]) or delta_of(*arguments))
+    delta, given = function.differentiable_delta, []
+
+    def recorded(*arguments):
+        given.append(arguments[2])
+        return delta(*arguments)
+
+    monkeypatch.setattr(function, "differentiable_delta", recorded)
     (gradient,) = torch.autograd.grad(C, z, create_graph=True)
     (statistics,) = given
     assert statistics.shape == (2 + 2 * 400,)
@@ -232,7 +238,7 @@ def test_an_error_in_a_part_that_python_computes_comes_out(monkeypatch):
     C = log_likelihood(z, y)
     assert is_node(C)
     (function,) = COSTS["log_likelihood"].cost_functions
-    monkeypatch.setattr(function, "delta_of", lambda *arguments: (_ for _ in ()).throw(LookupError("by design")))
+    monkeypatch.setattr(function, "differentiable_delta", Mock(side_effect=LookupError("by design")))
     with pytest.raises(LookupError, match="by design"):
         torch.autograd.grad(C, z, create_graph=True)
 

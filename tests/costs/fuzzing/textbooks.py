@@ -71,7 +71,7 @@ def focal(
     counts = all_that_counts(z, mask)
     z, y = countable(noise, z, y, counts)
     # Far out, where m underflows, as a logarithm that does not: there y has no derivative.
-    is_far = ((y == 0) | (y == 1)) & (z.abs() > 300)
+    is_far = ((y == 0) & (z < -300)) | ((y == 1) & (z > 300))
     m = ((1 - y) * torch.sigmoid(z) + y * torch.sigmoid(-z)).masked_fill(is_far, 1)
     ln_m = torch.where(is_far, logsigmoid(z * (1 - 2 * y)), m.log())
     balance = 1 if alpha is None else alpha * y + (1 - alpha) * (1 - y)
