@@ -179,6 +179,23 @@ def test_a_wish_for_a_slope_gives_the_cost(wish, verdict, shared):
     assert output(part).startswith(verdict)
 
 
+@pytest.mark.parametrize(
+    ("ys", "path"),
+    [
+        ([5, 9, 12, 15, 20], "M0.0 5.0L1.0 1.0L2.0 0.0"),
+        ([-5, -4, 1, 30, 40, 8], "M1.0 10.0L2.0 9.0L3.0 0.0M4.0 0.0L5.0 2.0"),
+        ([0, 10], "M0.0 10.0L1.0 0.0"),
+    ],
+)
+def test_a_line_ends_at_the_edge_of_its_chart(ys, path, shared):
+    found = shared.evaluate(
+        """(ys) => Plot.line(
+            { toX: (x) => x, toY: (y) => 10 - y, inner: { top: 0, bottom: 10 } }, ys.map((_, x) => x), ys)""",
+        ys,
+    )
+    assert found == path
+
+
 def test_softmax_goes_to_both_limits_with_a_tie(shared):
     part = shared.locator("#softmax")
     factor = part.get_by_label("factor c")

@@ -1,7 +1,14 @@
 """Test the files of the page: that they belong together, are small, and come with their licence."""
 
+import re
+from colorsys import rgb_to_hsv
 from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
+
+import pytest
+from matplotlib.colors import to_rgb
+
+from ce_torch.chapter.drawing import COLORS
 
 REBUILD = "cd docs/learn/source && npm install && npm run typeset"
 
@@ -26,6 +33,19 @@ def test_the_network_is_what_its_script_writes(folder):
 def test_all_that_a_reader_loads_is_less_than_500_kilobytes(folder):
     loaded = [folder / "index.html", folder / "page.css", *(folder / "js").iterdir(), *(folder / "katex").rglob("*.*")]
     assert sum(path.stat().st_size for path in loaded if path.is_file()) < 500_000
+
+
+@pytest.mark.parametrize("cost", ["quadratic", "cross-entropy", "log-likelihood"])
+def test_a_cost_has_nearly_the_hue_that_it_has_in_all_pictures(cost, folder):
+    light_and_dark = re.findall(rf"--{cost}: (#\w+);", (folder / "page.css").read_text(encoding="utf-8"))
+    assert len(light_and_dark) == 2
+    for color in light_and_dark:
+        turn = abs(hue(color) - hue(COLORS[cost]))
+        assert min(turn, 1 - turn) < 1 / 6, color
+
+
+def hue(color):
+    return rgb_to_hsv(*to_rgb(color))[0]
 
 
 def test_katex_comes_with_its_licence(folder):

@@ -2,12 +2,7 @@
 
 // The reader names the slope ∂C/∂b that a cost should have; (74) and an integral over a give the cost.
 Page.part("design", ({ find }) => {
-  const WISHES = {
-    "a − y": "a − y",
-    "(a − y) a (1 − a)": "(a − y) a (1 − a)",
-    "(a − y)³": "(a − y)³",
-    "y − a": "y − a",
-  };
+  const WISHES = ["a − y", "(a − y) a (1 − a)", "(a − y)³", "y − a"];
   const KNOWN = [
     ["the cross-entropy (57)", Costs.crossEntropy],
     ["the quadratic cost (54)", Costs.quadratic],
@@ -16,20 +11,21 @@ Page.part("design", ({ find }) => {
   const as = zs.map(Costs.sigmoid);
 
   const controls = find(".controls");
-  const presets = Page.choice(controls, "The slope that you want", { ...WISHES, own: "my own" }, "a − y", () => {
-    if (presets.value !== "own") typed.value = WISHES[presets.value];
+  const choices = { ...Object.fromEntries(WISHES.map((wish) => [wish, wish])), own: "my own" };
+  const presets = Page.choice(controls, "The slope that you want", choices, WISHES[0], () => {
+    if (presets.value !== "own") typed.value = presets.value;
     else typed.focus();
     show();
   });
   const label = Page.element(controls, "label", { class: "typed" }, "∂C/∂b = ");
   const typed = Page.element(label, "input", {
     type: "text",
-    value: "a − y",
+    value: WISHES[0],
     autocapitalize: "off",
     spellcheck: "false",
   });
   typed.addEventListener("input", () => {
-    presets.value = Object.keys(WISHES).find((wish) => wish === typed.value) ?? "own";
+    presets.value = WISHES.includes(typed.value) ? typed.value : "own";
     show();
   });
   const y = Page.choice(controls, "Desired output y", { 0: "0", 1: "1" }, "0", show);

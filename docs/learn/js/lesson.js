@@ -67,12 +67,12 @@ const Lesson = (() => {
   }
 
   function say(kinds, courses, waits, epoch) {
+    if (kinds.length === 1) return `After ${epoch} epochs the output is ${Words.fixed(courses[0].a[epoch])}.`;
     const outputs = kinds.map((kind, i) => `${kind} ${Words.fixed(courses[i].a[epoch])}`).join(", ");
-    const now = `After ${epoch} epochs the output is ${kinds.length > 1 ? outputs : Words.fixed(courses[0].a[epoch])}.`;
-    if (kinds.length === 1) return now;
     const count = (epochs) =>
       epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en");
-    return `${now} Epochs until it is below ${GOAL}: ${kinds.map((kind, i) => `${kind} ${count(waits[i])}`).join(", ")}.`;
+    const counts = kinds.map((kind, i) => `${kind} ${count(waits[i])}`).join(", ");
+    return `Output after ${epoch} epochs: ${outputs}. Epochs until it is below ${GOAL}: ${counts}.`;
   }
 
   return { mount };

@@ -9,8 +9,8 @@ const NeuronDrawings = (() => {
       name: "A neuron: one input, a weight, a bias, one output",
     });
     svg.classList.add("neuron");
-    Plot.element(svg, "path", { class: "wire", d: "M56 46H146M206 46H262" });
-    Plot.element(svg, "circle", { class: "cell", cx: 176, cy: 46, r: 30 });
+    Plot.element(svg, "path", { class: "wire", d: "M56 46H138M214 46H262" });
+    Plot.element(svg, "circle", { class: "cell", cx: 176, cy: 46, r: 38 });
     Plot.element(svg, "text", { x: 30, y: 51, "text-anchor": "middle" }, "x = 1");
     const w = Plot.element(svg, "text", { x: 96, y: 36, "text-anchor": "middle" });
     const z = Plot.element(svg, "text", { x: 176, y: 51, "text-anchor": "middle" });
@@ -20,7 +20,7 @@ const NeuronDrawings = (() => {
     return (course, epoch) => {
       w.textContent = `w = ${Words.fixed(course.w[epoch])}`;
       b.textContent = `b = ${Words.fixed(course.b[epoch])}`;
-      z.textContent = `z ${Words.fixed(course.z[epoch])}`;
+      z.textContent = `z = ${Words.fixed(course.z[epoch])}`;
       a.textContent = `a = ${Words.fixed(course.a[epoch])}`;
     };
   }

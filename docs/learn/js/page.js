@@ -26,7 +26,7 @@ const Page = (() => {
     const row = element(parent, "div", { class: "slider" });
     element(row, "label", { for: id }, name);
     const input = element(row, "input", { type: "range", id, min, max, step, value });
-    const output = element(row, "output", { for: id });
+    const output = element(row, "output", { for: id, "aria-live": "off" });
     function refresh() {
       output.textContent = show(input.valueAsNumber);
       input.setAttribute("aria-valuetext", output.textContent);

@@ -51,11 +51,14 @@ const Plot = (() => {
     return { svg, toX, toY, inner: { left: toX(x[0]), right: toX(x[1]), top: toY(y[1]), bottom: toY(y[0]) } };
   }
 
-  // The `d` of a line through points, none of which leaves the chart by more than its height.
+  // The `d` of a line through points. It ends at the edge of the chart where the points are beyond it.
   function line(chart, xs, ys) {
     const { top, bottom } = chart.inner;
-    const clip = (value) => Math.min(Math.max(value, top), bottom);
-    return xs.map((x, i) => `${i ? "L" : "M"}${chart.toX(x).toFixed(1)} ${clip(chart.toY(ys[i])).toFixed(1)}`).join("");
+    const levels = ys.map(chart.toY);
+    const isInside = (i) => levels[i] >= top && levels[i] <= bottom;
+    const isJoined = (i) => i > 0 && (isInside(i - 1) || isInside(i)); // to the point before
+    const place = (i) => `${chart.toX(xs[i]).toFixed(1)} ${Math.min(Math.max(levels[i], top), bottom).toFixed(1)}`;
+    return xs.map((_, i) => (isJoined(i) ? `L${place(i)}` : isJoined(i + 1) ? `M${place(i)}` : "")).join("");
   }
 
   // A dot whose shape, not only its colour, says which cost it belongs to.

@@ -89,7 +89,7 @@ Page.part("reader", ({ find }) => {
     );
   }
 
-  const percent = (share) => (share > 0.9995 ? "99.9+ %" : `${Words.fixed(100 * share, 1)} %`);
+  const percent = (share) => (share > 0.9995 ? "over 99.9 %" : `${Words.fixed(100 * share, 1)} %`);
 
   function paint() {
     const context = seen.getContext("2d");

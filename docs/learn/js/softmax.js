@@ -27,7 +27,7 @@ Page.part("softmax", ({ find }) => {
   const showOutputs = Bars.make(outputs.box, { names, range: [0, 1], kind: "log-likelihood", digits: 3 });
   const slopes = box("");
   const showSlopes = Bars.make(slopes.box, { names, range: [-1, 1], kind: "plain", digits: 3 });
-  const moved = Page.choice(find(".which"), "Nudge upwards", { 0: "z₁", 1: "z₂", 2: "z₃", 3: "z₄" }, "2", show);
+  const moved = Page.choice(find(".which"), "Show the slopes in", { 0: "z₁", 1: "z₂", 2: "z₃", 3: "z₄" }, "2", show);
   const said = find(".said");
 
   function box(title) {

@@ -43,15 +43,14 @@ Page.part("average-surprise", ({ find }) => {
     xTicks: [0, 0.5, 1],
     yTicks: [0, 1, 2, 3],
     xLabel: "output a",
-    yLabel: "cross-entropy C",
+    yLabel: "cross-entropy C, nats",
   });
   const least = Plot.element(chart.svg, "path", { class: "wire faint-line" });
   const curve = Plot.element(chart.svg, "path", { class: "course cross-entropy" });
   const dot = Plot.marker(chart.svg, "cross-entropy");
   const said = find(".said");
   const sliders = find(".sliders");
-  const show2 = (value) => Words.fixed(value, 2);
-  const range = { min: 0.01, max: 0.99, step: 0.01, show: show2 };
+  const range = { min: 0.01, max: 0.99, step: 0.01, show: (value) => Words.fixed(value, 2) };
   const y = Page.slider(sliders, { ...range, name: "truth y", min: 0, max: 1, value: 0.3 }, show);
   const a = Page.slider(sliders, { ...range, name: "output a", value: 0.7 }, show);
 
