@@ -22,8 +22,8 @@ SECTION = """\
 Here the output neurons are followed for {epochs} epochs: those of {runs} networks in each row, with the seeds of above.
 An output neuron is *saturated* if it is nearer to 0 or 1 than σ(−{z}) = {near:.3f}; then σ′ < 0.02. It is saturated
 *wrong* if 1 is desired where it is near 0, or 0 where it is near 1. It is *stuck* if it is saturated at 0 for
-{share:.0%} of its own digit: the network never says that digit, and loses a tenth of its accuracy. All this is measured
-on the first {examples:,} training examples.
+{share:.0%} of its own digit: the network hardly ever says that digit, and loses nearly a tenth of its accuracy. All
+this is measured on the first {examples:,} training examples.
 
 The first weights are from N(0, 1); or the same, with those of the output layer divided by √n, where n is the number of
 a neuron's inputs; or with all of them divided so, which is Nielsen's better way to begin. The rates are those that are
@@ -33,10 +33,10 @@ The table counts the stuck output neurons of ten: means, with 95% confidence.
 
 {stuck}
 
-A step moves an output neuron's z by η δ (Σ a² + 1), where Σ a² is over the hidden outputs. The *reach* of a step is
-how far that is at most: η max|δ| n/2, or n/4 with scaled weights, whose hidden outputs start near ½. It counts
-against the {z} beyond which a neuron is saturated. Nine examples of ten desire 0, so the first steps throw the neurons
-there.
+A step for one example moves an output neuron's z by η |δ| (Σ a² + 1), where Σ a² is over the hidden outputs. The
+*reach* of a step is about the most that this can be: η max|δ| n/2, or n/4 where all weights are scaled, since the
+hidden outputs then start near ½. Compare it with {z}, beyond which a neuron is saturated. Nine examples of ten desire
+0, so the first steps throw the neurons there.
 
 The next table tells what becomes of the outputs that are saturated wrong: their share before the first epoch and after
 the last, and the |δ| that they get then, beside their error |a − y| (medians of the runs that have any).

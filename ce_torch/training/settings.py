@@ -218,7 +218,7 @@ def add_place_flags(group: argparse._ArgumentGroup) -> None:
         nargs="*",
         metavar="PATH",
         help="draw beside the checkpoint: costs and accuracies, how many output neurons are saturated, the digits that "
-        "surprise it most, its weights; checkpoints named here lend their saturated neurons to compare",
+        "surprise the network most, its weights; checkpoints named here lend their saturated neurons to compare",
     )
     add("--quiet", action="store_true", help="print nothing but the last line")
 
