@@ -1,20 +1,24 @@
 "use strict";
 
-// Rows of bars that grow from 0 to either side, each with its name and its number.
+// Rows of bars under a title. The bars grow from 0 to either side, each with its name and its number.
 const Bars = (() => {
-  // `names` are the rows; `range` is what the length of the track stands for. Returns a function that shows values.
+  // `names` are the rows; `range` is what the length of the track stands for. Returns the box that holds all, and a
+  // function that shows a title and values.
   function make(parent, { names, range, kind, digits = 2 }) {
     const [low, high] = range;
     const zero = (-low / (high - low)) * 100;
+    const box = Page.element(parent, "div");
+    const legend = Page.element(box, "p", { class: `legend ${kind}` });
     const rows = names.map((name) => {
-      const row = Page.element(parent, "div", { class: `bar ${kind}` });
+      const row = Page.element(box, "div", { class: `bar ${kind}` });
       Page.element(row, "span", { class: "bar-name" }, name);
       const track = Page.element(row, "span", { class: "bar-track" });
       const fill = Page.element(track, "span", { class: "bar-fill" });
       if (low < 0) Page.element(track, "span", { class: "bar-zero", style: `left:${zero}%` });
       return { row, fill, number: Page.element(row, "span", { class: "bar-number" }) };
     });
-    return function show(values, marked = null) {
+    function show(title, values, marked = null) {
+      legend.textContent = title;
       values.forEach((value, i) => {
         const { row, fill, number } = rows[i];
         const from = (Math.min(Math.max(Math.min(value, 0), low), high) - low) / (high - low);
@@ -24,7 +28,8 @@ const Bars = (() => {
         number.textContent = Words.fixed(value, digits);
         row.classList.toggle("marked", i === marked);
       });
-    };
+    }
+    return { box, show };
   }
 
   return { make };

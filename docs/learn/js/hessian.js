@@ -4,31 +4,19 @@
 Page.part("likelihood", ({ find }) => {
   const START = [1.5, -0.5, 0.5, 0];
   const DRAWS = 1_000;
-  const sliders = find(".sliders");
-  const z = START.map((value, j) => {
-    return Page.slider(sliders, { name: `z${Words.subscript(j + 1)}`, min: -5, max: 5, step: 0.1, value }, show);
-  });
+  const z = Page.inputSliders(find(".sliders"), START, { min: -5, max: 5 }, show);
   const numbers = START.map((_, j) => Words.subscript(j + 1));
   const classes = Object.fromEntries(numbers.map((number, j) => [j, String(j + 1)]));
   const y = Page.choice(find(".controls"), "The right class y", classes, "1", show);
-  const outputs = box("log-likelihood");
-  const showOutputs = Bars.make(outputs.box, {
-    names: numbers.map((n) => `a${n}`),
-    range: [0, 1],
-    kind: "log-likelihood",
-    digits: 3,
-  });
-  const deltas = box("log-likelihood");
-  const names = numbers.map((n) => `δ${n} = a${n} − y${n}`);
-  const showDeltas = Bars.make(deltas.box, { names, range: [-1, 1], kind: "log-likelihood", digits: 3 });
+  const outputs = bars((n) => `a${n}`, [0, 1]);
+  const deltas = bars((n) => `δ${n} = a${n} − y${n}`, [-1, 1]);
   const showHessian = matrix("Hessian ∂²C / ∂zⱼ∂zₖ");
   const showSample = matrix(`Covariance of ${DRAWS.toLocaleString("en")} draws`);
   Page.button(find(".draw"), `Draw ${DRAWS.toLocaleString("en")} classes with the probabilities a`, () => draw());
   const said = find(".said");
 
-  function box(kind) {
-    const made = Page.element(find(".figures"), "div");
-    return { box: made, title: Page.element(made, "p", { class: `legend ${kind}` }) };
+  function bars(name, range) {
+    return Bars.make(find(".figures"), { names: numbers.map(name), range, kind: "log-likelihood", digits: 3 });
   }
 
   // A table of 4 × 4 numbers, and a function that fills it.
@@ -54,10 +42,9 @@ Page.part("likelihood", ({ find }) => {
     const right = Number(y.value);
     const desired = values.map((_, j) => (j === right ? 1 : 0));
     const a = Costs.softmax(values);
-    outputs.title.textContent = `Outputs: C = −ln a${numbers[right]} = ${Words.fixed(Costs.logLikelihood.cost(values, desired), 3)}`;
-    showOutputs(a, right);
-    deltas.title.textContent = "δ = a − y (84)";
-    showDeltas(Costs.logLikelihood.delta(values, desired), right);
+    const C = Costs.logLikelihood.cost(values, desired);
+    outputs.show(`Outputs: C = −ln a${numbers[right]} = ${Words.fixed(C, 3)}`, a, right);
+    deltas.show("δ = a − y (84)", Costs.logLikelihood.delta(values, desired), right);
     showHessian(Costs.softmaxSlopes(values));
     showSample(values.map(() => values.map(() => null)));
     said.textContent = "";

@@ -9,9 +9,7 @@ Page.part("layer", ({ find }) => {
   ];
   const sliders = find(".sliders");
   const starts = [4, -3, 0.5];
-  const z = starts.map((value, j) => {
-    return Page.slider(sliders, { name: `z${Words.subscript(j + 1)}`, min: -6, max: 6, step: 0.1, value }, show);
-  });
+  const z = Page.inputSliders(sliders, starts, { min: -6, max: 6 }, show);
   const a = Page.slider(
     sliders,
     { name: "input aₖ", min: 0, max: 1, step: 0.05, value: 1, show: (v) => Words.fixed(v, 2) },
@@ -24,24 +22,19 @@ Page.part("layer", ({ find }) => {
     "1",
     show,
   );
-  const bars = KINDS.map(([kind, title, cost]) => {
-    const box = Page.element(find(".figures"), "div");
-    const legend = Page.element(box, "p", { class: `legend ${kind}` }, title);
-    const names = starts.map((_, j) => `∂C/∂w${Words.subscript(j + 1)}ₖ`);
-    return { cost, legend, title, bars: Bars.make(box, { names, range: [-1, 1], kind, digits: 3 }) };
-  });
-
+  const names = starts.map((_, j) => `∂C/∂w${Words.subscript(j + 1)}ₖ`);
+  const bars = KINDS.map(([kind]) => Bars.make(find(".figures"), { names, range: [-1, 1], kind, digits: 3 }));
   const said = find(".said");
 
   function show() {
     const values = z.map((slider) => slider.value);
     const y = values.map((_, j) => (String(j) === wanted.value ? 1 : 0));
-    said.textContent = `Outputs of the sigmoid neurons: ${values.map((value, j) => `${Words.fixed(Costs.sigmoid(value))} (wanted: ${y[j]})`).join(", ")}.`;
-    for (const { cost, legend, title, bars: showBars } of bars) {
-      const C = cost.cost(values, y);
-      legend.textContent = `${title}: C = ${Words.fixed(C, 2)}`;
-      showBars(cost.delta(values, y).map((delta) => a.value * delta));
-    }
+    const outputs = values.map((value, j) => `${Words.fixed(Costs.sigmoid(value))} (wanted: ${y[j]})`);
+    said.textContent = `Outputs of the sigmoid neurons: ${outputs.join(", ")}.`;
+    KINDS.forEach(([, name, cost], i) => {
+      const slopes = cost.delta(values, y).map((delta) => a.value * delta);
+      bars[i].show(`${name}: C = ${Words.fixed(cost.cost(values, y))}`, slopes);
+    });
   }
 
   show();

@@ -90,14 +90,13 @@ const NeuronDrawings = (() => {
 
   // error × flatness = push: the three numbers that say why.
   function drawFactors(parent, kind) {
-    const title = Page.element(parent, "p", { class: `legend ${kind}` });
     const names = kind === "quadratic" ? ["error a − y", "slope σ′(z)", "product, δ"] : ["error a − y", "δ, the same"];
-    const show = Bars.make(parent, { names, range: [0, 1], kind, digits: 3 });
+    const { show } = Bars.make(parent, { names, range: [0, 1], kind, digits: 3 });
     return (course, epoch) => {
       const slope = Costs.slope(course.z[epoch]);
       const a = course.a[epoch];
-      show(kind === "quadratic" ? [a, slope, course.delta[epoch]] : [a, course.delta[epoch]], names.length - 1);
-      title.textContent = `${kind}: C = ${Words.fixed(course.C[epoch], 3)}`;
+      const values = kind === "quadratic" ? [a, slope, course.delta[epoch]] : [a, course.delta[epoch]];
+      show(`${kind}: C = ${Words.fixed(course.C[epoch], 3)}`, values, names.length - 1);
     };
   }
 
@@ -106,7 +105,7 @@ const NeuronDrawings = (() => {
     const drawNumbers = kinds.length === 1 ? drawNeuron(find(".neuron")) : null;
     const drawPlaces = drawSigmoid(find(".figures"), kinds);
     const drawOutputs = drawCourse(find(".figures"), kinds, epochs);
-    const factors = kinds.map((kind) => drawFactors(Page.element(find(".factors"), "div"), kind));
+    const factors = kinds.map((kind) => drawFactors(find(".factors"), kind));
     return (courses, epoch) => {
       drawNumbers?.(courses[0], epoch);
       drawPlaces(courses, epoch);

@@ -49,6 +49,13 @@ const Page = (() => {
     };
   }
 
+  // A slider for each weighted input, z₁, z₂ and so on.
+  function inputSliders(parent, starts, { min, max }, onChange) {
+    return starts.map((value, j) =>
+      slider(parent, { name: `z${Words.subscript(j + 1)}`, min, max, step: 0.1, value }, onChange),
+    );
+  }
+
   function button(parent, text, onClick) {
     const made = element(parent, "button", { type: "button" }, text);
     made.addEventListener("click", onClick);
@@ -83,5 +90,5 @@ const Page = (() => {
 
   const reducedMotion = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  return { element, part, slider, button, choice, reducedMotion };
+  return { element, part, slider, inputSliders, button, choice, reducedMotion };
 })();

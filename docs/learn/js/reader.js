@@ -29,15 +29,15 @@ Page.part("reader", ({ find }) => {
   Page.button(penButtons, "Undo", () => pen.undo());
 
   const seen = Page.element(find(".seen"), "canvas", { width: SIDE * ZOOM, height: SIDE * ZOOM, role: "img" });
-  const softmax = outputs("log-likelihood");
-  const sigmoid = outputs("cross-entropy");
+  const showSoftmax = outputs("log-likelihood");
+  const showSigmoid = outputs("cross-entropy");
   const said = find(".said");
 
   function outputs(kind) {
-    const box = Page.element(find(".figures"), "div", { class: "ten" });
-    const title = Page.element(box, "p", { class: `legend ${kind}` });
     const names = Array.from({ length: 10 }, (_, digit) => String(digit));
-    return { title, bars: Bars.make(box, { names, range: [0, 1], kind, digits: 3 }) };
+    const { box, show } = Bars.make(find(".figures"), { names, range: [0, 1], kind, digits: 3 });
+    box.classList.add("ten");
+    return show;
   }
 
   function largest(values) {
@@ -64,10 +64,8 @@ Page.part("reader", ({ find }) => {
     const separate = z.map(Costs.sigmoid);
     shown = x;
     paint();
-    softmax.bars(a, digit);
-    softmax.title.textContent = "softmax: the sum is 1";
-    sigmoid.bars(separate, digit);
-    sigmoid.title.textContent = `σ of the same z: the sum is ${Words.fixed(Costs.sum(separate), 2)}`;
+    showSoftmax("softmax: the sum is 1", a, digit);
+    showSigmoid(`σ of the same z: the sum is ${Words.fixed(Costs.sum(separate))}`, separate, digit);
     const empty = !x.some((pixel) => pixel > 0);
     seen.setAttribute("aria-label", empty ? "An empty image" : "What the network sees");
     find(".figures").hidden = empty;

@@ -6,9 +6,7 @@ Page.part("softmax", ({ find }) => {
   const START = [2.5, -1, 3.2, 0.5];
   const factorName = (c) => (c === Infinity ? "∞" : String(c));
   const sliders = find(".sliders");
-  const z = START.map((value, j) => {
-    return Page.slider(sliders, { name: `z${Words.subscript(j + 1)}`, min: -5, max: 5, step: 0.1, value }, show);
-  });
+  const z = Page.inputSliders(sliders, START, { min: -5, max: 5 }, show);
   const place = { min: 0, max: FACTORS.length - 1, step: 1, value: FACTORS.indexOf(1) };
   const factor = Page.slider(sliders, { name: "factor c", ...place, show: (i) => factorName(FACTORS[i]) }, show);
   const buttons = Page.element(find(".controls"), "div", { class: "buttons" });
@@ -23,32 +21,23 @@ Page.part("softmax", ({ find }) => {
     show();
   });
   const names = START.map((_, j) => `a${Words.subscript(j + 1)}`);
-  const outputs = box("Outputs");
-  const showOutputs = Bars.make(outputs.box, { names, range: [0, 1], kind: "log-likelihood", digits: 3 });
-  const slopes = box("");
-  const showSlopes = Bars.make(slopes.box, { names, range: [-1, 1], kind: "plain", digits: 3 });
+  const figures = find(".figures");
+  const outputs = Bars.make(figures, { names, range: [0, 1], kind: "log-likelihood", digits: 3 });
+  const slopes = Bars.make(figures, { names, range: [-1, 1], kind: "plain", digits: 3 });
   const moved = Page.choice(find(".which"), "Show the slopes in", { 0: "z₁", 1: "z₂", 2: "z₃", 3: "z₄" }, "2", show);
   const said = find(".said");
-
-  function box(title) {
-    const made = Page.element(find(".figures"), "div");
-    return { box: made, title: Page.element(made, "p", { class: "legend" }, title) };
-  }
 
   function show() {
     const values = z.map((slider) => slider.value);
     const c = FACTORS[factor.value];
     const k = Number(moved.value);
     const a = Costs.softmax(values, c);
-    showOutputs(a);
-    outputs.title.textContent = `Outputs: their sum is ${Words.fixed(Costs.sum(a), 3)}`;
-    slopes.title.textContent = `How fast each output follows z${Words.subscript(k + 1)}`;
+    outputs.show(`Outputs: their sum is ${Words.fixed(Costs.sum(a), 3)}`, a);
     slopes.box.style.visibility = c === Infinity ? "hidden" : "visible"; // nothing may move under the finger
-    if (c !== Infinity)
-      showSlopes(
-        Costs.softmaxSlopes(values, c).map((row) => row[k]),
-        k,
-      );
+    if (c !== Infinity) {
+      const column = Costs.softmaxSlopes(values, c).map((row) => row[k]);
+      slopes.show(`How fast each output follows z${Words.subscript(k + 1)}`, column, k);
+    }
     said.textContent = describe(values, c);
   }
 
