@@ -68,16 +68,18 @@ ANSWERS = {
     "invert": ["ln 0.7, ln 0.2, ln 0.1", "(1 + ln 0.7, 1 + ln 0.2, 1 + ln 0.1)"],
 }
 
-WRONG = {
-    "roles": ("-(a ln y + (1 - a) ln(1 - y))", "not a finite number"),
-    "quadratic-by-w": ("(a - y) x", "Not yet. At a = "),
-    "cross-entropy-delta": ("y - a", "only the sign is wrong"),
-    "softmax-other": ("-aj(1-aj)", "Not yet."),
-    "sigmoid-sum": ("0, -40, 0", "so move one of them"),
-    "non-local": ("2, 0, 0", "Leave the first of them at 1."),
-    "invert": ("1, 2", "Type three numbers"),
-    "ties-at-infinity": ("1", "Not yet."),
-}
+WRONG = [
+    ("roles", "-(a ln y + (1 - a) ln(1 - y))", "not a finite number"),
+    ("quadratic-by-w", "(a - y) x", "Not yet. At a = "),
+    ("cross-entropy-delta", "y - a", "only the sign is wrong"),
+    ("softmax-other", "-aj(1-aj)", "Not yet."),
+    ("sigmoid-sum", "0, -40, 0", "so move one of them"),
+    ("non-local", "2, 0, 0", "Leave the first of them at 1."),
+    ("invert", "1, 2", "Type three numbers"),
+    ("invert", "a, 1, 2", "I cannot read “a”. Use numbers, + − * / ^ ( ), ln, exp and σ (or sigma)."),
+    ("any-cost-by-w", "d x", "I cannot read “d”. Use δ (or delta), x, numbers,"),
+    ("ties-at-infinity", "1", "Not yet."),
+]
 
 
 def compile_and_call(page, text):
@@ -120,9 +122,8 @@ def test_every_question_has_a_right_answer_that_the_page_accepts(shared):
             assert grade(shared, name, text)["right"], (name, text)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_answer_is_told_why(name, shared):
-    text, reason = WRONG[name]
+@pytest.mark.parametrize(("name", "text", "reason"), WRONG)
+def test_a_wrong_answer_is_told_why(name, text, reason, shared):
     found = grade(shared, name, text)
     assert not found["right"]
     assert reason in found["message"]

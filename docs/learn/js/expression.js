@@ -42,9 +42,8 @@ const Expression = (() => {
       const name = names.find((known) => rest.startsWith(known));
       const token = number ?? name ?? (/^[-+*/^()]/.test(rest) ? rest[0] : null);
       if (token === null) {
-        throw new Unreadable(
-          `I cannot read “${[...rest][0]}”. Use ${variables.join(", ")}, numbers, + − * / ^ ( ), ln, exp and σ.`,
-        );
+        const usable = [...variables, "numbers", "+ − * / ^ ( )", "ln", "exp"].join(", ").replace("δ", "δ (or delta)");
+        throw new Unreadable(`I cannot read “${[...rest][0]}”. Use ${usable} and σ (or sigma).`);
       }
       tokens.push({ token, kind: number ? "number" : name ? "name" : "sign" });
       rest = rest.slice(token.length).trimStart();
