@@ -9,15 +9,20 @@ python -m benchmarks.report prints the tables of such a file again and draws its
 benchmarks.compare lists what became slower or larger between two of them.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 
 from benchmarks import costs, linear, scaling, training
-from benchmarks.results import Row, in_words, keep, machine, new_file, versions
+from benchmarks.commands import measuring_parser
+from benchmarks.results import Row, keep
 
 BENCHMARKS = {"costs": costs, "linear": linear, "training": training, "scaling": scaling}
 # The words of each call of a benchmark.
-SUBSET = {"costs": [""], "linear": ["--size 2048 512 32000 --threads 1"], "training": [""]}
+SUBSET = {
+    "costs": [""],
+    "linear": ["--size 2048 512 32000 --threads 1"],
+    "training": [""],
+    "scaling": ["--rounds 1"],
+}
 ALL = {
     "costs": ["--all"],
     "linear": ["", "--options", "--options --threads 1", "--options --threads 1 --dtype bfloat16"],
@@ -27,21 +32,14 @@ ALL = {
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measuring_parser("benchmarks", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--all", action="store_true", help="all that each benchmark can measure")
-    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
     arguments = parser.parse_args(words)
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"argument NAME: must be of {', '.join(BENCHMARKS)}, got {unknown[0]!r}")
-    calls = ALL if arguments.all else ALL | SUBSET if arguments.names else SUBSET
-    print(f"{in_words(machine())}\n{in_words(versions())}", flush=True)
+    calls = ALL if arguments.all else SUBSET
     keep(run({name: calls[name] for name in arguments.names or calls}), arguments.write)
 
 

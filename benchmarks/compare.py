@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from benchmarks.commands import new_parser
 from benchmarks.results import Row, case, in_words, results_file
 from ce_torch.training.settings import non_negative
 
@@ -35,7 +36,8 @@ class Change(NamedTuple):
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     before, after = arguments.before, arguments.after
-    print(*differences(before, after), sep="\n", end="")
+    for sentence in differences(before, after):
+        print(sentence)
     before_rows, after_rows = ({key(row): row for row in run["rows"]} for run in (before, after))
     both = [name for name in before_rows if name in after_rows]
     found = [change for name in both for change in changes(before_rows[name], after_rows[name], arguments.tolerance)]
@@ -46,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
         ("the second", before_rows.keys() - after_rows),
     ):
         if missing:
-            print(f"{len(missing)} cases are not in {name} file.")
+            print(f"Cases that are not in {name} file: {len(missing)}.")
     worse = sum(change.kind in WORSE for change in found)
     print(f"{worse} of {len(both)} cases became slower or larger by {arguments.tolerance:.0%} or more.")
     return 1 if worse else 0
@@ -76,19 +78,14 @@ def changes(before: Row, after: Row, tolerance: float) -> Iterator[Change]:
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     """Yield a sentence for each fact that differs, since a ratio may follow from it."""
     for part in ("machine", "versions"):
-        for name in before[part].keys() | after[part].keys():
+        for name in before[part] | after[part]:
             old, new = before[part].get(name), after[part].get(name)
             if old != new and name not in ("load at the start", "ce_torch"):
-                yield f"The runs differ in {name}: {old}, then {new}.\n"
+                yield f"The runs differ in {name}: {old}, then {new}."
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = new_parser("benchmarks.compare", __doc__)
     parser.add_argument("before", type=results_file, metavar="OLD.json")
     parser.add_argument("after", type=results_file, metavar="NEW.json")
     parser.add_argument("--tolerance", type=non_negative, default=0.1, help="the least change that counts (0.1)")

@@ -29,10 +29,11 @@ import torch
 
 from benchmarks import tables
 from benchmarks.cases import PLAIN, Case, cases
+from benchmarks.commands import measuring_parser
 from benchmarks.layouts import IMAGES, ROWS, STRIDED
 from benchmarks.memory import extra_memory
 from benchmarks.modes import MODES, eager
-from benchmarks.results import Row, in_words, keep, machine, new_file
+from benchmarks.results import Row, keep
 from benchmarks.targets import DTYPES, LARGE
 from benchmarks.timing import busy, memory_alone, on_threads, seconds_in_turns, times
 from ce_torch.training.settings import non_negative, whole_number
@@ -48,7 +49,6 @@ LARGE_ROUNDS = 2
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    print(in_words(machine()), flush=True)
     keep(run(arguments), arguments.write)
 
 
@@ -68,12 +68,7 @@ def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """Return the arguments, with defaults that follow from --all."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.costs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measuring_parser("benchmarks.costs", __doc__)
     positive = whole_number(1)
     parser.add_argument("--all", action="store_true", help="every size, layout, dtype, mode, 1 and 2 threads, and busy")
     parser.add_argument("--size", type=positive, nargs="+", metavar="N", help="N K, or N K H W of images")
@@ -90,7 +85,6 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=positive, default=5, help="of a cell, at least; of a large one 2 are enough")
     parser.add_argument("--seconds", type=non_negative, default=0.2, help="how long a cell takes at least")
-    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
     arguments = parser.parse_args(words)
     refuse_what_cannot_run(arguments, parser)
     arguments.dtype = arguments.dtype or list(DTYPES)[: None if arguments.all else 2]

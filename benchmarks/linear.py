@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.cases import IGNORED
+from benchmarks.commands import measuring_parser
 from benchmarks.memory import peak_memory
-from benchmarks.results import Row, in_words, keep, machine, new_file
+from benchmarks.results import Row, keep
 from benchmarks.tables import contender_header, contender_line
 from benchmarks.timing import busy, on_threads, seconds_in_turns, times
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
@@ -182,7 +183,7 @@ def pytorch_statistics(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measuring_parser("benchmarks.linear", __doc__)
     parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--size", type=whole_number(1), nargs=3, metavar=("N", "D", "K"))
@@ -191,7 +192,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--options", action="store_true", help="each option and the statistics, instead of other heads")
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="of twice each")
     parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
-    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
     return parser.parse_args(words)
 
 
@@ -208,9 +208,8 @@ def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
             yield [row]
 
 
-def main() -> None:
-    arguments = parse()
-    print(in_words(machine()), flush=True)
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
     keep(run(arguments), arguments.write)
 
 

@@ -5,20 +5,15 @@
 The figure is of the costs: each plain and with its worst option by size, under the first condition that was measured.
 """
 
-import argparse
 from collections.abc import Sequence
 
+from benchmarks.commands import new_parser
 from benchmarks.results import in_words, new_file, results_file
 from benchmarks.tables import tables
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = new_parser("benchmarks.report", __doc__)
     parser.add_argument("run", type=results_file, metavar="FILE.json")
     parser.add_argument("--figure", type=new_file, metavar="FILE.png", help="where to draw the times of the costs")
     arguments = parser.parse_args(words)

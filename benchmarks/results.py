@@ -39,8 +39,9 @@ def case(row: Row) -> Row:
 
 
 def keep(parts: Iterable[list[Row]], file: Path | None) -> None:
-    """Write rows to a file whenever there are more of them: all can take hours."""
+    """Print the machine and the versions, and write rows to a file whenever there are more: all can take hours."""
     rows, head = [], {"machine": machine(), "versions": versions(), "date": datetime.now(UTC).isoformat("T", "minutes")}
+    print(f"{in_words(head['machine'])}\n{in_words(head['versions'])}", flush=True)
     for part in parts:
         rows += part
         if file:

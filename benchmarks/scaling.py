@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.results import Row, in_words, keep, machine, new_file
+from benchmarks.commands import measuring_parser
+from benchmarks.results import Row, keep
 from benchmarks.tables import contender_header, contender_line
 from benchmarks.timing import times
 from ce_torch.training import checkpoint, distributed, mnist
@@ -75,17 +76,11 @@ def measure_states(rounds: int) -> None:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measuring_parser("benchmarks.scaling", __doc__)
     positive = whole_number(1)
     parser.add_argument("--processes", type=positive, nargs="+", default=[1, 2])
     parser.add_argument("--networks", type=positive, nargs="+", default=[20, 1])
     parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
     parser.add_argument("--in-job", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -93,7 +88,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
     """Yield the rows of each job, which are printed as they are measured."""
     cores = torch.get_num_threads()
-    shares = [(1, 1), *((processes, cores // processes) for processes in arguments.processes)]
+    shares = [(1, 1), *((processes, max(cores // processes, 1)) for processes in arguments.processes)]
     for networks in arguments.networks:
         condition, peer = {"benchmark": "scaling", "networks": networks}, {}
         for processes, threads in dict.fromkeys(shares):
@@ -125,7 +120,6 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.in_job:
         measure_in_job(arguments.networks[0], arguments.rounds)
         return
-    print(in_words(machine()), flush=True)
     keep(run(arguments), arguments.write)
 
 

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 from torchvision.datasets.utils import extract_archive
 
-from benchmarks.results import Row, in_words, keep, machine, new_file
+from benchmarks.commands import measuring_parser
+from benchmarks.results import Row, keep
 from benchmarks.tables import contender_header, contender_line
 from benchmarks.timing import times
 from ce_torch import CrossEntropyCost
@@ -165,17 +166,11 @@ def run_train(*flags: str) -> tuple[float, float]:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = measuring_parser("benchmarks.training", __doc__)
     positive = whole_number(1)
     parser.add_argument("--rounds", type=positive, default=7, help="how often each contender runs (7)")
     parser.add_argument("--steps", type=positive, default=1000, help="steps in a round (1000)")
     parser.add_argument("--whole-runs", action="store_true", help="also time train.py for 30 epochs")
-    parser.add_argument("--write", type=new_file, metavar="FILE", help="where to write the figures (JSON)")
     return parser.parse_args(words)
 
 
@@ -215,7 +210,6 @@ def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    print(in_words(machine()), flush=True)
     keep(run(arguments), arguments.write)
 
 
