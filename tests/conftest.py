@@ -69,7 +69,8 @@ def packed(root):
 
 
 @pytest.fixture(scope="session")
-def browser():
+def chromium():
+    """The one browser of all tests, since a process can run Playwright only once."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     from playwright.sync_api import expect, sync_playwright
@@ -77,10 +78,25 @@ def browser():
     expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = chromium.new_context()
-        context.set_default_timeout(TIMEOUT)
-        yield context
+        yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def new_context(chromium):
+    """Return a function that opens a context of the browser."""
+
+    def new_context(**options):
+        context = chromium.new_context(**options)
+        context.set_default_timeout(TIMEOUT)
+        return context
+
+    return new_context
+
+
+@pytest.fixture(scope="session")
+def browser(new_context):
+    return new_context()
 
 
 @pytest.fixture(scope="session")

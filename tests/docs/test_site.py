@@ -13,8 +13,6 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 PARTS = "zensical.toml", "site_extensions.py", "ce_torch", "examples", "CHANGELOG.md", "CONTRIBUTING.md", "docs"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT = 120_000  # ms for anything, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -116,24 +114,17 @@ def test_the_reference_has_every_public_function_and_module(site):
     assert names - {anchor.rpartition(".")[-1] for anchor in anchors} == set()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
+def test_the_reference_shows_no_member_of_a_cost_that_is_not_public(site):
+    anchors = Page(site / "api" / "modules.html").anchors
+    members = {anchor.rpartition(".")[-1] for anchor in anchors if re.search(r"Cost\.\w+$", anchor)}
+    assert members == {"forward", "activation", "delta", "options"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_page_fits_the_screen_and_asks_no_host_for_anything(width, scheme, site, browser):
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_a_page_fits_the_screen_and_asks_no_host_for_anything(width, scheme, site, new_context):
+    context = new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page, requests, errors = context.new_page(), [], []
-    page.set_default_timeout(TIMEOUT)
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     for name in ("index", "how_costs_work", "benchmarks", "api/functional"):
@@ -147,8 +138,7 @@ def test_a_page_fits_the_screen_and_asks_no_host_for_anything(width, scheme, sit
 
 
 def test_the_search_finds_a_page_without_a_server(site, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(TIMEOUT)
+    page = browser.new_page()
     page.goto((site / "index.html").as_uri())
     page.locator(".md-search__button").click()
     page.get_by_role("combobox", name="Search").fill("distillation")
