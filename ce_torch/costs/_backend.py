@@ -74,7 +74,7 @@ def explain(cost: Callable[..., Any], *arguments: Any, **options: Any) -> Backen
 
     Implementations are tried in this order:
 
-    - "cpp": kernels for the CPU, compiled for this machine when they are first needed;
+    - "cpp": kernels for the CPU, from a wheel or compiled for this machine when they are first needed;
     - "triton": kernels for a GPU;
     - "blocks": the formulas, by PyTorch's operations on blocks of z that stay in the caches; on the CPU, and for a cost
       with its layer also on a GPU;

@@ -132,7 +132,7 @@ def cross_entropy(
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The cross-entropy cost of sigmoid neurons: N · `F.binary_cross_entropy_with_logits(z, y)` for N neurons.
+    """The cross-entropy cost of sigmoid neurons: K · `F.binary_cross_entropy_with_logits(z, y)` for K neurons.
 
     It is not `F.cross_entropy`, which is of a softmax layer: that is `log_likelihood`. Research code may call this one
     `sigmoid_cross_entropy`, the same function.

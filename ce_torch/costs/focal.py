@@ -203,7 +203,7 @@ def focal(
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The focal loss of sigmoid neurons: N · `torchvision.ops.sigmoid_focal_loss`, its mean, for N neurons.
+    """The focal loss of sigmoid neurons: K · `torchvision.ops.sigmoid_focal_loss`, its mean, for K neurons.
 
     It is the cross-entropy, with less of neurons that are nearly right. Where alpha is None here it is −1 there.
     Research code may call this one `sigmoid_focal_loss`, the same function.

@@ -170,7 +170,7 @@ def quadratic(
     reduction: Reduction = "mean",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The quadratic cost: N / 2 · `F.mse_loss(torch.sigmoid(z), y)`, or `F.mse_loss(z, y)`, for N neurons.
+    """The quadratic cost: K / 2 · `F.mse_loss(torch.sigmoid(z), y)`, or K / 2 · `F.mse_loss(z, y)`, for K neurons.
 
         C = ½ Σⱼ (aⱼ − yⱼ)²,    a = σ(z) or a = z,    δ = (a − y) σ′(z) or δ = a − y, written by hand
 

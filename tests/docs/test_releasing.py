@@ -11,7 +11,7 @@ import ce_torch
 PROJECT = Path(__file__).resolve().parents[2]
 Z, REDUCED = ("z", "y"), {"reduction", "out_dtype"}
 SOFTMAX = {"temperature", "weight", "ignore_index", "label_smoothing"} | REDUCED
-SIGMOID, FOCAL = {"weight", "pos_weight"} | REDUCED, {"alpha", "gamma"} | REDUCED
+SIGMOID = {"weight", "pos_weight"} | REDUCED
 LAYER = {"temperature", "class_weight", "ignore_index", "label_smoothing", "block_rows", "group"} | REDUCED
 # The public names of 0.1.0, their arguments by place, and those by name.
 NAMES = {
@@ -23,14 +23,10 @@ NAMES = {
     "CrossEntropyCost": ((), SIGMOID),
     "quadratic": (Z, {"activation"} | REDUCED),
     "QuadraticCost": ((), {"activation"} | REDUCED),
-    "focal": (Z, FOCAL),
-    "sigmoid_focal_loss": (Z, FOCAL),
-    "FocalCost": ((), FOCAL),
     "linear_log_likelihood": (("x", "weight", "y", "bias"), LAYER),
     "linear_softmax_cross_entropy": (("x", "weight", "y", "bias"), LAYER),
     "LinearLogLikelihoodCost": (("in_features", "classes", "bias"), {"device", "dtype"} | LAYER),
     "explain": (("cost",), set()),
-    "use_backend": (("backend",), set()),
 }
 
 
