@@ -16,12 +16,10 @@ class Cost(nn.Module):
     An option is an attribute, and is checked whenever it is set. A tensor becomes a buffer, which `.to(device)` moves
     and `state_dict()` holds; an `nn.Parameter`, such as a learned temperature, becomes a parameter. An option with the
     name of a method can't be set later.
-
-    `prepare` checks z, y and all options of `function` but `reduction` and `out_dtype`. It returns one of
-    `cost_functions`, and the inputs for it.
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    # Checks z, y and all options but `reduction` and `out_dtype`. Returns one of `cost_functions`, and its inputs.
     prepare: ClassVar[Callable[..., tuple[CostFunction, tuple[Any, ...]]]]
     cost_functions: ClassVar[tuple[CostFunction, ...]]
     defaults: ClassVar[dict[str, Any]] = {}
