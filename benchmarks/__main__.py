@@ -21,7 +21,7 @@ SUBSET = {
     "costs": [""],
     "linear": ["--size 2048 512 32000 --threads 1"],
     "training": [""],
-    "scaling": ["--rounds 1"],
+    "scaling": ["--networks 20 --rounds 1"],
 }
 ALL = {
     "costs": ["--all"],
