@@ -25,8 +25,8 @@ Capped cap(Floats z, float softcap) {
 #pragma GCC unroll 16
   for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
   Floats power_of_2 = scale<float>(Floats{} + 1, shifted, x), change = power_of_2 * (r * series);
-  Floats q = power_of_2 + change, value = softcap * ((1 - power_of_2) - change) / (1 + q);
-  return {z < 0 ? -value : value, 4 * q / ((1 + q) * (1 + q))};
+  Floats q = power_of_2 + change, inverse = 1 / (1 + q), value = softcap * ((1 - power_of_2) - change) * inverse;
+  return {z < 0 ? -value : value, 4 * q * inverse * inverse};
 }
 
 // Calls f(part, column, first row, end) for every vector of columns of every part of the rows.
