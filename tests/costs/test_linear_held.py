@@ -7,6 +7,7 @@ import pytest
 import torch
 from heads import fused, layer, unfused
 
+from ce_torch.costs.linear import class_blocks
 from ce_torch.costs.linear.held import held_gradients
 
 COUNT = 8
@@ -51,6 +52,13 @@ def test_gradients_that_are_left_to_the_backward_pass_are_the_same(reduction, op
     torch.testing.assert_close(costs[0], costs[1], rtol=0, atol=0)
     right = torch.autograd.grad(unfused(*inputs, y, reduction=reduction, **options), inputs)
     torch.testing.assert_close(second, right)
+
+
+def test_gradients_that_can_be_differentiated_find_the_statistics_once(monkeypatch):
+    inputs, calls, numbers = layer(), [], class_blocks.numbers
+    monkeypatch.setattr(class_blocks, "numbers", lambda *arguments: calls.append(arguments) or numbers(*arguments))
+    torch.autograd.grad(fused(*inputs, torch.arange(7)), inputs, create_graph=True)
+    assert len(calls) == 1
 
 
 def test_a_graph_that_is_dropped_or_used_holds_nothing():

@@ -72,7 +72,7 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, needs: Needs, g: Tensor, statistics: Tensor, *layer: Any) -> tuple[Tensor, ...]:
+    def forward(plan: Plan, needs: Needs, g: Tensor, statistics: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
         if is_recorded():
             needed = [name in needs for name in Layer._fields]
             found = operators.gradients(g, Layer(*layer), plan, statistics, needed)
@@ -124,9 +124,12 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
 
 
 def gradients(
-    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
+    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor | None, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g · numbers by the fields that need one, as autograd can differentiate them."""
+    """Return the gradients of Σ g · numbers by the fields that need one, as autograd can differentiate them.
+
+    The statistics are those that come with the numbers, or None if nobody kept them.
+    """
     is_final = not torch.is_grad_enabled() and not is_forward_mode()
     if is_final and (is_recorded() or not may_be_differentiated(g)):
         return operators.gradients(g, layer, plan, statistics, needs)

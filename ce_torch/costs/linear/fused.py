@@ -17,7 +17,7 @@ from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode, tracing_state
 from ce_torch.costs.kernels import gpu
-from ce_torch.costs.linear import class_blocks, example_blocks
+from ce_torch.costs.linear import example_blocks
 from ce_torch.costs.linear.autograd import gradients, numbers
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
@@ -74,8 +74,6 @@ def multiply_by(gradients: Sequence[Tensor], g: Tensor) -> None:
 def differentiable_gradients(g: Tensor, factor: Tensor, layer: Layer, ctx: Any) -> tuple[Tensor | None, ...]:
     """Return the gradients by factor and the layer, as autograd can differentiate them."""
     plan, z_loss = replace(ctx.plan, logsumexp=ctx.z_loss != 0), ctx.z_loss
-    with torch.no_grad():
-        statistics = torch.stack(class_blocks.numbers(layer, plan)[1])
     upstream, by_factor = g * factor, None
     zero = torch.zeros_like(upstream)
     by_logsumexp = zero
@@ -84,7 +82,7 @@ def differentiable_gradients(g: Tensor, factor: Tensor, layer: Layer, ctx: Any) 
         by_logsumexp = product(upstream, 2 * z_loss * logsumexp)
         by_factor = g * (C + z_loss * logsumexp.square()) if ctx.needs_input_grad[3] else None
     by_numbers = torch.stack([upstream, by_logsumexp, zero])
-    return by_factor, *gradients(by_numbers, layer, plan, statistics, ctx.needs_input_grad[4:])
+    return by_factor, *gradients(by_numbers, layer, plan, None, ctx.needs_input_grad[4:])
 
 
 def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | None:

@@ -50,9 +50,14 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(
-    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor, needs: Sequence[bool]
+    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor | None, needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g · numbers by the fields that need one. They can't be differentiated."""
+    """Return the gradients of Σ g · numbers by the fields that need one. They can't be differentiated.
+
+    The statistics are those that come with the numbers, or None if nobody kept them.
+    """
+    if statistics is None:
+        statistics = numbers(layer, plan)[1]
     if plan.shard.group is None and is_recorded():
         arguments = g, statistics, *layer, *plan.options, [*needs]
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
@@ -70,12 +75,14 @@ def gradients(
     return *align(found, names), *target
 
 
-def class_statistics(layer: Layer, plan: Plan, statistics: Tensor) -> Statistics:
+def class_statistics(layer: Layer, plan: Plan, statistics: Tensor | None) -> Statistics:
     """Return the statistics as `class_blocks` computes them.
 
     Kernels round z in another way. With their m, no z would be the largest, and 1 − a near 0 would lose its digits.
     """
-    return class_blocks.numbers(layer, plan)[1] if plan.shard.group is None else Statistics(*statistics)
+    if statistics is None or plan.shard.group is None:
+        return class_blocks.numbers(layer, plan)[1]
+    return Statistics(*statistics)
 
 
 def find_kernels(layer: Layer, plan: Plan) -> ModuleType | None:
