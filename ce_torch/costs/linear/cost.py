@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ce_torch.costs._arguments import (
-    check_class_weight,
-    check_denominator,
-    check_desired,
-    check_ignored,
-    check_temperature_shape,
-    check_token_weight,
-)
+from ce_torch.costs._arguments import check_class_weight, check_denominator, check_token_weight
 from ce_torch.costs._backend import record
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._module import Cost
@@ -31,9 +24,9 @@ from ce_torch.costs.linear import autograd, class_blocks, fused
 from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import capped
 from ce_torch.costs.linear.held import HeldGradients, reserve
-from ce_torch.costs.linear.inputs import Inputs, check_adapter_shapes, check_layer, layer_inputs
+from ce_torch.costs.linear.inputs import Inputs, prepare
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.memory import BLOCK_TENSORS, check_block_size
+from ce_torch.costs.linear.memory import BLOCK_TENSORS
 from ce_torch.costs.linear.small import with_small_layers
 from ce_torch.costs.linear.targets import (
     ClassTargets,
@@ -42,7 +35,6 @@ from ce_torch.costs.linear.targets import (
     kept_examples,
     masked_inputs,
 )
-from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 
 
@@ -142,52 +134,24 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
-    x, weight, bias, y = local_tensors(x, weight, bias, y, group)
-    y = check_arguments(x, weight, bias, y, class_weight, ignore_index, temperature, group)
-    check_adapter_shapes(adapter, x, weight)
+    inputs, y, plan = prepare(
+        x, weight, y, bias, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group
+    )
+    check_class_weight("class_weight", class_weight, (*x.shape[:-1], inputs.weight.shape[0]), x, "x")
     check_token_weight(token_weight, x)
     check_denominator(denominator, reduction, x)
-    dtype = result_dtype(x, out_dtype)
-    if denominator is not None:
-        reduction = "sum"
-    check_temperature_shape(temperature, x.shape[:-1])
-    shard = local_shard(weight, group)
-    inputs, c = layer_inputs(x, weight, bias, temperature, softcap, adapter)
-    plan = Plan(c, block_rows, softcap, max_memory=check_block_size(block_rows, max_memory), shard=shard)
     if token_weight is not None:
         token_weight = token_weight.reshape(-1).to(compute_dtype(x))
+    over_examples = reduction if denominator is None else "sum"
     if y.is_floating_point():
-        y = y.reshape(inputs.x.shape[0], weight.shape[0])
-        C = dense_cost(inputs, y, token_weight, class_weight, label_smoothing, z_loss, plan, reduction)
+        C = dense_cost(inputs, y, token_weight, class_weight, label_smoothing, z_loss, plan, over_examples)
     else:
         options = class_weight, token_weight, ignore_index, label_smoothing, z_loss
-        C = class_cost(
-            inputs, class_targets(y.reshape(-1), inputs.x, weight.shape[0], *options, shard), plan, reduction
-        )
+        targets = class_targets(y, inputs.x, inputs.weight.shape[0], *options, plan.shard)
+        C = class_cost(inputs, targets, plan, over_examples)
     if denominator is not None:
         C = C / denominator
-    return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, dtype)
-
-
-def check_arguments(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    y: Tensor,
-    class_weight: Tensor | None,
-    ignore_index: int,
-    temperature: float | Tensor,
-    group: Any,
-) -> Tensor:
-    """Return y; raise `TypeError` or `ValueError` unless the arguments go together."""
-    check_layer(x, weight, bias, may_be_empty=group is not None)
-    shape = *x.shape[:-1], weight.shape[0]
-    y = check_desired(y, shape, x, "x")
-    check_class_weight("class_weight", class_weight, shape, x, "x")
-    check_ignored(ignore_index, y)
-    if isinstance(temperature, Tensor) and group is not None:
-        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
-    return y
+    return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
 
 
 def dense_cost(
@@ -231,9 +195,9 @@ def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str
     return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, targets.counted)
 
 
-def scattered(C: Tensor, kept: Tensor | None, N: int) -> Tensor:
-    """Return C of all N examples, 0 for those that were left out."""
-    return C if kept is None else C.new_zeros(N).index_copy(0, kept, C)
+def scattered(numbers: Tensor, kept: Tensor | None, N: int, value: int = 0) -> Tensor:
+    """Return the numbers of all N examples, this value for those that were left out."""
+    return numbers if kept is None else numbers.new_full((N,), value).index_copy(0, kept, numbers)
 
 
 def example_costs(layer: Layer, plan: Plan, z_loss: float, reason: str | None) -> Tensor:

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ce_torch.costs._arguments import OPTIONS, check_device, check_floating, describe
+from ce_torch.costs._arguments import (
+    OPTIONS,
+    check_desired,
+    check_device,
+    check_floating,
+    check_ignored,
+    check_temperature_shape,
+    describe,
+)
 from ce_torch.costs._precision import compute_dtype, is_autocast
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.memory import is_copy
+from ce_torch.costs.linear.memory import check_block_size, is_copy
+from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
 from ce_torch.costs.log_likelihood import divide
 
 
@@ -57,6 +66,37 @@ class Inputs(NamedTuple):
     def select(self, examples: Tensor) -> Self:
         """Return the inputs of some examples."""
         return self._replace(x=self.x[examples], c=None if self.c is None else self.c[examples])
+
+
+def prepare(
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    bias: Tensor | None,
+    temperature: float | Tensor,
+    softcap: float | None,
+    ignore_index: int,
+    block_rows: int | None,
+    max_memory: str | int | None,
+    adapter: tuple[Tensor, Tensor] | None,
+    group: Any,
+) -> tuple[Inputs, Tensor, Plan]:
+    """Return the inputs of a layer, y with one dimension for all examples, and how to compute.
+
+    Raise `TypeError` or `ValueError` unless the arguments go together.
+    """
+    x, weight, bias, y = local_tensors(x, weight, bias, y, group)
+    check_layer(x, weight, bias, may_be_empty=group is not None)
+    check_adapter_shapes(adapter, x, weight)
+    y = check_desired(y, (*x.shape[:-1], weight.shape[0]), x, "x")
+    check_ignored(ignore_index, y)
+    check_temperature_shape(temperature, x.shape[:-1])
+    if isinstance(temperature, Tensor) and group is not None:
+        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
+    max_memory, shard = check_block_size(block_rows, max_memory), local_shard(weight, group)
+    inputs, c = layer_inputs(x, weight, bias, temperature, softcap, adapter)
+    y = y.reshape(inputs.x.shape[0], weight.shape[0]) if y.is_floating_point() else y.reshape(-1)
+    return inputs, y, Plan(c, block_rows, softcap, max_memory=max_memory, shard=shard)
 
 
 def layer_inputs(

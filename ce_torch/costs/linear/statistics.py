@@ -1,21 +1,20 @@
 """The numbers that describe an output layer for each example, without all of its weighted inputs in memory."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ce_torch.costs._arguments import check_desired, check_ignored, check_temperature_shape
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.cost import example_numbers, scattered
-from ce_torch.costs.linear.inputs import Inputs, check_adapter_shapes, check_layer, layer_inputs
+from ce_torch.costs.linear.inputs import Inputs, prepare
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.memory import check_block_size
 from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
-from ce_torch.costs.linear.vocabulary_parallel import Shard, local_shard, local_tensors
+from ce_torch.costs.linear.vocabulary_parallel import Shard
 
 
 @loss_function()
@@ -60,51 +59,38 @@ def linear_softmax_statistics(
 
     Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
     """
-    placeholder = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device) if y is None else y
-    x, weight, bias, desired = local_tensors(x, weight, bias, placeholder, group)
-    check_layer(x, weight, bias, may_be_empty=group is not None)
-    check_adapter_shapes(adapter, x, weight)
-    desired = check_desired(desired, (*x.shape[:-1], weight.shape[0]), x, "x")
-    check_ignored(ignore_index, desired)
-    check_temperature_shape(temperature, x.shape[:-1])
-    shard, shape = local_shard(weight, group), x.shape[:-1]
-    if isinstance(temperature, Tensor) and group is not None:
-        raise ValueError("temperature must be a number where classes are shared out among processes, got a tensor")
-    inputs, c = layer_inputs(x, weight, bias, temperature, softcap, adapter)
-    plan = Plan(
-        c,
-        block_rows,
-        softcap,
-        logsumexp=True,
-        entropy=entropy,
-        prediction=True,
-        max_memory=check_block_size(block_rows, max_memory),
-        shard=shard,
+    desired = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device) if y is None else y
+    inputs, desired, plan = prepare(
+        x, weight, desired, bias, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group
     )
+    plan = replace(plan, logsumexp=True, entropy=entropy, prediction=True)
     # Without y no class is ignored, not even that of the placeholder.
-    layer, kept, ignored = statistics_layer(inputs, desired, -1 if y is None else ignore_index, shard)
+    *found, prediction = all_numbers(inputs, desired, -1 if y is None else ignore_index, plan)
+    C, logsumexp, H = (number.view(x.shape[:-1]) for number in found)
+    correct = None
+    if y is not None and not desired.is_floating_point():
+        correct = ((prediction == desired) & (desired != ignore_index)).view(x.shape[:-1])
+    prediction = prediction.view(x.shape[:-1])
+    return SoftmaxStatistics(None if y is None else -C, logsumexp, H if entropy else None, prediction, correct)
+
+
+def all_numbers(inputs: Inputs, y: Tensor, ignore_index: int, plan: Plan) -> tuple[Tensor, ...]:
+    """Return C, ℓ, H and the predictions, shape (N,): of ignored examples 0 and `ignore_index`."""
+    layer, kept, ignored = statistics_layer(inputs, y, ignore_index, plan.shard)
     found, prediction = example_numbers(layer, inputs.reserve(plan, layer), "statistics are asked for")
     if ignored is not None:
         found, prediction = found.masked_fill(ignored, 0), prediction.masked_fill(ignored, ignore_index)
-    C, logsumexp, H = (scattered(number, kept, inputs.x.shape[0]).view(shape) for number in found.to(compute_dtype(x)))
-    if kept is not None:
-        prediction = prediction.new_full((inputs.x.shape[0],), ignore_index).index_copy(0, kept, prediction)
-    prediction = prediction.view(shape)
-    correct = None
-    if y is not None and not desired.is_floating_point():
-        correct = (prediction == desired) & (desired != ignore_index)
-    return SoftmaxStatistics(None if y is None else -C, logsumexp, H if entropy else None, prediction, correct)
+    N, found = inputs.x.shape[0], found.to(compute_dtype(inputs.x))
+    return *(scattered(number, kept, N) for number in found), scattered(prediction, kept, N, ignore_index)
 
 
 def statistics_layer(
     inputs: Inputs, y: Tensor, ignore_index: int, shard: Shard
 ) -> tuple[Layer, Tensor | None, Tensor | None]:
     """Return the layer of all examples or of some, the indices of these, and True for ignored ones among them."""
-    N, K = inputs.x.shape[0], inputs.weight.shape[0]
     if y.is_floating_point():
-        y = y.reshape(N, K)
         return inputs.layer(masked_inputs(inputs.x, y), y), None, None
-    targets = class_targets(y.reshape(-1), inputs.x, K, None, None, ignore_index, 0.0, 0.0, shard)
+    targets = class_targets(y, inputs.x, inputs.weight.shape[0], None, None, ignore_index, 0.0, 0.0, shard)
     kept = kept_examples(targets.ignored, inputs.x)
     if kept is not None:
         inputs, targets = inputs.select(kept), targets.select(kept)
