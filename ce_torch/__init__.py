@@ -3,7 +3,7 @@
 from ce_torch.costs._backend import explain, use_backend
 from ce_torch.costs.cross_entropy import CrossEntropyCost
 from ce_torch.costs.focal import FocalCost
-from ce_torch.costs.linear.cost import LinearLogLikelihoodCost
+from ce_torch.costs.linear.module import LinearLogLikelihoodCost
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 from ce_torch.costs.quadratic import QuadraticCost
 from ce_torch.functional import (

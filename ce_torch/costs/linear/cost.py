@@ -9,33 +9,23 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
 
 from ce_torch.costs._arguments import check_class_weight, check_denominator, check_token_weight
 from ce_torch.costs._backend import record
 from ce_torch.costs._call import loss_function
-from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
 from ce_torch.costs.linear import autograd, class_blocks, fused
-from ce_torch.costs.linear.blocks import Plan, column
-from ce_torch.costs.linear.class_blocks import capped
+from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.held import HeldGradients, reserve
 from ce_torch.costs.linear.inputs import Inputs, prepare
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import BLOCK_TENSORS
 from ce_torch.costs.linear.small import with_small_layers
-from ce_torch.costs.linear.targets import (
-    ClassTargets,
-    class_targets,
-    dense_targets,
-    kept_examples,
-    masked_inputs,
-)
-from ce_torch.costs.log_likelihood import LogLikelihoodCost
+from ce_torch.costs.linear.targets import ClassTargets, class_targets, dense_targets, kept_examples, masked_inputs
 
 
 @loss_function()
@@ -227,88 +217,3 @@ def example_numbers(layer: Layer, plan: Plan, reason: str | None) -> tuple[Tenso
         return found, prediction
     record("blocks", f"the gradients are not worked out with the cost: {reason}")
     return autograd.numbers(layer, plan)
-
-
-def are_parameters(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(isinstance(part, nn.Parameter) for part in value)
-
-
-class LinearLogLikelihoodCost(Cost):
-    """The output layer and its log-likelihood cost as a module that owns the layer.
-
-    Args:
-        in_features: D, the number of the layer's inputs.
-        classes: K, the number of its neurons.
-        bias: True if the layer has biases.
-        device, dtype: of the layer's parameters.
-        options: the keyword arguments of `ce_torch.functional.linear_log_likelihood`.
-
-    `cost.layer` is an `nn.Linear`: z = cost.layer(x). It can share its weight with another module, such as an
-    embedding: `cost.layer.weight = embedding.weight`. If both tensors of an adapter are an `nn.Parameter`, they become
-    parameters of the module.
-
-    Example:
-        >>> cost = LinearLogLikelihoodCost(3, 4, bias=False)
-        >>> cost(torch.zeros(2, 3), torch.tensor([0, 1])).backward()
-        >>> cost.layer.weight.grad.shape
-        torch.Size([4, 3])
-    """
-
-    function = staticmethod(linear_log_likelihood)
-
-    def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        bias: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.layer = nn.Linear(in_features, classes, bias, device=device, dtype=dtype)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        is_owned = name == "adapter" and are_parameters(value)
-        super().__setattr__(name, nn.ParameterList(self.checked(name, value)) if is_owned else value)
-
-    def forward(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return C for inputs x (..., D) and y, class indices (...) or desired outputs (..., K).
-
-        Options are for this call alone, such as the weights of these words.
-        """
-        return linear_log_likelihood(x, self.layer.weight, y, self.layer.bias, **self.called_with(options))
-
-    def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
-        return torch.softmax(self.scores(x)[0], -1)
-
-    def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s of softmax(s), and ∂s/∂z, for all classes."""
-        z, options = self.layer(x), self.options
-        if options["adapter"] is not None:
-            A, B = options["adapter"]
-            z = z + linear(linear(x.to(A.dtype), A), B).to(z.dtype)
-        temperature = options["temperature"]
-        each = isinstance(temperature, Tensor) and temperature.ndim
-        c = 1 / (column(temperature) if each else temperature)
-        phi, slope = capped(z, options["softcap"])
-        return c * phi, c * (torch.ones_like(z) if slope is None else slope)
-
-    def delta(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction. This holds all of z."""
-        cost = LogLikelihoodCost(
-            weight=self.class_weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-        )
-        (s, slope), options = self.scores(x), self.options
-        delta = cost.delta(s, y)
-        if options["z_loss"] != 0:
-            penalty = 2 * options["z_loss"] * s.logsumexp(-1, keepdim=True) * torch.softmax(s, -1)
-            if not y.is_floating_point():
-                penalty = penalty.masked_fill(column(y == options["ignore_index"]), 0)
-            delta = delta + penalty
-        weight = options["token_weight"]
-        return slope * delta if weight is None else column(weight) * slope * delta
