@@ -85,6 +85,11 @@ class Cost(nn.Module):
         """Return the options with those of a call, in whose place torch.fx puts something else as it traces a cost."""
         return self.options | options if isinstance(options, dict) else self.options
 
+    def checked_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return all options, those of a call as the cost uses them; raise for what it does not take."""
+        self.check_names(options)
+        return self.options | {name: self.checked(name, value) for name, value in options.items()}
+
     def activation(self, z: Tensor) -> Tensor:
         """Return a, the outputs of the output layer, for its weighted inputs z (..., K)."""
         raise NotImplementedError
@@ -94,8 +99,7 @@ class Cost(nn.Module):
 
         Options are for this call alone, as in `forward`.
         """
-        self.check_names(options)
-        options = self.options | {name: self.checked(name, value) for name, value in options.items()}
+        options = self.checked_options(options)
         del options["reduction"], options["out_dtype"]
         function, inputs = type(self).prepare(z, y, **options)
         function.check_classes(*inputs)

@@ -394,6 +394,45 @@ def test_delta_of_a_module_is_the_gradient_of_each_cost_by_z(y, more, options):
     torch.testing.assert_close(cost.delta(x, y), *torch.autograd.grad(C, z))
 
 
+@pytest.mark.parametrize("options", MODULE_OPTIONS[1:], ids=lambda options: "-".join(options))
+@pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
+def test_delta_takes_options_of_one_call(y, options):
+    options = options | {"label_smoothing": 0.1, "class_weight": WEIGHTS, "token_weight": TEMPERATURES}
+    x, cost = layer()[0].detach(), LinearLogLikelihoodCost(5, 9, dtype=torch.float64)
+    kept = LinearLogLikelihoodCost(5, 9, dtype=torch.float64, **options)
+    kept.layer = cost.layer
+    torch.testing.assert_close(cost.delta(x, y, **options), kept.delta(x, y), rtol=0, atol=0)
+    assert cost.softcap is None
+    assert cost.token_weight is None
+
+
+def test_delta_takes_the_adapter_and_what_is_ignored_of_one_call():
+    x, cost = layer()[0].detach(), LinearLogLikelihoodCost(5, 9, dtype=torch.float64)
+    A, B = torch.ones(2, 5, dtype=torch.float64), torch.full((9, 2), 0.5, dtype=torch.float64)
+    y = CLASSES.clamp(min=0)
+    expected = cost.layer(x).add((x @ A.mT) @ B.mT).softmax(-1) - F.one_hot(y, 9)
+    expected[y == 1] = 0
+    torch.testing.assert_close(cost.delta(x, y, adapter=(A, B), ignore_index=1), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"masc": None}, "unexpected keyword argument 'masc'; its options are temperature, class_weight"),
+        ({"softcap": -1.0}, "softcap must be a finite number of at least 1e-38"),
+        ({"token_weight": torch.ones(1)}, r"token_weight must have shape \(7,\)"),
+        ({"class_weight": torch.ones(8)}, r"class_weight must have shape \(9,\)"),
+        ({"temperature": torch.ones(9)}, r"temperature must be a number or a tensor of shape \(\), or \(7,\)"),
+        ({"adapter": (torch.ones(2, 5), torch.ones(2, 9))}, r"adapter must be A of shape \(r, 5\)"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_delta_refuses_what_does_not_go_together(options, message):
+    cost = LinearLogLikelihoodCost(5, 9, dtype=torch.float64)
+    with pytest.raises((TypeError, ValueError), match=message):
+        cost.delta(layer()[0].detach(), CLASSES, **options)
+
+
 def test_an_option_that_a_module_does_not_have_is_named():
     with pytest.raises(TypeError, match="unexpected keyword argument 'weight'"):
         LinearLogLikelihoodCost(5, 9, weight=WEIGHTS)

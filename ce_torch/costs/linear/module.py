@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ce_torch.costs._arguments import check_class_weight, check_temperature_shape, check_token_weight
 from ce_torch.costs._module import Cost
 from ce_torch.costs.linear.blocks import column
 from ce_torch.costs.linear.class_blocks import capped
 from ce_torch.costs.linear.cost import linear_log_likelihood
+from ce_torch.costs.linear.inputs import check_adapter_shapes
 from ce_torch.costs.log_likelihood import LogLikelihoodCost
 
 
@@ -66,33 +68,38 @@ class LinearLogLikelihoodCost(Cost):
 
     def activation(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return a (..., K), the outputs of the layer for its inputs x (..., D). This holds all of z."""
-        return torch.softmax(self.scores(x)[0], -1)
+        return torch.softmax(self.scores(x, self.options)[0], -1)
 
-    def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s of softmax(s), and ∂s/∂z, for all classes."""
-        z, options = self.layer(x), self.options
-        if options["adapter"] is not None:
-            A, B = options["adapter"]
-            z = z + linear(linear(x.to(A.dtype), A), B).to(z.dtype)
-        temperature = options["temperature"]
-        each = isinstance(temperature, Tensor) and temperature.ndim
-        c = 1 / (column(temperature) if each else temperature)
-        phi, slope = capped(z, options["softcap"])
-        return c * phi, c * (torch.ones_like(z) if slope is None else slope)
+    def delta(self, x: Tensor, y: Tensor, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction. This holds all of z.
 
-    def delta(self, x: Tensor, y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return δ = ∂Cₓ/∂z of each example x, (..., K), whatever the reduction. This holds all of z."""
+        Options are for this call alone, as in `forward`.
+        """
+        options = self.checked_options(options)
+        weight, ignore_index = options["token_weight"], options["ignore_index"]
+        check_token_weight(weight, x)
+        s, slope = self.scores(x, options)
+        check_class_weight("class_weight", options["class_weight"], s.shape, x, "x")
         cost = LogLikelihoodCost(
-            weight=self.class_weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
+            weight=options["class_weight"], ignore_index=ignore_index, label_smoothing=options["label_smoothing"]
         )
-        (s, slope), options = self.scores(x), self.options
         delta = cost.delta(s, y)
         if options["z_loss"] != 0:
             penalty = 2 * options["z_loss"] * s.logsumexp(-1, keepdim=True) * torch.softmax(s, -1)
             if not y.is_floating_point():
-                penalty = penalty.masked_fill(column(y == options["ignore_index"]), 0)
+                penalty = penalty.masked_fill(column(y == ignore_index), 0)
             delta = delta + penalty
-        weight = options["token_weight"]
         return slope * delta if weight is None else column(weight) * slope * delta
+
+    def scores(self, x: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return s of softmax(s), and ∂s/∂z, for all classes."""
+        z, adapter, temperature = self.layer(x), options["adapter"], options["temperature"]
+        check_adapter_shapes(adapter, x, self.layer.weight)
+        check_temperature_shape(temperature, x.shape[:-1])
+        if adapter is not None:
+            A, B = adapter
+            z = z + linear(linear(x.to(A.dtype), A), B).to(z.dtype)
+        each = isinstance(temperature, Tensor) and temperature.ndim
+        c = 1 / (column(temperature) if each else temperature)
+        phi, slope = capped(z, options["softcap"])
+        return c * phi, c * (torch.ones_like(z) if slope is None else slope)
