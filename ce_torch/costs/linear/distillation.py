@@ -4,65 +4,21 @@ C = KL(p‖q), KL(q‖p) or their Jensen-Shannon divergence,    q = softmax(c z)
 """
 
 import math
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ce_torch.costs._arguments import (
-    OPTIONS,
-    check_choice,
-    check_denominator,
-    check_dense,
-    check_device,
-    check_floating,
-    check_number,
-    check_temperature,
-    check_temperature_shape,
-    check_token_weight,
-    values_can_be_read,
-)
-from ce_torch.costs._autograd import may_be_differentiated
-from ce_torch.costs._backend import record
+from ce_torch.costs._arguments import check_denominator, check_temperature_shape, check_token_weight
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
-from ce_torch.costs._product import product
-from ce_torch.costs._reduction import quotient
-from ce_torch.costs._torch_private import (
-    count_dispatch_modes,
-    has_saved_tensor_hooks,
-    is_forward_mode,
-    is_transformed,
-    tracing_state,
-)
-from ce_torch.costs.kernels import NOT_PLAIN, is_plain
 from ce_torch.costs.linear.blocks import column
 from ce_torch.costs.linear.cost import scattered
-from ce_torch.costs.linear.distillation_blocks import Distillation, Inputs, value_and_gradients, whole_value
-from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
-from ce_torch.costs.linear.inputs import check_layer, layer_inputs
+from ce_torch.costs.linear.distillation_arguments import check_student, check_teacher, check_top_k
+from ce_torch.costs.linear.distillation_autograd import reduced_cost
+from ce_torch.costs.linear.distillation_blocks import Distillation, Inputs
+from ce_torch.costs.linear.divergences import Divergence
+from ce_torch.costs.linear.inputs import layer_inputs
 from ce_torch.costs.linear.targets import kept_examples
-
-
-def check_beta(beta: float) -> float:
-    beta = check_number("beta", (float, int), 0, 1, "a number between 0 and 1", beta)
-    if beta in (0, 1):
-        name = "forward_kl" if beta == 0 else "reverse_kl"
-        raise ValueError(f'beta must be a number between 0 and 1, got {beta}; pass divergence="{name}" for this limit')
-    return beta
-
-
-def check_teacher_temperature(temperature: float | Tensor | None) -> float | Tensor | None:
-    return None if temperature is None else check_temperature(temperature, "teacher_temperature")
-
-
-OPTIONS.update(
-    beta=check_beta,
-    divergence=partial(check_choice, "divergence", DIVERGENCES),
-    tail=partial(check_choice, "tail", ("class", "none")),
-    teacher_temperature=check_teacher_temperature,
-)
 
 
 @loss_function()
@@ -225,64 +181,6 @@ def log_rest(log_prob: Tensor) -> Tensor:
     return torch.where(rest > 0, rest, 1).log().masked_fill(rest <= 0, -torch.inf)
 
 
-def check_student(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    check_layer(x, weight, bias, may_be_empty=False)
-
-
-def check_teacher(
-    x: Tensor, weight: Tensor, teacher_x: Tensor, teacher_weight: Tensor, teacher_bias: Tensor | None
-) -> None:
-    """Raise `TypeError` or `ValueError` unless the teacher's layer has x's examples and the student's classes."""
-    for name, tensor in (("teacher_x", teacher_x), ("teacher_weight", teacher_weight), ("teacher_bias", teacher_bias)):
-        if tensor is not None:
-            check_floating(name, tensor)
-            check_device(name, tensor, x, "x")
-    if teacher_x.shape[:-1] != x.shape[:-1] or teacher_x.ndim == 0:
-        raise ValueError(
-            f"teacher_x must have shape {tuple(x.shape[:-1])} + (D,), the examples of x, of shape {tuple(x.shape)}, "
-            f"got {tuple(teacher_x.shape)}"
-        )
-    K, D = len(weight), teacher_x.shape[-1]
-    if teacher_weight.shape != (K, D):
-        raise ValueError(
-            f"teacher_weight must have shape {(K, D)}, a row for each class of weight, for teacher_x of shape "
-            f"{tuple(teacher_x.shape)}, got {tuple(teacher_weight.shape)}; if the teacher's layer has more rows than "
-            "there are classes, pass those of the classes alone"
-        )
-    if teacher_bias is not None and teacher_bias.shape != (K,):
-        raise ValueError(f"teacher_bias must have shape {(K,)}, one for each class, got {tuple(teacher_bias.shape)}")
-
-
-def check_top_k(x: Tensor, weight: Tensor, teacher_log_prob: Tensor, teacher_classes: Tensor) -> None:
-    """Raise `TypeError` or `ValueError` unless there are log-probabilities of classes of the layer for each example."""
-    check_floating("teacher_log_prob", teacher_log_prob)
-    check_dense("teacher_classes", teacher_classes)
-    if teacher_classes.dtype != torch.int64:
-        raise TypeError(
-            f"teacher_classes must be int64 (class indices), got {teacher_classes.dtype}; pass teacher_classes.long()"
-        )
-    for name, tensor in (("teacher_log_prob", teacher_log_prob), ("teacher_classes", teacher_classes)):
-        check_device(name, tensor, x, "x")
-        if tensor.ndim != x.ndim or tensor.shape[:-1] != x.shape[:-1] or tensor.shape[-1] == 0:
-            raise ValueError(
-                f"{name} must have shape {tuple(x.shape[:-1])} + (k,), the examples of x, of shape {tuple(x.shape)}, "
-                f"got {tuple(tensor.shape)}"
-            )
-    if teacher_classes.shape != teacher_log_prob.shape:
-        raise ValueError(
-            f"teacher_classes must have the shape of teacher_log_prob, {tuple(teacher_log_prob.shape)}, got "
-            f"{tuple(teacher_classes.shape)}"
-        )
-    if not values_can_be_read(teacher_classes):
-        return
-    wrong = teacher_classes[(teacher_classes < 0) | (teacher_classes >= len(weight))]
-    if len(wrong) > 0:
-        raise ValueError(
-            f"teacher_classes must hold class indices from 0 to {len(weight) - 1}, got {wrong[0].item()}; give "
-            "examples that do not count any class, and a token_weight of 0"
-        )
-
-
 def cost(
     inputs: Inputs,
     how: Distillation,
@@ -319,78 +217,3 @@ def leave_out(inputs: Inputs, factor: Tensor) -> tuple[Inputs, Tensor, Tensor | 
         return inputs.examples(kept), factor[kept], kept
     x, teacher_x = (x.masked_fill(column(empty) & ~x.isfinite(), 0) for x in (inputs.x, inputs.teacher_x))
     return inputs._replace(x=x, teacher_x=teacher_x), factor, None
-
-
-def reduced_cost(inputs: Inputs, how: Distillation, factor: Tensor, reduction: str) -> Tensor:
-    """Return the mean, sum, or factor · D of each example, shape (N,)."""
-    n = factor.sum()
-    reason = refusal(inputs)
-    if reason is None and reduction != "none" and not factor.requires_grad and not has_saved_tensor_hooks():
-        record("blocks", "the gradients are worked out with the cost")
-        C = LinearDivergence.apply(how, factor / n if reduction == "mean" else factor, *inputs)
-        return torch.where(n == 0, torch.nan, C) if reduction == "mean" else C
-    if reason is None:
-        record("blocks", "the gradients are not worked out with the cost")
-        D = LinearDivergence.apply(how, None, *inputs)
-    else:
-        if not torch.compiler.is_compiling():
-            record("formulas", f"blocks: {reason}")
-        D = whole_value(inputs, how)
-    C = product(factor, D)
-    if reduction == "none":
-        return C
-    return quotient(C.sum(), n) if reduction == "mean" else C.sum()
-
-
-def refusal(inputs: Inputs) -> str | None:
-    """Return why the cost is not computed by blocks, or None if it is."""
-    if torch.compiler.is_compiling() or tracing_state() is not None:
-        return "a compiler or tracer records operations"
-    if is_transformed() or is_forward_mode():
-        return "torch.func or forward mode differentiates the cost"
-    if count_dispatch_modes():
-        return "a dispatch mode is active"
-    return None if all(is_plain(tensor) for tensor in inputs if tensor is not None) else NOT_PLAIN
-
-
-class LinearDivergence(torch.autograd.Function):
-    """Σ factor · D over the examples, whose gradients come with it; without a factor, D of each example."""
-
-    @staticmethod
-    def forward(ctx: Any, how: Distillation, factor: Tensor | None, *inputs: Any) -> Tensor:
-        ctx.save_for_backward(factor, *inputs)
-        ctx.how, ctx.needs = how, ctx.needs_input_grad[2:]
-        D, ctx.gradients = value_and_gradients(Inputs(*inputs), factor, how, ctx.needs)
-        return D if factor is None else product(factor, D).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        (g,), (factor, *tensors) = grad_outputs, ctx.saved_tensors
-        inputs, found, ctx.gradients = Inputs(*tensors), ctx.gradients, None
-        if may_be_differentiated(g):
-            return (
-                None,
-                None,
-                *differentiable_gradients(g if factor is None else g * factor, inputs, ctx.how, ctx.needs),
-            )
-        if factor is None:
-            return None, None, *value_and_gradients(inputs, g, ctx.how, ctx.needs)[1]
-        if found is None:
-            # Another backward pass over the graph: what the first one returned is not ours any more.
-            found = value_and_gradients(inputs, factor, ctx.how, ctx.needs)[1]
-        if not g.is_cpu or g.item() != 1:
-            found = [None if gradient is None else gradient.mul_(g) for gradient in found]
-        return None, None, *found
-
-
-def differentiable_gradients(
-    g: Tensor, inputs: Inputs, how: Distillation, needs: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of Σ g D as autograd derives them from whole z, so that they can be differentiated."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views, since a weight may depend on another input: only what the layer itself does is to be differentiated.
-        inputs = Inputs(*(tensor.view_as(tensor) if tensor is not None else None for tensor in inputs))  # pyright: ignore[reportArgumentType]
-        needed = [tensor for tensor, is_needed in zip(inputs, needs, strict=True) if is_needed and tensor is not None]
-        found = iter(torch.autograd.grad(whole_value(inputs, how), needed, g, create_graph=create_graph))
-    return tuple(next(found) if is_needed else None for is_needed in needs)

@@ -10,7 +10,7 @@ classes and, for a tail, ln Σ exp s of all others, which take part as one more 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import NamedTuple, ParamSpec, Self, TypeVar
@@ -24,14 +24,11 @@ from ce_torch.costs._precision import compute_dtype, is_autocast
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import Exponentials, exponentials, exponents, scale
 from ce_torch.costs.kernels import divergences as divergence_kernel
-from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.kernels.layer_numbers import LANES
-from ce_torch.costs.kernels.products import transpose_rows
 from ce_torch.costs.linear import blocks
 from ce_torch.costs.linear.blocks import column, split
-from ce_torch.costs.linear.cpu_products import empty, tile_products, view
+from ce_torch.costs.linear.distillation_sides import new_side
 from ce_torch.costs.linear.divergences import Divergence
-from ce_torch.costs.linear.memory import tile_classes
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -149,132 +146,6 @@ def has_tail(inputs: Inputs) -> bool:
 def others(s: Tensor, classes: Tensor) -> Tensor:
     """Return the scores with −∞ for those of the classes."""
     return s.scatter(-1, classes, -torch.inf)
-
-
-class Side:
-    """Student or teacher: z of a block, and the needed gradients of x, weight and bias, to which blocks add."""
-
-    def __init__(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, needs: tuple[bool, ...], dtype: torch.dtype
-    ) -> None:
-        self.x, self.weight, self.bias, self.dtype = x, weight, bias, dtype
-        self.gradients = [
-            # Sums of many blocks in half precision would be rounded many times.
-            torch.zeros(tensor.shape, dtype=self.dtype, device=x.device) if needed and tensor is not None else None
-            for tensor, needed in zip((x, weight, bias), needs, strict=True)
-        ]
-
-    def parts(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the weight, in half precision a part at a time, in the dtype to compute in."""
-        assert self.weight is not None
-        K, D = self.weight.shape
-        rows = K if self.weight.dtype == self.dtype else max(blocks.FEWEST_ELEMENTS // max(D, 1), 1)
-        for classes in split(K, rows):
-            yield classes, self.weight[classes].to(self.dtype)
-
-    def z(self, block: slice, memory: Tensor | None) -> Tensor:
-        """Return z of a block of examples."""
-        if self.weight is None:
-            return self.x[block].to(self.dtype, copy=True)
-        rows = block.stop - block.start
-        z = self.x.new_empty(rows, len(self.weight), dtype=self.dtype) if memory is None else memory[:rows]
-        self.write_products(z, block)
-        return z if self.bias is None else z.add_(self.bias)
-
-    def write_products(self, z: Tensor, block: slice) -> None:
-        """Write x Wᵀ of a block."""
-        x = self.x[block].to(self.dtype)
-        for classes, weight in self.parts():
-            torch.mm(x, weight.mT, out=z[:, classes])
-
-    def add(self, block: slice, gradient: Tensor) -> None:
-        """Add what the gradient by z of a block contributes."""
-        x_gradient, weight_gradient, bias_gradient = self.gradients
-        if self.weight is None:
-            if x_gradient is not None:
-                x_gradient[block] = gradient
-            return
-        if bias_gradient is not None:
-            bias_gradient.add_(gradient.sum(0))
-        self.add_products(block, gradient, x_gradient, weight_gradient)
-
-    def add_products(
-        self, block: slice, gradient: Tensor, x_gradient: Tensor | None, weight_gradient: Tensor | None
-    ) -> None:
-        """Add the products of the gradient by z to those by x and weight."""
-        if weight_gradient is not None:
-            weight_gradient.addmm_(gradient.mT, self.x[block].to(self.dtype))
-        if x_gradient is not None:
-            for classes, weight in self.parts():
-                x_gradient[block].addmm_(gradient[:, classes], weight)
-
-    def totals(self) -> Iterator[Tensor | None]:
-        """Yield the gradients of x, weight and bias, each in its tensor's dtype."""
-        for tensor, gradient in zip((self.x, self.weight, self.bias), self.gradients, strict=True):
-            if gradient is None or tensor is None:
-                yield None
-            else:
-                yield gradient[..., : tensor.shape[-1]].to(tensor.dtype).contiguous()
-
-
-class TiledSide(Side):
-    """The same with the CPU's kernels for products, which take tiles of zᵀ."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        needs: tuple[bool, ...],
-        dtype: torch.dtype,
-        most_examples: int,
-    ) -> None:
-        super().__init__(x, weight, bias, needs, dtype)
-        self.most_classes, columns = min(tile_classes(), len(weight)), most_examples + -most_examples % LANES
-        self.products = tile_products(x, weight, self.most_classes, columns)
-        self.memory = empty(self.most_classes * columns)
-        if self.gradients[1] is not None:
-            self.gradients[1] = torch.zeros(len(weight), self.products.width, dtype=dtype)
-
-    def tiles(self, block: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the memory for each tile of a block, whose columns are a multiple of 16, and turn to its classes."""
-        assert self.weight is not None
-        rows = block.stop - block.start
-        for classes in split(len(self.weight), self.most_classes):
-            self.products.take_classes(classes)
-            yield classes, view(self.memory, classes.stop - classes.start, rows + -rows % LANES)
-
-    def write_products(self, z: Tensor, block: slice) -> None:
-        for classes, tile in self.tiles(block):
-            self.products.write_z(tile, block, None)
-            transpose_rows(tile[:, : len(z)], z[:, classes])
-
-    def add_products(
-        self, block: slice, gradient: Tensor, x_gradient: Tensor | None, weight_gradient: Tensor | None
-    ) -> None:
-        x_columns = None
-        if x_gradient is not None:
-            x_columns = x_gradient.new_zeros(x_gradient.shape[1], len(gradient) + -len(gradient) % LANES)
-        for classes, tile in self.tiles(block):
-            transpose_rows(gradient[:, classes], tile)
-            self.products.take_delta(tile)
-            self.products.narrow_delta()
-            if x_columns is not None:
-                self.products.add_to_x(x_columns)
-            if weight_gradient is not None:
-                self.products.add_to_weight(weight_gradient[classes], block, beta=1)
-        if x_gradient is not None and x_columns is not None:
-            x_gradient[block] = x_columns[:, : len(gradient)].mT
-
-
-def new_side(
-    tensors: tuple[Tensor, Tensor | None, Tensor | None], needs: tuple[bool, ...], dtype: torch.dtype, count: int
-) -> Side:
-    """Return x, weight and bias as a side, for blocks of at most so many examples."""
-    x, weight, bias = tensors
-    if weight is None or dtype != torch.float32 or not layer_numbers.supports(x, weight):
-        return Side(x, weight, bias, needs, dtype)
-    return TiledSide(x, weight, bias, needs, dtype, count)
 
 
 def without_autocast(formula: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
