@@ -18,18 +18,16 @@ from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._torch_private import is_forward_mode, tracing_state
-from ce_torch.costs.linear import autograd, class_blocks, fused
+from ce_torch.costs.linear import autograd, class_blocks, fused, small
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.held import HeldGradients, reserve
 from ce_torch.costs.linear.inputs import Inputs, prepare
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import BLOCK_TENSORS
-from ce_torch.costs.linear.small import with_small_layers
 from ce_torch.costs.linear.targets import ClassTargets, class_targets, dense_targets, kept_examples, masked_inputs
 
 
 @loss_function()
-@with_small_layers
 def linear_log_likelihood(
     x: Tensor,
     weight: Tensor,
@@ -124,6 +122,11 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
+    others = class_weight, token_weight, denominator, softcap, block_rows, max_memory, adapter, group
+    is_plain = z_loss == 0 and all(option is None for option in others)
+    if is_plain and not isinstance(temperature, Tensor) and small.supports(x, weight, y, bias, ignore_index):
+        options = 1 / temperature, ignore_index, label_smoothing
+        return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))
     inputs, y, plan = prepare(
         x, weight, y, bias, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group
     )

@@ -3,53 +3,22 @@
 Blocks and tiles would take longer than their arithmetic. The derivatives are those of `F.linear` and of the cost of z.
 """
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
-
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from ce_torch.costs._arguments import values_can_be_read
-from ce_torch.costs._precision import compute_dtype, is_autocast, result_dtype
+from ce_torch.costs._precision import compute_dtype, is_autocast
 from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.linear.memory import TILE_CLASSES, TILE_EXAMPLES
 from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD
 
-Cost = TypeVar("Cost", bound=Callable[..., Tensor])
-
 MOST_ELEMENTS = TILE_CLASSES * TILE_EXAMPLES
 
 
-def with_small_layers(usual_cost: Cost) -> Cost:
-    """Let a cost of layers compute small ones in this way, unless an option is given that `cost` does not have."""
-    parameters = inspect.signature(usual_cost).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    names = [name for name in inspect.signature(cost).parameters if name in defaults]
-
-    def is_default(name: str, value: Any) -> bool:
-        if name not in defaults:
-            return False
-        return value is defaults[name] or (isinstance(defaults[name], float) and value == defaults[name])
-
-    @wraps(usual_cost)
-    def call(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
-        if all(name in names or is_default(name, value) for name, value in options.items()):
-            taken = {name: options.get(name, defaults[name]) for name in names}
-            if supports(x, weight, y, bias, taken["temperature"], taken["ignore_index"]):
-                return cost(x, weight, y, bias, **taken)
-        return usual_cost(x, weight, y, bias, **options)
-
-    return call  # pyright: ignore[reportReturnType]
-
-
-def supports(
-    x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, temperature: float | Tensor, ignore_index: int
-) -> bool:
+def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_index: int) -> bool:
     """Return True if a layer and its classes y are computed in this way; False for what is not valid, too."""
-    if torch.compiler.is_compiling() or isinstance(temperature, Tensor):
+    if torch.compiler.is_compiling():
         return False
     tensors = (x, weight, y) if bias is None else (x, weight, y, bias)
     if not all(isinstance(tensor, Tensor) and tensor.is_cpu and is_plain(tensor) for tensor in tensors):
@@ -75,16 +44,12 @@ def cost(
     weight: Tensor,
     y: Tensor,
     bias: Tensor | None,
-    *,
-    temperature: float,
-    ignore_index: int,
-    label_smoothing: float,
+    options: tuple[float, int, float],
     reduction: str,
-    out_dtype: torch.dtype | None,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Return the reduced cost of a small layer."""
-    dtype, wide = result_dtype(x, out_dtype), compute_dtype(x)
+    """Return the reduced cost in this dtype. The options are c, ignore_index and label_smoothing."""
+    wide = compute_dtype(x)
     if wide != x.dtype:
         x, weight, bias = x.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
-    options = 1 / temperature, ignore_index, label_smoothing
     return LOG_LIKELIHOOD(dtype, reduction, linear(x, weight, bias), y, None, *options)
