@@ -470,3 +470,9 @@ def test_a_class_that_is_ruled_out_has_no_part(reduction):
     found = compute_both(x, weight, ruled_out, y=CLASSES, reduction=reduction)
     torch.testing.assert_close(*found)
     torch.testing.assert_close(*(torch.autograd.grad(C.sum(), (x, weight)) for C in found))
+
+
+def test_a_small_integer_that_wraps_to_ignore_index_is_a_class():
+    cost, x = LinearLogLikelihoodCost(3, 200, z_loss=0.1), torch.randn(2, 3)
+    y = torch.tensor([156, 3], dtype=torch.uint8)
+    torch.testing.assert_close(cost.delta(x, y), cost.delta(x, y.long()))

@@ -87,7 +87,7 @@ class LinearLogLikelihoodCost(Cost):
         if options["z_loss"] != 0:
             penalty = 2 * options["z_loss"] * s.logsumexp(-1, keepdim=True) * torch.softmax(s, -1)
             if not y.is_floating_point():
-                penalty = penalty.masked_fill(column(y == ignore_index), 0)
+                penalty = penalty.masked_fill(column(y.long() == ignore_index), 0)
             delta = delta + penalty
         return slope * delta if weight is None else column(weight) * slope * delta
 
