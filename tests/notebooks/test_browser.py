@@ -6,16 +6,10 @@ from statistics import median
 import pytest
 from playwright.sync_api import expect
 
-# The other two combinations run with the slow tests.
-SCREENS = [
-    pytest.param((width, scheme), id=f"{width}-{scheme}", marks=marks)
-    for width, scheme, marks in [
-        (390, "light", ()),
-        (1280, "dark", ()),
-        (390, "dark", pytest.mark.slow),
-        (1280, "light", pytest.mark.slow),
-    ]
-]
+# A page of a notebook takes seconds to open.
+pytestmark = pytest.mark.slow
+
+SCREENS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 
 # Move a slider by a key, and return the milliseconds until a figure changes. A reader should not wait longer than 200.
 # No test requires that, since its machine may be busy.
