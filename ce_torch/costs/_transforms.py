@@ -110,8 +110,8 @@ class Transformable(ABC):
         differentiated = tracked(arguments) if torch.is_grad_enabled() else set()
         if not differentiated:
             return self.values(*arguments)
-        # A Function has no place in the graph of what `is_grads_batched` makes a batch: gradients, which come first.
-        if not self.has_rules_for(differentiated) or any(map(is_batch_of_grads, arguments[:2])):
+        # A Function has no place in the graph of what `is_grads_batched` makes a batch.
+        if not self.has_rules_for(differentiated) or any(map(is_batch_of_grads, arguments)):
             return self.formulas(*arguments)
         return self.eager.apply(self.values, *arguments)
 

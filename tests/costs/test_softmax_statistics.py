@@ -308,3 +308,16 @@ def test_classes_that_change_after_the_forward_pass_unseen_by_autograd_are_an_er
     y.numpy().fill(1 << 40)
     with pytest.raises(RuntimeError, match="was changed after the forward pass"):
         C.backward()
+
+
+@pytest.mark.parametrize("number", ["log_prob", "logsumexp", "entropy"])
+def test_gradients_of_a_batch_can_be_differentiated(number):
+    z = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    found = getattr(softmax_statistics(z, torch.tensor([0, 1, 2, 3]), entropy=True), number)
+    grads = torch.eye(4, dtype=torch.float64)
+    keep = {"retain_graph": True, "create_graph": True}
+    (at_once,) = torch.autograd.grad(found, z, grads, is_grads_batched=True, **keep)
+    one_by_one = torch.stack([torch.autograd.grad(found, z, grad, **keep)[0] for grad in grads])
+    torch.testing.assert_close(at_once, one_by_one)
+    second = [torch.autograd.grad(first.square().sum(), z, retain_graph=True) for first in (at_once, one_by_one)]
+    torch.testing.assert_close(*second)
