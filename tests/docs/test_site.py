@@ -144,4 +144,5 @@ def test_the_search_finds_a_page_without_a_server(site, browser):
     page.get_by_role("combobox", name="Search").fill("distillation")
     page.get_by_role("option", name="Distillation", exact=True).click()
     page.wait_for_url(re.compile(r"large_vocabulary\.html.*#distillation"))
+    assert page.locator("#distillation").is_visible()
     page.close()

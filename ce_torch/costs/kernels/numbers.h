@@ -97,7 +97,7 @@ Floats to_floats(Halves x, Float16) {
 
 #endif
 
-// To nearest, ties to even. A nan stays one.
+// To nearest, ties to even. A nan stays one. The processor's own conversion makes what is below the normal numbers 0.
 #ifdef __AVX512BF16__
 Halves narrow(Floats x, Bfloat16) { return (Halves)_mm512_cvtneps_pbh((__m512)x); }
 #else
