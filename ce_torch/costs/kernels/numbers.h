@@ -312,21 +312,28 @@ Reals<double> root_at(const double* roots, Wide<double>::Bits place) {
   return (Reals<double>)_mm512_permutexvar_pd((__m512i)place, _mm512_loadu_pd(roots));
 }
 
-// exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = lanes x / ln 2, rounded, it is 2^(n / lanes) exp(r),
-// where a vector has all roots of 2 that there are, and r is so small that a few terms of the series do.
+// The larger number; nan where x is nan.
+inlined inline Reals<float> at_least(float least, Reals<float> x) { return _mm512_max_ps(_mm512_set1_ps(least), x); }
+inlined inline Reals<double> at_least(double least, Reals<double> x) { return _mm512_max_pd(_mm512_set1_pd(least), x); }
+// x · 2ⁿ, where n is rounded down.
+inlined inline Reals<float> scale_by_power_of_2(Reals<float> x, Reals<float> n) { return _mm512_scalef_ps(x, n); }
+inlined inline Reals<double> scale_by_power_of_2(Reals<double> x, Reals<double> n) { return _mm512_scalef_pd(x, n); }
+
+// exp(x) for x ≤ 0. With n = x / ln 2, rounded to one of as many parts of 1 as there are lanes, it is 2ⁿ exp(r), where a
+// vector has all roots of 2 that there are, and r is so small that a few terms of the series do.
 template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
   using W = Wide<Real>;
   using Bits = typename W::Bits;
-  constexpr int root_bits = W::lanes == 16 ? 4 : 3;
-  Reals<Real> shifted = x * Real(W::lanes * 0x1.71547652b82fep0) + W::round, n = shifted - W::round;
-  Reals<Real> r = (x - n * (W::ln2_high / W::lanes)) - n * (W::ln2_low / W::lanes);
+  constexpr Real round = W::round / W::lanes;
+  x = at_least(2 * W::lowest_exponent, x);
+  Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + round, n = shifted - round;
+  Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
   Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_short_exp - 1]);
 #pragma GCC unroll 16
   for (int i = W::terms_of_short_exp - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
   Reals<Real> change = r * series + root_at(roots<Real>.lost, (Bits)shifted);
-  Bits exponent = (Bits)shifted >> root_bits << W::fraction_bits;
-  auto power_of_2 = (Reals<Real>)((Bits)root_at(roots<Real>.of_2, (Bits)shifted) + exponent);
-  return x < W::lowest_exponent ? 0 : power_of_2 + power_of_2 * change;
+  Reals<Real> root = root_at(roots<Real>.of_2, (Bits)shifted);
+  return scale_by_power_of_2(root + root * change, n);
 }
 #else
 // exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and |r| ≤ ½ ln 2 it is

@@ -16,6 +16,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   using typename Base::Memory;
   using typename Base::Place;
   using typename Base::Stat;
+  using typename Base::Targets;
   using typename Base::Vec;
   using Base::has_t;
   using Base::is_apart;
@@ -43,6 +44,15 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     return c * difference;
   }
 
+  // Calls f(x), where x(z, m) is z − m if no row of a vector needs more.
+  template <class Function> inlined void with_simplest_x(Stat m, Function&& f) const {
+    bool is_finite;
+    if constexpr (tiled) is_finite = bits<Real>(m == infinity) == 0;
+    else is_finite = m != infinity;
+    if (c == 1 && is_finite) f([](Vec z, Stat m) inlined { return z - m; });
+    else f([this](Vec z, Stat m) inlined { return x(z, m); });
+  }
+
   // The sums over the columns of each row so far: of exp x, of how many are 1 and of the others; of t x and of t.
   struct Sums {
     Stat m = Stat{} - infinity, ones = {}, others = {}, tx = {}, T = {};
@@ -62,17 +72,25 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     rescale(sums, m > sums.m ? m : sums.m);
     const Stat finite_m = finite(sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {};
-    this->each_vector(block, vector, [&](const Place& place) inlined {
-      inputs.z.fetch(place);
-      Vec x_here = x(z_at(place), finite_m), e = exponential(x_here);
-      auto is_one = x_here == 0;
-      ones = is_one ? ones + 1 : ones;
-      others = is_one ? others : others + e;
-      if (has_t) {
-        Vec t_here = this->t(inputs, label, line, place);
-        tx += product(t_here, x_here);
-        T += t_here;
-      }
+    with_simplest_x(sums.m, [&](auto x_of) inlined {
+      this->with_targets([&](auto targets) inlined {
+        this->each_vector(block, vector, [&](const Place& place) inlined {
+          inputs.z.fetch(place);
+          Vec x_here = x_of(z_at(place), finite_m), e = exponential(x_here);
+          auto is_one = x_here == 0;
+          ones = is_one ? ones + 1 : ones;
+          others = is_one ? others : others + e;
+          if constexpr (targets == Targets::of_classes) {
+            auto is_y = line == int32_t(place.line);
+            tx = is_y ? product(label.t, x_here) : tx;
+            T = is_y ? label.t : T;
+          } else if constexpr (targets == Targets::dense) {
+            Vec t_here = this->t(inputs, label, line, place);
+            tx += product(t_here, x_here);
+            T += t_here;
+          }
+        });
+      });
     });
     sums.ones += this->sum_columns(ones);
     sums.others += this->sum_columns(others);
@@ -223,23 +241,23 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       this->each_vector(block, vector, [&](const Place& place) inlined { result.set(place, Vec{}); });
       return;
     }
-    auto set = [&](const Place& place, Vec delta) inlined {
-      if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
-      result.set(place, delta);
-    };
-    auto e = [&](const Place& place) inlined {
-      inputs.z.fetch(place);
-      return exponential(x(inputs.z.at(place), of.m));
-    };
-    if (has_t) {
-      auto line = this->label_line(label, block);
-      this->each_vector(block, vector, [&](const Place& place) inlined {
-        set(place, of.delta(e(place), this->t(inputs, label, line, place)));
+    Stat factor = of.by_s * of.T, by_y = of.by_s * -label.t;
+    auto line = this->label_line(label, block);
+    with_simplest_x(of.m, [&](auto x_of) inlined {
+      this->with_targets([&](auto targets) inlined {
+        this->each_vector(block, vector, [&](const Place& place) inlined {
+          inputs.z.fetch(place);
+          Vec e = exponential(x_of(inputs.z.at(place), of.m)), delta = factor * e;
+          if constexpr (targets == Targets::of_classes) {
+            delta = line == int32_t(place.line) ? by_y * (of.r + (1 - e)) : delta;
+          } else if constexpr (targets == Targets::dense) {
+            delta = of.delta(e, this->t(inputs, label, line, place));
+          }
+          if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
+          result.set(place, delta);
+        });
       });
-    } else {
-      Stat factor = of.by_s * of.T;
-      this->each_vector(block, vector, [&](const Place& place) inlined { set(place, factor * e(place)); });
-    }
+    });
   }
 };
 

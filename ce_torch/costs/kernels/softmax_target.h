@@ -169,6 +169,18 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     }
   }
 
+  // Where a pass over z finds a t that is not 0: nowhere, at the class of each row, or anywhere.
+  enum class Targets { nowhere, of_classes, dense };
+
+  // Calls f with one of these, as a type.
+  template <class Function> inlined void with_targets(Function&& f) const {
+    if (is_dense) return f(std::integral_constant<Targets, Targets::dense>());
+    if constexpr (tiled) {
+      if (!is_apart) return f(std::integral_constant<Targets, Targets::of_classes>());
+    }
+    f(std::integral_constant<Targets, Targets::nowhere>());
+  }
+
   // t in a vector; 0 behind the end of a row. In a single row with a class y, `on_value` at y is still missing.
   inlined Vec t(const Inputs& inputs, const Label& label, Columns line, const Place& place) const {
     Vec t = Vec{} + off_value;
