@@ -70,15 +70,10 @@ struct Layout {
     return product;
   }
 
-  // Calls f(start) with where each row begins in one tensor.
-  template <class Function> void each_start(Operand tensor, Function f) const {
+  // Calls f(start, count, step) for all rows that follow one another with the same step in one tensor.
+  template <class Function> void each_run(Operand tensor, Function f) const {
     int64_t rows = inner().size, step = inner().steps.of[tensor];
-    for (int64_t first = 0, end = size(); first < end; first += rows) {
-      int64_t begin = start(first).of[tensor];
-      // Next to each other several are looked at together.
-      if (step == 1) for (int64_t row = 0; row < rows; row++) f(begin + row);
-      else for (int64_t row = 0; row < rows; row++) f(begin + row * step);
-    }
+    for (int64_t first = 0, end = size(); first < end; first += rows) f(start(first).of[tensor], rows, step);
   }
 
   // Where the row of this number begins.

@@ -266,6 +266,13 @@ template <class Real> double sum_in_double(Reals<Real> x) {
     return combine<double, half_lanes>(pairs, [](auto left, auto right) { return left + right; });
   }
 }
+// As many integers of 64 bits as a vector holds.
+using Longs = typename Wide<double>::Signed;
+constexpr int64_t long_lanes = Wide<double>::lanes;
+// Returns true if a comparison is true in any lane.
+inline bool any(Longs is_true) {
+  return combine<int64_t, long_lanes>(is_true, [](auto left, auto right) { return left | right; }) != 0;
+}
 template <class Real> Real largest(Reals<Real> x) {
   return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return right > left ? right : left; });
 }
@@ -378,8 +385,8 @@ template <class Real> Reals<Real> log1p_of_any(Reals<Real> r) {
 }
 
 // Of one number as of several: the same formulas are those of a row, and of rows side by side.
-inline Reals<float> exponential(Reals<float> x) { return exp_of_negative<float>(x); }
-inline Reals<double> exponential(Reals<double> x) { return exp_of_negative<double>(x); }
+inlined inline Reals<float> exponential(Reals<float> x) { return exp_of_negative<float>(x); }
+inlined inline Reals<double> exponential(Reals<double> x) { return exp_of_negative<double>(x); }
 inline float exponential(float x) { return exponential(Reals<float>{} + x)[0]; }
 inline double exponential(double x) { return exponential(Reals<double>{} + x)[0]; }
 inline Reals<float> log1p(Reals<float> r) { return log1p_of_any<float>(r); }

@@ -48,33 +48,43 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   // How much counts in the mean: examples, or the weights of their classes.
   double count() const {
     if (!is_class) return double(task.examples);
-    double total = 0;
-    int64_t counted = 0;
-    if (task.data[of_weight]) {
-      task.layout.each_start(of_y, [&](int64_t row) {
-        int64_t y = task.class_at(row);
-        if (y != task.ignore_index) total += weight(y);
-      });
-      return total;
+    if (!task.data[of_weight]) {
+      Longs counted = {};
+      task.each_class([&](Longs y) inlined { counted -= y != task.ignore_index; });
+      return double(combine<int64_t, long_lanes>(counted, [](auto left, auto right) { return left + right; }));
     }
-    task.layout.each_start(of_y, [&](int64_t row) inlined { counted += task.class_at(row) != task.ignore_index; });
-    return double(counted);
+    double total = 0;
+    task.layout.each_run(of_y, [&](int64_t start, int64_t count, int64_t step) {
+      for (int64_t row = 0; row < count; row++) {
+        int64_t y = task.class_at(start + row * step);
+        if (y != task.ignore_index) total += weight(y);
+      }
+    });
+    return total;
   }
 
-  static constexpr int none = -1;
-  // The class of each row of a stripe; none if y are outputs, or the row is ignored.
+  // A column for a row, and for each row of a vector.
+  using Column = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  using Columns = std::conditional_t<tiled, typename Wide<Real>::Signed, Column>;
+  static constexpr Column none = -1;
+  // The class of each row of a stripe; none if y are outputs, or the row is ignored or behind the last.
   struct Classes {
-    int64_t y[Base::most_rows];
+    Column y[Base::most_vectors * lanes];
     bool are_all_ignored;
   };
   Classes classes(const Stripe& stripe) const {
     Classes classes;
-    classes.are_all_ignored = is_class;
-    for (int64_t row = 0; row < stripe.rows; row++) {
-      int64_t y = is_class ? task.class_at(this->start(stripe, row, of_y)) : int64_t(none);
-      classes.y[row] = y == task.ignore_index ? int64_t(none) : y;
-      classes.are_all_ignored &= classes.y[row] == none;
+    Longs counted = {};
+    int64_t step = task.layout.inner().steps.of[of_y], rows = tiled ? this->width(stripe) * lanes : 1;
+    for (int64_t row = 0; row < rows; row += long_lanes) {
+      Longs y = Longs{} + none;
+      if (is_class) y = task.classes(this->start(stripe, row, of_y), stripe.rows - row, step);
+      y = y == task.ignore_index ? none : y;
+      counted |= y != none;
+      auto columns = __builtin_convertvector(y, Vector<Column, long_lanes>);
+      std::memcpy(classes.y + row, &columns, sizeof columns);
     }
+    classes.are_all_ignored = is_class && !any(counted);
     return classes;
   }
 
@@ -96,8 +106,6 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     }
   }
 
-  // A column for each row of a vector.
-  using Columns = std::conditional_t<tiled, typename Wide<Real>::Signed, int32_t>;
   // Of rows with a class y: what t has there, all of it and beyond the others; z there, if that is taken apart.
   struct Label {
     Stat t = {}, on_value = {}, is_ignored = {}, z = {};
@@ -106,8 +114,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   Label label(const Stripe& stripe, int64_t vector, const Classes& classes) const {
     Label label;
     if (!is_class) return label;
-    if constexpr (tiled) label.y = load_classes(stripe, vector, classes);
-    else label.y = int32_t(classes.y[0]);
+    std::memcpy(&label.y, classes.y + vector * lanes, sizeof label.y);
     Stat weights = label.y < 0 ? Stat{} : Stat{} + 1;
     if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
     label.is_ignored = label.y < 0 ? Stat{} + 1 : Stat{};
@@ -115,15 +122,6 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     label.on_value = kept * weights;
     label.t = weights * (kept + off_value);
     return label;
-  }
-
-  static Columns load_classes(const Stripe& stripe, int64_t vector, const Classes& classes) {
-    int64_t y[lanes];
-    std::fill(y, y + lanes, none);
-    Base::each_row(stripe, vector, [&](int64_t lane, int64_t row) { y[lane] = classes.y[row]; });
-    Columns columns;
-    for (int lane = 0; lane < lanes; lane++) columns[lane] = y[lane];
-    return columns;
   }
 
   void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {

@@ -45,13 +45,26 @@ struct Task : Constants {
   bool is_float64() const { return type[of_z] == Type::float64; }
   int64_t elements() const { return layout.size() * columns; }
   int64_t class_at(int64_t index) const { return ((const int64_t*)data[of_y])[index]; }
-  bool all_are_classes() const {
-    int64_t others = 0;
-    layout.each_start(of_y, [&](int64_t row) inlined {
-      int64_t y = class_at(row);
-      others += (uint64_t(y) >= uint64_t(columns)) & (y != ignore_index);
+  // As many classes as a vector holds, and ignore_index behind the last of `count`.
+  inlined Longs classes(int64_t start, int64_t count, int64_t step) const {
+    Longs y = Longs{} + ignore_index;
+    if (step == 1 && count >= long_lanes) {
+      std::memcpy(&y, (const int64_t*)data[of_y] + start, sizeof y);
+    } else {
+      for (int64_t lane = 0; lane < std::min(count, long_lanes); lane++) y[lane] = class_at(start + lane * step);
+    }
+    return y;
+  }
+  // Calls f(y) for the classes of all rows, several at a time.
+  template <class Function> inlined void each_class(Function&& f) const {
+    layout.each_run(of_y, [&](int64_t start, int64_t count, int64_t step) inlined {
+      for (; count > 0; count -= long_lanes, start += long_lanes * step) f(classes(start, count, step));
     });
-    return others == 0;
+  }
+  bool all_are_classes() const {
+    Longs others = {};
+    each_class([&](Longs y) inlined { others |= ((y < 0) | (y >= columns)) & (y != ignore_index); });
+    return !any(others);
   }
 
   int64_t delta_bytes() const { return elements() * (is_float64() ? 8 : type[of_delta] == Type::float32 ? 4 : 2); }
