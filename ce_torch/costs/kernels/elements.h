@@ -6,14 +6,12 @@
 
 namespace {
 
-template <class Vec> Vec magnitude(Vec x) { return x < 0 ? -x : x; }
-
 // σ(z) and σ(−z), each with all its digits.
 template <class Real> struct Sigmoid {
   Reals<Real> a, one_minus_a;
 
   explicit Sigmoid(Reals<Real> z) {
-    Reals<Real> u = exp_of_negative<Real>(-magnitude(z)), larger = 1 / (1 + u), smaller = u * larger;
+    Reals<Real> u = exp_of_negative<Real>(negative<Real>(z)), larger = 1 / (1 + u), smaller = u * larger;
     a = z < 0 ? smaller : larger;
     one_minus_a = z < 0 ? larger : smaller;
   }

@@ -277,6 +277,12 @@ template <class Real> Real largest(Reals<Real> x) {
   return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return right > left ? right : left; });
 }
 
+// −|x|
+template <class Real> inlined inline Reals<Real> negative(Reals<Real> x) {
+  using Bits = typename Wide<Real>::Bits;
+  return (Reals<Real>)((Bits)x | (Bits)(-Reals<Real>{}));
+}
+
 // The product, 0 where the factor is 0, also of what is not finite: what does not count adds nothing.
 template <class Number> Number product(Number factor, Number x) { return factor == 0 ? factor * 0 : factor * x; }
 
