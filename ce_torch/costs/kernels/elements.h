@@ -46,14 +46,20 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   struct Memory {
     Vec z[block_vectors], y[block_vectors], weight[block_vectors], pos_weight[block_vectors], v[block_vectors];
   };
-  struct Inputs {
-    typename Base::Numbers z, y, weight, pos_weight;
+  template <class Number> struct InputsOf {
+    typename Base::template NumbersOf<Number> z, y;
+    typename Base::Numbers weight, pos_weight;
   };
 
-  inlined Inputs read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
-    Inputs inputs;
-    inputs.z = this->read(of_z, block, memory.z);
-    inputs.y = task.has_classes() ? one_hot(stripe, block, column, memory.y) : this->read(of_y, block, memory.y);
+  template <class Number>
+  inlined InputsOf<Number> read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
+    InputsOf<Number> inputs;
+    inputs.z = this->template read<Number>(of_z, block, memory.z);
+    if constexpr (std::is_same_v<Number, Real>) {
+      inputs.y = task.has_classes() ? one_hot(stripe, block, column, memory.y) : this->read(of_y, block, memory.y);
+    } else {
+      inputs.y = this->template read<Number>(of_y, block, memory.y);
+    }
     if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
     if (has_pos_weight) inputs.pos_weight = this->read(of_pos_weight, block, memory.pos_weight);
     return inputs;
@@ -71,7 +77,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     return Base::copied(block, y);
   }
 
-  template <class Function> inlined Vec weighted(Function f, const Inputs& inputs, const Place& place) const {
+  template <class Function, class Number>
+  inlined Vec weighted(Function f, const InputsOf<Number>& inputs, const Place& place) const {
     Vec p = has_pos_weight ? inputs.pos_weight.at(place) : Vec{} + 1;
     inputs.z.fetch(place);
     inputs.y.fetch(place);
@@ -107,14 +114,16 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      Inputs inputs = read_all(stripe, block, start, memory);
-      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-        Vec sums = {};
-        this->each_vector(block, vector, [&](const Place& place) inlined {
-          sums += first<Real>(place.count, weighted(cost, inputs, place), 0);
-        });
-        C[vector] += this->sum_columns(sums);
-      }
+      this->with_vectors({of_z, of_y}, block, [&](auto* null) inlined {
+        auto inputs = read_all<std::remove_pointer_t<decltype(null)>>(stripe, block, start, memory);
+        for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+          Vec sums = {};
+          this->each_vector(block, vector, [&](const Place& place) inlined {
+            sums += first<Real>(place.count, weighted(cost, inputs, place), 0);
+          });
+          C[vector] += this->sum_columns(sums);
+        }
+      });
     }
   }
 
@@ -135,16 +144,20 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       for (int64_t next; start < end; start = next) {
         next = std::min(start + this->block_columns(stripe), end);
         Block block = this->block(stripe, start, next);
-        Inputs inputs = read_all(stripe, block, start, memory);
-        auto result = this->result(block, memory.z);
-        for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-          Stat g = grads[vector];
-          this->each_vector(block, vector, [&](const Place& place) inlined {
-            result.set(place, product<Vec>(Vec{} + g, weighted(delta, inputs, place)));
-          });
-        }
-        this->finish(result, block);
-        this->write(result, block);
+        auto set = [&](auto* null) inlined {
+          using Number = std::remove_pointer_t<decltype(null)>;
+          auto inputs = read_all<Number>(stripe, block, start, memory);
+          auto result = this->template result<Number>(block, memory.z);
+          for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+            Stat g = grads[vector];
+            this->each_vector(block, vector, [&](const Place& place) inlined {
+              result.set(place, product<Vec>(Vec{} + g, weighted(delta, inputs, place)));
+            });
+          }
+          this->finish(result, block);
+          this->write(result, block);
+        };
+        this->with_vectors({of_z, of_y, of_delta}, block, set);
       }
     });
   }
@@ -165,7 +178,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      Inputs inputs = read_all(stripe, block, start, memory);
+      auto inputs = read_all<Real>(stripe, block, start, memory);
       auto v = this->read(of_v, block, memory.v);
       auto result = this->result(block, memory.z);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {

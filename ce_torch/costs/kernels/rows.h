@@ -94,24 +94,39 @@ template <class Real, bool tiled> struct Rows {
     int64_t line, vector, count;
   };
 
-  // Returns true if whole vectors of a block lie in memory as they are.
-  bool are_vectors(Operand tensor, const Block& block) const {
-    bool is_whole = !tiled || block.numbers % lanes == 0;
-    return is_whole && block.number.of[tensor] == 1 && task.type[tensor] == own_type;
-  }
   static constexpr Type own_type = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
 
+  // Returns true if whole vectors of a block lie in memory, in numbers of this type.
+  bool are_vectors(Operand tensor, const Block& block, Type type = own_type) const {
+    bool is_whole = !tiled || block.numbers % lanes == 0;
+    return is_whole && block.number.of[tensor] == 1 && task.type[tensor] == type;
+  }
+  // Calls f with a null pointer of the numbers that all of these tensors have whole vectors of, or else of Real, as which
+  // any are read.
+  template <class Function>
+  inlined void with_vectors(std::initializer_list<Operand> tensors, const Block& block, Function&& f) const {
+    if constexpr (std::is_same_v<Real, float>) {
+      auto are = [&](Type type) {
+        return std::all_of(tensors.begin(), tensors.end(), [&](Operand tensor) { return are_vectors(tensor, block, type); });
+      };
+      if (are(Type::bfloat16)) return f((Bfloat16*)nullptr);
+      if (are(Type::float16)) return f((Float16*)nullptr);
+    }
+    f((Real*)nullptr);
+  }
+
   // The numbers of a block as vectors: where they are, or read into a thread's own memory.
-  struct Numbers {
-    const Real* data;
+  template <class Number> struct NumbersOf {
+    const Number* data;
     int64_t line;       // from one line to the next
     Vec last = {};      // the numbers of a row behind its whole vectors
     int64_t ahead = 0;  // to what is read next, where the processor does not foresee it
 
-    inlined const Real* vector(const Place& place) const { return data + place.line * line + place.vector * lanes; }
+    inlined const Number* vector(const Place& place) const { return data + place.line * line + place.vector * lanes; }
     inlined void fetch(const Place& place) const { __builtin_prefetch(vector(place) + ahead); }
     inlined Vec at(const Place& place) const { return place.count == lanes ? load(vector(place), lanes) : last; }
   };
+  using Numbers = NumbersOf<Real>;
 
   // How far what is read next is, where the processor does not foresee it: the next columns of a tile, tile, or row.
   int64_t ahead(Operand tensor, const Block& block) const {
@@ -124,13 +139,15 @@ template <class Real, bool tiled> struct Rows {
     return next == task.columns ? 0 : next;
   }
 
-  inlined Numbers read(Operand tensor, const Block& block, Vec* memory) const {
-    if (!are_vectors(tensor, block)) {
-      copy(tensor, block, memory);
-      return copied(block, memory);
+  template <class Number = Real> inlined NumbersOf<Number> read(Operand tensor, const Block& block, Vec* memory) const {
+    if constexpr (std::is_same_v<Number, Real>) {
+      if (!are_vectors(tensor, block)) {
+        copy(tensor, block, memory);
+        return copied(block, memory);
+      }
     }
-    auto from = (const Real*)task.data[tensor] + block.start.of[tensor];
-    Numbers numbers = {from, block.line.of[tensor], {}, ahead(tensor, block)};
+    auto from = (const Number*)task.data[tensor] + block.start.of[tensor];
+    NumbersOf<Number> numbers = {from, block.line.of[tensor], {}, ahead(tensor, block)};
     int64_t whole = block.numbers / lanes * lanes;
     if constexpr (!tiled) numbers.last = load(from + whole, block.numbers - whole);
     return numbers;
@@ -148,8 +165,8 @@ template <class Real, bool tiled> struct Rows {
   }
 
   // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
-  struct Result {
-    Real* data;
+  template <class Number> struct ResultOf {
+    Number* data;
     int64_t line;
     Vec last = {};
 
@@ -158,29 +175,33 @@ template <class Real, bool tiled> struct Rows {
       else last = x;
     }
     // Sets one number of a line.
-    void set(int64_t line, int64_t number, Real x) { data[line * this->line + number] = x; }
+    void set(int64_t line, int64_t number, Real x) { store(Vec{} + x, data + line * this->line + number, 1); }
   };
+  using Result = ResultOf<Real>;
 
   // A large δ of a tile is written past the caches, by whole blocks.
-  bool is_in_place(const Block& block) const { return are_vectors(of_delta, block) && !(tiled && task.is_large()); }
+  template <class Number> bool is_in_place(const Block& block) const {
+    if constexpr (!std::is_same_v<Number, Real>) return true;
+    else return are_vectors(of_delta, block) && !(tiled && task.is_large());
+  }
 
-  inlined Result result(const Block& block, Vec* memory) const {
-    if (is_in_place(block)) return {(Real*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta]};
-    return {(Real*)memory, (block.numbers + lanes - 1) / lanes * lanes};
+  template <class Number = Real> inlined ResultOf<Number> result(const Block& block, Vec* memory) const {
+    if (is_in_place<Number>(block))
+      return {(Number*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta]};
+    return {(Number*)memory, (block.numbers + lanes - 1) / lanes * lanes};
   }
 
   // Stores the last numbers of a row beside the others.
-  void finish(Result& result, const Block& block) const {
+  template <class Number> void finish(ResultOf<Number>& result, const Block& block) const {
     int64_t whole = block.numbers / lanes * lanes;
     if (!tiled && whole < block.numbers) store(result.last, result.data + whole, block.numbers - whole);
   }
 
-  void write(const Result& result, const Block& block) const {
-    if (is_in_place(block)) return;
-    with_numbers(task.type[of_delta], [&](auto* null) {
-      using Number = std::remove_pointer_t<decltype(null)>;
-      if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>)
-        write_block<Real>((const Vec*)result.data, (Number*)task.data[of_delta] + block.start.of[of_delta],
+  template <class Number> void write(const ResultOf<Number>& result, const Block& block) const {
+    if (is_in_place<Number>(block)) return;
+    with_numbers(task.type[of_delta], [&](auto* numbers) {
+      if constexpr (std::is_same_v<typename Computed<std::remove_pointer_t<decltype(numbers)>>::Real, Real>)
+        write_block<Real>((const Vec*)result.data, (decltype(numbers))task.data[of_delta] + block.start.of[of_delta],
                           block.steps(of_delta), tiled && task.is_large());
     });
   }

@@ -132,13 +132,15 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   struct Memory {
     Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors];
   };
-  struct Inputs {
-    typename Base::Numbers z, y, weight;
+  template <class Number> struct InputsOf {
+    typename Base::template NumbersOf<Number> z;
+    typename Base::Numbers y, weight;
   };
+  using Inputs = InputsOf<Real>;
 
-  inlined Inputs read_all(const Block& block, Memory& memory) const {
-    Inputs inputs;
-    inputs.z = this->read(of_z, block, memory.z);
+  template <class Number = Real> inlined InputsOf<Number> read_all(const Block& block, Memory& memory) const {
+    InputsOf<Number> inputs;
+    inputs.z = this->template read<Number>(of_z, block, memory.z);
     if (!is_class) inputs.y = this->read(of_y, block, memory.y);
     if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
     return inputs;
@@ -180,7 +182,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   }
 
   // t in a vector; 0 behind the end of a row. In a single row with a class y, `on_value` at y is still missing.
-  inlined Vec t(const Inputs& inputs, const Label& label, Columns line, const Place& place) const {
+  template <class Number>
+  inlined Vec t(const InputsOf<Number>& inputs, const Label& label, Columns line, const Place& place) const {
     Vec t = Vec{} + off_value;
     if (!is_class) {
       inputs.y.fetch(place);
