@@ -12,6 +12,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   using Base = SoftmaxTarget<Real, tiled>;
   using typename Base::Classes;
   using typename Base::Inputs;
+  template <class Number> using InputsOf = typename Base::template InputsOf<Number>;
   using typename Base::Label;
   using typename Base::Memory;
   using typename Base::Place;
@@ -44,13 +45,17 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     return c * difference;
   }
 
-  // Calls f(x), where x(z, m) is z − m if no row of a vector needs more.
-  template <class Function> inlined void with_simplest_x(Stat m, Function&& f) const {
+  // Calls f(targets, x), where x(z, m) is z − m if no row of a vector needs more. Dense targets take longer anyway.
+  template <class Function> inlined void with_targets_and_x(Stat m, Function&& f) const {
     bool is_finite;
     if constexpr (tiled) is_finite = bits<Real>(m == infinity) == 0;
     else is_finite = m != infinity;
-    if (c == 1 && is_finite) f([](Vec z, Stat m) inlined { return z - m; });
-    else f([this](Vec z, Stat m) inlined { return x(z, m); });
+    this->with_targets([&](auto targets) inlined {
+      if constexpr (targets != Targets::dense) {
+        if (c == 1 && is_finite) return f(targets, [](Vec z, Stat m) inlined { return z - m; });
+      }
+      f(targets, [this](Vec z, Stat m) inlined { return x(z, m); });
+    });
   }
 
   // The sums over the columns of each row so far: of exp x, of how many are 1 and of the others; of t x and of t.
@@ -72,24 +77,22 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     rescale(sums, m > sums.m ? m : sums.m);
     const Stat finite_m = finite(sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {};
-    with_simplest_x(sums.m, [&](auto x_of) inlined {
-      this->with_targets([&](auto targets) inlined {
-        this->each_vector(block, vector, [&](const Place& place) inlined {
-          inputs.z.fetch(place);
-          Vec x_here = x_of(z_at(place), finite_m), e = exponential(x_here);
-          auto is_one = x_here == 0;
-          ones = is_one ? ones + 1 : ones;
-          others = is_one ? others : others + e;
-          if constexpr (targets == Targets::of_classes) {
-            auto is_y = line == int32_t(place.line);
-            tx = is_y ? product(label.t, x_here) : tx;
-            T = is_y ? label.t : T;
-          } else if constexpr (targets == Targets::dense) {
-            Vec t_here = this->t(inputs, label, line, place);
-            tx += product(t_here, x_here);
-            T += t_here;
-          }
-        });
+    with_targets_and_x(sums.m, [&](auto targets, auto x_of) inlined {
+      this->each_vector(block, vector, [&](const Place& place) inlined {
+        inputs.z.fetch(place);
+        Vec x_here = x_of(z_at(place), finite_m), e = exponential(x_here);
+        auto is_one = x_here == 0;
+        ones = is_one ? ones + 1 : ones;
+        others = is_one ? others : others + e;
+        if constexpr (targets == Targets::of_classes) {
+          auto is_y = line == int32_t(place.line);
+          tx = is_y ? product(label.t, x_here) : tx;
+          T = is_y ? label.t : T;
+        } else if constexpr (targets == Targets::dense) {
+          Vec t_here = this->t(inputs, label, line, place);
+          tx += product(t_here, x_here);
+          T += t_here;
+        }
       });
     });
     sums.ones += this->sum_columns(ones);
@@ -189,20 +192,27 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      auto result = this->result(block, memory.z);
-      bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
-      Inputs inputs;
-      if (!is_zero) inputs = this->read_all(block, memory);
-      for (int64_t vector = 0; vector < this->width(stripe); vector++)
-        delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
-      this->finish(result, block);
-      if (is_apart) {
-        this->each_class(labels, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
-          result.set(line, number, this->at(all[vector].at_y, lane));
-        });
-      }
-      this->write(result, block);
+      this->with_vectors({of_z, is_class ? of_z : of_y, of_delta}, block, [&](auto* null) inlined {
+        delta<std::remove_pointer_t<decltype(null)>>(all, labels, stripe, block, memory);
+      });
     }
+  }
+
+  template <class Number>
+  void delta(Factors* all, const Label* labels, const Stripe& stripe, const Block& block, Memory& memory) const {
+    auto result = this->template result<Number>(block, memory.z);
+    bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
+    InputsOf<Number> inputs;
+    if (!is_zero) inputs = this->template read_all<Number>(block, memory);
+    for (int64_t vector = 0; vector < this->width(stripe); vector++)
+      delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
+    this->finish(result, block);
+    if (is_apart) {
+      this->each_class(labels, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
+        result.set(line, number, this->at(all[vector].at_y, lane));
+      });
+    }
+    this->write(result, block);
   }
 
   template <class Row>
@@ -235,27 +245,26 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     }
   }
 
-  void delta(const Factors& of, const Label& label, const Inputs& inputs, const Block& block, int64_t vector,
-             bool is_zero, typename Base::Result& result) const {
+  template <class Number>
+  void delta(const Factors& of, const Label& label, const InputsOf<Number>& inputs, const Block& block, int64_t vector,
+             bool is_zero, typename Base::template ResultOf<Number>& result) const {
     if (is_zero) {
       this->each_vector(block, vector, [&](const Place& place) inlined { result.set(place, Vec{}); });
       return;
     }
     Stat factor = of.by_s * of.T, by_y = of.by_s * -label.t;
     auto line = this->label_line(label, block);
-    with_simplest_x(of.m, [&](auto x_of) inlined {
-      this->with_targets([&](auto targets) inlined {
-        this->each_vector(block, vector, [&](const Place& place) inlined {
-          inputs.z.fetch(place);
-          Vec e = exponential(x_of(inputs.z.at(place), of.m)), delta = factor * e;
-          if constexpr (targets == Targets::of_classes) {
-            delta = line == int32_t(place.line) ? by_y * (of.r + (1 - e)) : delta;
-          } else if constexpr (targets == Targets::dense) {
-            delta = of.delta(e, this->t(inputs, label, line, place));
-          }
-          if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
-          result.set(place, delta);
-        });
+    with_targets_and_x(of.m, [&](auto targets, auto x_of) inlined {
+      this->each_vector(block, vector, [&](const Place& place) inlined {
+        inputs.z.fetch(place);
+        Vec e = exponential(x_of(inputs.z.at(place), of.m)), delta = factor * e;
+        if constexpr (targets == Targets::of_classes) {
+          delta = line == int32_t(place.line) ? by_y * (of.r + (1 - e)) : delta;
+        } else if constexpr (targets == Targets::dense) {
+          delta = of.delta(e, this->t(inputs, label, line, place));
+        }
+        if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
+        result.set(place, delta);
       });
     });
   }

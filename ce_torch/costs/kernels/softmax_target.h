@@ -133,15 +133,15 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors];
   };
   template <class Number> struct InputsOf {
-    typename Base::template NumbersOf<Number> z;
-    typename Base::Numbers y, weight;
+    typename Base::template NumbersOf<Number> z, y;
+    typename Base::Numbers weight;
   };
   using Inputs = InputsOf<Real>;
 
   template <class Number = Real> inlined InputsOf<Number> read_all(const Block& block, Memory& memory) const {
     InputsOf<Number> inputs;
     inputs.z = this->template read<Number>(of_z, block, memory.z);
-    if (!is_class) inputs.y = this->read(of_y, block, memory.y);
+    if (!is_class) inputs.y = this->template read<Number>(of_y, block, memory.y);
     if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
     return inputs;
   }
