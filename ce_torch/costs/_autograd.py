@@ -51,6 +51,17 @@ def only_values_matter(inputs: Sequence[Any]) -> bool:
     )
 
 
+def distinct(inputs: Sequence[Any]) -> Sequence[Any]:
+    """Return the inputs, as `torch.compile` takes them: it refuses a tensor twice, but not a view of it."""
+    if not torch.compiler.is_compiling():
+        return inputs
+    found: list[Any] = []
+    for input in inputs:
+        is_repeated = isinstance(input, Tensor) and any(input is other for other in found)
+        found.append(input.view_as(input) if is_repeated else input)
+    return found
+
+
 def may_be_differentiated(grad_output: Tensor) -> bool:
     """Return True if more than the numbers of the gradient that follows from `grad_output` is asked for."""
     return (

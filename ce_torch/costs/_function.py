@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import is_number, is_visible, may_be_differentiated, only_values_matter
+from ce_torch.costs._autograd import distinct, is_number, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, is_open, record
 from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas
 from ce_torch.costs._operators import define
@@ -71,7 +71,7 @@ class CostFunction:
         """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""
         try:
             if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
-                return to_dtype(self.form()(reduction, *inputs), dtype)
+                return to_dtype(self.form()(reduction, *distinct(inputs)), dtype)
             if is_forward_mode():
                 return self.in_forward_mode(dtype, reduction, *inputs)
             return self.run(dtype, reduction, *inputs)

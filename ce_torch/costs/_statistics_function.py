@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import is_number, is_visible
+from ce_torch.costs._autograd import distinct, is_number, is_visible
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
 from ce_torch.costs._operators import LIBRARY
@@ -58,7 +58,7 @@ class StatisticsFunction:
     def __call__(self, *inputs: Any) -> Found:
         """Return the numbers; raise `ValueError` if y names a class that z does not have."""
         try:
-            return self.form()(*inputs)
+            return self.form()(*distinct(inputs))
         except (IndexError, RuntimeError):
             z, y, _, _, ignore_index, _ = inputs
             if y is not None:

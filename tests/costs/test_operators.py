@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ce_torch import explain, use_backend
 from ce_torch.costs._registry import SPECS
+from ce_torch.functional import cross_entropy, focal, log_likelihood, quadratic, softmax_statistics
 
 
 def gradient(case, z: Tensor, y: Tensor) -> Tensor:
@@ -140,3 +141,22 @@ def test_a_second_derivative_of_a_compiled_cost_fails_and_is_not_zero(whole_case
     C = compiled(z.requires_grad_(), y)
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(torch.autograd.grad(C, z, create_graph=True)[0].sum(), z)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda z, w: cross_entropy(z, w, weight=w, pos_weight=w),
+        lambda z, w: cross_entropy(z, z, mask=w > 0.5),
+        lambda z, w: focal(z, z),
+        lambda z, w: log_likelihood(z, z),
+        lambda z, w: quadratic(z, z),
+        lambda z, w: softmax_statistics(z, z, entropy=True).log_prob.sum(),
+    ],
+)
+def test_a_compiled_cost_takes_a_tensor_twice(cost):
+    z, w = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    z.requires_grad_()
+    torch._dynamo.reset()
+    C = torch.compile(cost, backend="aot_eager", fullgraph=True)(z, w)
+    assert_close(torch.autograd.grad(C, z), torch.autograd.grad(cost(z, w), z))
