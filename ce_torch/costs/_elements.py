@@ -55,6 +55,8 @@ def masked_count(z: Tensor, mask: Tensor, reduction: Reduction) -> int | Tensor:
     It is a number where that can be read: in a small batch each operation on a tensor takes a tenth of the cost's time.
     """
     shape, is_readable = z.shape[:-1] if reduction == "mean" else z.shape, values_can_be_read(mask)
+    if reduction == "mean" and mask.ndim == 1 and is_readable:
+        return math.prod(shape) if mask.any() else 0
     if reduction == "mean" and mask.ndim:
         # Unlike `any`, these work on many elements at once.
         mask = mask.count_nonzero(-1) if is_readable else mask.sum(-1) != 0
