@@ -116,13 +116,12 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       Block block = this->block(stripe, start, next);
       this->with_vectors({of_z, of_y}, block, [&](auto* null) inlined {
         auto inputs = read_all<std::remove_pointer_t<decltype(null)>>(stripe, block, start, memory);
-        for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-          Vec sums = {};
-          this->each_vector(block, vector, [&](const Place& place) inlined {
-            sums += first<Real>(place.count, weighted(cost, inputs, place), 0);
-          });
-          C[vector] += this->sum_columns(sums);
-        }
+        Vec sums[Base::most_vectors];
+        std::fill(sums, sums + this->width(stripe), Vec{});
+        this->each_place(block, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
+          sums[vector] += first<Real>(place.count, weighted(cost, inputs, place), 0);
+        });
+        for (int64_t vector = 0; vector < this->width(stripe); vector++) C[vector] += this->sum_columns(sums[vector]);
       });
     }
   }

@@ -240,6 +240,16 @@ template <class Real, bool tiled> struct Rows {
     }
   }
 
+  // Calls f(vector, place) for all vectors of a block, line by line, as they lie in memory.
+  template <class Function> static inlined inline void each_place(const Block& block, int64_t width, Function&& f) {
+    if constexpr (tiled) {
+      for (int64_t line = 0; line < block.lines; line++)
+        for (int64_t vector = 0; vector < width; vector++) f(vector, Place{line, vector, lanes});
+    } else {
+      each_vector(block, 0, [&](const Place& place) inlined { f(0, place); });
+    }
+  }
+
   // What the columns that a vector holds add up to.
   static Stat sum_columns(Vec x) {
     if constexpr (tiled) return x;
