@@ -57,21 +57,35 @@ template <class Real, class Number> void read_squares(const Number* from, const 
   each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
     const Number* start = from + line + vector * lanes * steps.number;
     Reals<Real> square[lanes];
-    for (int64_t i = 0; i < lanes; i++)
-      square[i] = load_as<Real>(start + std::min(i, numbers - 1) * steps.number, lanes);
+    for (int64_t i = 0; i < lanes; i++) {
+      const Number* row = start + std::min(i, numbers - 1) * steps.number;
+      __builtin_prefetch(row + steps.ahead, 0, 2);
+      square[i] = load_as<Real>(row, lanes);
+    }
     transpose<Real>(square);
     for (int64_t i = 0; i < lanes; i++) out[(line + i) * steps.width<Real>() + vector] = square[i];
   });
 }
 
-template <class Real, class Number> void write_squares(const Reals<Real>* from, Number* to, const BlockSteps& steps) {
+// Stores a vector, past the caches if `is_far`: lines that lie far apart would be read before they are written.
+template <class Real, class Number> inlined inline void store_line(Reals<Real> x, Number* to, bool is_far) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(Number) == sizeof(Real)) {
+    if (is_far && uintptr_t(to) % sizeof x == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)x);
+  }
+#endif
+  store(x, to, Wide<Real>::lanes);
+}
+
+template <class Real, class Number>
+void write_squares(const Reals<Real>* from, Number* to, const BlockSteps& steps, bool is_far) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
     Reals<Real> square[lanes];
     for (int64_t i = 0; i < lanes; i++) square[i] = from[(line + i) * steps.width<Real>() + vector];
     transpose<Real>(square);
     Number* start = to + line + vector * lanes * steps.number;
-    for (int64_t i = 0; i < numbers; i++) store(square[i], start + i * steps.number, lanes);
+    for (int64_t i = 0; i < numbers; i++) store_line<Real>(square[i], start + i * steps.number, is_far);
   });
 }
 
@@ -121,36 +135,27 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
   for (int64_t i = 0; i < steps.lines * width; i++) out[i] = load_as<Real>(numbers + i * lanes, lanes);
 }
 
-// Stores a vector, past the caches if `is_far`: lines that lie far apart would be read before they are written.
-template <class Real, class Number> inlined inline void store_line(Reals<Real> x, Number* to, bool is_far) {
-#ifdef __AVX512F__
-  if constexpr (sizeof(Number) == sizeof(Real)) {
-    if (is_far && uintptr_t(to) % sizeof x == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)x);
-  }
-#endif
-  store(x, to, Wide<Real>::lanes);
-}
-
 // Writes vectors as the numbers of a block; `is_large` tells that the tensor is too large for a cache.
 template <class Real, class Number>
 void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, bool is_large) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
+  const bool is_far = is_large && steps.lines > 1;
   if (steps.number == 1) {
-    const bool is_far = is_large && steps.lines > 1;
     for (int64_t line = 0; line < steps.lines; line++, to += steps.line) {
       for (int64_t i = 0; i < steps.numbers / lanes; i++) store_line<Real>(*from++, to + i * lanes, is_far);
       if (rest) store(*from++, to + steps.numbers - rest, rest);
     }
-#ifdef __AVX512F__
-    if (is_far) _mm_sfence();  // for threads that read what was written
-#endif
-    return;
+  } else if (are_squares<Real>(steps)) {
+    write_squares<Real>(from, to, steps, is_far);
+  } else {
+    Number numbers[block_vectors * lanes];
+    for (int64_t i = 0; i < steps.lines * width; i++) store(from[i], numbers + i * lanes, lanes);
+    steps.each([&](int64_t i, int64_t j) { to[i * steps.line + j * steps.number] = numbers[i * width * lanes + j]; });
   }
-  if (are_squares<Real>(steps)) return write_squares<Real>(from, to, steps);
-  Number numbers[block_vectors * lanes];
-  for (int64_t i = 0; i < steps.lines * width; i++) store(from[i], numbers + i * lanes, lanes);
-  steps.each([&](int64_t i, int64_t j) { to[i * steps.line + j * steps.number] = numbers[i * width * lanes + j]; });
+#ifdef __AVX512F__
+  if (is_far) _mm_sfence();  // for threads that read what was written
+#endif
 }
 
 }  // namespace

@@ -50,7 +50,14 @@ template <class Real, bool tiled> struct Rows {
 
   const Task& task;
   const int64_t rows = task.layout.size();
-  const int64_t stripe_rows = !tiled ? 1 : lanes * (task.elements() < large_elements ? tile_vectors : large_tile_vectors);
+  const int64_t stripe_rows = !tiled ? 1 : lanes * (is_wide() ? large_tile_vectors : tile_vectors);
+
+  // What lies across is transposed by squares, for which the lines of a wide tile are too few.
+  bool is_wide() const {
+    bool is_across = false;
+    for (Operand tensor : {of_z, of_y, of_v, of_delta}) is_across |= std::abs(task.layout.inner().steps.of[tensor]) > 1;
+    return task.elements() >= large_elements && !is_across;
+  }
 
   int64_t inner_size() const { return tiled ? task.layout.inner().size : rows; }
   int64_t inner_stripes() const { return (inner_size() + stripe_rows - 1) / stripe_rows; }
