@@ -48,6 +48,15 @@ def sharded_by_layers(model):
     return fully_shard(model, mesh=mesh)
 
 
+def sharded_as_transformers_does(model):
+    """Shard the last norm and the output layer as one."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard([model.model.norm, model.lm_head], mesh=mesh, reshard_after_forward=False)
+    return fully_shard(model, mesh=mesh)
+
+
 def sharded_in_bfloat16(model):
     mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
     fully_shard(model.lm_head, mesh=mesh, mp_policy=policy)
@@ -85,6 +94,7 @@ def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch):
         (sharded, {}),
         (sharded, {"tie_word_embeddings": True}),
         (sharded_by_layers, {}),
+        (sharded_as_transformers_does, {}),
         (sharded_in_bfloat16, {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "tied" if value else "untied",
@@ -129,6 +139,32 @@ def test_what_comes_too_late_for_a_sharded_model_is_an_error(processes, batch, t
     for of_logits, of_removal in in_both(processes, errors_of_what_comes_too_late, *task):
         assert "take them before the backward pass" in of_logits
         assert "has been sharded since" in of_removal
+
+
+def error_of_a_loss_that_is_cast(rank, rendezvous, batch):
+    """Return the error of a model whose output layer returns bfloat16."""
+    from architectures import build
+
+    from ce_torch.integrations.transformers import use_linear_cost
+
+    distributed.init_process_group("gloo", rendezvous, TIMEOUT, world_size=2, rank=rank)
+    try:
+        model = build("LlamaForCausalLM")
+        use_linear_cost(model)
+        mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(output_dtype=torch.bfloat16)
+        fully_shard(model.lm_head, mesh=mesh, mp_policy=policy)
+        with pytest.raises(RuntimeError) as error:
+            fully_shard(model, mesh=mesh)(**batch)
+        return str(error.value)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_a_layer_whose_outputs_are_cast_would_round_the_loss_and_is_refused(processes, batch, tmp_path):
+    task = f"file://{tmp_path / 'rendezvous'}", batch
+    for error in in_both(processes, error_of_a_loss_that_is_cast, *task):
+        assert "the loss would be rounded to torch.bfloat16" in error
+        assert "output_dtype" in error
 
 
 def losses_of_trainer(rank, port, name, texts, is_served):
