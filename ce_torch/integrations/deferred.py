@@ -58,7 +58,10 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 @dataclass(frozen=True, eq=False)
 class DeferredLogits:
-    """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments."""
+    """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments.
+
+    FSDP looks into a dataclass, and puts on x the hooks that it puts on outputs.
+    """
 
     layer: Any  # a served one
     x: Tensor
@@ -177,6 +180,8 @@ class DeferredLogits:
 
         def cost(x: Tensor, parameters: Parameters) -> Tensor:
             W, b, adapter = parameters.first(self.classes)
+            if self.autocast is None and x.dtype != W.dtype:
+                raise cast_error(x.dtype)
             return linear_log_likelihood(
                 x,
                 W,
@@ -196,10 +201,7 @@ class DeferredLogits:
         with torch.set_grad_enabled(self.has_graph and torch.is_grad_enabled()), self.autocast_again():
             C = self.layer(self.x, cost=cost)
         if C.dtype != out_dtype:
-            raise RuntimeError(
-                f"the linear cost can't serve this model: the loss would be rounded to {C.dtype}, to which FSDP casts what its "
-                "output layer returns; leave the output_dtype of that layer's MixedPrecisionPolicy None"
-            )
+            raise cast_error(C.dtype)
         return C
 
     @classmethod
@@ -224,6 +226,14 @@ class DeferredLogits:
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         self.tensor("an assignment")
         raise TypeError("an assignment would change logits that are not kept; clone them first")
+
+
+def cast_error(dtype: torch.dtype) -> RuntimeError:
+    """Return the error for a cast of what a layer returns, which would be one of x or of the loss."""
+    return RuntimeError(
+        f"the linear cost can't serve this model: FSDP casts what its output layer returns to {dtype}; leave the "
+        "output_dtype of that layer's MixedPrecisionPolicy None"
+    )
 
 
 # What can be done to logits, as a method or a function of PyTorch, without making them.

@@ -51,7 +51,12 @@ class ServedLayer(Served):
             return super().forward(x, **options)
         autocast = autocast_dtype(x.device)
         return DeferredLogits(
-            self, x, self.weight.shape[0], self.logits_dtype or autocast or x.dtype, autocast, torch.is_grad_enabled()
+            layer=self,
+            x=x,
+            classes=self.weight.shape[0],
+            dtype=self.logits_dtype or autocast or x.dtype,
+            autocast=autocast,
+            has_graph=torch.is_grad_enabled(),
         )
 
     def cost_parameters(self: Any) -> Parameters:
@@ -120,7 +125,11 @@ def refusal(layer: Any) -> str | None:
     if is_parametrized(layer):
         return "its output layer has a parametrization, which would be computed more than once"
     if not is_lora(layer):
-        return None if is_linear(layer) or is_dory(layer) else f"its output layer is a {type(layer).__name__}, not an nn.Linear"
+        return (
+            None
+            if is_linear(layer) or is_dory(layer)
+            else f"its output layer is a {type(layer).__name__}, not an nn.Linear"
+        )
     if not is_linear(layer.base_layer):
         return f"the base of its output layer is a {type(layer.base_layer).__name__}, not an nn.Linear"
     if layer.lora_variant:

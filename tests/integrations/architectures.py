@@ -203,6 +203,7 @@ CHANGES = {
     "xLSTMForCausalLM": {"hidden_size": 64, "num_heads": 2, "qk_dim_factor": 1.0},
 }
 
+
 def names() -> set[str]:
     """Return the classes that transformers lists as causal language models."""
     values = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()

@@ -139,7 +139,7 @@ def test_an_adapter_of_a_head_that_does_more_is_refused(build):
     import peft
 
     model = peft.get_peft_model(build("DoryForCausalLM"), peft.LoraConfig(target_modules=["lm_head"]))
-    with pytest.raises(ValueError, match="the base of its output layer is a DoryLMHead, not an nn.Linear"):
+    with pytest.raises(ValueError, match="the base of its output layer is a DoryLMHead"):
         use_linear_cost(model)
 
 

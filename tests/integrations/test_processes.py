@@ -141,7 +141,7 @@ def test_what_comes_too_late_for_a_sharded_model_is_an_error(processes, batch, t
         assert "has been sharded since" in of_removal
 
 
-def error_of_a_loss_that_is_cast(rank, rendezvous, batch):
+def error_of_a_cast(rank, rendezvous, param_dtype, batch):
     """Return the error of a model whose output layer returns bfloat16."""
     from architectures import build
 
@@ -151,7 +151,7 @@ def error_of_a_loss_that_is_cast(rank, rendezvous, batch):
     try:
         model = build("LlamaForCausalLM")
         use_linear_cost(model)
-        mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(output_dtype=torch.bfloat16)
+        mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(param_dtype, output_dtype=torch.bfloat16)
         fully_shard(model.lm_head, mesh=mesh, mp_policy=policy)
         with pytest.raises(RuntimeError) as error:
             fully_shard(model, mesh=mesh)(**batch)
@@ -160,11 +160,11 @@ def error_of_a_loss_that_is_cast(rank, rendezvous, batch):
         distributed.destroy_process_group()
 
 
-def test_a_layer_whose_outputs_are_cast_would_round_the_loss_and_is_refused(processes, batch, tmp_path):
-    task = f"file://{tmp_path / 'rendezvous'}", batch
-    for error in in_both(processes, error_of_a_loss_that_is_cast, *task):
-        assert "the loss would be rounded to torch.bfloat16" in error
-        assert "output_dtype" in error
+@pytest.mark.parametrize("param_dtype", [None, torch.bfloat16])
+def test_a_layer_whose_outputs_are_cast_is_refused(param_dtype, processes, batch, tmp_path):
+    task = f"file://{tmp_path / 'rendezvous'}", param_dtype, batch
+    for error in in_both(processes, error_of_a_cast, *task):
+        assert "FSDP casts what its output layer returns to torch.bfloat16" in error
 
 
 def losses_of_trainer(rank, port, name, texts, is_served):

@@ -1,4 +1,4 @@
-"""Test that what users and libraries do to a model, its layer and its loss has the effect that it had, or is refused."""
+"""Test that what is done to a served model, its layer and its loss has the effect that it had, or is refused."""
 
 import copy
 
@@ -35,7 +35,9 @@ def test_a_layer_with_hooks_is_refused(register, is_first, llama, batch):
     if not is_first:
         use_linear_cost(llama)
     handle = getattr(llama.lm_head, register)(nothing)
-    with pytest.raises(ValueError, match="can't serve LlamaForCausalLM: its output layer has hooks, which would get no"):
+    with pytest.raises(
+        ValueError, match="can't serve LlamaForCausalLM: its output layer has hooks, which would get no"
+    ):
         use_linear_cost(llama) if is_first else llama(**batch)
     handle.remove()
     use_linear_cost(llama)
