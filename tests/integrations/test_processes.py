@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+from test_trainer import NAMES
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -207,7 +208,7 @@ def losses_of_trainer(rank, port, name, texts, is_served):
     return torch.tensor([record["loss"] for record in trainer.state.log_history if "loss" in record]), weight
 
 
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
+@pytest.mark.parametrize("name", NAMES)
 def test_trainer_in_two_processes_takes_the_steps_that_it_takes_with_the_models_own_loss(name, processes, texts):
     def losses(is_served):
         with socket.socket() as listener:
