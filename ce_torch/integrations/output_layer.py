@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.parametrize import is_parametrized
 
 from ce_torch.integrations.deferred import DeferredLogits, Parameters, autocast_dtype
@@ -115,7 +116,7 @@ def served_layer(model: Any) -> Any:
 
 
 def refusal(layer: Any) -> str | None:
-    """Return why the cost can't stand for an output layer, or None. It may have changed since it is served."""
+    """Return why the cost can't stand for an output layer, or None. A served one may have changed since."""
     if layer is None:
         return "it has no output layer: its get_output_embeddings() returns None"
     if "forward" in vars(layer):
@@ -124,14 +125,17 @@ def refusal(layer: Any) -> str | None:
         return "its output layer has hooks, which would get no logits"
     if is_parametrized(layer):
         return "its output layer has a parametrization, which would be computed more than once"
-    if not is_lora(layer):
-        return (
-            None
-            if is_linear(layer) or is_dory(layer)
-            else f"its output layer is a {type(layer).__name__}, not an nn.Linear"
-        )
-    if not is_linear(layer.base_layer):
-        return f"the base of its output layer is a {type(layer.base_layer).__name__}, not an nn.Linear"
+    base = layer.base_layer if is_lora(layer) else layer
+    if not is_linear(base) and not (base is layer and is_dory(layer)):
+        which = "its output layer" if base is layer else "the base of its output layer"
+        return f"{which} is a {type(base).__name__}, not an nn.Linear"
+    if hasattr(type(base.weight), "__tensor_flatten__") and not isinstance(base.weight, DTensor):
+        return f"the weight of its output layer is a {type(base.weight).__name__}, not a plain tensor"
+    return None if base is layer else refusal_of_adapter(layer)
+
+
+def refusal_of_adapter(layer: Any) -> str | None:
+    """Return why the cost can't stand for PEFT's adapters of an output layer, or None."""
     if layer.lora_variant:
         return "the adapter of its output layer is a variant of LoRA, such as DoRA"
     if any(getattr(dropout, "p", 0) for dropout in layer.lora_dropout.values()):

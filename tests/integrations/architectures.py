@@ -148,6 +148,10 @@ CHANGES = {
     "KimiLinearForCausalLM": {"layer_types": ["linear_attention", "full_attention"]},
     "Lfm2MoeForCausalLM": CONVOLUTION,
     "Lfm3ForCausalLM": CONVOLUTION,
+    "LlavaForConditionalGeneration": {
+        "text_config": TEXT | {"model_type": "llama"},
+        "vision_config": VISION | {"model_type": "clip_vision_model"},
+    },
     "LongcatFlashForCausalLM": {"num_layers": 1},
     "Mamba2ForCausalLM": {"num_heads": 4, "head_dim": 16, "state_size": 16, "n_groups": 1},
     "MiMoV2FlashForCausalLM": {"num_key_value_heads": 1, "v_head_dim": 8},

@@ -58,6 +58,38 @@ def test_a_layer_whose_weight_changes_whenever_it_is_read_is_refused(llama):
         use_linear_cost(llama)
 
 
+class Quantized(torch.Tensor):
+    """Whole numbers with a scale, which a product takes as the numbers that they stand for."""
+
+    @staticmethod
+    def __new__(cls, numbers, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=scale.dtype)
+
+    def __init__(self, numbers, scale):
+        self.numbers, self.scale = numbers, scale
+
+    def __tensor_flatten__(self):
+        return ["numbers", "scale"], None
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is nn.functional.linear:
+            return function(args[0], args[1].numbers * args[1].scale, *args[2:], **(kwargs or {}))
+        return super().__torch_function__(function, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return cls(args[0].numbers, args[0].scale)
+
+
+def test_a_weight_that_is_quantized_is_refused(llama, batch):
+    numbers = torch.randint(-127, 128, (96, 32), dtype=torch.int8)
+    llama.lm_head.weight = nn.Parameter(Quantized(numbers, torch.tensor(0.01)), requires_grad=False)
+    assert llama(**batch).loss.isfinite()
+    with pytest.raises(ValueError, match="the weight of its output layer is a Quantized, not a plain tensor"):
+        use_linear_cost(llama)
+
+
 def test_a_loss_under_autocast_of_a_layer_outside_of_it_is_exact(llama, batch, loss_and_gradients):
     own_loss = llama.loss_function
 
@@ -153,6 +185,15 @@ def test_a_label_that_is_no_word_is_an_error(word, llama, batch):
     use_linear_cost(llama)
     with pytest.raises((IndexError, ValueError)):
         llama(**batch)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "LlavaForConditionalGeneration"])
+def test_a_model_that_is_no_causal_one_can_be_served_too(name, build, batch, loss_and_gradients):
+    changes = {"is_decoder": False} if name.startswith("Bert") else {}
+    model = build(name, **changes)
+    own = loss_and_gradients(model, batch)
+    use_linear_cost(model)
+    assert_close(loss_and_gradients(model, batch), own)
 
 
 def test_dorys_head_scales_each_word(build, batch, loss_and_gradients, forbid_logits):
