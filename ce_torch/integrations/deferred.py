@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from ce_torch.costs._precision import is_autocast
@@ -176,11 +177,12 @@ class DeferredLogits:
             return F.cross_entropy(self.tensor("a cross-entropy of images"), target, *options)
 
         is_half = self.dtype in (torch.bfloat16, torch.float16)
+        is_sharded = isinstance(self.layer, FSDPModule)
         out_dtype = torch.float32 if is_half and is_autocast(self.device) else self.dtype
 
         def cost(x: Tensor, parameters: Parameters) -> Tensor:
             W, b, adapter = parameters.first(self.classes)
-            if self.autocast is None and x.dtype != W.dtype:
+            if is_sharded and self.autocast is None and x.dtype != W.dtype:
                 raise cast_error(x.dtype)
             return linear_log_likelihood(
                 x,

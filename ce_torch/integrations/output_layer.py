@@ -147,12 +147,11 @@ def has_hooks(layer: nn.Module) -> bool:
     """Return True if the layer has hooks, other than those that make its parameters ready."""
     names = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     hooks = [(module, hook) for module in layer.modules() for name in names for hook in getattr(module, name).values()]
-    return any(
-        module is not layer or not str(getattr(hook, "__module__", None)).startswith(SHARDING) for module, hook in hooks
-    )
+    return any(module is not layer or not is_of_sharding(hook) for module, hook in hooks)
 
 
-SHARDING = ("torch.distributed.", "deepspeed.")
+def is_of_sharding(hook: Callable[..., Any]) -> bool:
+    return str(getattr(hook, "__module__", None)).startswith(("torch.distributed.", "deepspeed."))
 
 
 def is_linear(layer: nn.Module) -> bool:
