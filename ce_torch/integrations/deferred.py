@@ -6,11 +6,13 @@ themselves, and makes them as the layer would have made them.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from ce_torch.costs._precision import is_autocast
@@ -50,14 +52,24 @@ class Scale(NamedTuple):
 UNCHANGED = Scale()
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype of products under autocast, or None without it."""
+    return torch.get_autocast_dtype(device.type) if is_autocast(device) else None
+
+
 @dataclass(frozen=True, eq=False)
 class DeferredLogits:
-    """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments."""
+    """The outputs of a layer for inputs x (..., D) after some steps: methods of `Tensor` with their arguments.
+
+    FSDP looks into a dataclass, and puts on x the hooks that it puts on outputs.
+    """
 
     layer: Any  # a served one
     x: Tensor
     classes: int
     dtype: torch.dtype
+    autocast: torch.dtype | None  # as it was when the layer was called
+    has_graph: bool  # the same
     scale: Scale = UNCHANGED
     steps: tuple[tuple[Any, ...], ...] = ()
 
@@ -86,10 +98,17 @@ class DeferredLogits:
                 f"the linear cost can't serve this model: its loss needs the logits themselves, for {purpose}; call "
                 "remove_linear_cost(model) to train with the model's own loss"
             )
-        logits = self.layer(self.x)
-        for method, *arguments in self.steps:
-            logits = getattr(logits, method)(*arguments)
+        with torch.set_grad_enabled(self.has_graph), self.autocast_again():
+            logits = self.layer(self.x)
+            for method, *arguments in self.steps:
+                logits = getattr(logits, method)(*arguments)
         return logits
+
+    def autocast_again(self) -> AbstractContextManager:
+        """Return the autocast that the layer was called under."""
+        if autocast_dtype(self.device) == self.autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
     def step(self, method: str, *arguments: Any, **changes: Any) -> "DeferredLogits":
         return replace(self, steps=(*self.steps, (method, *arguments)), **changes)
@@ -158,9 +177,13 @@ class DeferredLogits:
             return F.cross_entropy(self.tensor("a cross-entropy of images"), target, *options)
 
         is_half = self.dtype in (torch.bfloat16, torch.float16)
+        is_sharded = isinstance(self.layer, FSDPModule)
+        out_dtype = torch.float32 if is_half and is_autocast(self.device) else self.dtype
 
         def cost(x: Tensor, parameters: Parameters) -> Tensor:
             W, b, adapter = parameters.first(self.classes)
+            if is_sharded and self.autocast is None and x.dtype != W.dtype:
+                raise cast_error(x.dtype)
             return linear_log_likelihood(
                 x,
                 W,
@@ -174,10 +197,14 @@ class DeferredLogits:
                 label_smoothing=label_smoothing,
                 reduction=reduction,
                 max_memory=self.layer.cost_memory,
-                out_dtype=torch.float32 if is_half and is_autocast(self.device) else self.dtype,
+                out_dtype=out_dtype,
             )
 
-        return self.layer(self.x, cost)
+        with torch.set_grad_enabled(self.has_graph and torch.is_grad_enabled()), self.autocast_again():
+            C = self.layer(self.x, cost=cost)
+        if C.dtype != out_dtype:
+            raise cast_error(C.dtype)
+        return C
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
@@ -201,6 +228,14 @@ class DeferredLogits:
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         self.tensor("an assignment")
         raise TypeError("an assignment would change logits that are not kept; clone them first")
+
+
+def cast_error(dtype: torch.dtype) -> RuntimeError:
+    """Return the error for a cast of what a layer returns, which would be one of x or of the loss."""
+    return RuntimeError(
+        f"the linear cost can't serve this model: FSDP casts what its output layer returns to {dtype}; leave the "
+        "output_dtype of that layer's MixedPrecisionPolicy None"
+    )
 
 
 # What can be done to logits, as a method or a function of PyTorch, without making them.

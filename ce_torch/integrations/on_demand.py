@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ce_torch.costs._precision import is_autocast
 from ce_torch.costs._torch_private import count_changes, make_wrapper_subclass, tree_map_only
 from ce_torch.integrations.deferred import DeferredLogits
 
@@ -18,24 +16,19 @@ class LogitsOnDemand(Tensor):
 
     deferred: DeferredLogits
     made: Tensor | None
-    has_graph: bool
-    autocast: torch.dtype | None
     changes: int
 
     @staticmethod
     def __new__(cls: type["LogitsOnDemand"], deferred: DeferredLogits) -> "LogitsOnDemand":
-        device = deferred.device
-        tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=device)
+        tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=deferred.device)
         tensor.deferred, tensor.made = deferred, None
-        tensor.has_graph = torch.is_grad_enabled()
-        tensor.autocast = torch.get_autocast_dtype(device.type) if is_autocast(device) else None
         tensor.changes = changes(deferred)
         return tensor
 
     def make(self) -> Tensor:
         """Return the logits; raise `RuntimeError` if they would not be those of the model when it returned."""
         if self.made is None:
-            layer, device = self.deferred.layer, self.deferred.device.type
+            layer = self.deferred.layer
             # FSDP gathers the weight of a layer that it shards by itself whenever the layer is called.
             is_sharded = isinstance(layer.weight, DTensor) and not isinstance(layer, FSDPModule)
             if is_sharded or changes(self.deferred) != self.changes:
@@ -43,11 +36,7 @@ class LogitsOnDemand(Tensor):
                     "logits can't be made any more, since the weight of their layer has been "
                     f"{'sharded again' if is_sharded else 'changed'}; take them before the backward pass"
                 )
-            with (
-                torch.set_grad_enabled(self.has_graph),
-                torch.autocast(device, self.autocast, enabled=self.autocast is not None),
-            ):
-                self.made = self.deferred.tensor("a function")
+            self.made = self.deferred.tensor("a function")
         return self.made
 
     def float(self) -> Tensor:
@@ -55,7 +44,7 @@ class LogitsOnDemand(Tensor):
         if self.made is not None:
             return self.made.float()
         tensor = LogitsOnDemand(self.deferred.float())
-        tensor.has_graph, tensor.autocast, tensor.changes = self.has_graph, self.autocast, self.changes
+        tensor.changes = self.changes
         return tensor
 
     @classmethod
@@ -63,6 +52,11 @@ class LogitsOnDemand(Tensor):
         """Return what a function returns for the logits. Only their shape and the like are known without them."""
         if function in KNOWN:
             return super().__torch_function__(function, types, args, kwargs or {})
+        if function in OF_THE_LOSS:
+            raise RuntimeError(
+                f"{function.__name__} would miss the gradient of the loss, which is computed without logits; call "
+                "remove_linear_cost(model) to have it"
+            )
         made_args, made_kwargs = tree_map_only(cls, cls.make, (args, kwargs or {}))
         return function(*made_args, **made_kwargs)
 
@@ -83,3 +77,4 @@ KNOWN = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.element_size, Tensor.is_f
     getattr(Tensor, name).__get__
     for name in ("shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "is_leaf")
 }
+OF_THE_LOSS = {Tensor.register_hook, Tensor.retain_grad}

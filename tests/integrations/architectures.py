@@ -74,13 +74,32 @@ VISION = {
     "image_size": 16,
     "patch_size": 8,
 }
+SOUND = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEXT = {name: SIZES[name] for name in (*[*SIZES][:13], "final_logit_softcapping") if name != "unpadded_vocab_size"}
+TOWER = {name: TEXT[name] for name in TEXT if name not in ("head_dim", "final_logit_softcapping")}
+GEMMA3N = {
+    "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "vocab_size_per_layer_input": 96,
+    "hidden_size_per_layer_input": 8,
+    "activation_sparsity_pattern": [0.0, 0.0],
+    "laurel_rank": 8,
+}
+GEMMA4 = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96}
 
 # What else a model needs to be small, or to run at all.
 CHANGES = {
     "BailingHybridForCausalLM": {"layer_types": ["linear_attention", "full_attention"]},
     "BambaForCausalLM": MAMBA | {"attn_layer_indices": [1]},
     "BigBirdForCausalLM": {"attention_type": "original_full"},
+    "BltForCausalLM": {
+        "patcher_config": TOWER,
+        "encoder_config": TOWER | {"hidden_size_global": 32},
+        "decoder_config": TOWER | {"hidden_size_global": 32},
+        "global_config": TOWER,
+        "encoder_hash_byte_group_vocab": 50,
+        "use_cache": False,
+    },
     "CodeGenForCausalLM": {"rotary_dim": 8},
     "CohereCompassForCausalLM": {
         "rope_parameters": {
@@ -100,18 +119,24 @@ CHANGES = {
     "GPTJForCausalLM": {"rotary_dim": 8},
     "GPTNeoForCausalLM": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "Gemma3ForConditionalGeneration": {"text_config": TEXT, "vision_config": VISION},
-    "Gemma3nForCausalLM": {
-        "num_kv_shared_layers": 0,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "vocab_size_per_layer_input": 96,
-        "hidden_size_per_layer_input": 8,
-        "activation_sparsity_pattern": [0.0, 0.0],
-        "laurel_rank": 8,
+    "Gemma3nForCausalLM": GEMMA3N,
+    "Gemma3nForConditionalGeneration": {
+        "text_config": TEXT | GEMMA3N,
+        "vision_config": {"architecture": "resnet18", "hidden_size": 32},
+        "audio_config": {"hidden_size": 32, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1},
     },
     "Gemma4AssistantForCausalLM": {
         "text_config": TEXT | {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
     },
-    "Gemma4ForCausalLM": {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 96},
+    "Gemma4ForConditionalGeneration": {"text_config": TEXT | GEMMA4},
+    "Gemma4UnifiedAssistantForCausalLM": {"text_config": TEXT},
+    "Gemma4UnifiedForConditionalGeneration": {
+        "text_config": TEXT,
+        "vision_config": {"mm_embed_dim": 32, "mm_posemb_size": 8, "output_proj_dims": 32},
+        "audio_config": {"audio_embed_dim": 32},
+    },
+    "Gemma4ForCausalLM": GEMMA4,
+    "GitForCausalLM": {"vision_config": VISION},
     "GotOcr2ForConditionalGeneration": {"text_config": TEXT, "vision_config": VISION},
     "GraniteMoeHybridForCausalLM": MAMBA | {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 32},
     "JambaForCausalLM": {
@@ -123,9 +148,18 @@ CHANGES = {
     "KimiLinearForCausalLM": {"layer_types": ["linear_attention", "full_attention"]},
     "Lfm2MoeForCausalLM": CONVOLUTION,
     "Lfm3ForCausalLM": CONVOLUTION,
+    "LlavaForConditionalGeneration": {
+        "text_config": TEXT | {"model_type": "llama"},
+        "vision_config": VISION | {"model_type": "clip_vision_model"},
+    },
     "LongcatFlashForCausalLM": {"num_layers": 1},
     "Mamba2ForCausalLM": {"num_heads": 4, "head_dim": 16, "state_size": 16, "n_groups": 1},
     "MiMoV2FlashForCausalLM": {"num_key_value_heads": 1, "v_head_dim": 8},
+    "MossTranscribeDiarizeForConditionalGeneration": {"text_config": TEXT, "audio_config": SOUND},
+    "Phi4MultimodalForCausalLM": {
+        "vision_config": VISION | {"crop_size": 16},
+        "audio_config": SOUND | {"num_blocks": 1, "nemo_conv_channels": 8},
+    },
     "Qwen3NextForCausalLM": LINEAR_ATTENTION,
     "Qwen3_5ForCausalLM": LINEAR_ATTENTION,
     "Qwen3_5MoeForCausalLM": LINEAR_ATTENTION,
@@ -173,18 +207,6 @@ CHANGES = {
     "xLSTMForCausalLM": {"hidden_size": 64, "num_heads": 2, "qk_dim_factor": 1.0},
 }
 
-# Models with towers for images, sound or bytes, which have no small configuration, or need more inputs than words.
-UNTRIED = {
-    "BltForCausalLM",
-    "Gemma3nForConditionalGeneration",
-    "Gemma4ForConditionalGeneration",
-    "Gemma4UnifiedAssistantForCausalLM",
-    "Gemma4UnifiedForConditionalGeneration",
-    "GitForCausalLM",
-    "MossTranscribeDiarizeForConditionalGeneration",
-    "Phi4MultimodalForCausalLM",
-}
-
 
 def names() -> set[str]:
     """Return the classes that transformers lists as causal language models."""
@@ -206,12 +228,14 @@ def build(name, **changes):
     return model
 
 
-def batch(length=12):
-    """Return two texts, of which one has a prompt and the other padding that do not count."""
-    words = torch.randint(3, WORDS, (2, length), generator=torch.Generator().manual_seed(1))
+def batch(name=None, length=12):
+    """Return two texts, of which one has a prompt and the other padding that do not count, and a model's pictures."""
+    generator = torch.Generator().manual_seed(1)
+    words = torch.randint(3, WORDS, (2, length), generator=generator)
     labels = words.clone()
     labels[0, :5] = labels[1, -3:] = -100
-    return {"input_ids": words, "labels": labels}
+    pictures = {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)} if name == "GitForCausalLM" else {}
+    return {"input_ids": words, "labels": labels} | pictures
 
 
 def outcome(name):
@@ -220,7 +244,7 @@ def outcome(name):
     try:
         use_linear_cost(model)
         with mock.patch.object(deferred, "linear_log_likelihood", wraps=deferred.linear_log_likelihood) as cost:
-            outputs = model(**batch())
+            outputs = model(**batch(name))
     except (ValueError, RuntimeError) as error:
         return "refused: " + re.search(r"can't serve \w+(?: model)?: ([^;]*)", str(error))[1]
     (_, weight, _, bias), options = cost.call_args.args, cost.call_args.kwargs

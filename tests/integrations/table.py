@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "transformers.md"
-ROW = re.compile(r"^\| (served.*|refused.*|not tested.*) \| (.*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (served.*|refused.*) \| (.*) \|$", re.MULTILINE)
 
 
 def written() -> dict[str, str]:
@@ -21,15 +21,14 @@ def found() -> dict[str, str]:
     """Return the outcome of each model as it is."""
     import architectures
 
-    untried = dict.fromkeys(architectures.UNTRIED, "not tested: it takes other inputs than words")
-    return {name: architectures.outcome(name) for name in architectures.names() - {*untried}} | untried
+    return {name: architectures.outcome(name) for name in architectures.names()}
 
 
 def write(outcomes: dict[str, str]) -> None:
     rows: dict[str, list[str]] = {}
     for name, outcome in sorted(outcomes.items(), key=lambda item: item[0].lower()):
         rows.setdefault(outcome, []).append(f"`{name}`")
-    order = sorted(rows, key=lambda outcome: (not outcome.startswith("served"), outcome.startswith("not"), outcome))
+    order = sorted(rows, key=lambda outcome: (not outcome.startswith("served"), outcome))
     lines = [f"| {outcome} | {', '.join(rows[outcome])} |\n" for outcome in order]
     PAGE.write_text(
         re.sub(r"(\| outcome \| models \|\n\|---\|---\|\n)(\|.*\n)*", rf"\1{''.join(lines)}", PAGE.read_text())

@@ -15,6 +15,7 @@ FEW = [
     "BartForCausalLM",
     "BertLMHeadModel",
     "CohereForCausalLM",
+    "DoryForCausalLM",
     "Gemma2ForCausalLM",
     "GraniteMoeForCausalLM",
     "InklingForCausalLM",
@@ -35,8 +36,8 @@ def errors(gradients, exact):
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_loss_and_gradients_are_the_models_own(name, build, batch, loss_and_gradients):
-    model = build(name)
+def test_loss_and_gradients_are_the_models_own(name, architectures, loss_and_gradients):
+    model, batch = architectures.build(name), architectures.batch(name)
     own_loss, own = loss_and_gradients(model, batch)
     use_linear_cost(model)
     loss, gradients = loss_and_gradients(model, batch)
@@ -45,10 +46,19 @@ def test_loss_and_gradients_are_the_models_own(name, build, batch, loss_and_grad
     assert errors(gradients, own).max() < 1e-4
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_the_loss_in_evaluation_is_the_models_own(name, architectures):
+    model, batch = architectures.build(name).eval(), architectures.batch(name)
+    with torch.no_grad():
+        own = model(**batch).loss
+        use_linear_cost(model)
+        assert_close(model(**batch).loss, own, rtol=1e-5, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*SERVED} - {"DbrxForCausalLM", "XmodForCausalLM"}))  # their own code fails
-def test_under_autocast_they_are_as_near_to_those_in_float32_as_the_models_own(name, build, batch, loss_and_gradients):
-    model = build(name)
+def test_under_autocast_they_are_as_near_to_those_in_float32_as_the_models_own(name, architectures, loss_and_gradients):
+    model, batch = architectures.build(name), architectures.batch(name)
     exact_loss, exact = loss_and_gradients(model, batch)
     own_loss, own = loss_and_gradients(model, batch, enabled=True)
     use_linear_cost(model)

@@ -79,6 +79,26 @@ def test_adapters_that_are_not_in_force_are_left_out(state, adapt, batch):
             assert_close(loss, model(**batch).loss)
 
 
+def test_adapters_that_are_merged_and_disabled_are_taken_out_again(adapt, batch):
+    model = adapt(target_modules=["lm_head"])
+    with model.disable_adapter():
+        own = model(**batch).loss
+    use_linear_cost(model)
+    model.merge_adapter()
+    with model.disable_adapter():
+        assert_close(model(**batch).loss, own)
+
+
+def test_an_adapter_for_each_text_generates_as_before_and_is_refused_in_a_loss(adapt, batch):
+    model = adapt(target_modules=["lm_head"]).eval()
+    each = {"input_ids": batch["input_ids"], "adapter_names": ["default", "__base__"]}
+    own = model(**each).logits
+    use_linear_cost(model)
+    assert_close(model(**each).logits, own)
+    with pytest.raises(ValueError, match="its output layer has hooks"):
+        model(**each, labels=batch["labels"])
+
+
 def test_it_can_be_undone(adapt, batch):
     model = adapt(use_linear_cost, target_modules=["lm_head"])
     model(**batch)
@@ -87,7 +107,7 @@ def test_it_can_be_undone(adapt, batch):
     assert not [module for module in model.modules() if "ce_torch" in str(type(module).__mro__)]
 
 
-@pytest.mark.parametrize(
+MORE = pytest.mark.parametrize(
     ("option", "reason"),
     [
         ({"lora_dropout": 0.1}, "drops inputs; set lora_dropout to 0"),
@@ -95,6 +115,36 @@ def test_it_can_be_undone(adapt, batch):
     ],
     ids=["dropout", "variant"],
 )
+
+
+@MORE
 def test_an_adapter_of_the_layer_that_does_more_is_refused(option, reason, adapt):
     with pytest.raises(ValueError, match=f"can't serve PhiForCausalLM: the adapter of its output layer .*{reason}"):
         use_linear_cost(adapt(target_modules=["lm_head"], **option))
+
+
+@MORE
+def test_it_is_refused_if_it_comes_later_too(option, reason, adapt, batch):
+    import peft
+
+    model = adapt(use_linear_cost, target_modules=["lm_head"])
+    assert model(**batch).loss.isfinite()
+    model.add_adapter("second", peft.LoraConfig(r=2, target_modules=["lm_head"], **option))
+    model.set_adapter("second")
+    with pytest.raises(ValueError, match=f"can't serve PhiForCausalLM: the adapter of its output layer .*{reason}"):
+        model(**batch)
+
+
+def test_an_adapter_of_a_head_that_does_more_is_refused(build):
+    import peft
+
+    model = peft.get_peft_model(build("DoryForCausalLM"), peft.LoraConfig(target_modules=["lm_head"]))
+    with pytest.raises(ValueError, match="the base of its output layer is a DoryLMHead"):
+        use_linear_cost(model)
+
+
+def test_adapters_in_float32_of_a_model_in_bfloat16(adapt, batch, loss_and_gradients):
+    model = adapt(lambda model: model.bfloat16(), target_modules=["lm_head"])
+    own = loss_and_gradients(model, batch)
+    use_linear_cost(model)
+    assert_close(loss_and_gradients(model, batch), own, rtol=0.1, atol=0.02)

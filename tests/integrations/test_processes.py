@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+from test_trainer import NAMES
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -48,6 +49,15 @@ def sharded_by_layers(model):
     return fully_shard(model, mesh=mesh)
 
 
+def sharded_as_transformers_does(model):
+    """Shard the last norm and the output layer as one."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard([model.model.norm, model.lm_head], mesh=mesh, reshard_after_forward=False)
+    return fully_shard(model, mesh=mesh)
+
+
 def sharded_in_bfloat16(model):
     mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
     fully_shard(model.lm_head, mesh=mesh, mp_policy=policy)
@@ -85,6 +95,7 @@ def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch):
         (sharded, {}),
         (sharded, {"tie_word_embeddings": True}),
         (sharded_by_layers, {}),
+        (sharded_as_transformers_does, {}),
         (sharded_in_bfloat16, {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "tied" if value else "untied",
@@ -131,6 +142,32 @@ def test_what_comes_too_late_for_a_sharded_model_is_an_error(processes, batch, t
         assert "has been sharded since" in of_removal
 
 
+def error_of_a_cast(rank, rendezvous, param_dtype, batch):
+    """Return the error of a model whose output layer returns bfloat16."""
+    from architectures import build
+
+    from ce_torch.integrations.transformers import use_linear_cost
+
+    distributed.init_process_group("gloo", rendezvous, TIMEOUT, world_size=2, rank=rank)
+    try:
+        model = build("LlamaForCausalLM")
+        use_linear_cost(model)
+        mesh, policy = init_device_mesh("cpu", (2,)), MixedPrecisionPolicy(param_dtype, output_dtype=torch.bfloat16)
+        fully_shard(model.lm_head, mesh=mesh, mp_policy=policy)
+        with pytest.raises(RuntimeError) as error:
+            fully_shard(model, mesh=mesh)(**batch)
+        return str(error.value)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("param_dtype", [None, torch.bfloat16])
+def test_a_layer_whose_outputs_are_cast_is_refused(param_dtype, processes, batch, tmp_path):
+    task = f"file://{tmp_path / 'rendezvous'}", param_dtype, batch
+    for error in in_both(processes, error_of_a_cast, *task):
+        assert "FSDP casts what its output layer returns to torch.bfloat16" in error
+
+
 def losses_of_trainer(rank, port, name, texts, is_served):
     """Return the losses of ten steps, each of two texts in each process, accumulated twice."""
     import accelerate
@@ -171,7 +208,7 @@ def losses_of_trainer(rank, port, name, texts, is_served):
     return torch.tensor([record["loss"] for record in trainer.state.log_history if "loss" in record]), weight
 
 
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
+@pytest.mark.parametrize("name", NAMES)
 def test_trainer_in_two_processes_takes_the_steps_that_it_takes_with_the_models_own_loss(name, processes, texts):
     def losses(is_served):
         with socket.socket() as listener:

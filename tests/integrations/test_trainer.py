@@ -16,6 +16,7 @@ NAMES = [
     "CohereForCausalLM",
     "DbrxForCausalLM",
     "DeepseekV3ForCausalLM",
+    "DoryForCausalLM",
     "Ernie4_5ForCausalLM",
     "FalconForCausalLM",
     "FalconH1ForCausalLM",

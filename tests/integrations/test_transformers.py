@@ -337,7 +337,7 @@ def test_a_loss_function_of_the_users_own_may_weigh_classes_and_smooth_labels(ll
         (torch.nn.Linear(2, 3), "model must be a language model of transformers, got Linear"),
         ("LlamaModel", "can't serve LlamaModel: it computes no loss"),
         ("LlamaForTokenClassification", "can't serve LlamaForTokenClassification: it has no output layer"),
-        ("DoryForCausalLM", "can't serve DoryForCausalLM: its output layer is a DoryLMHead"),
+        ("MusicgenForCausalLM", "can't serve MusicgenForCausalLM: its output layer is a ModuleList, not an nn.Linear"),
     ],
     ids=["no language model", "no loss", "no output layer", "another layer"],
 )
