@@ -198,6 +198,15 @@ def test_softmax_goes_to_both_limits_with_a_tie(shared):
     assert outputs.all_inner_texts() == ["0.250"] * 4
 
 
+def test_a_bar_ends_in_stripes_where_it_is_longer_than_its_track(learn):
+    bars = learn.evaluate(
+        """[...document.querySelectorAll("#layer .bar")].map((bar) => [
+            bar.querySelector(".bar-number").textContent,
+            getComputedStyle(bar.querySelector(".bar-fill")).maskImage.includes("repeating")])"""
+    )
+    assert {text for text, striped in bars if striped} == {"4.000", "−4.000"}
+
+
 # The slopes that a figure shows: the number, the colour, and how much of the longest bar or strongest colour.
 BARS_OF_SLOPES = """() => [...document.querySelectorAll("#softmax .bar.signed")].map((bar) => {
   const fill = bar.querySelector(".bar-fill");

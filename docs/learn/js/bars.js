@@ -29,6 +29,7 @@ const Bars = (() => {
         number.textContent = Words.fixed(value, digits);
         row.classList.toggle("marked", i === marked);
         row.classList.toggle("negative", value < 0);
+        row.classList.toggle("beyond", length < low || length > high);
       });
     }
     return { box, show };
