@@ -230,7 +230,11 @@ def _(temperature, z):
             picture(
                 outputs, f"The outputs: {', '.join(f'{output:.2f}' for output in a)}", title=f"Σ a = {a.sum():.3f}"
             ),
-            picture(partial(draw_slopes, slopes=slopes), "The slopes of each output", title="∂aⱼ / ∂zₖ"),
+            picture(
+                partial(draw_slopes, slopes=slopes, c=1 / temperature.value),
+                "The slopes of each output",
+                title="∂aⱼ / ∂zₖ",
+            ),
             caption="The outputs, (78) and (83), and how each of them changes with each weighted input.",
         )
     )
@@ -240,7 +244,8 @@ def _(temperature, z):
 @app.cell(hide_code=True)
 def _():
     mo.md(r"""
-    Purple slopes are positive, orange ones negative. The signs stay the same wherever the sliders are, since
+    Purple slopes are positive, orange ones negative, and the strongest colour is 1/4 (with $c > 1$ it is $c/4$): no
+    slope is steeper. The signs stay the same wherever the sliders are, since
 
     $$\frac{\partial a_j}{\partial z_k} =
     \begin{cases} c\,a_j\,(1 - a_j) & k = j \\ -c\,a_j\,a_k & k \ne j \end{cases}$$

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +31,9 @@ interpret_kernels()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 TIMEOUT = 300_000  # ms for anything, on a busy machine
-FLAGS = [
+CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -69,34 +71,62 @@ def packed(root):
 
 
 @pytest.fixture(scope="session")
-def chromium():
-    """The one browser of all tests, since a process can run Playwright only once."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+def playwright():
+    """What drives the browsers: a process can run it only once."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="session")
+def firefox(playwright):
+    """A context of Firefox."""
+    if FIREFOX is None:
+        pytest.skip("no Firefox is installed (Debian: apt-get install firefox-esr)")
+    from playwright.sync_api import Error
+
+    # By WebDriver BiDi, which every Firefox speaks; without the channel Playwright wants a Firefox of its own.
+    settings = {"network.dns.disabled": True}  # there is no network
+    firefox = playwright.firefox.launch(
+        channel="moz-firefox", executable_path=FIREFOX, firefox_user_prefs=settings, timeout=TIMEOUT
+    )
+    try:
+        yield open_context(firefox)
+    except Error as error:
+        if "unknown command" not in str(error):
+            raise
+        pytest.skip(f"Firefox {firefox.version} is too old for Playwright ({str(error).splitlines()[0]})")
+    finally:
+        firefox.close()
 
 
 @pytest.fixture(scope="session")
 def new_context(chromium):
-    """Return a function that opens a context of the browser."""
-
-    def new_context(**options):
-        context = chromium.new_context(**options)
-        context.set_default_timeout(TIMEOUT)
-        return context
-
-    return new_context
+    """Return a function that opens a context of Chromium."""
+    return partial(open_context, chromium)
 
 
 @pytest.fixture(scope="session")
 def browser(new_context):
+    """A context of Chromium."""
     return new_context()
+
+
+def open_context(browser, **options):
+    context = browser.new_context(**options)
+    context.set_default_timeout(TIMEOUT)
+    return context
 
 
 @pytest.fixture(scope="session")

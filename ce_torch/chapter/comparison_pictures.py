@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ce_torch.chapter import stuck_report
-from ce_torch.chapter.comparison_report import CHAPTER, EPOCHS_SHOWN, NAMES, epochs_to_goal
+from ce_torch.chapter.comparison_report import CHAPTER, EPOCHS_SHOWN, NAMES
+from ce_torch.chapter.comparison_speeds import epochs_to_goal
 from ce_torch.chapter.curves import png
 from ce_torch.chapter.drawing import COLORS, add_legend_below, count_epochs, mark_diverged, mark_values
 from ce_torch.training.confidence import mean_and_margin

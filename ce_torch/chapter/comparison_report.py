@@ -1,20 +1,19 @@
 """The report of the comparison of costs: tables, and what the results do and do not show."""
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from statistics import median
 from typing import Any
 
-from ce_torch.chapter import stuck_report
+from ce_torch.chapter import comparison_answer, stuck_report
+from ce_torch.chapter.comparison_speeds import chosen_rate, extra_epochs, slowdown, table_of_speeds
 from ce_torch.chapter.markdown import bullets, table
-from ce_torch.training.confidence import Difference, mean_and_margin, median_and_interval, paired_difference
+from ce_torch.training.confidence import Difference, mean_and_margin, paired_difference
+from ce_torch.training.report import format_margin
 
 NAMES = {"quadratic": "quadratic", "ce": "cross-entropy", "ll": "log-likelihood"}
 # Accuracies in percent, by hidden neurons and cost: Nielsen, section 3.1, and chapter 1 for the quadratic cost.
 CHAPTER = {(30, "quadratic"): 95.42, (30, "ce"): 95.49, (100, "quadratic"): 96.59, (100, "ce"): 96.82}
-# The chapter argues that the quadratic cost learns this many times slower: 1 / ∫ σ(1 − σ) dσ, for σ from 0 to 1.
-SLOWDOWN = 6
 LEVEL = 0.05
 EPOCHS_SHOWN = 6  # in the picture of the first epochs
 
@@ -27,6 +26,12 @@ weights and biases from N(0, 1). They are trained for {epochs} epochs on the {ex
 in mini-batches of 10.
 
 Written by `python -m ce_torch.chapter.compare`; every figure is in [results.json](results.json).
+
+## In short
+
+{answer}
+
+Intervals, and margins after ±, are for 95% confidence.
 
 ## Accuracy
 
@@ -107,6 +112,7 @@ def markdown(results: Results) -> str:
         data=results.get("data", "MNIST"),  # the first results do not name their data
         sizes=" or ".join(map(str, plan["hidden"])),
         smallest=plan["hidden"][0],
+        answer=comparison_answer.markdown(results),
         accuracies=table_of_accuracies(results),
         comparisons=len(differences),
         level=level,
@@ -132,10 +138,9 @@ def table_of_accuracies(results: Results) -> str:
     rows = []
     for final in results["finals"]:
         hidden, cost, last = final["hidden"], final["cost"], final["test"][-1]
-        average, margin = mean_and_margin(last)
         runs_below = sum(accuracy < goal for accuracy in last)
         accuracies = (
-            f"{average:.2%} ± {100 * margin:.2f}",
+            format_margin(last),
             *(f"{summarise(last):.2%}" for summarise in (median, max, min)),
         )
         chapter = f"{CHAPTER[hidden, cost]}%" if (hidden, cost) in CHAPTER else ""
@@ -209,64 +214,3 @@ def grid_edge_notes(results: Results) -> Iterator[str]:
         if choice["rate"] in (min(rates), max(rates)):
             cost = f"the {NAMES[choice['cost']]} cost with {choice['hidden']} hidden neurons"
             yield f"η = {choice['rate']:g} is the end of the grid: {cost} may be better at a rate beyond it."
-
-
-def table_of_speeds(results: Results) -> str:
-    rows = []
-    for speed in results["speeds"]:
-        epochs = epochs_to_goal(speed, results["plan"])
-        arrived = sum(map(math.isfinite, epochs))
-        rows.append(
-            (NAMES[speed["cost"]], f"{speed['rate']:g}", format_interval(epochs), f"{arrived} of {len(epochs)}")
-        )
-    return table(("cost", "η", "epochs", "runs that arrived"), rows)
-
-
-def epochs_to_goal(speed: dict[str, Any], plan: dict[str, Any]) -> list[float]:
-    """Return the number of epochs after which each network was first seen at the goal; inf for never."""
-    return [
-        next((look / plan["looks"] for look, a in enumerate(looks, start=1) if a >= plan["goal"]), math.inf)
-        for looks in zip(*speed["validation"], strict=True)
-    ]
-
-
-def epochs_by_rate(results: Results, cost: str, rate: float) -> list[float]:
-    (speed,) = (speed for speed in results["speeds"] if (speed["cost"], speed["rate"]) == (cost, rate))
-    return epochs_to_goal(speed, results["plan"])
-
-
-def slowdown(results: Results, rate: float) -> str:
-    """Return the ratio of the epochs of the quadratic cost to those of the cross-entropy, compared with 6, as text."""
-    ratios = [quadratic / ce for quadratic, ce in arrived_pairs(results, rate, rate)]
-    if not ratios:
-        return f"η = {rate:g}: unknown, as no run of the cross-entropy arrived."
-    _, low, high = median_and_interval(ratios)
-    relation = "more than" if low > SLOWDOWN else "less than" if high < SLOWDOWN else "which does not exclude"
-    return f"η = {rate:g}: {format_interval(ratios)} times, {relation} {SLOWDOWN}."
-
-
-def extra_epochs(results: Results) -> str:
-    rates = (chosen_rate(results, cost) for cost in ("quadratic", "ce"))
-    more = [quadratic - ce for quadratic, ce in arrived_pairs(results, *rates)]
-    return f"{format_interval(more)} epochs" if more else "an unknown number of epochs"
-
-
-def arrived_pairs(results: Results, rate: float, ce_rate: float) -> Iterator[tuple[float, float]]:
-    """Yield the epochs of the quadratic cost and of the cross-entropy for the same seed, where the latter arrived."""
-    epochs = epochs_by_rate(results, "quadratic", rate), epochs_by_rate(results, "ce", ce_rate)
-    return ((quadratic, ce) for quadratic, ce in zip(*epochs, strict=True) if math.isfinite(ce))
-
-
-def chosen_rate(results: Results, cost: str) -> float:
-    key = cost, results["plan"]["hidden"][0]
-    (rate,) = (choice["rate"] for choice in results["choices"] if (choice["cost"], choice["hidden"]) == key)
-    return rate
-
-
-def format_interval(values: Sequence[float]) -> str:
-    middle, low, high = map(number, median_and_interval(values))
-    return f"{middle} ({low} to {high})"
-
-
-def number(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "∞" if value > 0 else "−∞"

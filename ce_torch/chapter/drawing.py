@@ -119,13 +119,16 @@ def draw_digit(axes: Axes, x: Tensor) -> None:
     axes.axis("off")
 
 
-def draw_slopes(axes: Axes, slopes: Tensor) -> None:
-    """Draw each ∂aⱼ/∂zₖ as a square: purple if aⱼ rises with zₖ, orange if it falls, stronger if it is steeper."""
-    largest = float(slopes.abs().max())
+def draw_slopes(axes: Axes, slopes: Tensor, c: float = 1.0) -> None:
+    """Draw each ∂aⱼ/∂zₖ as a square: purple if aⱼ rises with zₖ, orange if it falls, stronger if it is steeper.
+
+    The strongest colour is that of 1/4, or of c/4 if softmax has a factor c > 1: no slope is steeper.
+    """
+    steepest = max(c, 1) / 4
     for j, row in enumerate(slopes.tolist(), 1):
         for k, slope in enumerate(row, 1):
             color = "tab:purple" if slope > 0 else "tab:orange"  # no cost has these colours
-            axes.bar(k, 0.9, 0.9, j - 0.45, color=color, alpha=0.08 + 0.6 * abs(slope) / max(largest, 1e-12))
+            axes.bar(k, 0.9, 0.9, j - 0.45, color=color, alpha=0.08 + 0.6 * abs(slope) / steepest)
             axes.text(k, j, format_slope(slope), ha="center", va="center", fontsize="small")
     ticks = range(1, len(slopes) + 1)
     axes.set(xlim=(0.4, len(ticks) + 0.6), ylim=(len(ticks) + 0.6, 0.4), aspect="equal")

@@ -127,9 +127,8 @@ def table_of_wrong(results: Results) -> str:
     for case in results["stuck"]:
         first, last = case["looks"][0], case["looks"][-1]
         shares = [f"{format_margin([10 * number for number in look['saturated_wrong']])}%" for look in (first, last)]
-        values = {name: [value for value in last[name] if value is not None] for name in ("delta", "error")}
         cells = dict(zip(("wrong at the start", "wrong at the end"), shares, strict=True))
-        cells |= {name: f"{median(values[key]):.2g}" if values[key] else "" for name, key in LAST_COLUMNS.items()}
+        cells |= {name: format_median(last[key]) for name, key in LAST_COLUMNS.items()}
         accuracy = format_margin([100 * accuracy for accuracy in last["accuracy"]])
         rows.append(names_and_cells(case) | cells | {"test accuracy": f"{accuracy}%"})
     return table(list(rows[0]), [list(row.values()) for row in rows])
@@ -165,6 +164,12 @@ def verdicts(results: Results) -> Iterator[str]:
             yield f"{changed}: no difference in the number of stuck neurons is seen; {sizes}."
         else:
             yield f"{changed}: {'fewer' if high < 0 else 'more'} neurons are stuck; {sizes}."
+
+
+def format_median(values: list[float | None]) -> str:
+    """Return the median of the runs that have a value, as text; "" if none has."""
+    known = [value for value in values if value is not None]
+    return f"{median(known):.2g}" if known else ""
 
 
 def format_margin(values: list[float]) -> str:

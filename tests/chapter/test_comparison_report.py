@@ -1,10 +1,12 @@
 """Test the report of the comparison: its verdicts follow from the figures, whatever these are."""
 
+import json
 import re
 
 import pytest
 
-from ce_torch.chapter.comparison_report import epochs_to_goal, markdown
+from ce_torch.chapter.comparison_report import markdown
+from ce_torch.chapter.comparison_speeds import epochs_to_goal
 
 RUNS = 20
 PLAN = {
@@ -35,7 +37,7 @@ def results(quadratic=0.95, ce=0.96, ll=0.96, epochs=None, rates=(3.0, 0.5, 0.5)
         "finals": [
             {"cost": cost, "hidden": 30, "rate": rate, "test": [accuracies(means[cost], cost)]} for cost, rate in pairs
         ],
-        "stuck": [followed("large", [1, 2] * 10), followed("scaled", [0] * RUNS)],
+        "stuck": [followed("large", [1, 2] * 10), followed("scaled", [0] * RUNS), *ALWAYS_FOLLOWED],
         "speeds": [
             {"cost": cost, "hidden": 30, "rate": rate, "validation": looks(epochs[cost])}
             for cost, own_rate in pairs
@@ -44,7 +46,7 @@ def results(quadratic=0.95, ce=0.96, ll=0.96, epochs=None, rates=(3.0, 0.5, 0.5)
     }
 
 
-def followed(weights, stuck, hidden=30, rate=3.0):
+def followed(weights, stuck, hidden=30, rate=3.0, cost="quadratic", rate_of="quadratic"):
     """Return a case in which as many neurons are stuck at the end. A stuck neuron costs 10% of the accuracy."""
     start = {
         "accuracy": [0.1] * RUNS,
@@ -60,8 +62,15 @@ def followed(weights, stuck, hidden=30, rate=3.0):
         "stuck": stuck,
         "delta": [0.0004 if number else None for number in stuck],
     }
-    case = {"hidden": hidden, "cost": "quadratic", "weights": weights, "rate_of": "quadratic", "rate": rate}
+    case = {"hidden": hidden, "cost": cost, "weights": weights, "rate_of": rate_of, "rate": rate}
     return case | {"steps": [start], "looks": [start, end]}
+
+
+# The cases that the short answer compares the first case with.
+ALWAYS_FOLLOWED = (
+    followed("scaled", [0] * RUNS, rate=0.5, rate_of="ce"),
+    followed("large", [0] * RUNS, rate=0.5, cost="ce", rate_of="ce"),
+)
 
 
 def accuracies(mean, cost):
@@ -112,6 +121,39 @@ def test_outliers_that_hide_a_difference_are_reported():
     assert "Most runs do differ, by Wilcoxon's test" in first
 
 
+def answers(**figures):
+    """Return the three answers at the top, each on one line."""
+    short = section(markdown(results(**figures)), "In short").replace("\n  ", " ").replace("\u00a0", " ")
+    return [line for line in short.splitlines() if line.startswith("- ")]
+
+
+def test_the_first_answer_is_how_much_slower_the_quadratic_cost_is():
+    speed, *_ = answers(epochs={"quadratic": 3, "ce": 1})
+    assert "At the same rate, η = 0.5, and with 30 hidden neurons, the quadratic cost takes 3.0 (3.0 to 3.0)" in speed
+    assert speed.endswith("with each cost at its own rate, it takes 2.0 (2.0 to 2.0) epochs more.")
+    speed, *_ = answers(epochs={"quadratic": NEVER, "ce": NEVER})
+    assert "takes an unknown number of times as many epochs to 90%" in speed
+
+
+def test_the_second_answer_is_how_many_neurons_are_stuck_and_what_they_get():
+    _, stuck, _ = answers(quadratic=[0.95] * 17 + [0.85] * 3)
+    assert "0.00 ± 0.00 of ten are stuck after 10 mini-batches and 1.50 ± 0.24 after 1 epochs" in stuck
+    assert "an error |a − y| of 0.99 gives a |δ| of 0.0004 (medians). Of 20 runs, 3 end below 90%" in stuck
+    assert stuck.endswith("With smaller first weights (all / √n) and η = 0.5, 0.00 ± 0.00 are stuck after 1 epochs.")
+
+
+def test_the_last_answer_is_the_difference_that_softmax_makes():
+    *_, softmax = answers(ce=[0.96] * 20, ll=[0.95, 0.96] * 10)
+    # Half of the differences are −1 and half are 0; the margin is t₁₉ s / √20 = 2.093 · 0.513 / 4.472.
+    assert "of 20 runs, none end below 90%. The accuracy differs" in softmax
+    assert softmax.endswith("by -0.50 (-0.74 to -0.26) points with 30 hidden neurons.")
+
+
+def test_the_report_in_docs_is_what_its_results_say(root):
+    folder = root / "docs" / "comparison"
+    assert (folder / "README.md").read_text() == markdown(json.loads((folder / "results.json").read_text()))
+
+
 def test_the_accuracies_stand_beside_the_chapters():
     rows = section(markdown(results()), "Accuracy").splitlines()
     assert next(row for row in rows if "cross-entropy" in row) == (
@@ -159,7 +201,7 @@ def test_a_network_has_reached_the_goal_once_its_accuracy_is_there():
 
 
 def stuck_section(*cases):
-    return section(markdown(results() | {"stuck": list(cases)}), "Why the quadratic cost gets stuck")
+    return section(markdown(results() | {"stuck": [*cases, *ALWAYS_FOLLOWED]}), "Why the quadratic cost gets stuck")
 
 
 BASE = followed("large", [1, 2] * 10)

@@ -15,10 +15,11 @@ from PIL import Image
 
 from ce_torch.chapter.comparison_pictures import accuracies, rates, speed, stuck
 from ce_torch.chapter.curves import figure_of_grid, figure_of_run, png
-from ce_torch.chapter.digits import PROJECT, load_trained
+from ce_torch.chapter.digits import FOLDER, PROJECT, load_trained
 from ce_torch.chapter.drawing import draw_lessons
 from ce_torch.chapter.figures import DRAWINGS
 from ce_torch.chapter.neuron import COURSES, SIGMOID_COSTS, learn
+from ce_torch.chapter.run_pictures import figure_of_saturation, read_run
 
 RESULTS = json.loads((PROJECT / "docs" / "comparison" / "results.json").read_text())
 # The other pictures in docs/, besides the section's figures, and how they are drawn.
@@ -27,6 +28,9 @@ OTHER_PICTURES = {
     "curves": lambda: figure_of_run(
         load_trained("ce").history, "cross-entropy, 30 hidden neurons, η = 0.5, seed 0"
     ),  # as train.py --evaluate checkpoints/chapter-ce.pt --plot draws it
+    "saturation": lambda: figure_of_saturation(
+        [read_run(FOLDER / f"chapter-{cost}.pt") for cost in ("quadratic", "ce", "ll")]
+    ),  # as docs/program.md says
 }
 PICTURES_IN_DOCS = [*(f"figures/{name}" for name in DRAWINGS), *OTHER_PICTURES]
 

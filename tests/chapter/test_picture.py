@@ -106,6 +106,20 @@ def test_no_slope_has_the_colour_of_a_cost():
     assert not colours & {to_hex(colour) for colour in COLORS.values()}
 
 
+def test_the_colour_of_a_slope_is_as_strong_beside_a_steeper_one_and_is_strongest_for_the_steepest_of_all():
+    alone, beside, steepest, sharper = (
+        opacity(slope, other, c) for slope, other, c in [(0.1, 0, 1), (0.1, 0.25, 1), (0.25, 0, 1), (2.5, 0, 10)]
+    )
+    assert alone == beside < steepest == sharper
+
+
+def opacity(slope, other, c):
+    """Return the opacity of the square of a slope that is drawn beside another."""
+    (axes,) = Figure().subplots(1, 1, squeeze=False).flat
+    draw_slopes(axes, torch.tensor([[slope, other], [other, -slope]], dtype=torch.float64), c)
+    return axes.patches[0].get_alpha()
+
+
 def test_the_mark_of_the_desired_output_has_the_colour_of_the_text():
     (axes,) = Figure().subplots(1, 1, squeeze=False).flat
     draw_outputs(axes, torch.tensor([0.2, 0.8]), y=1)

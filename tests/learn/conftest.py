@@ -10,14 +10,22 @@ def folder(root):
     return root / "docs" / "learn"
 
 
+BROWSERS = [pytest.param("browser", id="chromium"), pytest.param("firefox", id="firefox", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="session", params=BROWSERS)
+def readers_browser(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
-def open_learn(folder, browser):
+def open_learn(folder, readers_browser):
     """Open the page in a window. An error in it, or a request for anything but its own files, fails the test."""
     address = folder.as_uri()
 
     @contextmanager
     def open_learn(width=1280, scheme="light", motion="reduce"):
-        page = browser.new_page()
+        page = readers_browser.new_page()
         complaints = []
         page.on("request", lambda request: None if is_own(request.url) else complaints.append(request.url))
         page.on("requestfailed", lambda request: complaints.append(f"not found: {request.url}"))

@@ -82,7 +82,8 @@ def screen(request, open_learn):
     """The page on each kind of screen, with all of it open."""
     with open_learn(*request.param) as page:
         page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-        page.get_by_role("button", name="All steps").click()
+        for button in page.get_by_role("button", name="All steps").all():
+            button.click()
         page.locator("#two-costs").get_by_label("my own").check()
         page.locator("#reader").get_by_label("my own drawing").check()
         yield page
@@ -151,17 +152,6 @@ def test_the_quadratic_cost_can_be_made_to_wait(learn):
     assert "Epochs until it is below 0.1: quadratic 3," in output(figure)
 
 
-def test_the_steps_open_one_by_one_and_the_factor_is_struck_out(learn):
-    part = learn.locator("#derivation")
-    for step in range(1, 6):
-        assert part.locator(".steps > li:visible").count() == step
-        assert (part.get_attribute("class") == "play struck") == (step >= 4)
-        if step < 5:
-            part.get_by_role("button", name="Next step").click()
-    part.get_by_label("z", exact=True).fill("-1.5")
-    assert set(part.locator("output[data-line]").all_inner_texts()) == {"= 0.1824"}
-
-
 @pytest.mark.parametrize(
     ("wish", "verdict"),
     [
@@ -208,6 +198,43 @@ def test_softmax_goes_to_both_limits_with_a_tie(shared):
     assert outputs.all_inner_texts() == ["0.250"] * 4
 
 
+def test_a_bar_ends_in_stripes_where_it_is_longer_than_its_track(learn):
+    bars = learn.evaluate(
+        """[...document.querySelectorAll("#layer .bar")].map((bar) => [
+            bar.querySelector(".bar-number").textContent,
+            getComputedStyle(bar.querySelector(".bar-fill")).maskImage.includes("repeating")])"""
+    )
+    assert {text for text, striped in bars if striped} == {"4.000", "−4.000"}
+
+
+# The slopes that a figure shows: the number, the colour, and how much of the longest bar or strongest colour.
+BARS_OF_SLOPES = """() => [...document.querySelectorAll("#softmax .bar.signed")].map((bar) => {
+  const fill = bar.querySelector(".bar-fill");
+  const share = (2 * fill.getBoundingClientRect().width) / fill.parentElement.getBoundingClientRect().width;
+  return [bar.querySelector(".bar-number").textContent, getComputedStyle(fill).getPropertyValue("--color"), share];
+})"""
+CELLS_OF_SLOPES = """() => [...document.querySelectorAll("#likelihood table:first-child td")].map((cell) => {
+  const style = getComputedStyle(cell);
+  return [cell.textContent, style.getPropertyValue("--color"), Number(style.getPropertyValue("--share"))];
+})"""
+
+
+def test_a_slope_of_softmax_reads_alike_as_a_bar_and_as_a_cell(learn):
+    assert_one_convention(learn.evaluate(BARS_OF_SLOPES), 0.25)
+    assert_one_convention(learn.evaluate(CELLS_OF_SLOPES), 0.25)
+    learn.locator("#softmax").get_by_label("factor c").press("End")
+    learn.locator("#softmax").get_by_label("factor c").press("ArrowLeft")  # c = 10
+    assert_one_convention(learn.evaluate(BARS_OF_SLOPES), 2.5)
+
+
+def assert_one_convention(slopes, steepest):
+    """Assert that the colour tells the sign, and the share of the longest the size."""
+    purple, orange = "#5c4a8a", "#a1500f"
+    for text, color, share in slopes:
+        assert share == pytest.approx(abs(number(text)) / steepest, abs=0.005)
+        assert color == (orange if number(text) < 0 else purple) or number(text) == 0
+
+
 def test_the_covariance_of_draws_is_near_the_hessian(shared):
     part = shared.locator("#likelihood")
     part.get_by_role("button", name="Draw 1,000").click()
@@ -216,11 +243,6 @@ def test_the_covariance_of_draws_is_near_the_hessian(shared):
     )
     for hessian, covariance in zip(*tables, strict=True):
         assert abs(number(hessian) - number(covariance)) < 0.08  # five standard deviations
-
-
-def test_a_link_to_an_equation_opens_its_step(learn):
-    learn.locator("#design-a-cost").get_by_role("link", name="(61)").click()
-    expect(learn.locator("#eq-61")).to_be_visible()
 
 
 def test_a_drawing_stays_while_test_images_are_shown(learn):

@@ -3,7 +3,7 @@
 // Rows of bars under a title. The bars grow from 0 to either side, each with its name and its number.
 const Bars = (() => {
   // `names` are the rows; `range` is what the length of the track stands for. Returns the box that holds all, and a
-  // function that shows a title and values.
+  // function that shows a title and values; its `unit` makes the track stand for a longer range.
   function make(parent, { names, range, kind, digits = 2 }) {
     const [low, high] = range;
     const zero = (-low / (high - low)) * 100;
@@ -17,16 +17,19 @@ const Bars = (() => {
       if (low < 0) Page.element(track, "span", { class: "bar-zero", style: `left:${zero}%` });
       return { row, fill, number: Page.element(row, "span", { class: "bar-number" }) };
     });
-    function show(title, values, marked = null) {
+    function show(title, values, marked = null, unit = 1) {
       legend.textContent = title;
       values.forEach((value, i) => {
         const { row, fill, number } = rows[i];
-        const from = (Math.min(Math.max(Math.min(value, 0), low), high) - low) / (high - low);
-        const to = (Math.min(Math.max(value, 0), high) - low) / (high - low);
+        const length = value / unit;
+        const from = (Math.min(Math.max(Math.min(length, 0), low), high) - low) / (high - low);
+        const to = (Math.min(Math.max(length, 0), high) - low) / (high - low);
         fill.style.left = `${from * 100}%`;
         fill.style.width = `${(to - from) * 100}%`;
         number.textContent = Words.fixed(value, digits);
         row.classList.toggle("marked", i === marked);
+        row.classList.toggle("negative", value < 0);
+        row.classList.toggle("beyond", length < low || length > high);
       });
     }
     return { box, show };

@@ -35,8 +35,8 @@ Page.part("design", ({ find }) => {
   const costChart = chart("the cost C that has this slope", [0, 4], [0, 1, 2, 3, 4]);
   const zero = Plot.element(slopeChart.svg, "path", { class: "wire" });
   const slopeLine = Plot.element(slopeChart.svg, "path", { class: "course plain" });
-  const reference = Plot.element(costChart.svg, "path", { class: "course cross-entropy" });
   const costLine = Plot.element(costChart.svg, "path", { class: "course plain" });
+  const reference = Plot.element(costChart.svg, "path", { class: "course cross-entropy" }); // broken: both are seen
   const said = find(".said");
 
   function chart(yLabel, range, yTicks) {

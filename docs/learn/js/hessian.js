@@ -21,7 +21,7 @@ Page.part("likelihood", ({ find }) => {
 
   // A table of 4 × 4 numbers, and a function that fills it.
   function matrix(caption) {
-    const table = Page.element(find(".matrices"), "table", { class: "matrix" });
+    const table = Page.element(find(".matrices"), "table", { class: "matrix signed" });
     Page.element(table, "caption", {}, caption);
     const cells = START.map(() => {
       const row = Page.element(table, "tr");
@@ -31,7 +31,7 @@ Page.part("likelihood", ({ find }) => {
       values.forEach((row, j) =>
         row.forEach((value, k) => {
           cells[j][k].textContent = value === null ? "·" : Words.fixed(value, 3);
-          cells[j][k].style.setProperty("--share", value === null ? 0 : Math.min(Math.abs(value) / 0.25, 1));
+          cells[j][k].style.setProperty("--share", Math.abs(value ?? 0) / Costs.steepest());
           cells[j][k].className = value < 0 ? "negative" : "";
         }),
       );

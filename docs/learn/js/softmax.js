@@ -23,7 +23,7 @@ Page.part("softmax", ({ find }) => {
   const names = START.map((_, j) => `a${Words.subscript(j + 1)}`);
   const figures = find(".figures");
   const outputs = Bars.make(figures, { names, range: [0, 1], kind: "log-likelihood", digits: 3 });
-  const slopes = Bars.make(figures, { names, range: [-1, 1], kind: "plain", digits: 3 });
+  const slopes = Bars.make(figures, { names, range: [-1, 1], kind: "signed", digits: 3 });
   const moved = Page.choice(find(".which"), "Show the slopes in", { 0: "z₁", 1: "z₂", 2: "z₃", 3: "z₄" }, "2", show);
   const said = find(".said");
 
@@ -36,7 +36,7 @@ Page.part("softmax", ({ find }) => {
     slopes.box.style.visibility = c === Infinity ? "hidden" : "visible"; // nothing may move under the finger
     if (c !== Infinity) {
       const column = Costs.softmaxSlopes(values, c).map((row) => row[k]);
-      slopes.show(`How fast each output follows z${Words.subscript(k + 1)}`, column, k);
+      slopes.show(`How fast each output follows z${Words.subscript(k + 1)}`, column, k, Costs.steepest(c));
     }
     said.textContent = describe(values, c);
   }

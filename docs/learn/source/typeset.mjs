@@ -13,7 +13,7 @@ const PAGE = dirname(SOURCE);
 const KATEX = join(SOURCE, "node_modules", "katex");
 const KATEX_CSS = readFileSync(join(KATEX, "dist", "katex.min.css"), "utf8");
 const CLASS = /\.([a-z][\w-]*)/gi;
-const OWN = ["katex", "katex-display", "cancels"]; // classes that page.css names
+const OWN = ["katex", "katex-display", "factor", "cancels"]; // classes that page.css names
 const FONTS = ["Main-Regular", "Math-Italic", "Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular"];
 
 const sections = readdirSync(join(SOURCE, "sections")).sort();

@@ -1,0 +1,65 @@
+"""Test the derivations: their steps, and the buttons that open them, which stay in reach."""
+
+import pytest
+from playwright.sync_api import expect
+
+# The derivations: how many steps they have, in which step a factor is struck out, and what all lines are for z = −1.5:
+# a σ′ = 0.1824 · 0.1491 with the quadratic cost, and a with the cross-entropy.
+DERIVATIONS = [("#slopes", 3, None, "= 0.0272"), ("#derivation", 5, 4, "= 0.1824")]
+
+
+@pytest.mark.parametrize(("name", "count", "struck", "value"), DERIVATIONS)
+def test_the_steps_open_one_by_one_and_the_factor_is_struck_out(name, count, struck, value, learn):
+    part = learn.locator(name)
+    for step in range(1, count + 1):
+        assert part.locator(".steps > li:visible").count() == step
+        assert (part.get_attribute("class") == "play struck") == (struck is not None and step >= struck)
+        if step < count:
+            part.get_by_role("button", name="Next step").click()
+    part.get_by_label("z", exact=True).fill("-1.5")
+    assert part.locator("output[data-line]").all_inner_texts() == [value] * count
+
+
+def test_every_equation_of_a_derivation_is_a_step(shared):
+    numbers = shared.evaluate("[...document.querySelectorAll('.steps .equation')].map((e) => e.id).filter(Boolean)")
+    assert numbers == [f"eq-{number}" for number in (55, 56, 58, 59, 60, 61, 62)]
+
+
+@pytest.mark.parametrize(("name", "count"), [(name, count) for name, count, *_ in DERIVATIONS])
+@pytest.mark.parametrize("height", [640, 844])
+def test_a_finger_that_stays_where_it_is_opens_all_steps_and_closes_them(name, count, height, open_learn):
+    with open_learn(390) as page:
+        page.set_viewport_size({"width": 390, "height": height})
+        forward, back = (page.locator(name).get_by_role("button", name=text) for text in ("Next step", "Back"))
+        forward.scroll_into_view_if_needed()
+        for button, steps in ((forward, range(2, count + 1)), (back, range(count - 1, 0, -1))):
+            box = button.bounding_box()
+            for step in steps:
+                page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+                assert_step_is_seen(page, name, step)
+
+
+@pytest.mark.parametrize(("name", "count"), [(name, count) for name, count, *_ in DERIVATIONS])
+def test_the_keyboard_opens_all_steps_and_is_never_lost(name, count, open_learn):
+    with open_learn(390) as page:
+        page.locator(name).get_by_role("button", name="Next step").focus()
+        for step in range(2, count + 1):
+            page.keyboard.press("Enter")
+            assert_step_is_seen(page, name, step)
+        page.keyboard.press("Enter")  # on Back, since there is no further step
+        assert_step_is_seen(page, name, count - 1)
+
+
+def assert_step_is_seen(page, name, step):
+    """Assert that a step is the last one that is open, seen whole, and that the buttons are on the screen below it."""
+    opened = page.locator(f"{name} .steps > li:visible")
+    assert opened.count() == step
+    box, bar = opened.last.bounding_box(), page.locator(f"{name} .stepper").bounding_box()
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= bar["y"] + 0.5
+    assert bar["y"] + bar["height"] <= page.viewport_size["height"] + 0.5
+
+
+def test_a_link_to_an_equation_opens_its_step(learn):
+    learn.locator("#design-a-cost").get_by_role("link", name="(61)").click()
+    expect(learn.locator("#eq-61")).to_be_visible()
