@@ -63,7 +63,7 @@ def test_statistics_and_their_gradients_are_float64s(sizes, kind, softcap, calls
     upstream = [torch.linspace(-1, 2, sizes[0]) * sign for sign in (1, -0.5, 0.3)]
     found = torch.autograd.grad(numbers[:3], inputs, upstream)
     assert_close_to(found, torch.autograd.grad(expected, exact, [g.double() for g in upstream]))
-    assert calls.count("layer_numbers") == calls.count("layer_gradient") > 0
+    assert calls.count("layer_numbers") == calls.count("layer_gradients") > 0
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_costs_that_are_not_fused_have_float64s_gradients(options, calls):
     assert_close_to([C], [right])
     g = torch.linspace(0.5, 1, C.numel()).view(C.shape)
     assert_close_to(torch.autograd.grad(C, inputs, g), torch.autograd.grad(right, exact, g.double()))
-    assert "layer_gradient" in calls
+    assert "layer_gradients" in calls
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -99,7 +99,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype, has_class
     found = torch.autograd.grad([numbers.log_prob.sum(), numbers.entropy.sum()], inputs)
     for gradient, right in zip(found, torch.autograd.grad([number.sum() for number in expected], exact), strict=True):
         assert (gradient - right).norm() <= 0.6 * torch.finfo(dtype).eps * right.norm()
-    assert "layer_gradient" in calls
+    assert "layer_gradients" in calls
 
 
 def test_of_equal_outputs_the_first_is_predicted():

@@ -1,17 +1,28 @@
+// The numbers of a layer's examples and their gradients, by tiles of zᵀ: some classes of some examples, a row for each
+// class. A tile stays in the processor's cache between the product that makes it and those that take it.
+
 #include "columns.h"
+#include "products.h"
 
 namespace {
 
-enum class Type { float32, bfloat16, float16 };
+enum class Type { float32, bfloat16, float16, float64 };
 
-// The desired outputs of a tile: a row for each example, beyond the last of which they are 0, and of each class, or none.
+// Desired outputs: a row for each example, beyond the last of which they are 0, and of each class, or none.
 struct Targets {
   const void* outputs;
-  Type type;
-  int64_t examples, step;  // from one example to the next
   const float* off_value;
+  int64_t examples, example_step, class_step;  // steps from one to the next
+  Type type;
 
   bool are_none() const { return !outputs && !off_value; }
+
+  // The same from an example on.
+  Targets from(int64_t example) const {
+    int64_t size = type == Type::float64 ? 8 : type == Type::float32 ? 4 : 2;
+    const char* first = outputs ? (const char*)outputs + example * example_step * size : nullptr;
+    return {first, off_value, examples - example, example_step, class_step, type};
+  }
 };
 
 // The desired outputs of a vector of examples, from a class on that is a multiple of as many.
@@ -20,11 +31,16 @@ class Outputs {
   const int64_t column, end;
   Floats block[lanes];
 
-  template <class Number> inlined void read(const Number* from, int64_t count) {
-    for (int64_t i = 0; i < lanes; i++)
-      block[i] = column + i >= targets.examples ? Floats{}
-                 : count == lanes               ? load(from + i * targets.step, lanes)
-                                                : load(from + i * targets.step, count);
+  template <class Number> inlined void read(int64_t row) {
+    int64_t count = std::min(lanes, end - row);
+    for (int64_t i = 0; i < lanes; i++) {
+      block[i] = Floats{};
+      if (column + i >= targets.examples) continue;
+      const Number* from = (const Number*)targets.outputs + (column + i) * targets.example_step + row * targets.class_step;
+      if (targets.class_step != 1)
+        for (int64_t k = 0; k < count; k++) block[i][k] = load_as<float>(from + k * targets.class_step, 1)[0];
+      else block[i] = count == lanes ? load_as<float>(from, lanes) : load_as<float>(from, count);
+    }
     transpose<float>(block);
   }
 
@@ -34,10 +50,10 @@ class Outputs {
   inlined Floats at(int64_t row) {
     if (!targets.outputs) return Floats{} + (targets.off_value ? targets.off_value[row] : 0);
     if (row % lanes == 0) {
-      int64_t place = column * targets.step + row, count = std::min(lanes, end - row);
-      if (targets.type == Type::float32) read((const float*)targets.outputs + place, count);
-      if (targets.type == Type::bfloat16) read((const Bfloat16*)targets.outputs + place, count);
-      if (targets.type == Type::float16) read((const Float16*)targets.outputs + place, count);
+      if (targets.type == Type::float32) read<float>(row);
+      if (targets.type == Type::bfloat16) read<Bfloat16>(row);
+      if (targets.type == Type::float16) read<Float16>(row);
+      if (targets.type == Type::float64) read<double>(row);
     }
     return block[row % lanes];
   }
@@ -58,22 +74,50 @@ void find_nan(const float* z, int64_t column, int64_t start_class, int64_t rows,
     if (z[row * columns + column] != z[row * columns + column]) predictions[column] = start_class + row;
 }
 
-}  // namespace
+// Some classes of a layer, and all its examples, of which there are a multiple of 16; the last may be zeros. What is of
+// classes begins with the first of these. `layer_numbers.py` has the same struct.
+struct Layer {
+  const void *weight, *x;  // a row for each class; the examples of each tile as columns, one tile after the other
+  const float* bias;       // or none
+  const int64_t* y;
+  Targets targets;
+  float *z, *m;  // memory for a tile, and for the largest numbers of its columns
+  int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight
+  float c, softcap;                                              // κ is 0 for no softcap
+  int32_t has_pairs, threads;
+};
+
+// Some examples, from `start` on, a column for each.
+struct Tile {
+  int64_t start, columns;
+  const int64_t* y;
+  Targets targets;
+};
+
+// Calls f(tile) for every tile, when its z is there.
+template <class Number, class Function> void for_each_tile(const Layer& layer, Function f) {
+  for (int64_t start = 0; start < layer.examples; start += layer.tile_examples) {
+    int64_t columns = std::min(layer.tile_examples, layer.examples - start), inner = layer.inner;
+    Matrix<Number> weight{(Number*)layer.weight, inner, 1}, x{(Number*)layer.x + start * inner, columns, 1};
+    Result z{layer.z, columns, 1};
+    write_inputs(weight, x, layer.bias, z, layer.m, layer.classes, columns, inner, layer.threads);
+    f(Tile{start, columns, layer.y + start, layer.targets.from(start)});
+  }
+}
+template <class Function> void for_each_tile(const Layer& layer, Function f) {
+  layer.has_pairs ? for_each_tile<Pair>(layer, f) : for_each_tile<float>(layer, f);
+}
 
 // What a column's classes so far add up to, with x = c (φ(z) − φ(m)) for the largest z so far, m: how many x are 0, the sum
 // of exp x of the others, and Σ x exp x, Σ t x and Σ t; φ(m), and φ(z) of class y.
 enum Row { row_m, row_ones, row_others, row_ex, row_tx, row_T, row_phi, row_phi_y };
 constexpr int added_rows = row_T;
 
-// Adds classes, rows of z from the class `start` on, to the sums of each column, of which m holds the largest of these
-// rows; `step` is from one sum to the next. Predictions are the first class that holds m. There are a multiple of 16
-// columns. κ is 0 for no softcap.
-extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, const void* outputs, Type type,
-                              int64_t examples, int64_t output_step, const float* off_value, float c, float softcap, float* sums,
-                              int64_t* predictions, int64_t step, int64_t start_class, int64_t rows, int64_t columns,
-                              int threads) {
-  c = std::max(c, std::numeric_limits<float>::min());
-  Targets targets{outputs, type, examples, output_step, off_value};
+// Adds the classes of a tile to the sums of each of its examples, whose predictions are the first class that holds m.
+void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* predictions) {
+  const Targets& targets = tile.targets;
+  const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
+  const float *z = layer.z, *m = layer.m, softcap = layer.softcap, c = std::max(layer.c, std::numeric_limits<float>::min());
   for (int64_t column = 0; column < columns; column += lanes) {
     auto sum = [&](Row which) { return sums + which * step + column; };
     Floats before = load(sum(row_m), lanes), here = load(m + column, lanes), largest = here > before ? here : before;
@@ -97,7 +141,7 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
   std::vector<float> found(parts * added_rows * columns);
   std::vector<int32_t> first(parts * columns);
   using Indices = typename Wide<float>::Signed;
-  for_each_part(rows, columns, threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
+  for_each_part(rows, columns, layer.threads, [&](int64_t part, int64_t column, int64_t start, int64_t end) {
     Floats maximum = load(sums + row_m * step + column, lanes), most = capped(maximum, softcap).value;
     Floats ones = {}, others = {}, ex = {}, tx = {}, T = {};
     Outputs desired(targets, column, end);
@@ -133,16 +177,14 @@ extern "C" void layer_numbers(const float* z, const float* m, const int64_t* y, 
   }
 }
 
-// Writes c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)] to z, rows from the class `start` on. The numbers of each column
-// are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. Writes the same in
-// bfloat16 to `narrowed`, and pairs of rows 2 i and 2 i + 1 to `pairs`, where the last row may have no other.
-extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, const int64_t* y, const float* numbers,
-                               const void* outputs, Type type, int64_t examples, int64_t output_step,
-                               const float* off_value, float c, float softcap, int64_t step, int64_t start_class, int64_t rows, int64_t columns,
-                               int threads) {
-  float normal = std::max(c, std::numeric_limits<float>::min());
-  Targets targets{outputs, type, examples, output_step, off_value};
-  for_each_part(rows, columns, threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
+// Writes c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)] to z. The numbers of each example are on_value, φ(m), r, T, H,
+// g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. Writes the same in bfloat16 to `narrowed`, and
+// pairs of rows 2 i and 2 i + 1 to `pairs`, where the last row may have no other.
+void write_delta(const Layer& layer, const Tile& tile, const float* numbers, Bfloat16* narrowed, Pair* pairs) {
+  const Targets& targets = tile.targets;
+  const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
+  float *z = layer.z, c = layer.c, softcap = layer.softcap, normal = std::max(c, std::numeric_limits<float>::min());
+  for_each_part(rows, columns, layer.threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
     auto number = [&](int i) { return load(numbers + i * step + column, lanes); };
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
     Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
@@ -185,5 +227,82 @@ extern "C" void layer_gradient(float* z, Bfloat16* narrowed, uint32_t* pairs, co
       }
       std::memcpy(pairs + row / 2 * columns + column, &pair, sizeof pair);
     }
+  });
+}
+
+// The gradients by x, a column for each example, and by the layer's weight and bias, of which each may be none; and what
+// they come from: the numbers of each example, a row for each example, and memory.
+struct Gradients {
+  float *x, *weight, *bias;
+  const float* numbers;
+  const void* rows;     // of numbers of x: `width`, or in bfloat16 `inputs`
+  Bfloat16* narrowed;   // δᵀ of a tile in bfloat16
+  Pair *pairs, *x_pairs, *weight_pairs;  // of its rows, of the rows of x that belong to it, and of those of the weight
+  int64_t inputs, width, examples;       // the width is that of the gradient by weight, and of pairs
+};
+
+// The factors of a tile's products Wᵀ δᵀ and δᵀ x. In pairs those of the first are of classes, of the second of examples.
+template <class Number> struct Factors {
+  Matrix<Number> weight, delta, delta_rows, x;
+};
+Factors<float> factors(const Layer& layer, const Gradients& gradients, const Tile& tile) {
+  Matrix<float> delta{layer.z, tile.columns, 1};
+  float *weight = (float*)layer.weight, *x = (float*)gradients.rows + tile.start * gradients.width;
+  return {{weight, 1, gradients.inputs}, delta, delta, {x, gradients.width, 1}};
+}
+Factors<Pair> pair_factors(const Layer& layer, const Gradients& gradients, const Tile& tile) {
+  const int64_t columns = tile.columns, inputs = gradients.inputs, width = gradients.width;
+  const uint16_t* rows = (const uint16_t*)gradients.rows + tile.start * inputs;
+  if (gradients.weight)
+    pair_rows(rows, inputs, std::min(columns, gradients.examples - tile.start), inputs, gradients.x_pairs, columns / 2, width,
+              layer.threads);
+  return {{gradients.weight_pairs, 1, width}, {gradients.pairs, columns, 1},
+          {(Pair*)gradients.narrowed, columns / 2, 1}, {gradients.x_pairs, width, 1}};
+}
+
+// Adds the products of a tile to the gradients by x and weight.
+template <class Number>
+void add_products(const Layer& layer, const Gradients& gradients, const Tile& tile, const Factors<Number>& factors) {
+  constexpr int64_t numbers = std::is_same_v<Number, Pair> ? 2 : 1;
+  const int64_t classes = layer.classes, columns = tile.columns, width = gradients.width;
+  if (gradients.x) {
+    Result x{gradients.x + tile.start, layer.examples, 1};
+    write_product(factors.weight, factors.delta, x, gradients.inputs, columns, (classes + numbers - 1) / numbers, true,
+                  layer.threads);
+  }
+  if (gradients.weight) {
+    Result weight{gradients.weight, width, 1};
+    write_product(factors.delta_rows, factors.x, weight, classes, width, columns / numbers, tile.start > 0, layer.threads);
+  }
+}
+
+// Adds the sum of each row of a tile of δᵀ to the gradient by the bias.
+void add_row_sums(const Layer& layer, const Tile& tile, float* sums) {
+  parallel_for((layer.classes + sum_rows - 1) / sum_rows, layer.threads, [&](int64_t part) {
+    for (int64_t row = part * sum_rows; row < std::min((part + 1) * sum_rows, layer.classes); row++) {
+      Floats terms = {};
+      for (int64_t i = 0; i < tile.columns; i += lanes) terms += load(layer.z + row * tile.columns + i, lanes);
+      sums[row] = (tile.start > 0 ? sums[row] : 0) + sum<float>(terms);
+    }
+  });
+}
+
+}  // namespace
+
+// Adds the layer's classes to the sums, a row of examples for each, and to the predictions.
+extern "C" void layer_numbers(const Layer& layer, float* sums, int64_t* predictions) {
+  for_each_tile(layer, [&](const Tile& tile) { add_numbers(layer, tile, sums + tile.start, predictions + tile.start); });
+}
+
+// Adds what the layer's classes contribute to the gradient by x, and writes those by their weight and bias.
+extern "C" void layer_gradients(const Layer& layer, const Gradients& gradients) {
+  if (layer.has_pairs && gradients.x)
+    pair_rows((uint16_t*)layer.weight, gradients.inputs, layer.classes, gradients.inputs, gradients.weight_pairs,
+              (layer.classes + 1) / 2, gradients.width, layer.threads);
+  for_each_tile(layer, [&](const Tile& tile) {
+    write_delta(layer, tile, gradients.numbers + tile.start, gradients.narrowed, gradients.pairs);
+    if (layer.has_pairs) add_products(layer, gradients, tile, pair_factors(layer, gradients, tile));
+    else add_products(layer, gradients, tile, factors(layer, gradients, tile));
+    if (gradients.bias) add_row_sums(layer, tile, gradients.bias);
   });
 }

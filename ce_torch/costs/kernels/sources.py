@@ -27,6 +27,7 @@ HEADERS = (
     "python.h",
     "calls.h",
     "columns.h",
+    "products.h",
 )
 NODE_FILES = "layout.h", "arguments.h", "node.cpp"
 FILES = (*HEADERS, "divergences.cpp", "exponentials.cpp", "layer_numbers.cpp", "products.cpp", "threads.cpp")
