@@ -14,6 +14,15 @@ pytestmark = pytest.mark.usefixtures("needs_kernels")
 # No multiple of 16 examples, and more classes than one sum takes.
 SIZES = [(1, 3, 2), (37, 5, 9), (50, 8, 700)]
 
+# The same desired outputs in other places, and in a dtype that is not x's.
+OUTPUTS = {
+    "outputs": lambda outputs: outputs,
+    "transposed outputs": lambda outputs: outputs.mT.contiguous().mT,
+    "every other output": lambda outputs: outputs.repeat_interleave(2, 1)[:, ::2],
+    "outputs in float64": lambda outputs: outputs.double(),
+    "transposed outputs in float64": lambda outputs: outputs.mT.double().contiguous().mT,
+}
+
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch):
@@ -47,11 +56,11 @@ def assert_close_to(found, expected):
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("kind", ["classes", "outputs", "transposed outputs"])
+@pytest.mark.parametrize("kind", ["classes", *OUTPUTS])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_statistics_and_their_gradients_are_float64s(sizes, kind, softcap, calls):
     inputs, classes, outputs = examples(*sizes)
-    y = {"classes": classes, "outputs": outputs, "transposed outputs": outputs.mT.contiguous().mT}[kind]
+    y = classes if kind == "classes" else OUTPUTS[kind](outputs)
     x, weight, bias = inputs
     numbers = linear_softmax_statistics(x, weight, y, bias, entropy=True, softcap=softcap, temperature=0.7)
     exact = in_float64(inputs)
