@@ -5,7 +5,7 @@ import torch
 from heads import compute_both, fused, layer, unfused
 
 from ce_torch.costs.linear import blocks as layer_blocks
-from ce_torch.costs.linear import example_blocks
+from ce_torch.costs.linear import cpu_blocks, example_blocks
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +102,13 @@ def test_a_limit_of_memory_and_a_frozen_weight_leave_z_no_such_place(blocks):
     fused(x, weight, None, y, block_rows=16)
     fused(x, weight, None, y, max_memory="2 MB")
     assert all(block.stop - block.start <= 16 for block in blocks)
+
+
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize(("D", "are_tiled"), [(64, False), (16, True)])
+def test_blocks_of_few_examples_give_way_to_tiles_unless_the_gradient_has_room_for_half(D, are_tiled, monkeypatch):
+    calls, numbers = [], cpu_blocks.numbers
+    monkeypatch.setattr(cpu_blocks, "numbers", lambda *arguments: calls.append(arguments) or numbers(*arguments))
+    x, weight = layer(60, D, 70_000, torch.float32, bias=False)
+    fused(x, weight, None, torch.arange(60)).backward()
+    assert bool(calls) == are_tiled

@@ -77,7 +77,7 @@ struct Layer {
   const float* bias;       // or none
   const int64_t* y;
   Targets targets;
-  float *z, *m;  // memory for a tile, and for the largest numbers of its columns
+  float *z, *m;  // memory for a tile, and for the largest numbers of its columns, or none
   int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight
   float c, softcap;                                              // κ is 0 for no softcap
   int32_t has_pairs, threads;

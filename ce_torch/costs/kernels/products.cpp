@@ -117,6 +117,7 @@ void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Re
     float* part_maxima = &maxima[part * columns];
     int64_t start = part * part_rows, count = std::min(part_rows, rows - start);
     write_part(weight.slice(start, 0), x, z.slice(start, 0), count, columns, inner, false);
+    if (!bias && !m) return;
     for (int64_t row = start; row < start + count; row++) {
       float* z_row = z.slice(row, 0).data;
       for (int64_t column = 0; column < columns; column += lanes) {
@@ -127,6 +128,7 @@ void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Re
       }
     }
   });
+  if (!m) return;
   std::copy(maxima.begin(), maxima.begin() + columns, m);
   for (int64_t i = columns; i < parts * columns; i++) {
     float* maximum = m + i % columns;

@@ -21,7 +21,7 @@ template <class Number>
 void write_product(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner,
                    bool add, int threads);
 
-// Writes weight x + bias to z, a row for each class, and the maximum of each column to m.
+// Writes weight x + bias to z, a row for each class, and the maximum of each column to m, if there is one.
 template <class Number>
 void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Result z, float* m, int64_t rows,
                   int64_t columns, int64_t inner, int threads);

@@ -90,7 +90,8 @@ def linear_log_likelihood(
         softcap: κ, for κ tanh(z / κ) in place of z, which keeps z from −κ to κ. The temperature comes after it.
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
-            16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
+            16 rows, and 4 MB in float32, and for a larger first block in the memory of the weight's gradient, where
+            that comes with the cost. More rows are faster. A block has at least one example, or at least 32 classes
             of all examples. It has no effect where kernels take tiles of z that fit into a cache, nor on kernels for
             half precision.
         max_memory: the most memory that tensors may take beyond inputs and gradients, in the forward pass or in its

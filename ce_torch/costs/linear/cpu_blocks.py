@@ -171,6 +171,8 @@ class TileGradients:
             memory["weight_pairs"] = empty((classes + 1) // 2 * width, torch.int32)
         addresses = {name: address(tensor) for name, tensor in memory.items()}
         arguments = TiledGradients(**addresses, inputs=D, width=width, examples=N)
+        # The statistics hold the largest numbers.
+        tiles.arguments.m = None
         for part in tiles.classes():
             add_gradients(tiles.arguments, arguments)
             count = part.stop - part.start
