@@ -4,13 +4,26 @@
 
 namespace {
 
-// Writes c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)] to z. The numbers of each example are on_value, φ(m), r, T, H,
-// g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. Writes the same in bfloat16 to `narrowed`, and
-// pairs of rows 2 i and 2 i + 1 to `pairs`, where the last row may have no other.
-void write_delta(const Layer& layer, const Tile& tile, const float* numbers, Bfloat16* narrowed, Pair* pairs) {
+// The gradients by x, a column for each example, and by the layer's weight and bias, of which each may be none; and what
+// they come from: the numbers of each example, a row for each example, and memory.
+struct Gradients {
+  float *x, *weight, *bias;
+  const float* numbers;
+  const void* rows;     // of numbers of x: `width`, or in bfloat16 `inputs`
+  Bfloat16* narrowed;   // δᵀ of a tile in bfloat16
+  Pair *pairs, *x_pairs, *weight_pairs;  // of its rows, of the rows of x that belong to it, and of those of the weight
+  int64_t inputs, width, examples;       // the width is that of the gradient by weight, and of pairs
+};
+
+// Writes δᵀ of a tile, c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)], to z. The numbers of each example are on_value,
+// φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. In bfloat16 it goes to `narrowed`,
+// and pairs of its rows 2 i and 2 i + 1 to `pairs`, where the last row may have no other.
+void write_delta(const Layer& layer, const Gradients& gradients, const Tile& tile) {
   const Targets& targets = tile.targets;
   const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
   float *z = layer.z, c = layer.c, softcap = layer.softcap, normal = std::max(c, std::numeric_limits<float>::min());
+  const float* numbers = gradients.numbers + tile.start;
+  const bool has_pairs = layer.has_pairs, keeps_floats = !has_pairs || gradients.bias;
   for_each_part(rows, columns, layer.threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
     auto number = [&](int i) { return load(numbers + i * step + column, lanes); };
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
@@ -38,10 +51,10 @@ void write_delta(const Layer& layer, const Tile& tile, const float* numbers, Bfl
         score_gradient = product(e_factor, e);
       }
       Floats z_gradient = product(score_gradient, c * phi.slope);
-      store(z_gradient, target, lanes);
+      if (keeps_floats) store(z_gradient, target, lanes);
       return z_gradient;
     };
-    if (!pairs) {
+    if (!has_pairs) {
       for (int64_t row = start; row < end; row++) write_gradient(row);
       return;
     }
@@ -49,24 +62,13 @@ void write_delta(const Layer& layer, const Tile& tile, const float* numbers, Bfl
       Words pair = {};
       for (int64_t i = 0; i < 2 && row + i < end; i++) {
         Halves half = narrow(write_gradient(row + i), Bfloat16());
-        std::memcpy(narrowed + (row + i) * columns + column, &half, sizeof half);
+        std::memcpy(gradients.narrowed + (row + i) * columns + column, &half, sizeof half);
         pair |= __builtin_convertvector(half, Words) << (16 * i);
       }
-      std::memcpy(pairs + row / 2 * columns + column, &pair, sizeof pair);
+      std::memcpy(gradients.pairs + row / 2 * columns + column, &pair, sizeof pair);
     }
   });
 }
-
-// The gradients by x, a column for each example, and by the layer's weight and bias, of which each may be none; and what
-// they come from: the numbers of each example, a row for each example, and memory.
-struct Gradients {
-  float *x, *weight, *bias;
-  const float* numbers;
-  const void* rows;     // of numbers of x: `width`, or in bfloat16 `inputs`
-  Bfloat16* narrowed;   // δᵀ of a tile in bfloat16
-  Pair *pairs, *x_pairs, *weight_pairs;  // of its rows, of the rows of x that belong to it, and of those of the weight
-  int64_t inputs, width, examples;       // the width is that of the gradient by weight, and of pairs
-};
 
 // The factors of a tile's products Wᵀ δᵀ and δᵀ x. In pairs those of the first are of classes, of the second of examples.
 template <class Number> struct Factors {
@@ -122,7 +124,7 @@ extern "C" void layer_gradients(const Layer& layer, const Gradients& gradients) 
     pair_rows((uint16_t*)layer.weight, gradients.inputs, layer.classes, gradients.inputs, gradients.weight_pairs,
               (layer.classes + 1) / 2, gradients.width, layer.threads);
   for_each_tile(layer, [&](const Tile& tile) {
-    write_delta(layer, tile, gradients.numbers + tile.start, gradients.narrowed, gradients.pairs);
+    write_delta(layer, gradients, tile);
     if (layer.has_pairs) add_products(layer, gradients, tile, pair_factors(layer, gradients, tile));
     else add_products(layer, gradients, tile, factors(layer, gradients, tile));
     if (gradients.bias) add_row_sums(layer, tile, gradients.bias);
