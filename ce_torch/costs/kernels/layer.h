@@ -78,14 +78,17 @@ struct Layer {
   const int64_t* y;
   Targets targets;
   float *z, *m;  // memory for a tile, and for the largest numbers of its columns, or none
+  float* kept;   // memory for the first tiles, one after the other, which may have their z already
   int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight
-  float c, softcap;                                              // κ is 0 for no softcap
-  int32_t has_pairs, threads;
+  int64_t kept_tiles;
+  float c, softcap;  // κ is 0 for no softcap
+  int32_t has_pairs, has_kept, threads;
 };
 
 // Some examples, from `start` on, a column for each.
 struct Tile {
   int64_t start, columns;
+  float* z;
   const int64_t* y;
   Targets targets;
 };
@@ -95,9 +98,11 @@ template <class Number, class Function> void for_each_tile(const Layer& layer, F
   for (int64_t start = 0; start < layer.examples; start += layer.tile_examples) {
     int64_t columns = std::min(layer.tile_examples, layer.examples - start), inner = layer.inner;
     Matrix<Number> weight{(Number*)layer.weight, inner, 1}, x{(Number*)layer.x + start * inner, columns, 1};
-    Result z{layer.z, columns, 1};
-    write_inputs(weight, x, layer.bias, z, layer.m, layer.classes, columns, inner, layer.threads);
-    f(Tile{start, columns, layer.y + start, layer.targets.from(start)});
+    const bool is_kept = start / layer.tile_examples < layer.kept_tiles;
+    Result z{is_kept ? layer.kept + start * layer.classes : layer.z, columns, 1};
+    if (!(is_kept && layer.has_kept))
+      write_inputs(weight, x, layer.bias, z, layer.m, layer.classes, columns, inner, layer.threads);
+    f(Tile{start, columns, z.data, layer.y + start, layer.targets.from(start)});
   }
 }
 template <class Function> void for_each_tile(const Layer& layer, Function f) {

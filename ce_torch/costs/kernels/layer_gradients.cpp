@@ -21,7 +21,7 @@ struct Gradients {
 void write_delta(const Layer& layer, const Gradients& gradients, const Tile& tile) {
   const Targets& targets = tile.targets;
   const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
-  float *z = layer.z, c = layer.c, softcap = layer.softcap, normal = std::max(c, std::numeric_limits<float>::min());
+  float *z = tile.z, c = layer.c, softcap = layer.softcap, normal = std::max(c, std::numeric_limits<float>::min());
   const float* numbers = gradients.numbers + tile.start;
   const bool has_pairs = layer.has_pairs, keeps_floats = !has_pairs || gradients.bias;
   for_each_part(rows, columns, layer.threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
@@ -75,7 +75,7 @@ template <class Number> struct Factors {
   Matrix<Number> weight, delta, delta_rows, x;
 };
 Factors<float> factors(const Layer& layer, const Gradients& gradients, const Tile& tile) {
-  Matrix<float> delta{layer.z, tile.columns, 1};
+  Matrix<float> delta{tile.z, tile.columns, 1};
   float *weight = (float*)layer.weight, *x = (float*)gradients.rows + tile.start * gradients.width;
   return {{weight, 1, gradients.inputs}, delta, delta, {x, gradients.width, 1}};
 }
@@ -110,7 +110,7 @@ void add_row_sums(const Layer& layer, const Tile& tile, float* sums) {
   parallel_for((layer.classes + sum_rows - 1) / sum_rows, layer.threads, [&](int64_t part) {
     for (int64_t row = part * sum_rows; row < std::min((part + 1) * sum_rows, layer.classes); row++) {
       Floats terms = {};
-      for (int64_t i = 0; i < tile.columns; i += lanes) terms += load(layer.z + row * tile.columns + i, lanes);
+      for (int64_t i = 0; i < tile.columns; i += lanes) terms += load(tile.z + row * tile.columns + i, lanes);
       sums[row] = (tile.start > 0 ? sums[row] : 0) + sum<float>(terms);
     }
   });

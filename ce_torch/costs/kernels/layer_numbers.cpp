@@ -19,7 +19,7 @@ constexpr int added_rows = row_T;
 void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* predictions) {
   const Targets& targets = tile.targets;
   const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
-  const float *z = layer.z, *m = layer.m, softcap = layer.softcap, c = std::max(layer.c, std::numeric_limits<float>::min());
+  const float *z = tile.z, *m = layer.m, softcap = layer.softcap, c = std::max(layer.c, std::numeric_limits<float>::min());
   for (int64_t column = 0; column < columns; column += lanes) {
     auto sum = [&](Row which) { return sums + which * step + column; };
     Floats before = load(sum(row_m), lanes), here = load(m + column, lanes), largest = here > before ? here : before;

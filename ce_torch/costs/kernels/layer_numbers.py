@@ -33,10 +33,10 @@ class TiledLayer(ctypes.Structure):
     _fields_ = (
         *((name, POINTER) for name in ("weight", "x", "bias", "y")),
         ("targets", Targets),
-        *((name, POINTER) for name in ("z", "m")),
-        *((name, SIZE) for name in ("inner", "first_class", "classes", "examples", "tile_examples")),
+        *((name, POINTER) for name in ("z", "m", "kept")),
+        *((name, SIZE) for name in ("inner", "first_class", "classes", "examples", "tile_examples", "kept_tiles")),
         *((name, FLOAT) for name in ("c", "softcap")),
-        *((name, INT) for name in ("has_pairs", "threads")),
+        *((name, INT) for name in ("has_pairs", "has_kept", "threads")),
     )
 
 

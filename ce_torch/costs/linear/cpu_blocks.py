@@ -29,6 +29,7 @@ from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with
 from ce_torch.costs.linear.cpu_products import empty, in_float32, view
 from ce_torch.costs.linear.example_blocks import general_refusal, new_gradients
 from ce_torch.costs.linear.gradients import Needs
+from ce_torch.costs.linear.held import HeldGradients
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import TILE_EXAMPLES, tile_classes, tile_memory
 
@@ -64,6 +65,7 @@ class Tiles:
         y = layer.y if self.outputs is None else layer.y.new_full((N,), -1, dtype=torch.int64)
         self.y = self.padded(y)
         self.off_value = None if layer.off_value is None else layer.off_value.float().contiguous()
+        self.kept: Tensor | None = None
         self.z, self.m = empty(self.most_classes * self.most_examples), empty(self.most_examples)
         self.arguments = TiledLayer(
             x=address(self.x_columns),
@@ -92,8 +94,27 @@ class Tiles:
             arguments.bias = None if self.bias is None else address(self.bias[classes])
             arguments.targets.outputs = None if self.outputs is None else address(self.outputs[:, classes])
             arguments.targets.off_value = None if self.off_value is None else address(self.off_value[classes])
+            arguments.kept = None if self.kept is None else self.kept[classes].data_ptr()
             arguments.first_class, arguments.classes = classes.start, len(weight)
             yield classes
+
+    @property
+    def room(self) -> int:
+        """How many tiles of the same classes have room for their z in the gradient by weight."""
+        weight = self.layer.weight
+        return weight.shape[1] * weight.itemsize // (self.most_examples * self.z.itemsize)
+
+    def keep(self, gradient: Tensor, is_there: bool) -> None:
+        """Let z of the first tiles be in the memory of the gradient by weight, in the rows of their classes."""
+        self.kept, self.arguments.kept_tiles, self.arguments.has_kept = gradient, self.room, is_there
+
+    def take(self, held: HeldGradients) -> Tensor | None:
+        """Return the memory that holds z of the first tiles, to whose place their gradients may come, or None."""
+        memory, held.z = held.z, None
+        if memory is None or held.tile_classes != self.most_classes:
+            return None
+        self.keep(memory, is_there=True)
+        return memory
 
     def padded(self, numbers: Tensor) -> Tensor:
         """Return numbers of the examples, which come last, with 0 for those that are none."""
@@ -111,9 +132,12 @@ def tile_columns(rows: Tensor, columns: int, length: int) -> Tensor:
 
 
 @fixed_precision
-def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Statistics, Tensor]:
-    """Return C, ℓ and H, shape (3, N); the statistics; and the predictions."""
+def numbers(layer: Layer, plan: Plan, held: HeldGradients | None = None) -> tuple[Tensor, Statistics, Tensor]:
+    """Return C, ℓ and H, shape (3, N); the statistics; and the predictions. Leave some of z to `held`."""
     tiles, N = Tiles(layer, plan), layer.sizes.N
+    if held is not None and tiles.room > 0:
+        held.z, held.tile_classes = new_gradients(layer, frozenset({"weight"}))["weight"], tiles.most_classes
+        tiles.keep(held.z, is_there=False)
     sums = torch.zeros(len(ColumnSums._fields), tiles.N, dtype=torch.float32)
     sums[0] = -torch.inf
     prediction = torch.zeros(tiles.N, dtype=torch.int64)
@@ -135,23 +159,29 @@ def total_numbers(layer: Layer, plan: Plan, sums: ColumnSums) -> tuple[Tensor, S
 
 
 @fixed_precision
-def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs) -> tuple[Tensor, ...]:
+def gradients(
+    g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs, held: HeldGradients | None = None
+) -> tuple[Tensor, ...]:
     """Return the needed ones of the gradients of Σ g · numbers by x, weight and bias, in this order."""
     on_value = layer.full(0) if layer.on_value is None else layer.on_value
-    found = TileGradients(layer, needs)
-    found.add(Tiles(layer, plan), torch.stack([on_value, *statistics, *g.to(layer.dtype)]))
-    # The memory of the tiles is free again.
+    tiles = Tiles(layer, plan)
+    found = TileGradients(layer, needs, None if held is None else tiles.take(held))
+    found.add(tiles, torch.stack([on_value, *statistics, *g.to(layer.dtype)]))
+    del tiles  # its memory is free again
     return found.totals()
 
 
 class TileGradients:
     """The needed gradients of x, weight and bias, to which tiles of δᵀ add their parts."""
 
-    def __init__(self, layer: Layer, needs: Needs) -> None:
+    def __init__(self, layer: Layer, needs: Needs, weight: Tensor | None) -> None:
         self.layer, (N, _, D, *_) = layer, layer.sizes
         # It has a column for each example.
         self.x = torch.zeros(D, N + -N % LANES, dtype=torch.float32) if "x" in needs else None
-        self.found = new_gradients(layer, needs & {"weight", "bias"})
+        own = {"weight", "bias"} if weight is None else {"bias"}
+        self.found = new_gradients(layer, needs & own)
+        if weight is not None and "weight" in needs:
+            self.found = {"weight": weight, **self.found}
 
     def add(self, tiles: Tiles, known: Tensor) -> None:
         """Add what all tiles contribute, for the numbers that `add_gradients` takes of each example."""
