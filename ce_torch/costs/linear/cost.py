@@ -123,11 +123,10 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
-    none_is_given = (
+    is_plain = z_loss == 0 and (
         class_weight is token_weight is denominator is softcap is block_rows is max_memory is adapter is group is None
     )
-    is_plain = none_is_given and z_loss == 0 and not isinstance(temperature, Tensor)
-    if is_plain and small.supports(x, weight, y, bias, ignore_index):
+    if is_plain and not isinstance(temperature, Tensor) and small.supports(x, weight, y, bias, ignore_index):
         options = 1 / temperature, ignore_index, label_smoothing
         return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))
     inputs, y, plan = prepare(
