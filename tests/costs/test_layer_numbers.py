@@ -11,8 +11,17 @@ from ce_torch.functional import linear_softmax_statistics
 
 pytestmark = pytest.mark.usefixtures("needs_kernels")
 
-# No multiple of 16 examples, and more classes than one sum takes.
-SIZES = [(1, 3, 2), (37, 5, 9), (50, 8, 700)]
+# No multiple of 16 examples, more classes than one sum takes, and room for z of some tiles in the weight's gradient.
+SIZES = [(1, 3, 2), (37, 5, 9), (50, 70, 700)]
+
+# The same desired outputs in other places, and in a dtype that is not x's.
+OUTPUTS = {
+    "outputs": lambda outputs: outputs,
+    "transposed outputs": lambda outputs: outputs.mT.contiguous().mT,
+    "every other output": lambda outputs: outputs.repeat_interleave(2, 1)[:, ::2],
+    "outputs in float64": lambda outputs: outputs.double(),
+    "transposed outputs in float64": lambda outputs: outputs.mT.double().contiguous().mT,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +40,8 @@ def calls(monkeypatch):
 
 
 def examples(N, D, K, *, bias=True):
-    inputs = layer(N, D, K, torch.float32, bias=bias)
+    # A large z and a softcap would make equal numbers of those that differ in float64.
+    inputs = layer(N, D, K, torch.float32, bias=bias, scale=min(1.0, (8 / D) ** 0.25))
     generator = torch.Generator().manual_seed(1)
     return inputs, torch.randint(K, (N,), generator=generator), torch.rand(N, K, generator=generator)
 
@@ -47,11 +57,11 @@ def assert_close_to(found, expected):
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("kind", ["classes", "outputs", "transposed outputs"])
+@pytest.mark.parametrize("kind", ["classes", *OUTPUTS])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_statistics_and_their_gradients_are_float64s(sizes, kind, softcap, calls):
     inputs, classes, outputs = examples(*sizes)
-    y = {"classes": classes, "outputs": outputs, "transposed outputs": outputs.mT.contiguous().mT}[kind]
+    y = classes if kind == "classes" else OUTPUTS[kind](outputs)
     x, weight, bias = inputs
     numbers = linear_softmax_statistics(x, weight, y, bias, entropy=True, softcap=softcap, temperature=0.7)
     exact = in_float64(inputs)
@@ -63,7 +73,7 @@ def test_statistics_and_their_gradients_are_float64s(sizes, kind, softcap, calls
     upstream = [torch.linspace(-1, 2, sizes[0]) * sign for sign in (1, -0.5, 0.3)]
     found = torch.autograd.grad(numbers[:3], inputs, upstream)
     assert_close_to(found, torch.autograd.grad(expected, exact, [g.double() for g in upstream]))
-    assert calls.count("layer_numbers") == calls.count("layer_gradient") > 0
+    assert calls.count("layer_numbers") == calls.count("layer_gradients") > 0
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,7 @@ def test_costs_that_are_not_fused_have_float64s_gradients(options, calls):
     assert_close_to([C], [right])
     g = torch.linspace(0.5, 1, C.numel()).view(C.shape)
     assert_close_to(torch.autograd.grad(C, inputs, g), torch.autograd.grad(right, exact, g.double()))
-    assert "layer_gradient" in calls
+    assert "layer_gradients" in calls
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -99,7 +109,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype, has_class
     found = torch.autograd.grad([numbers.log_prob.sum(), numbers.entropy.sum()], inputs)
     for gradient, right in zip(found, torch.autograd.grad([number.sum() for number in expected], exact), strict=True):
         assert (gradient - right).norm() <= 0.6 * torch.finfo(dtype).eps * right.norm()
-    assert "layer_gradient" in calls
+    assert "layer_gradients" in calls
 
 
 def test_of_equal_outputs_the_first_is_predicted():
@@ -166,3 +176,56 @@ def test_statistics_take_a_small_part_of_z(peak_memory):
 
     step()
     assert peak_memory(step) - x.nbytes - weight.nbytes < 0.06 * 2048 * 20_000 * 4
+
+
+HELD_SIZE = (100, 70, 700)
+
+
+def held_numbers():
+    """Return inputs, and a number of theirs whose z waits in the memory of the weight's gradient."""
+    inputs, y, _ = examples(*HELD_SIZE)
+    numbers = linear_softmax_statistics(inputs[0], inputs[1], y, inputs[2])
+    return inputs, (numbers.log_prob * numbers.logsumexp).sum()
+
+
+def right_gradients(inputs):
+    exact = in_float64(inputs)
+    s = F.linear(*exact)
+    y = examples(*HELD_SIZE)[1]
+    ln_a = s.log_softmax(-1).gather(1, y[:, None])[:, 0]
+    return torch.autograd.grad((ln_a * s.logsumexp(-1)).sum(), exact)
+
+
+def test_a_second_backward_pass_finds_no_z_and_the_same_gradients():
+    inputs, number = held_numbers()
+    once = torch.autograd.grad(number, inputs, retain_graph=True)
+    again = torch.autograd.grad(number, inputs)
+    assert_close_to(once, right_gradients(inputs))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["x", "weight", "bias"])
+def test_z_that_waits_serves_a_single_gradient(which):
+    inputs, number = held_numbers()
+    (found,) = torch.autograd.grad(number, inputs[which], retain_graph=True)
+    assert_close_to([found], right_gradients(inputs)[which : which + 1])
+    assert_close_to(torch.autograd.grad(number, inputs), right_gradients(inputs))
+
+
+def test_z_that_waits_for_tiles_of_another_size_is_not_used(monkeypatch):
+    inputs, number = held_numbers()
+    monkeypatch.setattr(cpu_blocks, "tile_classes", lambda: 200)  # as with another number of threads
+    assert_close_to(torch.autograd.grad(number, inputs), right_gradients(inputs))
+
+
+def test_of_two_numbers_by_one_weight_one_has_its_z_wait(peak_memory):
+    x, weight = torch.randn(64, 512, requires_grad=True), torch.randn(6000, 512, requires_grad=True)
+
+    def step(count):
+        numbers = [linear_softmax_statistics(x, weight).logsumexp.sum() for _ in range(count)]
+        return torch.autograd.grad(sum(numbers), weight)
+
+    step(1)
+    # One gradient is there while another is added to it.
+    assert peak_memory(lambda: step(4)) < 4.5 * weight.nbytes
+    assert peak_memory(lambda: step(1)) < 2.5 * weight.nbytes

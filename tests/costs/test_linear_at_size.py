@@ -4,6 +4,9 @@ import pytest
 import torch
 from heads import compute_both, fused, layer, unfused
 
+from ce_torch.costs.linear import blocks as layer_blocks
+from ce_torch.costs.linear import cpu_blocks, example_blocks
+
 
 @pytest.fixture(autouse=True)
 def backend():
@@ -57,3 +60,55 @@ def test_forward_mode_takes_a_small_part_of_z(peak_memory):
         return torch.func.jvp(lambda x: fused(x, weight.detach(), bias.detach(), y), (x.detach(),), (x.detach(),))
 
     assert peak_memory(step) < 0.06 * 1024 * 20_000 * 4
+
+
+KEPT = {
+    "plain": {},
+    "smoothing": {"label_smoothing": 0.1},
+    "softcap": {"softcap": 2.0, "z_loss": 0.1},
+    "softcap and smoothing": {"softcap": 2.0, "label_smoothing": 0.1},
+}
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    """Take blocks of examples, and return the list of those that were taken."""
+    taken, compute = [], example_blocks.transposed_block
+    monkeypatch.setattr(example_blocks, "FEWEST_EXAMPLES", 0)
+    monkeypatch.setattr(layer_blocks, "FEWEST_ELEMENTS", 1)
+    monkeypatch.setattr(
+        example_blocks, "transposed_block", lambda g, block, *rest: taken.append(block) or compute(g, block, *rest)
+    )
+    return taken
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("options", KEPT.values(), ids=KEPT)
+def test_z_that_waits_in_the_memory_of_the_weights_gradient_gives_float64s_gradients(options, bias, dtype, blocks):
+    inputs, y = layer(100, 56, 6000, dtype, bias=bias, scale=0.3), torch.arange(100)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    C, right = (head(*t, *([] if bias else [None]), y, **options) for head, t in ((fused, inputs), (unfused, exact)))
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-14
+    assert abs(C - right) <= tolerance * right
+    for found, gradient in zip(torch.autograd.grad(C, inputs), torch.autograd.grad(right, exact), strict=True):
+        assert (found - gradient).norm() <= tolerance * gradient.norm()
+    assert blocks == [slice(0, 48), slice(48, 64), slice(64, 80), slice(80, 96), slice(96, 100)]
+
+
+def test_a_limit_of_memory_and_a_frozen_weight_leave_z_no_such_place(blocks):
+    (x, weight), y = layer(100, 56, 6000, torch.float32, bias=False), torch.arange(100)
+    fused(x, weight.detach(), None, y)
+    fused(x, weight, None, y, block_rows=16)
+    fused(x, weight, None, y, max_memory="2 MB")
+    assert all(block.stop - block.start <= 16 for block in blocks)
+
+
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize(("D", "are_tiled"), [(64, False), (16, True)])
+def test_blocks_of_few_examples_give_way_to_tiles_unless_the_gradient_has_room_for_half(D, are_tiled, monkeypatch):
+    calls, numbers = [], cpu_blocks.numbers
+    monkeypatch.setattr(cpu_blocks, "numbers", lambda *arguments: calls.append(arguments) or numbers(*arguments))
+    x, weight = layer(60, D, 70_000, torch.float32, bias=False)
+    fused(x, weight, None, torch.arange(60)).backward()
+    assert bool(calls) == are_tiled

@@ -165,3 +165,15 @@ def test_what_is_frozen_takes_no_gradient(options, frozen, dtype, peak_memory):
     with_gradient = peak_memory(step)
     inputs[index].requires_grad_(False)
     assert peak_memory(step) <= with_gradient - 0.9 * inputs[index].nbytes
+
+
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+def test_second_derivatives_by_torch_func_take_a_limit(is_compiled):
+    (x, weight, bias), y = [tensor.detach() for tensor in layer(7, 5, 9, torch.float64)], torch.arange(7)
+
+    def change(x, **options):
+        slope = torch.func.grad(lambda x: linear_log_likelihood(x, weight, y, bias, **options))
+        return torch.func.jvp(slope, (x,), (x.cos(),))
+
+    limited = torch.compile(change, fullgraph=True, backend="aot_eager") if is_compiled else change
+    torch.testing.assert_close(limited(x, max_memory="64 MB"), change(x))

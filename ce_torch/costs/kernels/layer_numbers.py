@@ -1,4 +1,4 @@
-"""The numbers of a layer's examples and their gradients by zᵀ, of which each column is an example, on the CPU."""
+"""The numbers of a layer's examples and their gradients, by tiles of zᵀ with a column for each example, on the CPU."""
 
 import ctypes
 from typing import NamedTuple
@@ -7,31 +7,47 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.kernels import cpp
-from ce_torch.costs.kernels.products import address, kernel
+from ce_torch.costs.kernels.products import kernel
 
 # How the kernels name dtypes of desired outputs.
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 # The kernels take examples in multiples of this number.
 LANES = 16
 
+POINTER, SIZE, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
-class Targets(NamedTuple):
-    """Of a tile, desired outputs (N, K) or None, and off_value (K,) or None; c, and the softcap or None.
 
-    Examples that the outputs lack have none. The rows of the outputs are contiguous.
-    """
+class Targets(ctypes.Structure):
+    """Desired outputs and off_value, or none, from a class on. Examples that the outputs lack have none."""
 
-    outputs: Tensor | None
-    off_value: Tensor | None
-    c: float
-    softcap: float | None
+    _fields_ = (
+        *((name, POINTER) for name in ("outputs", "off_value")),
+        *((name, SIZE) for name in ("examples", "example_step", "class_step")),
+        ("type", INT),
+    )
 
-    @property
-    def arguments(self) -> tuple[int | float | None, ...]:
-        options = address(self.off_value), self.c, self.softcap or 0.0
-        if self.outputs is None:
-            return None, 0, 0, 0, *options
-        return address(self.outputs), TYPES[self.outputs.dtype], len(self.outputs), self.outputs.stride(0), *options
+
+class TiledLayer(ctypes.Structure):
+    """Some classes of a layer, and all its examples, as the kernels take them; addresses of tensors and their sizes."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("weight", "x", "bias", "y")),
+        ("targets", Targets),
+        *((name, POINTER) for name in ("z", "m", "kept")),
+        *((name, SIZE) for name in ("inner", "first_class", "classes", "examples", "tile_examples", "kept_tiles")),
+        *((name, FLOAT) for name in ("c", "softcap")),
+        *((name, INT) for name in ("has_pairs", "has_kept", "threads")),
+    )
+
+
+class TiledGradients(ctypes.Structure):
+    """The gradients of a layer to which the kernels add, and what they come from."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("x", "weight", "bias", "numbers", "rows")),
+        *((name, POINTER) for name in ("narrowed", "pairs", "x_pairs", "weight_pairs")),
+        *((name, SIZE) for name in ("inputs", "width", "examples")),
+    )
 
 
 class ColumnSums(NamedTuple):
@@ -54,29 +70,16 @@ def supports(x: Tensor, weight: Tensor) -> bool:
     return x.is_cpu and has_dtype and x.numel() > 0 and weight.numel() > 0 and cpp.has_kernels()
 
 
-def add_numbers(
-    z: Tensor, m: Tensor, y: Tensor, targets: Targets, sums: Tensor, prediction: Tensor, start: int
-) -> None:
-    """Add a tile of zᵀ, whose rows are classes from `start` on and whose largest numbers are m, to `ColumnSums`."""
-    inputs, outputs = (z.data_ptr(), m.data_ptr(), address(y)), (sums.data_ptr(), prediction.data_ptr())
-    last = sums.stride(0), start, *z.shape, torch.get_num_threads()
-    kernel("layer_numbers", NUMBERS_ARGUMENTS)(*inputs, *targets.arguments, *outputs, *last)
+def add_numbers(layer: TiledLayer, sums: Tensor, prediction: Tensor) -> None:
+    """Add the layer's classes to the `ColumnSums` and the prediction of each example."""
+    kernel("layer_numbers", (ctypes.POINTER(TiledLayer), POINTER, POINTER))(
+        layer, sums.data_ptr(), prediction.data_ptr()
+    )
 
 
-def write_gradient(
-    z: Tensor, half: tuple[Tensor, Tensor] | None, y: Tensor, numbers: Tensor, targets: Targets, start: int
-) -> None:
-    """Write the gradient by zᵀ to it; in bfloat16, and in pairs of its rows, too, where there is room for these.
+def add_gradients(layer: TiledLayer, gradients: TiledGradients) -> None:
+    """Add what the layer's classes contribute to the gradient by x; write those by their weight and bias.
 
-    The numbers (8, N) are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H.
+    The numbers (8, N) of the gradients are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H.
     """
-    last = numbers.stride(0), start, *z.shape, torch.get_num_threads()
-    outputs = (None, None) if half is None else (tensor.data_ptr() for tensor in half)
-    inputs = address(y), numbers.data_ptr()
-    kernel("layer_gradient", GRADIENT_ARGUMENTS)(z.data_ptr(), *outputs, *inputs, *targets.arguments, *last)
-
-
-POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
-TARGETS = POINTER, ctypes.c_int, SIZE, SIZE, POINTER, ctypes.c_float, ctypes.c_float
-NUMBERS_ARGUMENTS = *(POINTER,) * 3, *TARGETS, *(POINTER,) * 2, *(SIZE,) * 4, ctypes.c_int
-GRADIENT_ARGUMENTS = *(POINTER,) * 5, *TARGETS, *(SIZE,) * 4, ctypes.c_int
+    kernel("layer_gradients", (ctypes.POINTER(TiledLayer), ctypes.POINTER(TiledGradients)))(layer, gradients)

@@ -8,6 +8,8 @@
 // In bfloat16 two numbers that follow one another in a sum are a pair, and matrices are those of pairs. vdpbf16ps
 // multiplies and adds both at once, in float32. Other processors convert a pair to float32.
 
+#include "products.h"
+
 #include "numbers.h"
 #include "threads.h"
 #if defined(__AVX512BF16__) && !defined(CE_TORCH_PORTABLE)
@@ -26,17 +28,6 @@ constexpr int64_t sum_length = 512;
 constexpr int64_t part_rows = 128;
 // Numbers of a are fetched this early if the next one is far away in memory.
 constexpr int64_t prefetch_distance = 48;
-
-using Pair = uint32_t;
-
-template <class Number> struct Matrix {
-  Number* data;
-  int64_t row, column;  // distances from one row, and from one column, to the next
-
-  // The same matrix without its first rows and columns.
-  Matrix slice(int64_t i, int64_t j) const { return {data + i * row + j * column, row, column}; }
-};
-using Result = Matrix<float>;
 
 // A number in all lanes.
 inlined inline Floats broadcast(float x) { return x - Floats{}; }  // + would make 0 of −0, in an operation more
@@ -106,6 +97,8 @@ void write_part(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, in
   }
 }
 
+}  // namespace
+
 template <class Number>
 void write_product(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner,
                    bool add, int threads) {
@@ -124,16 +117,18 @@ void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Re
     float* part_maxima = &maxima[part * columns];
     int64_t start = part * part_rows, count = std::min(part_rows, rows - start);
     write_part(weight.slice(start, 0), x, z.slice(start, 0), count, columns, inner, false);
+    if (!bias && !m) return;
     for (int64_t row = start; row < start + count; row++) {
       float* z_row = z.slice(row, 0).data;
       for (int64_t column = 0; column < columns; column += lanes) {
         Floats values = load(z_row + column, lanes) + (bias ? bias[row] : 0), maximum = load(part_maxima + column, lanes);
-        store(values, z_row + column, lanes);
+        if (bias) store(values, z_row + column, lanes);
         // A nan in a column becomes its maximum.
         store(values > maximum || values != values ? values : maximum, part_maxima + column, lanes);
       }
     }
   });
+  if (!m) return;
   std::copy(maxima.begin(), maxima.begin() + columns, m);
   for (int64_t i = columns; i < parts * columns; i++) {
     float* maximum = m + i % columns;
@@ -141,7 +136,10 @@ void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Re
   }
 }
 
-}  // namespace
+template void write_product(Matrix<float>, Matrix<float>, Result, int64_t, int64_t, int64_t, bool, int);
+template void write_product(Matrix<Pair>, Matrix<Pair>, Result, int64_t, int64_t, int64_t, bool, int);
+template void write_inputs(Matrix<float>, Matrix<float>, const float*, Result, float*, int64_t, int64_t, int64_t, int);
+template void write_inputs(Matrix<Pair>, Matrix<Pair>, const float*, Result, float*, int64_t, int64_t, int64_t, int);
 
 extern "C" {
 
@@ -154,7 +152,6 @@ void pair_product(const Matrix<Pair>& a, const Matrix<Pair>& b, const Result& ou
   write_product(a, b, out, rows, columns, inner, add, threads);
 }
 
-// Write weight x + bias to z, a row for each class, and the maximum of each column to m.
 void weighted_inputs(const Matrix<float>& weight, const Matrix<float>& x, const float* bias, const Result& z, float* m,
                      int64_t rows, int64_t columns, int64_t inner, int threads) {
   write_inputs(weight, x, bias, z, m, rows, columns, inner, threads);
@@ -184,16 +181,20 @@ void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t leng
   });
 }
 
-// Writes the pairs of rows 2 i and 2 i + 1 to row i of out. What out has beyond the last row or column is 0.
 void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length, Pair* out, int64_t out_rows,
                int64_t out_columns, int threads) {
+  auto load_words = [&](int64_t row, int64_t column) inlined {
+    int64_t width = std::max<int64_t>(std::min(lanes, length - column), 0);
+    const Bfloat16* from = (const Bfloat16*)rows + row * step + column;
+    if (row >= count) return Words{};
+    return __builtin_convertvector(width == lanes ? load_bits(from, lanes) : load_bits(from, width), Words);
+  };
   parallel_for((out_rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
-    for (int64_t row = part * part_rows; row < std::min((part + 1) * part_rows, out_rows); row++) {
-      Pair* target = out + row * out_columns;
-      std::fill(target, target + out_columns, 0);
-      for (int64_t i = 0; i < 2 && 2 * row + i < count; i++)
-        for (int64_t j = 0; j < length; j++) target[j] |= Pair(rows[(2 * row + i) * step + j]) << (16 * i);
-    }
+    for (int64_t row = part * part_rows; row < std::min((part + 1) * part_rows, out_rows); row++)
+      for (int64_t column = 0; column < out_columns; column += lanes) {
+        Words pair = load_words(2 * row, column) | load_words(2 * row + 1, column) << 16;
+        store((Floats)pair, (float*)out + row * out_columns + column, std::min(lanes, out_columns - column));
+      }
   });
 }
 

@@ -27,9 +27,19 @@ HEADERS = (
     "python.h",
     "calls.h",
     "columns.h",
+    "products.h",
+    "layer.h",
 )
 NODE_FILES = "layout.h", "arguments.h", "node.cpp"
-FILES = (*HEADERS, "divergences.cpp", "exponentials.cpp", "layer_numbers.cpp", "products.cpp", "threads.cpp")
+FILES = (
+    *HEADERS,
+    "divergences.cpp",
+    "exponentials.cpp",
+    "layer_gradients.cpp",
+    "layer_numbers.cpp",
+    "products.cpp",
+    "threads.cpp",
+)
 
 KERNEL = """{formula}
 template <class Real, bool tiled> using {class_name}Kernel = {kernel};

@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._autograd import carry_tangents, may_be_differentiated
-from ce_torch.costs._torch_private import is_batched, is_forward_mode, is_functionalized, is_legacy_batched, is_recorded
+from ce_torch.costs._torch_private import (
+    has_saved_tensor_hooks,
+    is_batched,
+    is_forward_mode,
+    is_functionalized,
+    is_legacy_batched,
+    is_recorded,
+    is_transformed,
+)
 from ce_torch.costs.linear import class_blocks, operators
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.gradients import Needs, align
+from ce_torch.costs.linear.held import HeldGradients, reserve
 from ce_torch.costs.linear.layer import Layer, Tangent, cast
 from ce_torch.costs.linear.operators import FIELD_COUNT, needed_fields
 
@@ -25,8 +34,15 @@ def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor]:
     if is_functionalized():
         found, _, prediction = class_blocks.numbers(layer, plan)
     else:
-        found, _, prediction = LinearLogLikelihood.apply(plan, *layer)
+        held = reserve(layer.weight) if may_hold(layer, plan) else None
+        found, _, prediction = LinearLogLikelihood.apply(plan, held, *layer)
     return found, prediction
+
+
+def may_hold(layer: Layer, plan: Plan) -> bool:
+    """Return True if memory of the weight's gradient may hold z from the forward pass to the backward pass."""
+    is_final = not (is_transformed() or is_recorded() or is_forward_mode() or has_saved_tensor_hooks())
+    return torch.is_grad_enabled() and layer.weight.requires_grad and is_final and plan.max_memory is None
 
 
 class LinearLogLikelihood(torch.autograd.Function):
@@ -35,12 +51,12 @@ class LinearLogLikelihood(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, *layer: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return operators.numbers(Layer(*layer), plan)
+    def forward(plan: Plan, held: HeldGradients | None, *layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return operators.numbers(Layer(*layer), plan, held)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.plan, *layer = inputs
+        ctx.plan, ctx.held, *layer = inputs
         ctx.save_for_backward(*layer, output[1])
         ctx.save_for_forward(*layer, output[1])
         ctx.mark_non_differentiable(*output[1:])
@@ -50,13 +66,18 @@ class LinearLogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         g, *_ = grad_outputs
         if g is None:
-            return (None,) * (1 + FIELD_COUNT)
+            return (None,) * (2 + FIELD_COUNT)
         *layer, statistics = ctx.saved_tensors
-        return None, *gradients(g, Layer(*layer), ctx.plan, statistics, ctx.needs_input_grad[1:])
+        # The graph may live on, but holds no memory.
+        held, ctx.held = ctx.held, None
+        needs = ctx.needs_input_grad[2:]
+        return None, None, *gradients(g, Layer(*layer), ctx.plan, statistics, needs, held)
 
     @staticmethod
     @carry_tangents
-    def jvp(ctx: Any, saved: list[Any], _plan: None, *tangent: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+    def jvp(
+        ctx: Any, saved: list[Any], _plan: None, _held: None, *tangent: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, None]:
         *layer, constants = saved
         layer = Layer(*layer)
         _, statistics, _ = class_blocks.numbers(layer, ctx.plan)
@@ -124,15 +145,20 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
 
 
 def gradients(
-    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor | None, needs: Sequence[bool]
+    g: Tensor,
+    layer: Layer,
+    plan: Plan,
+    statistics: Tensor | None,
+    needs: Sequence[bool],
+    held: HeldGradients | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g · numbers by the fields that need one, as autograd can differentiate them.
 
-    The statistics are those that come with the numbers, or None if nobody kept them.
+    The statistics are those that come with the numbers, or None if nobody kept them; so is what is held.
     """
     is_final = not torch.is_grad_enabled() and not is_forward_mode()
     if is_final and (is_recorded() or not may_be_differentiated(g)):
-        return operators.gradients(g, layer, plan, statistics, needs)
+        return operators.gradients(g, layer, plan, statistics, needs, held)
     names, needs_target = needed_fields(needs)
     if not needs_target and not is_legacy_batched(g):
         found = LinearLogLikelihoodGradients.apply(plan, names, g, statistics, *layer)

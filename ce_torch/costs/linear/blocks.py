@@ -59,14 +59,14 @@ class Plan:
         length = max(self.elements(N, K) // (BLOCK_TENSORS * max(N, 1)), FEWEST_CLASSES)
         return split(K, self.fit(length, class_block_memory, sizes))
 
-    def example_blocks(self, sizes: Sizes) -> tuple[int, Iterator[slice]]:
-        """Return the largest number of examples in a block, and yield those of each. A block holds all classes."""
+    def block_examples(self, sizes: Sizes) -> int:
+        """Return the largest number of examples in a block that holds all classes."""
         N, K, *_ = sizes
         count = min(max(self.elements(N, K) // max(K, 1), 1), max(N, 1))
         count = self.fit(count, example_block_memory, sizes)
-        # The kernels of products take multiples of 16.
-        count = count - count % 16 if count > 16 else count
-        return count, split(N, count)
+        # The kernels of products take multiples of 16, and are fastest with those of 48.
+        step = next((step for step in (48, 16) if count >= step), 1)
+        return count - count % step
 
     def has_room(self, memory: Callable[[Sizes, int], int], sizes: Sizes) -> bool:
         """Return True if what takes this memory keeps within `max_memory`."""

@@ -90,7 +90,8 @@ def linear_log_likelihood(
         softcap: κ, for κ tanh(z / κ) in place of z, which keeps z from −κ to κ. The temperature comes after it.
         out_dtype: the dtype of the cost, such as torch.float32 for x in half precision; None for x's.
         block_rows: how many rows of z fit into the memory for a block; None for a twentieth of all rows, but at least
-            16 rows, and 4 MB in float32. More rows are faster. A block has at least one example, or at least 32 classes
+            16 rows, and 4 MB in float32, and for a larger first block in the memory of the weight's gradient, where
+            that comes with the cost. More rows are faster. A block has at least one example, or at least 32 classes
             of all examples. It has no effect where kernels take tiles of z that fit into a cache, nor on kernels for
             half precision.
         max_memory: the most memory that tensors may take beyond inputs and gradients, in the forward pass or in its
@@ -122,8 +123,9 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
-    others = class_weight, token_weight, denominator, softcap, block_rows, max_memory, adapter, group
-    is_plain = z_loss == 0 and all(option is None for option in others)
+    is_plain = z_loss == 0 and (
+        class_weight is token_weight is denominator is softcap is block_rows is max_memory is adapter is group is None
+    )
     if is_plain and not isinstance(temperature, Tensor) and small.supports(x, weight, y, bias, ignore_index):
         options = 1 / temperature, ignore_index, label_smoothing
         return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))

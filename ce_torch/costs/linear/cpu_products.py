@@ -37,9 +37,6 @@ class TransposedRows:
 class SingleProducts:
     """The products in float32."""
 
-    # Of δ in half precision, which no product takes.
-    half_delta = None
-
     def __init__(self, x: Tensor, weight: Tensor, classes: int, examples: int) -> None:
         self.x, self.all_classes, D = x, weight, x.shape[1]
         # The length of the rows that δᵀ x takes.
@@ -56,11 +53,8 @@ class SingleProducts:
         return weighted_inputs(self.weight, self.x_columns.tile(examples, z.shape[1]), bias, z)
 
     def take_delta(self, delta: Tensor) -> None:
-        """Make this, or what will be written to `half_delta`, the factor of the products that follow."""
+        """Make this the factor of the products that follow."""
         self.delta = delta
-
-    def narrow_delta(self) -> None:
-        """Write δ to `half_delta`, where nobody else does."""
 
     def add_to_x(self, gradient: Tensor) -> None:
         """Add Wᵀ δᵀ to the gradient, which has a column for each example."""
@@ -96,14 +90,10 @@ class PairProducts:
         return weighted_inputs(self.weight.view(torch.int32), x_columns, bias, z)
 
     def take_delta(self, delta: Tensor) -> None:
-        rows, columns = delta.shape
-        self.delta = delta
-        self.half_delta = view(self.rows, rows, columns), view(self.columns, (rows + 1) // 2, columns)
-
-    def narrow_delta(self) -> None:
-        half, pairs = self.half_delta
+        count, columns = delta.shape
+        self.half_delta = half, pairs = view(self.rows, count, columns), view(self.columns, (count + 1) // 2, columns)
         for rows in serial_parts(half):
-            half[rows] = self.delta[rows]
+            half[rows] = delta[rows]
         pair_rows(half, pairs)
 
     def add_to_x(self, gradient: Tensor) -> None:

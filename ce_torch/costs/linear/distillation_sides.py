@@ -124,7 +124,6 @@ class TiledSide(Side):
         for classes, tile in self.tiles(block):
             transpose_rows(gradient[:, classes], tile)
             self.products.take_delta(tile)
-            self.products.narrow_delta()
             if x_columns is not None:
                 self.products.add_to_x(x_columns)
             if weight_gradient is not None:

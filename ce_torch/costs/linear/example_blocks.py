@@ -9,6 +9,8 @@ products with it are faster than those with z. With eⱼ = exp(c (zⱼ − m)), 
 Each block multiplies T e / s by W and x. The part with off_value follows once, for all examples.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -19,13 +21,15 @@ from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain, layer_numbers
 from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
 from ce_torch.costs.linear import gpu_half_precision
-from ce_torch.costs.linear.blocks import Plan, column
+from ce_torch.costs.linear.blocks import Plan, column, narrow, split
 from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.layer import Layer
 
 # Blocks of fewer examples take longer than tiles, though tiles make four products where blocks make three.
-FEWEST_EXAMPLES = 64
+FEWEST_EXAMPLES = 32
+# Of z in the gradient of the weight so many classes are copied at a time.
+CLASSES = 256
 FUSED = "the gradients are worked out with the cost"
 PAIRS = ("x", "weight"), ("adapter_x", "adapter_weight")
 # The needed gradients by the names of the fields.
@@ -65,8 +69,10 @@ def has_few_examples(layer: Layer, plan: Plan) -> bool:
     """Return True if so many blocks would each read all of W, and add to its gradient, that tiles are faster."""
     if layer.adapter_x is not None or (plan.block_rows, plan.max_memory) != (None, None):
         return False
-    count, _ = plan.example_blocks(layer.sizes)
-    return count < min(layer.sizes.N, FEWEST_EXAMPLES) and layer_numbers.supports(layer.x, layer.weight)
+    N, count = layer.sizes.N, plan.block_examples(layer.sizes)
+    first = examples_in_gradient(layer, plan) if layer.weight.requires_grad else 0
+    is_slow = count < min(N, FEWEST_EXAMPLES) and first < N // 2
+    return is_slow and layer_numbers.supports(layer.x, layer.weight)
 
 
 def general_refusal(layer: Layer, plan: Plan) -> str | None:
@@ -92,9 +98,9 @@ def numbers(layer: Layer, plan: Plan, z_loss: float = 0.0) -> tuple[Tensor, Stat
         C, statistics = gpu_half_precision.cost(layer, plan.c)
         return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
     C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
-    count, blocks = plan.example_blocks(layer.sizes)
+    count = plan.block_examples(layer.sizes)
     memory = x.new_empty(K * count)
-    for block in blocks:
+    for block in split(layer.sizes.N, count):
         part = layer.examples(block)
         C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1), z_loss)
         for whole, value in zip(statistics, part_statistics, strict=True):
@@ -107,22 +113,19 @@ def cost_and_gradients(
     layer: Layer, factor: Tensor, plan: Plan, needs: Needs, z_loss: float = 0.0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return C + λ ℓ² of each example, λ = `z_loss`, and the gradients of Σ factor (C + λ ℓ²) that are needed."""
-    (N, K, *_), x = layer.sizes, layer.x
+    N, x = layer.sizes.N, layer.x
     costs = layer.full(0)
     gradients = new_gradients(layer, needs)
     if layer.dtype != x.dtype:
         record("triton", FUSED)
         C = gpu_half_precision.add_gradients(gradients, layer, factor, plan.c)
         return C, tuple(gradients.values())
-    count, blocks = plan.example_blocks(layer.sizes)
-    memory = x.new_empty(K * count)
-    gpu_refusal = gpu.refusal(memory)
+    gpu_refusal = gpu.refusal(x)
     compute_block = gpu_block if gpu_refusal is None else transposed_block
     record("blocks" if gpu_refusal else "triton", f"triton: {gpu_refusal}; {FUSED}" if gpu_refusal else FUSED)
-    for block in blocks:
+    for block, memory in blocks(gradients, layer, plan):
         part, part_factor = layer.examples(block), factor[block]
-        part_memory = memory[: K * len(part.x)]
-        costs[block] = compute_block(gradients, block, part, part_factor.to(x.dtype), plan, part_memory, z_loss)
+        costs[block] = compute_block(gradients, block, part, part_factor.to(x.dtype), plan, memory, z_loss)
     if layer.off_value is not None and N > 0 and plan.softcap is None:
         subtract_off_value(gradients, layer, layer.off_value, plan.c * factor)
     return costs, tuple(gradients.values())
@@ -136,6 +139,32 @@ def new_gradients(layer: Layer, needs: Needs) -> Gradients:
         for name, tensor in zip(PARAMETERS, layer, strict=False)
         if name in needs and tensor is not None
     }
+
+
+def blocks(gradients: Gradients, layer: Layer, plan: Plan) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the examples of each block, and memory for its z.
+
+    For many examples there is room in the gradient of the weight, as long as no block has written to it.
+    """
+    (N, K, *_), count = layer.sizes, plan.block_examples(layer.sizes)
+    first = examples_in_gradient(layer, plan) if "weight" in gradients else 0
+    if first > count:
+        yield slice(0, first), gradients["weight"].view(-1)[: K * first]
+    else:
+        first = 0
+    memory = layer.x.new_empty(K * min(count, N - first))
+    for block in split(N - first, count):
+        yield slice(first + block.start, first + block.stop), memory[: K * (block.stop - block.start)]
+
+
+def examples_in_gradient(layer: Layer, plan: Plan) -> int:
+    """Return how many examples have room for their z in the gradient of the weight."""
+    if not layer.x.is_cpu or (plan.block_rows, plan.max_memory) != (None, None):
+        return 0
+    N, K, D = len(layer.x), *layer.weight.shape
+    # Beside z there are copies of x and of its gradient, and a part of z.
+    count = min(N, D, plan.elements(N, K) // (4 * D + CLASSES))
+    return count - count % 16
 
 
 def gradients(g: Tensor, layer: Layer, plan: Plan, _: Statistics, needs: Needs) -> tuple[Tensor, ...]:
@@ -222,15 +251,33 @@ def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Te
     """Add a block's part to the gradients δ W, δᵀ x and Σ δ, where δᵀ = z_factor z."""
     # The first block overwrites the memory.
     beta = min(block.start, 1)
-    for (x_name, weight_name), (x, weight) in zip(PAIRS, layer.pairs(), strict=False):
-        if x_name in gradients:
-            transposed = x.new_zeros(x.shape[1], len(x))
-            add_product(weight.mT, z, out=transposed)
-            gradients[x_name][block] = (transposed * z_factor).mT[: block.stop - block.start]
-        if weight_name in gradients:
-            add_product(z, x * column(z_factor), gradients[weight_name], beta)
-    if "bias" in gradients:
-        gradients["bias"].addmv_(z, z_factor, beta=beta)
+    pairs = list(zip(PAIRS, layer.pairs(), strict=False))
+    x_gradients = {name: x.new_zeros(x.shape[1], len(x)) for (name, _), (x, _) in pairs if name in gradients}
+    factors = {name: x * column(z_factor) for (_, name), (x, _) in pairs if name in gradients}
+    for classes, rows in parts(z, gradients.get("weight")):
+        for (x_name, weight_name), (_, weight) in pairs:
+            if x_name in gradients:
+                add_product(narrow(weight, classes).mT, rows, x_gradients[x_name])
+            if weight_name in gradients:
+                add_product(rows, factors[weight_name], narrow(gradients[weight_name], classes), beta)
+        if "bias" in gradients:
+            narrow(gradients["bias"], classes).addmv_(rows, z_factor, beta=beta)
+    for name, gradient in x_gradients.items():
+        gradients[name][block] = (gradient * z_factor).mT
+
+
+def parts(z: Tensor, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yield rows of z, whose place the same rows of the gradient of the weight may take if they have one memory."""
+    K = len(z)
+    if gradient is None or z.data_ptr() != gradient.data_ptr():
+        yield slice(0, K), z
+        return
+    memory = z.new_empty(CLASSES, z.shape[1])
+    # The gradient's rows are no shorter than those of z: the last ones take the place of what has been read.
+    for start in reversed(range(0, K, CLASSES)):
+        classes = slice(start, min(start + CLASSES, K))
+        rows = memory[: classes.stop - start]
+        yield classes, rows.copy_(z[classes])
 
 
 def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, factor: Tensor) -> None:

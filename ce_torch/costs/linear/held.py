@@ -11,11 +11,16 @@ HELD = "the gradients are worked out in the backward pass, since an earlier cost
 
 
 class HeldGradients:
-    """The gradients of a layer by its inputs, with room for that of a weight, which stays alive for as long."""
+    """The gradients of a layer by its inputs, with room for that of a weight, which stays alive for as long.
+
+    Or z of some tiles of so many classes, in the memory that the gradient of the weight will have.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
         self.gradients: tuple[Tensor, ...] | None = None
+        self.z: Tensor | None = None
+        self.tile_classes = 0
 
 
 # By the id of the weight: ids of tensors that are alive are distinct. Entries end with the graphs that hold them.

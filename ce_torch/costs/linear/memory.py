@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._arguments import OPTIONS, check_number
-from ce_torch.costs._torch_private import read_address
+from ce_torch.costs._torch_private import is_transformed, read_address
 from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.kernels.products import PART_ELEMENTS, PRODUCT_ELEMENTS
 
@@ -67,7 +67,7 @@ def tile_memory(sizes: Sizes, count: int) -> int:
 
 def is_copy(tensor: Tensor, first: Tensor) -> bool:
     """Return False if both tensors are known to have the same memory."""
-    if torch.compiler.is_compiling() or not (is_plain(tensor) and is_plain(first)):
+    if torch.compiler.is_compiling() or is_transformed() or not (is_plain(tensor) and is_plain(first)):
         return True
     return read_address(tensor) != read_address(first)
 

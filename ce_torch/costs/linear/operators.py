@@ -17,6 +17,7 @@ from ce_torch.costs.linear import class_blocks, cpu_blocks, example_blocks, gpu_
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs, align
+from ce_torch.costs.linear.held import HeldGradients
 from ce_torch.costs.linear.layer import Fields, Layer
 
 LAYER_SCHEMA = ", ".join(
@@ -40,21 +41,32 @@ library.define(
 )
 
 
-def numbers(layer: Layer, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """Return C, ℓ and H of each example, shape (3, N), its statistics, shape (4, N), and its prediction, shape (N,)."""
+def numbers(layer: Layer, plan: Plan, held: HeldGradients | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return C, ℓ and H of each example, shape (3, N), its statistics, shape (4, N), and its prediction, shape (N,).
+
+    What kernels can keep for the gradients goes to `held`.
+    """
     if plan.shard.group is None and is_recorded():
         return torch.ops.ce_torch.linear_log_likelihood(*layer, *plan.options)
     formulas = find_kernels(layer, plan) or class_blocks
-    found, statistics, prediction = formulas.numbers(layer, plan)
+    if formulas is cpu_blocks:
+        found, statistics, prediction = cpu_blocks.numbers(layer, plan, held)
+    else:
+        found, statistics, prediction = formulas.numbers(layer, plan)
     return found, torch.stack(statistics), prediction
 
 
 def gradients(
-    g: Tensor, layer: Layer, plan: Plan, statistics: Tensor | None, needs: Sequence[bool]
+    g: Tensor,
+    layer: Layer,
+    plan: Plan,
+    statistics: Tensor | None,
+    needs: Sequence[bool],
+    held: HeldGradients | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g · numbers by the fields that need one. They can't be differentiated.
 
-    The statistics are those that come with the numbers, or None if nobody kept them.
+    The statistics are those that come with the numbers, or None if nobody kept them; so is what is held.
     """
     if statistics is None:
         statistics = numbers(layer, plan)[1]
@@ -66,7 +78,8 @@ def gradients(
     is_final = not (needs_target or may_be_differentiated(g))
     kernels = find_kernels(layer, plan) if is_final else None
     if kernels is not None:
-        found = kernels.gradients(g, layer, plan, Statistics(*statistics), names)
+        arguments = g, layer, plan, Statistics(*statistics), names
+        found = cpu_blocks.gradients(*arguments, held) if kernels is cpu_blocks else kernels.gradients(*arguments)
         return *align(found, names), None, None, None
     is_known = is_final and not count_dispatch_modes()
     known = Statistics(*statistics) if is_known else class_statistics(layer, plan, statistics)

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from ce_torch.costs._arguments import values_can_be_read
-from ce_torch.costs._precision import compute_dtype, is_autocast
+from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels import is_plain
+from ce_torch.costs.kernels.cpp import is_readable
 from ce_torch.costs.linear.memory import TILE_CLASSES, TILE_EXAMPLES
 from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD
 
@@ -20,8 +21,7 @@ def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_i
     """Return True if a layer and its classes y are computed in this way; False for what is not valid, too."""
     if torch.compiler.is_compiling():
         return False
-    tensors = (x, weight, y) if bias is None else (x, weight, y, bias)
-    if not all(isinstance(tensor, Tensor) and tensor.is_cpu and is_plain(tensor) for tensor in tensors):
+    if not (is_in_memory(x) and is_in_memory(weight) and is_in_memory(y) and (bias is None or is_in_memory(bias))):
         return False
     if weight.ndim != 2 or y.dtype != torch.int64 or y.shape != x.shape[:-1]:
         return False
@@ -33,10 +33,16 @@ def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_i
         return False
     if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         return False
-    if not values_can_be_read(y) or is_autocast(x.device):
+    if not values_can_be_read(y) or torch.is_autocast_enabled("cpu"):
         return False
     # In δᵀ x 0 times nan is nan: an example that does not count must be finite.
-    return not (y == ignore_index).any() or bool(x.isfinite().all())
+    may_be_ignored = ignore_index >= 0 or y.min().item() < 0
+    return not may_be_ignored or bool(x.isfinite().all())
+
+
+def is_in_memory(tensor: Tensor) -> bool:
+    """Return True for a plain tensor on the CPU."""
+    return is_readable(tensor) or (isinstance(tensor, Tensor) and tensor.is_cpu and is_plain(tensor))
 
 
 def cost(

@@ -1,0 +1,112 @@
+// A layer as its kernels take it, by tiles of zᵀ: some classes of some examples, a row for each class. A tile stays in the
+// processor's cache between the product that makes it and what takes it. `layer_numbers.py` has the same structs.
+
+#pragma once
+
+#include "columns.h"
+#include "products.h"
+
+namespace {
+
+enum class Type { float32, bfloat16, float16, float64 };
+
+// Desired outputs: a row for each example, beyond the last of which they are 0, and of each class, or none.
+struct Targets {
+  const void* outputs;
+  const float* off_value;
+  int64_t examples, example_step, class_step;  // steps from one to the next
+  Type type;
+
+  bool are_none() const { return !outputs && !off_value; }
+
+  // The same from an example on.
+  Targets from(int64_t example) const {
+    int64_t size = type == Type::float64 ? 8 : type == Type::float32 ? 4 : 2;
+    const char* first = outputs ? (const char*)outputs + example * example_step * size : nullptr;
+    return {first, off_value, examples - example, example_step, class_step, type};
+  }
+};
+
+// The desired outputs of a vector of examples, from a class on that is a multiple of as many.
+class Outputs {
+  const Targets& targets;
+  const int64_t column, end;
+  Floats block[lanes];
+
+  template <class Number> inlined void read(int64_t row) {
+    int64_t count = std::min(lanes, end - row);
+    for (int64_t i = 0; i < lanes; i++) {
+      block[i] = Floats{};
+      if (column + i >= targets.examples) continue;
+      const Number* from = (const Number*)targets.outputs + (column + i) * targets.example_step + row * targets.class_step;
+      if (targets.class_step != 1)
+        for (int64_t k = 0; k < count; k++) block[i][k] = load_as<float>(from + k * targets.class_step, 1)[0];
+      else block[i] = count == lanes ? load_as<float>(from, lanes) : load_as<float>(from, count);
+    }
+    transpose<float>(block);
+  }
+
+ public:
+  Outputs(const Targets& targets, int64_t column, int64_t end) : targets(targets), column(column), end(end) {}
+
+  inlined Floats at(int64_t row) {
+    if (!targets.outputs) return Floats{} + (targets.off_value ? targets.off_value[row] : 0);
+    if (row % lanes == 0) {
+      if (targets.type == Type::float32) read<float>(row);
+      if (targets.type == Type::bfloat16) read<Bfloat16>(row);
+      if (targets.type == Type::float16) read<Float16>(row);
+      if (targets.type == Type::float64) read<double>(row);
+    }
+    return block[row % lanes];
+  }
+};
+
+inlined inline Floats product(Floats factor, Floats value) { return factor == 0 ? 0 : factor * value; }
+
+inlined inline Capped capped(Floats z, float softcap) { return softcap == 0 ? Capped{z, Floats{} + 1} : cap(z, softcap); }
+
+inlined inline Floats exponent(Floats phi, Floats m, float c) {
+  Floats finite = m == -std::numeric_limits<float>::infinity() ? 0 : m;
+  return c * (phi == finite ? 0 : phi - finite);
+}
+
+// Some classes of a layer, and all its examples, of which there are a multiple of 16; the last may be zeros. What is of
+// classes begins with the first of these.
+struct Layer {
+  const void *weight, *x;  // a row for each class; the examples of each tile as columns, one tile after the other
+  const float* bias;       // or none
+  const int64_t* y;
+  Targets targets;
+  float *z, *m;  // memory for a tile, and for the largest numbers of its columns, or none
+  float* kept;   // memory for the first tiles, one after the other, which may have their z already
+  int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight
+  int64_t kept_tiles;
+  float c, softcap;  // κ is 0 for no softcap
+  int32_t has_pairs, has_kept, threads;
+};
+
+// Some examples, from `start` on, a column for each.
+struct Tile {
+  int64_t start, columns;
+  float* z;
+  const int64_t* y;
+  Targets targets;
+};
+
+// Calls f(tile) for every tile, when its z is there.
+template <class Number, class Function> void for_each_tile(const Layer& layer, Function f) {
+  for (int64_t start = 0; start < layer.examples; start += layer.tile_examples) {
+    int64_t columns = std::min(layer.tile_examples, layer.examples - start), inner = layer.inner;
+    Matrix<Number> weight{(Number*)layer.weight, inner, 1}, x{(Number*)layer.x + start * inner, columns, 1};
+    const bool is_kept = start / layer.tile_examples < layer.kept_tiles;
+    Result z{is_kept ? layer.kept + start * layer.classes : layer.z, columns, 1};
+    if (!(is_kept && layer.has_kept))
+      write_inputs(weight, x, layer.bias, z, layer.m, layer.classes, columns, inner, layer.threads);
+    f(Tile{start, columns, z.data, layer.y + start, layer.targets.from(start)});
+  }
+}
+template <class Function> void for_each_tile(const Layer& layer, Function f) {
+  layer.has_pairs ? for_each_tile<Pair>(layer, f) : for_each_tile<float>(layer, f);
+}
+
+}  // namespace
