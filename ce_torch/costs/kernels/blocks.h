@@ -34,7 +34,8 @@ struct BlockSteps {
 // Some numbers of a tensor: `lines` of so many `numbers`, from `start` on, where `column` is the first.
 struct Block {
   int64_t column, lines, numbers;
-  Steps line, number, start;
+  const Steps &line, &number;
+  Steps start;
 
   BlockSteps steps(Operand tensor) const { return {lines, numbers, line.of[tensor], number.of[tensor]}; }
 };
@@ -102,10 +103,23 @@ template <class Real, class Number> Reals<Real> load_even(const Number* from, in
   return load_as<Real>(numbers, lanes);
 }
 
+// Reads the numbers of a block that lie anywhere, and are collected one by one first.
+template <class Real, class Number> void read_scattered(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  int64_t width = steps.width<Real>();
+  Number numbers[block_vectors * lanes];
+  if (steps.numbers % lanes) std::memset(numbers, 0, steps.lines * width * lanes * sizeof(Number));
+  steps.each([&](int64_t i, int64_t j) { numbers[i * width * lanes + j] = from[i * steps.line + j * steps.number]; });
+  // Read as vectors when all are in memory.
+  for (int64_t i = 0; i < steps.lines * width; i++) out[i] = load_as<Real>(numbers + i * lanes, lanes);
+}
+
 // Reads the numbers of a block into vectors, line by line; behind the last number of a line may be anything finite.
 template <class Real, class Number> void read_block(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
+  // What is converted number by number anyway.
+  if constexpr (!std::is_same_v<typename Computed<Number>::Real, Real>) return read_scattered<Real>(from, steps, out);
   if (steps.number == 1) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line) {
       for (int64_t i = 0; i < steps.numbers / lanes; i++) {
@@ -128,11 +142,7 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
         *out++ = load_even<Real>(from + 2 * i, std::min(lanes, steps.numbers - i));
     return;
   }
-  // Collected one by one first, and read as vectors later, when all are in memory.
-  Number numbers[block_vectors * lanes];
-  if (rest) std::memset(numbers, 0, steps.lines * width * lanes * sizeof(Number));
-  steps.each([&](int64_t i, int64_t j) { numbers[i * width * lanes + j] = from[i * steps.line + j * steps.number]; });
-  for (int64_t i = 0; i < steps.lines * width; i++) out[i] = load_as<Real>(numbers + i * lanes, lanes);
+  read_scattered<Real>(from, steps, out);
 }
 
 // Writes vectors as the numbers of a block; `is_large` tells that the tensor is too large for a cache.

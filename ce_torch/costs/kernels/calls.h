@@ -197,7 +197,7 @@ struct Call : Task {
   }
 
   // Returns true if rows are to be computed side by side: columns are few, or in z or y farther apart than rows.
-  bool is_tiled() const {
+  outlined bool is_tiled() const {
     int64_t rows = layout.inner().size;
     if (columns <= short_columns) return rows >= columns;
     return rows >= few_rows && (are_columns_far(of_z) || (!has_classes() && are_columns_far(of_y)));

@@ -70,8 +70,7 @@ struct Sum {
 template <class Function, class... Sums> inlined inline void for_each_vector(int64_t K, Function f, Sums&... sums) {
   for (int64_t start = 0; start < K; start += sum_vectors * lanes) {
     int64_t end = std::min(start + sum_vectors * lanes, K), j = start;
-    for (; j + lanes <= end; j += lanes) f(j, lanes);
-    if (j < end) f(j, end - j);
+    for (; j < end; j += lanes) f(j, std::min(lanes, end - j));
     (sums.carry(), ...);
   }
 }

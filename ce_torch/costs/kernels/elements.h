@@ -24,23 +24,18 @@ template <class Real> struct Numbers {
   double first, second;
 };
 
-// A cost that is a sum over neurons: of `Formula(numbers).cost(z, y, p)` times their weights, with p = pos_weight.
-template <template <class> class Formula, class Real, bool tiled> struct Elements : Rows<Real, tiled> {
+// What every sum over neurons reads, whatever its formula.
+template <class Real, bool tiled> struct ElementInputs : Rows<Real, tiled> {
   using Base = Rows<Real, tiled>;
-  using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
   using Base::task;
 
-  const Formula<Real> formula;
   const bool is_weighted, has_pos_weight;
 
-  explicit Elements(const Task& task)
-      : Base{task},
-        formula{{task.numbers[0], task.numbers[1]}},
-        is_weighted(task.data[of_weight]),
-        has_pos_weight(task.data[of_pos_weight]) {}
+  outlined explicit ElementInputs(const Task& task)
+      : Base(task), is_weighted(task.data[of_weight]), has_pos_weight(task.data[of_pos_weight]) {}
 
   // The blocks that a thread reads and works on.
   struct Memory {
@@ -52,21 +47,23 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   };
 
   template <class Number>
-  inlined InputsOf<Number> read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
+  outlined InputsOf<Number> read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
     InputsOf<Number> inputs;
-    inputs.z = this->template read<Number>(of_z, block, memory.z);
+    this->read(inputs.z, of_z, block, memory.z);
     if constexpr (std::is_same_v<Number, Real>) {
-      inputs.y = task.has_classes() ? one_hot(stripe, block, column, memory.y) : this->read(of_y, block, memory.y);
+      if (task.has_classes()) read_one_hot(inputs.y, stripe, block, column, memory.y);
+      else this->read(inputs.y, of_y, block, memory.y);
     } else {
-      inputs.y = this->template read<Number>(of_y, block, memory.y);
+      this->read(inputs.y, of_y, block, memory.y);
     }
-    if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
-    if (has_pos_weight) inputs.pos_weight = this->read(of_pos_weight, block, memory.pos_weight);
+    if (is_weighted) this->read(inputs.weight, of_weight, block, memory.weight);
+    if (has_pos_weight) this->read(inputs.pos_weight, of_pos_weight, block, memory.pos_weight);
     return inputs;
   }
 
-  // The outputs that classes stand for, from this column on.
-  typename Base::Numbers one_hot(const Stripe& stripe, const Block& block, int64_t column, Vec* y) const {
+  // Reads the outputs that classes stand for, from this column on.
+  void read_one_hot(typename Base::Numbers& numbers, const Stripe& stripe, const Block& block, int64_t column,
+                    Vec* y) const {
     int64_t width = (block.numbers + lanes - 1) / lanes;
     std::fill(y, y + block.lines * width, Vec{});
     int64_t columns = tiled ? block.lines : block.numbers;
@@ -74,8 +71,36 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       int64_t place = task.class_at(this->start(stripe, row, of_y)) - column;
       if (0 <= place && place < columns) ((Real*)y)[tiled ? place * width * lanes + row : place] = 1;
     }
-    return Base::copied(block, y);
+    Base::read_copied(numbers, block, y);
   }
+
+  // The columns of a part: of all its rows a sum has so many elements.
+  int64_t part_columns() const { return part_elements / this->stripe_rows; }
+
+  // The gradients of the costs of a stripe's rows.
+  outlined void set_grads(Stat* grads, const Stripe& stripe) const {
+    for (int64_t vector = 0; vector < this->width(stripe); vector++)
+      grads[vector] = this->grad(stripe, vector, double(task.examples));
+  }
+};
+
+// A cost that is a sum over neurons: of `Formula(numbers).cost(z, y, p)` times their weights, with p = pos_weight.
+template <template <class> class Formula, class Real, bool tiled> struct Elements : ElementInputs<Real, tiled> {
+  using Base = ElementInputs<Real, tiled>;
+  template <class Number> using InputsOf = typename Base::template InputsOf<Number>;
+  using typename Base::Memory;
+  using typename Base::Place;
+  using typename Base::Stat;
+  using typename Base::Vec;
+  using Base::has_pos_weight;
+  using Base::is_weighted;
+  using Base::part_columns;
+  using Base::set_grads;
+  using Base::task;
+
+  const Formula<Real> formula;
+
+  explicit Elements(const Task& task) : Base(task), formula{{task.numbers[0], task.numbers[1]}} {}
 
   template <class Function, class Number>
   inlined Vec weighted(Function f, const InputsOf<Number>& inputs, const Place& place) const {
@@ -104,9 +129,6 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     });
   }
 
-  // The columns of a part: of all its rows a sum has so many elements.
-  int64_t part_columns() const { return part_elements / this->stripe_rows; }
-
   // Adds the costs of neurons to those of their rows.
   void add(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
     auto cost = [&](Vec z, Vec y, Vec p) inlined { return formula.cost(z, y, p); };
@@ -115,7 +137,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
       this->with_vectors({of_z, of_y}, block, [&](auto* null) inlined {
-        auto inputs = read_all<std::remove_pointer_t<decltype(null)>>(stripe, block, start, memory);
+        auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(stripe, block, start, memory);
         Vec sums[Base::most_vectors];
         std::fill(sums, sums + this->width(stripe), Vec{});
         this->each_place(block, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
@@ -126,17 +148,11 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     }
   }
 
-  // The gradients of the costs of a stripe's rows.
-  void set_grads(Stat* grads, const Stripe& stripe) const {
-    for (int64_t vector = 0; vector < this->width(stripe); vector++)
-      grads[vector] = this->grad(stripe, vector, double(task.examples));
-  }
-
   // δ of each neuron, times the gradient of the row's cost.
   void delta() const {
     task.use_large_pages();
     auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
-    this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end, int64_t) {
+    this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end) {
       Memory memory;
       typename Base::template OfVectors<Stat> grads(this->width(stripe));
       set_grads(grads, stripe);
@@ -145,7 +161,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
         Block block = this->block(stripe, start, next);
         auto set = [&](auto* null) inlined {
           using Number = std::remove_pointer_t<decltype(null)>;
-          auto inputs = read_all<Number>(stripe, block, start, memory);
+          auto inputs = this->template read_all<Number>(stripe, block, start, memory);
           auto result = this->template result<Number>(block, memory.z);
           for (int64_t vector = 0; vector < this->width(stripe); vector++) {
             Stat g = grads[vector];
@@ -177,8 +193,9 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      auto inputs = read_all<Real>(stripe, block, start, memory);
-      auto v = this->read(of_v, block, memory.v);
+      auto inputs = this->template read_all<Real>(stripe, block, start, memory);
+      typename Base::Numbers v;
+      this->read(v, of_v, block, memory.v);
       auto result = this->result(block, memory.z);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Stat g = grads[vector];

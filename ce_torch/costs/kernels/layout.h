@@ -48,9 +48,11 @@ struct Layout {
 
   // Sorts the dimensions, and makes one of those that follow one another in all tensors.
   void collapse() {
-    std::stable_sort(dim, dim + dims, [](const Dim& left, const Dim& right) {
+    auto is_before = [](const Dim& left, const Dim& right) {
       return std::abs(left.steps.of[of_z]) > std::abs(right.steps.of[of_z]);
-    });
+    };
+    for (int i = 1; i < dims; i++)
+      for (int j = i; j > 0 && is_before(dim[j], dim[j - 1]); j--) std::swap(dim[j], dim[j - 1]);
     int last = 0;
     for (int i = 1; i < dims; i++) {
       if (dim[last].steps == dim[i].steps * dim[i].size)

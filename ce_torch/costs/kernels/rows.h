@@ -31,6 +31,83 @@ struct Stripe {
   Steps start;
 };
 
+// A function f(stripe, start, end) of columns of a stripe, called by its address: what calls it is compiled once. What it
+// returns is a sum of costs, or nothing.
+class PartFunction {
+  const void* f;
+  double (*call)(const void*, const Stripe&, int64_t, int64_t);
+
+ public:
+  template <class Function> PartFunction(const Function& f) : f(&f) {
+    call = [](const void* f, const Stripe& stripe, int64_t start, int64_t end) {
+      auto& function = *(const Function*)f;
+      if constexpr (std::is_void_v<decltype(function(stripe, start, end))>) return function(stripe, start, end), 0.0;
+      else return function(stripe, start, end);
+    };
+  }
+  double operator()(const Stripe& stripe, int64_t start, int64_t end) const { return call(f, stripe, start, end); }
+};
+
+// A task in stripes, each a row or, of tiles, so many rows, whatever they are computed in.
+struct Stripes {
+  const Task& task;
+  const bool are_tiles;
+  const int64_t stripe_rows;
+  const int64_t rows = task.layout.size(), inner_size = are_tiles ? task.layout.inner().size : rows;
+  const int64_t inner_stripes = (inner_size + stripe_rows - 1) / stripe_rows;
+
+  Stripe stripe(int64_t i) const {
+    if (!are_tiles) return {i, 1, task.layout.start(i)};
+    int64_t outer = i / inner_stripes, inner = i % inner_stripes * stripe_rows;
+    int64_t first = outer * inner_size + inner;
+    return {first, std::min(stripe_rows, inner_size - inner), task.layout.start(first)};
+  }
+
+  int64_t parts(int64_t part_columns) const {
+    return rows / inner_size * inner_stripes * ((task.columns + part_columns - 1) / part_columns);
+  }
+  // Calls f for every stripe, in parts of so many columns, in several threads, and keeps what it returns.
+  outlined void each_part(int64_t part_columns, PartFunction f, double* results = nullptr) const {
+    int64_t column_parts = (task.columns + part_columns - 1) / part_columns;
+    int64_t parts = this->parts(part_columns);
+    int64_t elements = std::min(part_columns, task.columns) * std::min(stripe_rows, inner_size);
+    int64_t together = std::max<int64_t>(part_elements / elements, 1);
+    parallel_for((parts + together - 1) / together, task.threads, [&](int64_t group) {
+      for (int64_t part = group * together; part < std::min((group + 1) * together, parts); part++) {
+        int64_t start = part % column_parts * part_columns;
+        double result = f(stripe(part / column_parts), start, std::min(start + part_columns, task.columns));
+        if (results) results[part] = result;
+      }
+    });
+  }
+
+  // Calls cost for all parts of so many columns, and reduces the sums that it returns. The mean of nothing is `empty`.
+  outlined void reduced(int64_t part_columns, double counted, PartFunction cost, double empty = std::nan("")) const {
+    std::vector<double> costs(parts(part_columns));
+    each_part(part_columns, cost, costs.data());
+    if (task.reduction == Reduction::none) return;
+    double total = 0;
+    for (double cost : costs) total += cost;
+    set_cost(0, task.reduction == Reduction::sum ? total : counted == 0 ? empty : total / counted);
+  }
+
+  // One number of a tensor.
+  outlined double number(Operand tensor, int64_t index) const {
+    return with_numbers(task.type[tensor], [&](auto* null) {
+      return double(load((std::remove_pointer_t<decltype(null)>*)task.data[tensor] + index, 1)[0]);
+    });
+  }
+  outlined void set_cost(int64_t index, double C) const {
+    with_numbers(task.type[of_row], [&](auto* null) {
+      using Number = std::remove_pointer_t<decltype(null)>;
+      using Real = typename Computed<Number>::Real;
+      store(Reals<Real>{} + Real(C), (Number*)task.data[of_row] + index, 1);
+    });
+  }
+};
+
+constexpr Steps no_steps;
+
 // A number of one row, or of each of the rows of a vector.
 template <class Real, bool tiled> struct OfRows {
   using Stat = Real;
@@ -40,7 +117,7 @@ template <class Real> struct OfRows<Real, true> {
 };
 
 // A task computed in numbers of type Real, row by row or tile by tile.
-template <class Real, bool tiled> struct Rows {
+template <class Real, bool tiled> struct Rows : Stripes {
   using Vec = Reals<Real>;
   // Something of a row, such as its maximum.
   using Stat = typename OfRows<Real, tiled>::Stat;
@@ -48,19 +125,17 @@ template <class Real, bool tiled> struct Rows {
   static constexpr int64_t most_vectors = tiled ? large_tile_vectors : 1, most_rows = tiled ? most_vectors * lanes : 1;
   template <class T> using OfVectors = ::OfVectors<T, most_vectors>;
 
-  const Task& task;
-  const int64_t rows = task.layout.size();
-  const int64_t stripe_rows = !tiled ? 1 : lanes * (is_wide() ? large_tile_vectors : tile_vectors);
+  outlined explicit Rows(const Task& task)
+      : Stripes{task, tiled, !tiled ? 1 : lanes * (is_wide(task) ? large_tile_vectors : tile_vectors)} {}
 
   // What lies across is transposed by squares, for which the lines of a wide tile are too few.
-  bool is_wide() const {
+  static bool is_wide(const Task& task) {
     bool is_across = false;
     for (Operand tensor : {of_z, of_y, of_v, of_delta}) is_across |= std::abs(task.layout.inner().steps.of[tensor]) > 1;
     return task.elements() >= large_elements && !is_across;
   }
 
-  int64_t inner_size() const { return tiled ? task.layout.inner().size : rows; }
-  int64_t inner_stripes() const { return (inner_size() + stripe_rows - 1) / stripe_rows; }
+
   // The vectors of a line.
   static int64_t width(const Stripe& stripe) { return tiled ? (stripe.rows + lanes - 1) / lanes : 1; }
   // How many rows of the stripe a vector of a line has.
@@ -72,13 +147,6 @@ template <class Real, bool tiled> struct Rows {
     return tiled ? std::min(block_vectors / width(stripe), block_terms) : block_terms * lanes;
   }
 
-  Stripe stripe(int64_t i) const {
-    if constexpr (!tiled) return {i, 1, task.layout.start(i)};
-    int64_t outer = i / inner_stripes(), inner = i % inner_stripes() * stripe_rows;
-    int64_t first = outer * inner_size() + inner;
-    return {first, std::min(stripe_rows, inner_size() - inner), task.layout.start(first)};
-  }
-
   // Where a row of a stripe begins in a tensor.
   int64_t start(const Stripe& stripe, int64_t row, Operand tensor) const {
     return stripe.start.of[tensor] + (tiled ? row * task.layout.inner().steps.of[tensor] : 0);
@@ -87,13 +155,6 @@ template <class Real, bool tiled> struct Rows {
   // Calls f with a tensor's numbers.
   template <class Function> inlined auto with_numbers_of(Operand tensor, Function&& f) const {
     return with_numbers(task.type[tensor], [&](auto* null) inlined { return f((decltype(null))task.data[tensor]); });
-  }
-
-  // One number of a tensor.
-  Real number(Operand tensor, int64_t index) const {
-    return with_numbers(task.type[tensor], [&](auto* null) {
-      return Real(load((std::remove_pointer_t<decltype(null)>*)task.data[tensor] + index, 1)[0]);
-    });
   }
 
   // A vector of a block: of a row the one with this number, of a tile the one with this number in a line.
@@ -125,9 +186,9 @@ template <class Real, bool tiled> struct Rows {
   // The numbers of a block as vectors: where they are, or read into a thread's own memory.
   template <class Number> struct NumbersOf {
     const Number* data;
-    int64_t line;       // from one line to the next
-    Vec last = {};      // the numbers of a row behind its whole vectors
-    int64_t ahead = 0;  // to what is read next, where the processor does not foresee it
+    int64_t line;   // from one line to the next
+    int64_t ahead;  // to what is read next, where the processor does not foresee it
+    Vec last;       // the numbers of a row behind its whole vectors
 
     inlined const Number* vector(const Place& place) const { return data + place.line * line + place.vector * lanes; }
     inlined void fetch(const Place& place) const { __builtin_prefetch(vector(place) + ahead); }
@@ -146,35 +207,42 @@ template <class Real, bool tiled> struct Rows {
     return next == task.columns ? 0 : next;
   }
 
-  template <class Number = Real> inlined NumbersOf<Number> read(Operand tensor, const Block& block, Vec* memory) const {
+  // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.
+  template <class Number>
+  outlined void read(NumbersOf<Number>& numbers, Operand tensor, const Block& block, Vec* memory) const {
     if constexpr (std::is_same_v<Number, Real>) {
       if (!are_vectors(tensor, block)) {
         copy(tensor, block, memory);
-        return copied(block, memory);
+        return read_copied(numbers, block, memory);
       }
     }
     auto from = (const Number*)task.data[tensor] + block.start.of[tensor];
-    NumbersOf<Number> numbers = {from, block.line.of[tensor], {}, ahead(tensor, block)};
     int64_t whole = block.numbers / lanes * lanes;
+    numbers.data = from;
+    numbers.line = block.line.of[tensor];
+    numbers.ahead = ahead(tensor, block);
     if constexpr (!tiled) numbers.last = load(from + whole, block.numbers - whole);
-    return numbers;
   }
-  __attribute__((noinline)) void copy(Operand tensor, const Block& block, Vec* memory) const {
+  outlined void copy(Operand tensor, const Block& block, Vec* memory) const {
     BlockSteps steps = block.steps(tensor);
     steps.ahead = ahead(tensor, block);
     auto read = [&](auto* numbers) { read_block<Real>(numbers + block.start.of[tensor], steps, memory); };
     task.type[tensor] == Type::boolean ? read((Bool*)task.data[tensor]) : with_numbers_of(tensor, read);
   }
   // The numbers of a block that a thread's own memory holds.
-  static inlined inline Numbers copied(const Block& block, const Vec* memory) {
+  static void read_copied(Numbers& numbers, const Block& block, const Vec* memory) {
     int64_t width = (block.numbers + lanes - 1) / lanes;
-    return {(const Real*)memory, width * lanes, memory[width - 1]};
+    numbers.data = (const Real*)memory;
+    numbers.line = width * lanes;
+    numbers.ahead = 0;
+    numbers.last = memory[width - 1];
   }
 
   // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
   template <class Number> struct ResultOf {
     Number* data;
     int64_t line;
+    bool is_in_place;
     Vec last = {};
 
     inlined void set(const Place& place, Vec x) {
@@ -192,20 +260,27 @@ template <class Real, bool tiled> struct Rows {
     else return are_vectors(of_delta, block) && !(tiled && task.is_large());
   }
 
-  template <class Number = Real> inlined ResultOf<Number> result(const Block& block, Vec* memory) const {
+  template <class Number = Real> outlined ResultOf<Number> result(const Block& block, Vec* memory) const {
     if (is_in_place<Number>(block))
-      return {(Number*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta]};
-    return {(Number*)memory, (block.numbers + lanes - 1) / lanes * lanes};
+      return {(Number*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta], true};
+    return {(Number*)memory, (block.numbers + lanes - 1) / lanes * lanes, false};
   }
 
   // Stores the last numbers of a row beside the others.
-  template <class Number> void finish(ResultOf<Number>& result, const Block& block) const {
-    int64_t whole = block.numbers / lanes * lanes;
-    if (!tiled && whole < block.numbers) store(result.last, result.data + whole, block.numbers - whole);
+  template <class Number> inlined void finish(ResultOf<Number>& result, const Block& block) const {
+    if (!tiled && block.numbers % lanes) store_last(result, block.numbers);
+  }
+  template <class Number> outlined void store_last(ResultOf<Number>& result, int64_t numbers) const {
+    int64_t rest = numbers % lanes;
+    store(result.last, result.data + numbers - rest, rest);
   }
 
-  template <class Number> void write(const ResultOf<Number>& result, const Block& block) const {
-    if (is_in_place<Number>(block)) return;
+  template <class Number> inlined void write(const ResultOf<Number>& result, const Block& block) const {
+    if constexpr (std::is_same_v<Number, Real>) {
+      if (!result.is_in_place) write_copied(result, block);
+    }
+  }
+  outlined void write_copied(const Result& result, const Block& block) const {
     with_numbers(task.type[of_delta], [&](auto* numbers) {
       if constexpr (std::is_same_v<typename Computed<std::remove_pointer_t<decltype(numbers)>>::Real, Real>)
         write_block<Real>((const Vec*)result.data, (decltype(numbers))task.data[of_delta] + block.start.of[of_delta],
@@ -213,27 +288,10 @@ template <class Real, bool tiled> struct Rows {
     });
   }
 
-  Block block(const Stripe& stripe, int64_t start, int64_t end) const {
+  inlined Block block(const Stripe& stripe, int64_t start, int64_t end) const {
     Steps here = stripe.start + task.column * start;
     if constexpr (tiled) return {start, end - start, stripe.rows, task.column, task.layout.inner().steps, here};
-    return {start, 1, end - start, {}, task.column, here};
-  }
-
-  int64_t parts(int64_t part_columns) const {
-    return rows / inner_size() * inner_stripes() * ((task.columns + part_columns - 1) / part_columns);
-  }
-  // Calls f(stripe, start, end, part) for every stripe, in parts of so many columns, in several threads.
-  template <class Function> void each_part(int64_t part_columns, Function f) const {
-    int64_t column_parts = (task.columns + part_columns - 1) / part_columns;
-    int64_t parts = this->parts(part_columns);
-    int64_t elements = std::min(part_columns, task.columns) * std::min(stripe_rows, inner_size());
-    int64_t together = std::max<int64_t>(part_elements / elements, 1);
-    parallel_for((parts + together - 1) / together, task.threads, [&](int64_t group) {
-      for (int64_t part = group * together; part < std::min((group + 1) * together, parts); part++) {
-        int64_t start = part % column_parts * part_columns;
-        f(stripe(part / column_parts), start, std::min(start + part_columns, task.columns), part);
-      }
-    });
+    return {start, 1, end - start, no_steps, task.column, here};
   }
 
   // Calls f(place) for the vectors of a block that hold columns of the same rows.
@@ -255,6 +313,12 @@ template <class Real, bool tiled> struct Rows {
     } else {
       each_vector(block, 0, [&](const Place& place) inlined { f(0, place); });
     }
+  }
+
+  // The same with one copy of f, for a long one: that the last vector of a row has fewer columns is little beside it.
+  template <class Function> static inlined inline void each_vector_in_turn(const Block& block, int64_t vector, Function&& f) {
+    if constexpr (tiled) return each_vector(block, vector, f);
+    for (int64_t i = 0; i * lanes < block.numbers; i++) f(Place{0, i, std::min(lanes, block.numbers - i * lanes)});
   }
 
   // What the columns that a vector holds add up to.
@@ -282,12 +346,6 @@ template <class Real, bool tiled> struct Rows {
     else *to = stat;
   }
 
-  void set_cost(int64_t index, double C) const {
-    with_numbers(task.type[of_row], [&](auto* null) {
-      using Number = std::remove_pointer_t<decltype(null)>;
-      store(Reals<typename Computed<Number>::Real>{} + typename Computed<Number>::Real(C), (Number*)task.data[of_row] + index, 1);
-    });
-  }
   // Stores the costs of a vector's rows in C.
   void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
     if constexpr (tiled) {
@@ -300,11 +358,11 @@ template <class Real, bool tiled> struct Rows {
   }
 
   // The gradients of the costs of a vector's rows.
-  Stat grad(const Stripe& stripe, int64_t vector, double counted) const {
-    if (task.reduction == Reduction::sum) return Stat{} + number(of_grad, 0);
+  outlined Stat grad(const Stripe& stripe, int64_t vector, double counted) const {
+    if (task.reduction == Reduction::sum) return Stat{} + Real(number(of_grad, 0));
     // Where nothing counts, nothing has a gradient.
     if (task.reduction == Reduction::mean) return Stat{} + (counted == 0 ? 0 : Real(number(of_grad, 0) / counted));
-    if constexpr (!tiled) return number(of_grad, start(stripe, 0, of_grad));
+    if constexpr (!tiled) return Real(number(of_grad, start(stripe, 0, of_grad)));
     else return with_numbers_of(of_grad, [&](auto* grads) { return load_rows(grads, of_grad, stripe, vector); });
   }
 
@@ -320,25 +378,12 @@ template <class Real, bool tiled> struct Rows {
   }
 
   // Stores the costs of a vector's rows in C, or returns their sum.
-  double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+  outlined double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
     if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
     if constexpr (!tiled) return C;
     else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
   }
 
-  // Calls cost(stripe, start, end), which returns a sum of costs, for all parts of so many columns, and reduces the sums.
-  // The mean of nothing is `empty`.
-  template <class Function>
-  void reduced(int64_t part_columns, double counted, Function cost, double empty = std::nan("")) const {
-    std::vector<double> costs(parts(part_columns));
-    each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end, int64_t part) {
-      costs[part] = cost(stripe, start, end);
-    });
-    if (task.reduction == Reduction::none) return;
-    double total = 0;
-    for (double cost : costs) total += cost;
-    set_cost(0, task.reduction == Reduction::sum ? total : counted == 0 ? empty : total / counted);
-  }
 };
 
 }  // namespace

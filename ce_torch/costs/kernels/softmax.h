@@ -117,7 +117,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   }
 
   // The sums of a stripe's rows.
-  void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
+  outlined void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
     each_block(stripe, [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
@@ -177,7 +177,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     task.use_large_pages();
     double counted = task.statistics ? *(double*)task.statistics : this->count();
     int64_t part_columns = task.statistics ? std::max<int64_t>(part_elements / this->stripe_rows, 1) : task.columns;
-    this->each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end, int64_t) {
+    this->each_part(part_columns, [&](const Stripe& stripe, int64_t start, int64_t end) {
       delta(stripe, start, end, counted);
     });
   }
@@ -215,8 +215,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     this->write(result, block);
   }
 
-  template <class Row>
-  void set_known(Row* rows, const Label* labels, const Stripe& stripe, const Classes& classes, Memory& memory) const {
+  outlined void set_known(Known* rows, const Label* labels, const Stripe& stripe, const Classes& classes, Memory& memory) const {
     typename Base::template OfVectors<Sums> sums(this->width(stripe));
     if (!task.statistics && !classes.are_all_ignored) add_all(sums, labels, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
@@ -234,10 +233,12 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
 
   void set_factors(Factors* all, const Label* labels, const Stripe& stripe, const Classes& classes, double counted,
                    Memory& memory) const {
-    set_known(all, labels, stripe, classes, memory);
+    typename Base::template OfVectors<Known> known(this->width(stripe));
+    set_known(known, labels, stripe, classes, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       const Label& y = labels[vector];
       Factors& of = all[vector];
+      static_cast<Known&>(of) = known[vector];
       Stat g = this->grad(stripe, vector, counted);
       of.is_zero = g == 0 ? 1 : of.is_zero;
       of.by_s = c * g / (1 + of.r);

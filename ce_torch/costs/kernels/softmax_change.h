@@ -47,10 +47,11 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
     typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
-    this->set_known(&rows[0], labels, stripe, classes, memory);
+    this->set_known(rows, labels, stripe, classes, memory);
     this->each_block(stripe, [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
-      auto v = this->read(of_v, block, memory.v);
+      Numbers v;
+      this->read(v, of_v, block, memory.v);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         add_turn(turns[vector], rows[vector], labels[vector], inputs, v, block, vector);
     });
@@ -59,7 +60,9 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
       total += this->take_cost(stripe, vector, C_change(turns[vector], rows[vector], labels[vector], stripe, vector, classes));
     if (!task.data[of_delta]) return total;
     this->each_block(stripe, [&](const Block& block) {
-      auto z = this->read(of_z, block, memory.z), v = this->read(of_v, block, memory.v);
+      Numbers z, v;
+      this->read(z, of_z, block, memory.z);
+      this->read(v, of_v, block, memory.v);
       auto result = this->result(block, memory.z);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Stat g = this->grad(stripe, vector, counted);
@@ -75,7 +78,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
                 const Numbers& v, const Block& block, int64_t vector) const {
     auto line = this->label_line(label, block);
     Vec ones = {}, others = {}, tv = {};
-    this->each_vector(block, vector, [&](const Place& place) inlined {
+    this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
       Vec e = exponential(x(inputs.z.at(place), row.m)), v_here = first<Real>(place.count, v.at(place), 0);
       ones = e == 1 ? ones + v_here : ones;
       others = e == 1 ? others : others + product(v_here, e);
@@ -98,7 +101,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
                   const Numbers& v, const Block& block, int64_t vector,
                   Result& result) const {
     Stat factor = row.is_zero != 0 ? 0 : product(g, row.T / ((1 + row.r) * (1 + row.r)));
-    this->each_vector(block, vector, [&](const Place& place) inlined {
+    this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
       Vec v_here = v.at(place), difference = v_here * row.r + (v_here - turn.ones) - turn.others;
       Vec change = c * (c * (exponential(x(z.at(place), row.m)) * difference));
       result.set(place, product<Vec>(Vec{} + factor, change));

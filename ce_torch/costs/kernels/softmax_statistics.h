@@ -15,13 +15,16 @@ template <class Real> struct Softcap {
 
   // Of a vector, or of one number.
   template <class Number> inlined Number operator()(Number z) const {
-    if constexpr (std::is_same_v<Number, Real>) return capped(Vec{} + z)[0];
+    if constexpr (std::is_same_v<Number, Real>) return number_capped(z);
     else return capped(z);
   }
   template <class Number> inlined Number slope(Number z) const {
-    if constexpr (std::is_same_v<Number, Real>) return slopes(Vec{} + z)[0];
+    if constexpr (std::is_same_v<Number, Real>) return number_slope(z);
     else return slopes(z);
   }
+
+  outlined Real number_capped(Real z) const { return capped(Vec{} + z)[0]; }
+  outlined Real number_slope(Real z) const { return slopes(Vec{} + z)[0]; }
 
   inlined Vec capped(Vec z) const {
     if (softcap == 0) return z;
@@ -73,14 +76,14 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       : Base(task), cap{Real(task.numbers[2])}, has_entropy(task.numbers[3] != 0) {}
 
   Real* row(Row which, int64_t index) const { return (Real*)task.data[of_row] + which * task.examples + index; }
-  Stat load_row(Row which, const Stripe& stripe, int64_t vector) const {
+  outlined Stat load_row(Row which, const Stripe& stripe, int64_t vector) const {
     Stat stat = {};
     this->each_row(stripe, vector, [&](int64_t lane, int64_t r) {
       this->at(stat, lane) = *row(which, this->start(stripe, r, of_row));
     });
     return stat;
   }
-  void store_row(Row which, const Stripe& stripe, int64_t vector, Stat stat) const {
+  outlined void store_row(Row which, const Stripe& stripe, int64_t vector, Stat stat) const {
     this->each_row(stripe, vector, [&](int64_t lane, int64_t r) {
       *row(which, this->start(stripe, r, of_row)) = this->at(stat, lane);
     });
@@ -98,7 +101,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     rescale(sums, m > sums.m ? m : sums.m);
     const Stat finite_m = this->finite(sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {}, ex = {};
-    this->each_vector(block, vector, [&](const Place& place) inlined {
+    this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
       inputs.z.fetch(place);
       Vec x_here = first<Real>(place.count, x(cap(inputs.z.at(place)), finite_m), -infinity), e = exponential(x_here);
       auto is_one = x_here == 0;
@@ -122,14 +125,14 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     Vec most = Vec{} - infinity;
     if constexpr (tiled) {
       most = sums.most;
-      this->each_vector(block, vector, [&](const Place& place) inlined {
+      this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
         Vec z = inputs.z.at(place);
         sums.best = z > most ? Indices{} + Index(block.column + place.line) : sums.best;
         most = z > most ? z : most;
       });
       return sums.most = most;
     } else {
-      this->each_vector(block, vector, [&](const Place& place) inlined {
+      this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
         Vec z = first<Real>(place.count, inputs.z.at(place), -infinity);
         most = z > most ? z : most;
       });
@@ -156,7 +159,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     Base::rescale(sums, m);
   }
 
-  void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
+  outlined void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
     this->each_block(stripe, [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
@@ -165,7 +168,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   }
 
   void cost() const {
-    this->each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t, int64_t) { find_numbers(stripe); });
+    this->each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t) { find_numbers(stripe); });
   }
 
   void find_numbers(const Stripe& stripe) const {
@@ -206,7 +209,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   int64_t first_nan(const Stripe& stripe, int64_t of_stripe, int64_t otherwise) const {
     int64_t start = this->start(stripe, of_stripe, of_z);
     for (int64_t column = 0; column < task.columns; column++) {
-      Real z = this->number(of_z, start + column * task.column.of[of_z]);
+      Real z = Real(this->number(of_z, start + column * task.column.of[of_z]));
       if (z != z) return column;
     }
     return otherwise;
@@ -218,7 +221,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
 
   void delta() const {
     task.use_large_pages();
-    this->each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t, int64_t) { delta(stripe); });
+    this->each_part(task.columns, [&](const Stripe& stripe, int64_t, int64_t) { delta(stripe); });
   }
 
   void delta(const Stripe& stripe) const {
@@ -262,7 +265,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Vec sum = {};
-        this->each_vector(block, vector, [&](const Place& place) inlined {
+        this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
           sum += this->t(inputs, Label{}, typename Base::Columns{} - 1, place);
         });
         T[vector] += this->sum_columns(sum);
@@ -286,7 +289,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       return;
     }
     auto line = this->label_line(label, block);
-    this->each_vector(block, vector, [&](const Place& place) inlined {
+    this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
       inputs.z.fetch(place);
       Vec t = has_t ? this->t(inputs, label, line, place) : Vec{};
       Vec delta = delta_at<Vec>(of, inputs.z.at(place), t);

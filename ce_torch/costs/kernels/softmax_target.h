@@ -24,8 +24,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   const bool has_t;
   const Real total_weight;
 
-  explicit SoftmaxTarget(const Task& task)
-      : Base{task},
+  outlined explicit SoftmaxTarget(const Task& task)
+      : Base(task),
         smoothing(Real(task.numbers[1])),
         kept(Real(1 - task.numbers[1])),
         off_value(Real(task.numbers[1] / double(task.columns))),
@@ -37,7 +37,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
         total_weight(is_class && is_dense ? Real(sum_weights()) : 0) {}
 
   Real weight(int64_t column) const {
-    return task.data[of_weight] ? this->number(of_weight, column * task.column.of[of_weight]) : Real(1);
+    return task.data[of_weight] ? Real(this->number(of_weight, column * task.column.of[of_weight])) : Real(1);
   }
   double sum_weights() const {
     double total = 0;
@@ -46,7 +46,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   }
 
   // How much counts in the mean: examples, or the weights of their classes.
-  double count() const {
+  outlined double count() const {
     if (!is_class) return double(task.examples);
     if (!task.data[of_weight]) {
       Longs counted = {};
@@ -72,7 +72,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     Column y[Base::most_vectors * lanes];
     bool are_all_ignored;
   };
-  Classes classes(const Stripe& stripe) const {
+  outlined Classes classes(const Stripe& stripe) const {
     Classes classes;
     Longs counted = {};
     int64_t step = task.layout.inner().steps.of[of_y], rows = tiled ? this->width(stripe) * lanes : 1;
@@ -94,7 +94,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
       return this->start(stripe, row, tensor) + classes.y[row] * task.column.of[tensor];
     };
     if constexpr (!tiled) {
-      return classes.y[0] == none ? 0 : this->number(tensor, index(0));
+      return classes.y[0] == none ? 0 : Real(this->number(tensor, index(0)));
     } else {
       return this->with_numbers_of(tensor, [&](auto* from) inlined {
         std::remove_const_t<std::remove_pointer_t<decltype(from)>> numbers[lanes] = {};
@@ -124,7 +124,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     return label;
   }
 
-  void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {
+  outlined void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {
     for (int64_t vector = 0; vector < this->width(stripe); vector++) labels[vector] = label(stripe, vector, classes);
   }
 
@@ -138,11 +138,11 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   };
   using Inputs = InputsOf<Real>;
 
-  template <class Number = Real> inlined InputsOf<Number> read_all(const Block& block, Memory& memory) const {
+  template <class Number = Real> outlined InputsOf<Number> read_all(const Block& block, Memory& memory) const {
     InputsOf<Number> inputs;
-    inputs.z = this->template read<Number>(of_z, block, memory.z);
-    if (!is_class) inputs.y = this->template read<Number>(of_y, block, memory.y);
-    if (is_weighted) inputs.weight = this->read(of_weight, block, memory.weight);
+    this->read(inputs.z, of_z, block, memory.z);
+    if (!is_class) this->read(inputs.y, of_y, block, memory.y);
+    if (is_weighted) this->read(inputs.weight, of_weight, block, memory.weight);
     return inputs;
   }
 

@@ -61,7 +61,7 @@ struct Task : Constants {
       for (; count > 0; count -= long_lanes, start += long_lanes * step) f(classes(start, count, step));
     });
   }
-  bool all_are_classes() const {
+  outlined bool all_are_classes() const {
     Longs others = {};
     each_class([&](Longs y) inlined { others |= ((y < 0) | (y >= columns)) & (y != ignore_index); });
     return !any(others);
@@ -73,7 +73,7 @@ struct Task : Constants {
 
   // What is written for the first time gets its pages, by 2 MB several times as fast as by 4 kB. A small δ has too few
   // of them to matter.
-  void use_large_pages() const {
+  outlined void use_large_pages() const {
 #ifdef MADV_HUGEPAGE
     constexpr uintptr_t page = 2 << 20;
     int64_t bytes = delta_bytes();
