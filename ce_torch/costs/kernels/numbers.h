@@ -395,8 +395,8 @@ template <class Real> Reals<Real> log1p_of_any(Reals<Real> r) {
 // Of one number as of several: the same formulas are those of a row, and of rows side by side.
 inlined inline Reals<float> exponential(Reals<float> x) { return exp_of_negative<float>(x); }
 inlined inline Reals<double> exponential(Reals<double> x) { return exp_of_negative<double>(x); }
-outlined inline float exponential(float x) { return exponential(Reals<float>{} + x)[0]; }
-outlined inline double exponential(double x) { return exponential(Reals<double>{} + x)[0]; }
+inline float exponential(float x) { return exponential(Reals<float>{} + x)[0]; }
+inline double exponential(double x) { return exponential(Reals<double>{} + x)[0]; }
 outlined inline Reals<float> log1p(Reals<float> r) { return log1p_of_any<float>(r); }
 outlined inline Reals<double> log1p(Reals<double> r) { return log1p_of_any<double>(r); }
 using std::log1p;

@@ -209,7 +209,7 @@ template <class Real, bool tiled> struct Rows : Stripes {
 
   // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.
   template <class Number>
-  outlined void read(NumbersOf<Number>& numbers, Operand tensor, const Block& block, Vec* memory) const {
+  inlined void read(NumbersOf<Number>& numbers, Operand tensor, const Block& block, Vec* memory) const {
     if constexpr (std::is_same_v<Number, Real>) {
       if (!are_vectors(tensor, block)) {
         copy(tensor, block, memory);

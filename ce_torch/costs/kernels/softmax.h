@@ -117,7 +117,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   }
 
   // The sums of a stripe's rows.
-  outlined void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
+  void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
     each_block(stripe, [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)

@@ -72,7 +72,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     Column y[Base::most_vectors * lanes];
     bool are_all_ignored;
   };
-  outlined Classes classes(const Stripe& stripe) const {
+  Classes classes(const Stripe& stripe) const {
     Classes classes;
     Longs counted = {};
     int64_t step = task.layout.inner().steps.of[of_y], rows = tiled ? this->width(stripe) * lanes : 1;
@@ -124,7 +124,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     return label;
   }
 
-  outlined void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {
+  void set_labels(Label* labels, const Stripe& stripe, const Classes& classes) const {
     for (int64_t vector = 0; vector < this->width(stripe); vector++) labels[vector] = label(stripe, vector, classes);
   }
 
