@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "numbers.h"
+#include "exponential.h"
 #include "threads.h"
 
 namespace {

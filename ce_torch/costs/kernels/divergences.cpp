@@ -4,7 +4,7 @@
 // centered, p (v − Σ p v), loses no digits where p is near 1: with r = Σ e of the others it is
 // p (v r + (v − v of the largest) − Σ e v of the others) / (1 + r).
 
-#include "numbers.h"
+#include "exponential.h"
 #include "threads.h"
 
 namespace {

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "exponential.h"
 #include "rows.h"
 
 namespace {

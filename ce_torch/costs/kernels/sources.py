@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HEADERS = (
     "numbers.h",
+    "exponential.h",
     "layout.h",
     "arguments.h",
     "blocks.h",
