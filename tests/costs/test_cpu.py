@@ -153,3 +153,10 @@ def test_functions_are_exact_to_a_few_units_in_the_last_place(function):
         exact = torch.nn.functional.softplus(z.double(), threshold=1e9)
     error = (found.double() - exact).abs() / exact
     assert error.max() < 4 * torch.finfo(torch.float32).eps
+
+
+@needs_kernels
+def test_more_classes_than_an_integer_of_32_bits_counts_are_refused():
+    z, y = torch.zeros(1, 1).expand(1, 2**31), torch.tensor([0])
+    on_cpu = LOG_LIKELIHOOD.implementations[0]
+    assert on_cpu.refusal(z, y, None, -100, 1.0, 0.0) == "z has more than 2,147,483,647 classes"

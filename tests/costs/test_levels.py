@@ -1,7 +1,8 @@
-"""The kernels for processors with narrower vectors: compiled for them, and tested where wider ones could run too."""
+"""The kernels as they are compiled for processors with narrower vectors, and by another compiler."""
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,5 +35,15 @@ def test_kernels_for_older_processors_pass_the_tests(level, tmp_path, needs_a_co
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     files = [str(Path(__file__).with_name(name)) for name in FILES]
     command = [sys.executable, "-c", PROGRAM, level, "-q", "-n", "0", "-m", "not slow", *files]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="clang++ is not installed")
+def test_clang_compiles_kernels_that_pass_the_tests(tmp_path, needs_a_compiler):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "CXX": "clang++"}
+    file = str(Path(__file__).with_name("test_fuzz.py"))
+    command = [sys.executable, "-c", PROGRAM, "native", "-q", "-n", "0", "-m", "not slow", file]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

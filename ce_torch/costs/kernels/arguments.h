@@ -33,7 +33,7 @@ enum class Reduction { none, sum, mean };
 
 // What a cost takes beside tensors.
 struct Constants {
-  int64_t ignore_index;
+  int64_t ignore_index = 0;  // of a cost that ignores none, a class like any other
   double numbers[4];  // temperature and label smoothing, or whatever else the cost takes
   Reduction reduction;
 };

@@ -34,7 +34,17 @@ bool find_type(const Tensor& tensor, Type* type) {
 bool is_real(Type type) { return type != Type::int64 && type != Type::boolean; }
 
 // Why the kernels do not support a call, a place in the sentences of `cpp.py`.
-enum Refusal : long { supported, not_plain, not_on_cpu, no_dtype, misfit, no_memory, too_many_dims, varying_weights };
+enum Refusal : long {
+  supported,
+  not_plain,
+  not_on_cpu,
+  no_dtype,
+  misfit,
+  no_memory,
+  too_many_dims,
+  varying_weights,
+  too_many_classes,
+};
 
 // Returns true if a tensor broadcasts to the shape of z.
 bool fits(const Tensor& weight, const Tensor& z) {
@@ -79,6 +89,8 @@ Refusal check_inputs(const Arguments& arguments, bool is_softmax) {
   if (!is_real(type[of_z]) || type[of_y] == Type::boolean) return no_dtype;
   if (z.ndim == 0 || z.ndim > most_dims) return too_many_dims;
   if (z.elements() == 0 || !z.data || !y.data) return no_memory;
+  // Beside numbers in float32 a class is an integer of 32 bits.
+  if (is_softmax && z.shape[z.ndim - 1] > INT32_MAX) return too_many_classes;
   int dims = z.ndim - (type[of_y] == Type::int64);
   if (y.ndim != dims || !std::equal(z.shape, z.shape + dims, y.shape)) return misfit;
   for (int i = of_weight; i < inputs; i++) {

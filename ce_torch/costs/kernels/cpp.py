@@ -29,6 +29,7 @@ REFUSALS = (
     "z or y has no memory",
     "z has no dimension, or more than 16",
     "the weights of the classes vary from example to example",
+    "z has more than 2,147,483,647 classes",
 )
 COPIED = "a tensor has no memory, or is copied on write, and this version of torch copies it when it is read too"
 CHANGED = (

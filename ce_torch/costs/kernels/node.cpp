@@ -198,7 +198,6 @@ bool read(const Cost& cost, PyObject* const* objects, Arguments& arguments, cons
   for (; tensor < 2; tensor++)
     if (!read_tensor(*objects++, tensor)) return false;
   std::fill_n(arguments.numbers, std::size(arguments.numbers), 0.0);
-  arguments.ignore_index = 0;
   double* number = arguments.numbers;
   for (const char* kind = cost.kernels.inputs; *kind; kind++, objects++) {
     if (*kind == 'w' && !read_tensor(*objects, tensor++)) return false;

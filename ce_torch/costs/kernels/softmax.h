@@ -86,7 +86,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
         others = is_one ? others : others + e;
         if constexpr (targets == Targets::of_classes) {
           auto is_y = line == int32_t(place.line);
-          tx = is_y ? product(label.t, x_here) : tx;
+          tx = is_y ? product<Vec>(Vec{} + label.t, x_here) : tx;
           T = is_y ? label.t : T;
         } else if constexpr (targets == Targets::dense) {
           Vec t_here = this->t(inputs, label, line, place);
