@@ -118,8 +118,6 @@ template <class Real, class Number> void read_scattered(const Number* from, cons
 template <class Real, class Number> void read_block(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
-  // What is converted number by number anyway.
-  if constexpr (!std::is_same_v<typename Computed<Number>::Real, Real>) return read_scattered<Real>(from, steps, out);
   if (steps.number == 1) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line) {
       for (int64_t i = 0; i < steps.numbers / lanes; i++) {
@@ -130,6 +128,8 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
     }
     return;
   }
+  // Other numbers than those to compute with are rare.
+  if constexpr (!std::is_same_v<typename Computed<Number>::Real, Real>) return read_scattered<Real>(from, steps, out);
   if (steps.number == 0) {
     for (int64_t line = 0; line < steps.lines; line++, out += width)
       std::fill(out, out + width, Reals<Real>{} + load_as<Real>(from + line * steps.line, 1)[0]);

@@ -163,8 +163,12 @@ inlined inline Floats load(const Bfloat16* from, int64_t count) { return to_floa
 inlined inline Floats load(const Float16* from, int64_t count) { return to_floats(load_bits(from, count), Float16()); }
 inlined inline Floats load(const Bool* from, int64_t count) {
   constexpr int lanes = Wide<float>::lanes;
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  auto vector = (Vector<uint8_t, lanes>)_mm_maskz_loadu_epi8(first_bits(count), from);
+#else
   Vector<uint8_t, lanes> vector = {};
   count == lanes ? std::memcpy(&vector, from, lanes) : std::memcpy(&vector, from, count);
+#endif
   // By way of words: the compiler takes a vector apart that becomes four times as large in one step.
 #ifdef __AVX512F__
   Words words = (Words)_mm512_cvtepu8_epi32((__m128i)vector);
@@ -180,6 +184,12 @@ inlined inline void store(Floats x, Float16* to, int64_t count) { store_bits(nar
 template <class Real, class Number> Reals<Real> load_as(const Number* from, int64_t count) {
   if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>) {
     return load(from, count);
+  } else if constexpr (std::is_same_v<Real, double>) {
+    // A vector of floats has twice as many lanes.
+    Floats floats = load(from, count);
+    Vector<float, Wide<double>::lanes> first;
+    std::memcpy(&first, &floats, sizeof first);
+    return __builtin_convertvector(first, Reals<double>);
   } else {
     Reals<Real> x = {};
     for (int64_t lane = 0; lane < count; lane++) x[lane] = Real(load(from + lane, 1)[0]);
