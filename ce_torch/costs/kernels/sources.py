@@ -19,6 +19,7 @@ HEADERS = (
     "blocks.h",
     "task.h",
     "threads.h",
+    "stripes.h",
     "rows.h",
     "softmax_target.h",
     "softmax.h",
