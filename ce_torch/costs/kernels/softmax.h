@@ -253,14 +253,14 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       this->each_vector(block, vector, [&](const Place& place) inlined { result.set(place, Vec{}); });
       return;
     }
-    Stat factor = of.by_s * of.T, by_y = of.by_s * -label.t;
+    Stat factor = of.by_s * of.T, by_y = of.by_s * label.t;
     auto line = this->label_line(label, block);
     with_targets_and_x(of.m, [&](auto targets, auto x_of) inlined {
       this->each_vector(block, vector, [&](const Place& place) inlined {
         inputs.z.fetch(place);
         Vec e = exponential(x_of(inputs.z.at(place), of.m)), delta = factor * e;
         if constexpr (targets == Targets::of_classes) {
-          delta = line == int32_t(place.line) ? by_y * (of.r + (1 - e)) : delta;
+          delta = line == int32_t(place.line) ? Vec{} - by_y * (of.r + (1 - e)) : delta;
         } else if constexpr (targets == Targets::dense) {
           delta = of.delta(e, this->t(inputs, label, line, place));
         }
