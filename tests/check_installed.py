@@ -69,6 +69,8 @@ def check_layer() -> None:
     check(lambda x: functional.linear_distillation(x, weight, x.detach() / 2, weight), x)
     check(lambda x: cost(x, weight.bfloat16(), y), x.bfloat16(), rtol=0.02, atol=1e-3)
     check(lambda weight: cost(x.bfloat16(), weight, y), weight.bfloat16(), rtol=0.02, atol=1e-3)
+    teacher = x.bfloat16() / 2, weight.bfloat16()
+    check(lambda x: functional.linear_distillation(x, teacher[1], *teacher), x.bfloat16(), rtol=0.02, atol=1e-3)
 
 
 def check(cost: Callable[[Tensor], Tensor], input: Tensor, **tolerance: float) -> None:
