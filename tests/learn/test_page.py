@@ -22,6 +22,12 @@ TOO_WIDE = """() => [
   ...[...document.querySelectorAll(".formula")].filter((formula) => formula.scrollWidth > formula.clientWidth),
 ].map((element) => element.outerHTML.slice(0, 80))"""
 
+# Texts of pictures that are cut off, wholly or in part.
+CUT_OFF = """() => [...document.querySelectorAll("svg text")].filter((text) => {
+  const [inner, outer] = [text, text.closest("svg")].map((element) => element.getBoundingClientRect());
+  return inner.left < outer.left || inner.right > outer.right || inner.top < outer.top || inner.bottom > outer.bottom;
+}).map((text) => text.textContent)"""
+
 # Texts whose contrast with what is behind them is below WCAG's AA.
 TOO_FAINT = """() => {
   const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -91,6 +97,10 @@ def screen(request, open_learn):
 
 def test_nothing_is_wider_than_the_screen(screen):
     assert screen.evaluate(TOO_WIDE) == []
+
+
+def test_no_text_of_a_picture_is_cut_off(screen):
+    assert screen.evaluate(CUT_OFF) == []
 
 
 def test_every_text_stands_out_from_its_ground(screen):
