@@ -3,6 +3,9 @@
 import pytest
 from playwright.sync_api import expect
 
+from ce_torch import QuadraticCost
+from ce_torch.chapter import neuron
+
 WIDTHS = 390, 1280
 # The other two combinations run with the slow tests.
 SCREENS = [
@@ -160,6 +163,26 @@ def test_the_quadratic_cost_can_be_made_to_wait(learn):
     figure.get_by_label("w", exact=True).fill("5")
     assert "quadratic more than 20,000" not in output(figure)
     assert "Epochs until it is below 0.1: quadratic 3," in output(figure)
+
+
+@pytest.mark.parametrize("w", [-5.0, 2.0, 3.3, 3.4, 5.0])
+def test_the_hunt_for_a_stuck_start_says_how_long_the_quadratic_cost_waits(w, shared):
+    lesson = neuron.learn(QuadraticCost(), w, 2.0, eta=0.15, epochs=5000)
+    epochs = neuron.epochs_to_output(lesson, 0.1).item()
+    figure = shared.locator("#two-costs")
+    figure.get_by_label("my own").check()
+    figure.get_by_label("w", exact=True).fill(str(w))
+    end = "a stuck start." if epochs >= 1000 else "not stuck."
+    assert figure.locator(".verdict").inner_text() == f"The quadratic cost waits {epochs:,.0f} epochs: {end}"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_hunter_of_a_stuck_start_sees_the_sliders_and_the_verdict_at_once(width, open_learn):
+    with open_learn(width) as page:
+        figure = page.locator("#two-costs")
+        figure.get_by_label("my own").check()
+        slider, verdict = figure.get_by_label("w", exact=True), figure.locator(".verdict")
+        assert verdict.bounding_box()["y"] - slider.bounding_box()["y"] < 150
 
 
 @pytest.mark.parametrize(
