@@ -1,5 +1,7 @@
 """Test the page as readers use it: narrow or wide, light or dark, by finger or keyboard, with or without motion."""
 
+from math import exp
+
 import pytest
 from playwright.sync_api import expect
 
@@ -174,6 +176,19 @@ def test_the_hunt_for_a_stuck_start_says_how_long_the_quadratic_cost_waits(w, sh
     figure.get_by_label("w", exact=True).fill(str(w))
     end = "a stuck start." if epochs >= 1000 else "not stuck."
     assert figure.locator(".verdict").inner_text() == f"The quadratic cost waits {epochs:,.0f} epochs: {end}"
+
+
+@pytest.mark.parametrize("start", [4.0, 10.0])
+def test_the_factors_of_the_cross_entropys_error_are_shown_and_cancel(start, shared):
+    figure = shared.locator("#two-costs")
+    figure.get_by_label("my own").check()
+    for name in ("w", "b"):
+        figure.get_by_label(name, exact=True).fill(str(start / 2))
+    slope_of_cost, slope, delta = map(number, figure.locator(".bar.cross-entropy .bar-number").all_inner_texts())
+    a = 1 / (1 + exp(-start))
+    assert slope_of_cost == pytest.approx(1 / (1 - a), rel=1e-4)
+    assert slope == pytest.approx(a * (1 - a), abs=5e-4)
+    assert delta == pytest.approx(a, abs=5e-4)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
