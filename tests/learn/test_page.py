@@ -173,7 +173,8 @@ def test_the_hunt_for_a_stuck_start_says_how_long_the_quadratic_cost_waits(w, sh
     epochs = neuron.epochs_to_output(lesson, 0.1).item()
     figure = shared.locator("#two-costs")
     figure.get_by_label("my own").check()
-    figure.get_by_label("w", exact=True).fill(str(w))
+    for name, value in {"w": w, "b": 2}.items():
+        figure.get_by_label(name, exact=True).fill(str(value))
     end = "a stuck start." if epochs >= 1000 else "not stuck."
     assert figure.locator(".verdict").inner_text() == f"The quadratic cost waits {epochs:,.0f} epochs: {end}"
 
