@@ -63,3 +63,9 @@ def assert_step_is_seen(page, name, step):
 def test_a_link_to_an_equation_opens_its_step(learn):
     learn.locator("#design-a-cost").get_by_role("link", name="(61)").click()
     expect(learn.locator("#eq-61")).to_be_visible()
+
+
+def test_an_identity_that_a_step_uses_leads_to_its_exercise(learn):
+    learn.locator("#derivation").get_by_role("button", name="All steps").click()
+    learn.locator("#derivation").get_by_role("link", name="an exercise").click()
+    expect(learn.get_by_label("σ′(z) =")).to_be_in_viewport()

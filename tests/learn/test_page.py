@@ -1,7 +1,12 @@
 """Test the page as readers use it: narrow or wide, light or dark, by finger or keyboard, with or without motion."""
 
+from math import exp
+
 import pytest
 from playwright.sync_api import expect
+
+from ce_torch import QuadraticCost
+from ce_torch.chapter import neuron
 
 WIDTHS = 390, 1280
 # The other two combinations run with the slow tests.
@@ -21,6 +26,12 @@ TOO_WIDE = """() => [
     (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5),
   ...[...document.querySelectorAll(".formula")].filter((formula) => formula.scrollWidth > formula.clientWidth),
 ].map((element) => element.outerHTML.slice(0, 80))"""
+
+# Texts of pictures that are cut off, wholly or in part.
+CUT_OFF = """() => [...document.querySelectorAll("svg text")].filter((text) => {
+  const [inner, outer] = [text, text.closest("svg")].map((element) => element.getBoundingClientRect());
+  return inner.left < outer.left || inner.right > outer.right || inner.top < outer.top || inner.bottom > outer.bottom;
+}).map((text) => text.textContent)"""
 
 # Texts whose contrast with what is behind them is below WCAG's AA.
 TOO_FAINT = """() => {
@@ -93,6 +104,10 @@ def test_nothing_is_wider_than_the_screen(screen):
     assert screen.evaluate(TOO_WIDE) == []
 
 
+def test_no_text_of_a_picture_is_cut_off(screen):
+    assert screen.evaluate(CUT_OFF) == []
+
+
 def test_every_text_stands_out_from_its_ground(screen):
     assert screen.evaluate(TOO_FAINT) == []
 
@@ -150,6 +165,42 @@ def test_the_quadratic_cost_can_be_made_to_wait(learn):
     figure.get_by_label("w", exact=True).fill("5")
     assert "quadratic more than 20,000" not in output(figure)
     assert "Epochs until it is below 0.1: quadratic 3," in output(figure)
+
+
+@pytest.mark.parametrize("w", [-5.0, 2.0, 3.3, 3.4, 5.0])
+def test_the_hunt_for_a_stuck_start_says_how_long_the_quadratic_cost_waits(w, shared):
+    lesson = neuron.learn(QuadraticCost(), w, 2.0, eta=0.15, epochs=5000)
+    epochs = neuron.epochs_to_output(lesson, 0.1).item()
+    figure = shared.locator("#two-costs")
+    figure.get_by_label("my own").check()
+    for name, value in {"w": w, "b": 2}.items():
+        figure.get_by_label(name, exact=True).fill(str(value))
+    end = "a stuck start." if epochs >= 1000 else "not stuck."
+    assert figure.locator(".verdict").inner_text() == f"The quadratic cost waits {epochs:,.0f} epochs: {end}"
+
+
+@pytest.mark.parametrize("start", [4.0, 6.0, 10.0])
+def test_the_factors_of_the_cross_entropys_error_are_shown_and_cancel(start, shared):
+    figure = shared.locator("#two-costs")
+    figure.get_by_label("my own").check()
+    for name in ("w", "b"):
+        figure.get_by_label(name, exact=True).fill(str(start / 2))
+    numbers = figure.locator(".bar.cross-entropy .bar-number")
+    assert len({bar.bounding_box()["height"] for bar in numbers.all()}) == 1  # each in one line
+    slope_of_cost, slope, delta = map(number, numbers.all_inner_texts())
+    a = 1 / (1 + exp(-start))
+    assert slope_of_cost == pytest.approx(1 / (1 - a), rel=2e-3)
+    assert slope == pytest.approx(a * (1 - a), abs=5e-4)
+    assert delta == pytest.approx(a, abs=5e-4)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_hunter_of_a_stuck_start_sees_the_sliders_and_the_verdict_at_once(width, open_learn):
+    with open_learn(width) as page:
+        figure = page.locator("#two-costs")
+        figure.get_by_label("my own").check()
+        slider, verdict = figure.get_by_label("w", exact=True), figure.locator(".verdict")
+        assert verdict.bounding_box()["y"] - slider.bounding_box()["y"] < 150
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ const Bars = (() => {
         const to = (Math.min(Math.max(length, 0), high) - low) / (high - low);
         fill.style.left = `${from * 100}%`;
         fill.style.width = `${(to - from) * 100}%`;
-        number.textContent = Words.fixed(value, digits);
+        number.textContent = Words.fixed(value, Math.abs(value) < 100 ? digits : 0); // or it would not fit
         row.classList.toggle("marked", i === marked);
         row.classList.toggle("negative", value < 0);
         row.classList.toggle("beyond", length < low || length > high);

@@ -11,6 +11,7 @@ const Lesson = (() => {
   const RATE = 0.15;
   const GOAL = 0.1;
   const PATIENCE = 20_000;
+  const STUCK = 1_000; // so many epochs until the goal, or more
 
   function mount({ root, find }, kinds, { presets }) {
     const draw = NeuronDrawings.make(find, kinds, EPOCHS);
@@ -27,6 +28,7 @@ const Lesson = (() => {
       courses = runs.map(([cost, from, rate]) => Neuron.learn(cost, from, { ...rate, epochs: EPOCHS }));
       const until = { goal: GOAL, patience: PATIENCE };
       waits = runs.map(([cost, from, rate]) => Neuron.epochsToOutput(cost, from, { ...rate, ...until }));
+      start.judge?.(waits[kinds.indexOf("quadratic")]);
       show();
     }
 
@@ -42,8 +44,11 @@ const Lesson = (() => {
 
   function chooseStart(parent, onChange) {
     const choice = Page.choice(parent, "Start", NAMES, "bad", changed);
-    const own = Page.element(parent, "div", { class: "sliders" });
-    const [w, b] = ["w", "b"].map((name) => Page.slider(own, { name, min: -5, max: 5, step: 0.1, value: 2 }, onChange));
+    const own = Page.element(parent, "div");
+    const sliders = Page.element(own, "div", { class: "sliders" });
+    const range = { min: -5, max: 5, step: 0.1, value: 2 };
+    const [w, b] = ["w", "b"].map((name) => Page.slider(sliders, { name, ...range }, onChange));
+    const verdict = Page.element(own, "p", { class: "verdict", role: "status" });
     own.hidden = true;
     function changed() {
       own.hidden = choice.value !== "own";
@@ -52,6 +57,10 @@ const Lesson = (() => {
     return {
       get value() {
         return STARTS[choice.value] ?? { w: w.value, b: b.value };
+      },
+      judge(epochs) {
+        const time = `${count(epochs)} ${epochs === 1 ? "epoch" : "epochs"}`;
+        verdict.textContent = `The quadratic cost waits ${time}: ${epochs >= STUCK ? "a stuck start" : "not stuck"}.`;
       },
     };
   }
@@ -66,11 +75,13 @@ const Lesson = (() => {
     };
   }
 
+  function count(epochs) {
+    return epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en");
+  }
+
   function say(kinds, courses, waits, epoch) {
     if (kinds.length === 1) return `After ${epoch} epochs the output is ${Words.fixed(courses[0].a[epoch])}.`;
     const outputs = kinds.map((kind, i) => `${kind} ${Words.fixed(courses[i].a[epoch])}`).join(", ");
-    const count = (epochs) =>
-      epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en");
     const counts = kinds.map((kind, i) => `${kind} ${count(waits[i])}`).join(", ");
     return `Output after ${epoch} epochs: ${outputs}. Epochs until it is below ${GOAL}: ${counts}.`;
   }

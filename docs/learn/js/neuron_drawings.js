@@ -88,15 +88,23 @@ const NeuronDrawings = (() => {
       });
   }
 
-  // error × flatness = push: the three numbers that say why.
+  // The slope of the cost × the slope of σ = δ: the three numbers that say why. The desired output is 0.
+  const COST_SLOPES = {
+    quadratic: { name: "error a − y", at: (z) => Costs.sigmoid(z) },
+    "cross-entropy": { name: "slope ∂C/∂a", at: (z) => 1 / Costs.sigmoid(-z) }, // 1 / (1 − a)
+  };
+
   function drawFactors(parent, kind) {
-    const names = kind === "quadratic" ? ["error a − y", "slope σ′(z)", "product, δ"] : ["error a − y", "δ, the same"];
-    const { show } = Bars.make(parent, { names, range: [0, 1], kind, digits: 3 });
+    const { name, at } = COST_SLOPES[kind];
+    const { show } = Bars.make(parent, {
+      names: [name, "slope σ′(z)", "product, δ"],
+      range: [0, 1],
+      kind,
+      digits: 3,
+    });
     return (course, epoch) => {
-      const slope = Costs.slope(course.z[epoch]);
-      const a = course.a[epoch];
-      const values = kind === "quadratic" ? [a, slope, course.delta[epoch]] : [a, course.delta[epoch]];
-      show(`${kind}: C = ${Words.fixed(course.C[epoch], 3)}`, values, names.length - 1);
+      const z = course.z[epoch];
+      show(`${kind}: C = ${Words.fixed(course.C[epoch], 3)}`, [at(z), Costs.slope(z), course.delta[epoch]], 2);
     };
   }
 

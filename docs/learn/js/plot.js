@@ -22,8 +22,8 @@ const Plot = (() => {
   }
 
   const WIDTH = 340;
-  const HEIGHT = 190;
-  const MARGIN = { left: 36, right: 12, top: 24, bottom: 34 };
+  const HEIGHT = 194;
+  const MARGIN = { left: 36, right: 14, top: 24, bottom: 38 };
 
   // Axes over the ranges x and y, with the ticks that are named. Returns the svg and the scales.
   function axes(parent, { name, x, y, xTicks, yTicks, xLabel, yLabel }) {
@@ -46,7 +46,7 @@ const Plot = (() => {
       const place = { x: toX(tick), y: toY(y[0]) + 17, "text-anchor": "middle" };
       element(grid, "text", place, String(tick).replace("-", "−"));
     }
-    element(grid, "text", { x: toX(x[1]), y: HEIGHT - 2, "text-anchor": "end", class: "axis" }, xLabel);
+    element(grid, "text", { x: toX(x[1]), y: HEIGHT - 6, "text-anchor": "end", class: "axis" }, xLabel);
     element(grid, "text", { x: 4, y: 13, class: "axis" }, yLabel);
     return { svg, toX, toY, inner: { left: toX(x[0]), right: toX(x[1]), top: toY(y[1]), bottom: toY(y[0]) } };
   }
