@@ -56,6 +56,7 @@ def masked_count(z: Tensor, mask: Tensor, reduction: Reduction) -> int | Tensor:
     """
     shape, is_readable = z.shape[:-1] if reduction == "mean" else z.shape, values_can_be_read(mask)
     if reduction == "mean" and mask.ndim == 1 and is_readable:
+        # One row lets all examples count, or none.
         return math.prod(shape) if mask.any() else 0
     if reduction == "mean" and mask.ndim:
         # Unlike `any`, these work on many elements at once.

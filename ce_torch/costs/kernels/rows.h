@@ -40,7 +40,7 @@ template <class Real, bool tiled> struct Rows : Stripes {
   // Something of a row, such as its maximum.
   using Stat = typename OfRows<Real, tiled>::Stat;
   static constexpr int64_t lanes = Wide<Real>::lanes;
-  static constexpr int64_t most_vectors = tiled ? large_tile_vectors : 1, most_rows = tiled ? most_vectors * lanes : 1;
+  static constexpr int64_t most_vectors = tiled ? large_tile_vectors : 1;
   template <class T> using OfVectors = ::OfVectors<T, most_vectors>;
 
   outlined explicit Rows(const Task& task)
@@ -172,7 +172,8 @@ template <class Real, bool tiled> struct Rows : Stripes {
   };
   using Result = ResultOf<Real>;
 
-  // A large δ of a tile is written past the caches, by whole blocks.
+  // A large δ of a tile is written past the caches, by whole blocks. Of other numbers than Real `with_vectors` has found
+  // whole vectors of δ.
   template <class Number> bool is_in_place(const Block& block) const {
     if constexpr (!std::is_same_v<Number, Real>) return true;
     else return are_vectors(of_delta, block) && !(tiled && task.is_large());
@@ -301,7 +302,6 @@ template <class Real, bool tiled> struct Rows : Stripes {
     if constexpr (!tiled) return C;
     else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
   }
-
 };
 
 }  // namespace

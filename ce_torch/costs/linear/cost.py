@@ -123,6 +123,7 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
+    # A chain ends in None only if all of it is: at small sizes a loop over the options takes longer.
     is_plain = z_loss == 0 and (
         class_weight is token_weight is denominator is softcap is block_rows is max_memory is adapter is group is None
     )
