@@ -19,8 +19,8 @@ from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import example_grad, quotient, reduce
 from ce_torch.costs._spec import CostSpec, Formula
-from ce_torch.costs._torch_private import count_dispatch_modes, may_be_dual
-from ce_torch.costs._transforms import Transformable, tracked
+from ce_torch.costs._torch_private import count_dispatch_modes, current_transform, may_be_dual
+from ce_torch.costs._transforms import Transformable, places, tracked
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
 
@@ -36,6 +36,7 @@ class Function(Protocol):
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor: ...
     def choose(self, inputs: Sequence[Any]) -> Implementation: ...
+    def with_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]: ...
 
 
 class CostOf(Transformable):
@@ -82,6 +83,14 @@ class CostOf(Transformable):
                 C_change = product(tangent.to(terms.dtype), terms).sum(-1)
                 changes.append(reduce(reduction, C_change, self.spec.counted(*inputs), empty=0))
         return sum(changes[1:], start=changes[0])
+
+    def with_change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        (reduction, *inputs), (_, v, *others) = primals, tangents
+        is_last = current_transform() is None and not may_be_dual()
+        is_tracked = torch.is_grad_enabled() and tracked((v, *inputs))
+        if v is None or not is_last or is_tracked or places(others) or not is_number(v):
+            return super().with_change(primals, tangents)
+        return self.cost.with_change(compute_dtype(inputs[0]), v, reduction, *inputs)
 
     def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Tensor:
         reduction, *inputs = arguments

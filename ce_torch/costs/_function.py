@@ -88,10 +88,14 @@ class CostFunction:
         others_move = any(unpack_dual(tensor)[1] is not None for tensor in tensors)
         if tangent is None or is_tracked or others_move or not is_number(tangent):
             return self.run(dtype, reduction, z, *inputs)
-        implementation = self.choose((primal, *inputs))
-        C, statistics = implementation.cost(dtype, reduction, primal, *inputs)
-        C_change, _ = implementation.change(tangent, None, statistics, reduction, primal, *inputs)
-        return make_dual(C, to_dtype(C_change, dtype))
+        return make_dual(*self.with_change(dtype, tangent, reduction, primal, *inputs))
+
+    def with_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return C and how it changes with z in the direction v, in this dtype, as numbers."""
+        implementation = self.choose(inputs)
+        C, statistics = implementation.cost(dtype, reduction, *inputs)
+        C_change, _ = implementation.change(v, None, statistics, reduction, *inputs)
+        return C, to_dtype(C_change, dtype)
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""
@@ -107,7 +111,7 @@ class CostFunction:
     @cached_property
     def node(self) -> Callable[..., Tensor | None] | None:
         """The node of autograd, which computes plain calls on the CPU, where it was built."""
-        return node(self.spec, self.gradient)
+        return node(self.spec, self.gradient, self.change)
 
     def gradient(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         """Return ∂C/∂z for the node, where somebody sees how it is computed, or may differentiate it."""
@@ -118,6 +122,12 @@ class CostFunction:
         gradient, *_ = gradients_by_formulas(spec.derivatives, spec.counted, needed, grad_output, reduction, inputs)
         assert gradient is not None
         return gradient
+
+    def change(self, v: Tensor, grad_output: Tensor, *arguments: Any) -> Gradients:
+        """Return the gradients of ∂C/∂z by that of C and by z for the node, where more than their numbers matters."""
+        needed = [grad_output.requires_grad]
+        by_grad, _, _, by_z, *_ = self.delta_of.gradients((grad_output, *arguments), needed, v)
+        return by_grad, by_z
 
     def check_classes(self, z: Tensor, y: Tensor, *inputs: Any) -> None:
         """Raise `ValueError` if y names a class that z does not have, and its values are free to read."""

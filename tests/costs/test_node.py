@@ -162,22 +162,64 @@ def test_errors_of_a_backward_pass_are_those_of_pytorchs_own_losses(spoil):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("node")
-def test_a_backward_pass_that_is_differentiated_uses_the_statistics_of_the_forward_pass(monkeypatch):
+def test_the_gradient_is_a_node_too_where_it_may_be_differentiated(whole_case):
+    (z, y), reduction = whole_case.examples(4, 3), "sum" if "mask" in whole_case.options else "mean"
+    v, found = torch.linspace(-1, 1, 12).view(4, 3), []
+    for backend in "auto", "kernels":
+        g = torch.tensor(2.0, requires_grad=True)
+        with use_backend(backend):
+            C = whole_case(z.requires_grad_(), y, reduction)
+            (delta,) = torch.autograd.grad(C, z, g, create_graph=True)
+            found.append((delta, *torch.autograd.grad(delta, (z, g), v)))
+    (delta, *of_node), (by_python, *of_python) = found
+    assert is_node(delta)
+    assert not is_node(by_python)
+    assert delta.grad_fn.name() == by_python.grad_fn.name()
+    torch.testing.assert_close(of_node, of_python)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("cost", [log_likelihood, partial(quadratic, activation="linear")])
+def test_the_derivative_by_a_gradient_of_0_is_finite(cost):
+    z = torch.tensor([[1e38, 0.0], [0.5, 0.0]], requires_grad=True)
+    y, g = torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([0.0, 1.0], requires_grad=True)
+    C = cost(z, y, reduction="none")
+    (delta,) = torch.autograd.grad(C, z, g, create_graph=True)
+    assert is_node(delta)
+    (by_grad,) = torch.autograd.grad(delta, g, torch.full_like(z, 1e38))
+    assert by_grad[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_a_change_between_two_backward_passes_that_autograd_does_not_see_is_an_error():
+    z, y = example(4, 3)
+    (delta,) = torch.autograd.grad(log_likelihood(z, y), z, create_graph=True)
+    y.numpy()[:] = 1 << 40
+    with pytest.raises(RuntimeError, match="was changed after the forward pass"):
+        torch.autograd.grad(delta, z, torch.ones(4, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+def test_a_derivative_beyond_the_second_uses_the_statistics_of_the_forward_pass(monkeypatch):
     z, y = example(400, 300)
-    C = log_likelihood(z, y)
-    assert is_node(C)
     (function,) = COSTS["log_likelihood"].cost_functions
-    delta, given = function.differentiable_delta, []
+    gradients, given = function.delta_of.gradients, []
 
-    def recorded(*arguments):
-        given.append(arguments[2])
-        return delta(*arguments)
+    def recorded(arguments, *others):
+        given.append(arguments[1])
+        return gradients(arguments, *others)
 
-    monkeypatch.setattr(function, "differentiable_delta", recorded)
-    (gradient,) = torch.autograd.grad(C, z, create_graph=True)
+    monkeypatch.setattr(function.delta_of, "gradients", recorded)
+    (delta,) = torch.autograd.grad(log_likelihood(z, y), z, create_graph=True)
+    assert is_node(delta)
+    (second,) = torch.autograd.grad(delta, z, delta.detach(), create_graph=True)
     (statistics,) = given
     assert statistics.shape == (2 + 2 * 400,)
-    torch.testing.assert_close(gradient, torch.autograd.grad(F.cross_entropy(z, y), z)[0])
+    (theirs,) = torch.autograd.grad(F.cross_entropy(z, y), z, create_graph=True)
+    torch.testing.assert_close(second, torch.autograd.grad(theirs, z, theirs.detach())[0])
 
 
 # A kernel that reads beyond a tensor can end the process.
@@ -235,12 +277,12 @@ def test_a_node_that_is_called_by_hand_takes_only_a_gradient_of_c(grad_output):
 @pytest.mark.usefixtures("node")
 def test_an_error_in_a_part_that_python_computes_comes_out(monkeypatch):
     z, y = example(4, 3)
-    C = log_likelihood(z, y)
-    assert is_node(C)
     (function,) = COSTS["log_likelihood"].cost_functions
-    monkeypatch.setattr(function, "differentiable_delta", Mock(side_effect=LookupError("by design")))
+    monkeypatch.setattr(function.delta_of, "gradients", Mock(side_effect=LookupError("by design")))
+    (delta,) = torch.autograd.grad(log_likelihood(z, y), z, create_graph=True)
+    assert is_node(delta)
     with pytest.raises(LookupError, match="by design"):
-        torch.autograd.grad(C, z, create_graph=True)
+        torch.autograd.grad(delta, z, torch.ones(4, 3), create_graph=True)
 
 
 @pytest.mark.slow

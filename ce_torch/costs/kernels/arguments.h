@@ -53,4 +53,5 @@ struct Kernels {
   int64_t (*count_statistics)(const Arguments&);
   bool (*cost)(const Arguments&);  // returns false, without a C, if some y is no class
   bool (*delta)(const Arguments&);  // returns false, without a δ, if the arguments do not fit one another
+  bool (*change)(const Arguments&);  // in the direction v, of C and, where it is there, of δ; returns false as delta does
 };

@@ -90,7 +90,7 @@ Refusal check_inputs(const Arguments& arguments, bool is_softmax) {
   if (z.ndim == 0 || z.ndim > most_dims) return too_many_dims;
   if (z.elements() == 0 || !z.data || !y.data) return no_memory;
   // Beside numbers in float32 a class is an integer of 32 bits.
-  if (is_softmax && z.shape[z.ndim - 1] > INT32_MAX) return too_many_classes;
+  if ((is_softmax || type[of_y] == Type::int64) && z.shape[z.ndim - 1] > INT32_MAX) return too_many_classes;
   int dims = z.ndim - (type[of_y] == Type::int64);
   if (y.ndim != dims || !std::equal(z.shape, z.shape + dims, y.shape)) return misfit;
   for (int i = of_weight; i < inputs; i++) {

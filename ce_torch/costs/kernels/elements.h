@@ -2,8 +2,8 @@
 
 #pragma once
 
+#include "classes.h"
 #include "exponential.h"
-#include "rows.h"
 
 namespace {
 
@@ -26,8 +26,9 @@ template <class Real> struct Numbers {
 };
 
 // What every sum over neurons reads, whatever its formula.
-template <class Real, bool tiled> struct ElementInputs : Rows<Real, tiled> {
-  using Base = Rows<Real, tiled>;
+template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> {
+  using Base = ClassRows<Real, tiled>;
+  using typename Base::Classes;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
@@ -48,11 +49,11 @@ template <class Real, bool tiled> struct ElementInputs : Rows<Real, tiled> {
   };
 
   template <class Number>
-  outlined InputsOf<Number> read_all(const Stripe& stripe, const Block& block, int64_t column, Memory& memory) const {
+  outlined InputsOf<Number> read_all(const Classes& classes, const Stripe& stripe, const Block& block, Memory& memory) const {
     InputsOf<Number> inputs;
     this->read(inputs.z, of_z, block, memory.z);
     if constexpr (std::is_same_v<Number, Real>) {
-      if (task.has_classes()) read_one_hot(inputs.y, stripe, block, column, memory.y);
+      if (task.has_classes()) read_one_hot(inputs.y, classes, stripe, block, memory.y);
       else this->read(inputs.y, of_y, block, memory.y);
     } else {
       this->read(inputs.y, of_y, block, memory.y);
@@ -62,16 +63,14 @@ template <class Real, bool tiled> struct ElementInputs : Rows<Real, tiled> {
     return inputs;
   }
 
-  // Reads the outputs that classes stand for, from this column on.
-  void read_one_hot(typename Base::Numbers& numbers, const Stripe& stripe, const Block& block, int64_t column,
+  // Reads the outputs that classes stand for.
+  void read_one_hot(typename Base::Numbers& numbers, const Classes& classes, const Stripe& stripe, const Block& block,
                     Vec* y) const {
     int64_t width = (block.numbers + lanes - 1) / lanes;
     std::fill(y, y + block.lines * width, Vec{});
-    int64_t columns = tiled ? block.lines : block.numbers;
-    for (int64_t row = 0; row < stripe.rows; row++) {
-      int64_t place = task.class_at(this->start(stripe, row, of_y)) - column;
-      if (0 <= place && place < columns) ((Real*)y)[tiled ? place * width * lanes + row : place] = 1;
-    }
+    this->each_class(classes, stripe, block, [&](int64_t, int64_t, int64_t line, int64_t number) {
+      ((Real*)y)[line * width * lanes + number] = 1;
+    });
     Base::read_copied(numbers, block, y);
   }
 
@@ -89,6 +88,7 @@ template <class Real, bool tiled> struct ElementInputs : Rows<Real, tiled> {
 template <template <class> class Formula, class Real, bool tiled> struct Elements : ElementInputs<Real, tiled> {
   using Base = ElementInputs<Real, tiled>;
   template <class Number> using InputsOf = typename Base::template InputsOf<Number>;
+  using typename Base::Classes;
   using typename Base::Memory;
   using typename Base::Place;
   using typename Base::Stat;
@@ -133,12 +133,13 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   // Adds the costs of neurons to those of their rows.
   void add(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
     auto cost = [&](Vec z, Vec y, Vec p) inlined { return formula.cost(z, y, p); };
+    Classes classes = this->classes(stripe);
     Memory memory;
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
       this->with_vectors({of_z, of_y}, block, [&](auto* null) inlined {
-        auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(stripe, block, start, memory);
+        auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(classes, stripe, block, memory);
         Vec sums[Base::most_vectors];
         std::fill(sums, sums + this->width(stripe), Vec{});
         this->each_place(block, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
@@ -154,6 +155,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     task.use_large_pages();
     auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
     this->each_part(part_columns(), [&](const Stripe& stripe, int64_t start, int64_t end) {
+      Classes classes = this->classes(stripe);
       Memory memory;
       typename Base::template OfVectors<Stat> grads(this->width(stripe));
       set_grads(grads, stripe);
@@ -162,7 +164,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
         Block block = this->block(stripe, start, next);
         auto set = [&](auto* null) inlined {
           using Number = std::remove_pointer_t<decltype(null)>;
-          auto inputs = this->template read_all<Number>(stripe, block, start, memory);
+          auto inputs = this->template read_all<Number>(classes, stripe, block, memory);
           auto result = this->template result<Number>(block, memory.z);
           for (int64_t vector = 0; vector < this->width(stripe); vector++) {
             Stat g = grads[vector];
@@ -188,13 +190,14 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     auto delta = [&](Vec z, Vec y, Vec p) inlined { return formula.delta(z, y, p); };
     auto slope = [&](Vec z, Vec y, Vec p) inlined { return formula.slope(z, y, p); };
     const bool is_written = task.data[of_delta];
+    Classes classes = this->classes(stripe);
     Memory memory;
     typename Base::template OfVectors<Stat> grads(this->width(stripe));
     if (is_written) set_grads(grads, stripe);
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      auto inputs = this->template read_all<Real>(stripe, block, start, memory);
+      auto inputs = this->template read_all<Real>(classes, stripe, block, memory);
       typename Base::Numbers v;
       this->read(v, of_v, block, memory.v);
       auto result = this->result(block, memory.z);

@@ -38,18 +38,20 @@ OTHERS = (
 log = logging.getLogger("ce_torch")
 
 
-def node(spec: "CostSpec", gradient: Callable[..., Tensor]) -> Callable[..., Tensor | None] | None:
+def node(
+    spec: "CostSpec", gradient: Callable[..., Tensor], change: Callable[..., tuple[Tensor | None, ...]]
+) -> Callable[..., Tensor | None] | None:
     """Return a function of the dtype, reduction, z, y, ... that returns C, or None for what the node does not take.
 
-    It is None if there is no node. gradient(grad_output, statistics, reduction, z, y, ...) returns ∂C/∂z where more
-    than its numbers matters.
+    It is None if there is no node. gradient(grad_output, statistics, reduction, z, y, ...) returns ∂C/∂z, and
+    change(v, grad_output, ...) its gradients by grad_output and z, where more than their numbers matters.
     """
     loaded = library()
     if loaded is None:
         return None
     kernels = compiler.function(f"{spec.name}_kernels", (), ctypes.c_void_p)()
     kept = KEPT if spec.family == "softmax" else NO_LIMIT
-    return loaded.ce_torch_node(kernels, spec.class_name.encode(), kept, gradient)
+    return loaded.ce_torch_node(kernels, spec.class_name.encode(), kept, gradient, change)
 
 
 @cache
@@ -95,7 +97,8 @@ def load(library: bytes, folder: Path) -> ctypes.PyDLL:
 
 def load_file(file: Path) -> ctypes.PyDLL:
     loaded = ctypes.PyDLL(str(file))
-    loaded.ce_torch_node.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.py_object
+    functions = ctypes.py_object, ctypes.py_object
+    loaded.ce_torch_node.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, *functions
     loaded.ce_torch_node.restype = ctypes.py_object
     return loaded
 

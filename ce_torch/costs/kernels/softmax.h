@@ -12,7 +12,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   using Base = SoftmaxTarget<Real, tiled>;
   using typename Base::Classes;
   using typename Base::Inputs;
-  template <class Number> using InputsOf = typename Base::template InputsOf<Number>;
+  template <class OfZ, class OfY = OfZ> using InputsOf = typename Base::template InputsOf<OfZ, OfY>;
   using typename Base::Label;
   using typename Base::Memory;
   using typename Base::Place;
@@ -46,11 +46,11 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   }
 
   // Calls f(targets, x), where x(z, m) is z − m if no row of a vector needs more. Dense targets take longer anyway.
-  template <class Function> inlined void with_targets_and_x(Stat m, Function&& f) const {
+  template <class OfY = Real, class Function> inlined void with_targets_and_x(Stat m, Function&& f) const {
     bool is_finite;
     if constexpr (tiled) is_finite = bits<Real>(m == infinity) == 0;
     else is_finite = m != infinity;
-    this->with_targets([&](auto targets) inlined {
+    this->template with_targets<OfY>([&](auto targets) inlined {
       if constexpr (targets != Targets::dense) {
         if (c == 1 && is_finite) return f(targets, [](Vec z, Stat m) inlined { return z - m; });
       }
@@ -64,7 +64,9 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     Stat r() const { return others + (ones - 1); }
   };
 
-  void add(Sums& sums, const Inputs& inputs, const Label& label, const Block& block, int64_t vector) const {
+  // z is read twice, so that of half precision it is made numbers to compute with first.
+  template <class OfY>
+  void add(Sums& sums, const InputsOf<Real, OfY>& inputs, const Label& label, const Block& block, int64_t vector) const {
     auto line = this->label_line(label, block);
     auto z_at = [&](const Place& place) inlined { return first<Real>(place.count, inputs.z.at(place), -infinity); };
     Vec most = Vec{} - infinity;
@@ -77,7 +79,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
     rescale(sums, m > sums.m ? m : sums.m);
     const Stat finite_m = finite(sums.m);
     Vec ones = {}, others = {}, tx = {}, T = {};
-    with_targets_and_x(sums.m, [&](auto targets, auto x_of) inlined {
+    with_targets_and_x<OfY>(sums.m, [&](auto targets, auto x_of) inlined {
       this->each_vector(block, vector, [&](const Place& place) inlined {
         inputs.z.fetch(place);
         Vec x_here = x_of(z_at(place), finite_m), e = exponential(x_here);
@@ -119,9 +121,12 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   // The sums of a stripe's rows.
   void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
     each_block(stripe, [&](const Block& block) {
-      Inputs inputs = this->read_all(block, memory);
-      for (int64_t vector = 0; vector < this->width(stripe); vector++)
-        add(sums[vector], inputs, labels[vector], block, vector);
+      this->with_vectors({of_y}, block, [&](auto* null) inlined {
+        using OfY = std::remove_pointer_t<decltype(null)>;
+        auto inputs = this->template read_all<Real, OfY>(block, memory);
+        for (int64_t vector = 0; vector < this->width(stripe); vector++)
+          add(sums[vector], inputs, labels[vector], block, vector);
+      });
     });
   }
   Stat T(const Sums& sums, const Label& label) const {
@@ -193,13 +198,14 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
       this->with_vectors({of_z, is_class ? of_z : of_y, of_delta}, block, [&](auto* null) inlined {
-        delta<std::remove_pointer_t<decltype(null)>>(all, labels, stripe, block, memory);
+        delta<std::remove_pointer_t<decltype(null)>>(all, labels, classes, stripe, block, memory);
       });
     }
   }
 
   template <class Number>
-  void delta(Factors* all, const Label* labels, const Stripe& stripe, const Block& block, Memory& memory) const {
+  void delta(Factors* all, const Label* labels, const Classes& classes, const Stripe& stripe, const Block& block,
+             Memory& memory) const {
     auto result = this->template result<Number>(block, memory.z);
     bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
     InputsOf<Number> inputs;
@@ -208,7 +214,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
     this->finish(result, block);
     if (is_apart) {
-      this->each_class(labels, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
+      this->each_class(classes, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
         result.set(line, number, this->at(all[vector].at_y, lane));
       });
     }

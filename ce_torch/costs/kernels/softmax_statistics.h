@@ -252,7 +252,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
       if (is_apart) {
-        this->each_class(labels, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
+        this->each_class(classes, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
           result.set(line, number, this->at(at_y[vector], lane));
         });
       }

@@ -2,17 +2,20 @@
 
 #pragma once
 
+#include "classes.h"
 #include "exponential.h"
-#include "rows.h"
 
 namespace {
 
-template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
-  using Base = Rows<Real, tiled>;
+template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> {
+  using Base = ClassRows<Real, tiled>;
+  using typename Base::Classes;
+  using typename Base::Columns;
   using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
+  using Base::none;
   using Base::task;
 
   const Real smoothing, kept, off_value;  // kept is 1 − smoothing
@@ -26,7 +29,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   const Real total_weight;
 
   outlined explicit SoftmaxTarget(const Task& task)
-      : Base(task),
+      : Base(task, task.ignore_index),
         smoothing(Real(task.numbers[1])),
         kept(Real(1 - task.numbers[1])),
         off_value(Real(task.numbers[1] / double(task.columns))),
@@ -64,31 +67,6 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     return total;
   }
 
-  // A column for a row, and for each row of a vector.
-  using Column = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-  using Columns = std::conditional_t<tiled, typename Wide<Real>::Signed, Column>;
-  static constexpr Column none = -1;
-  // The class of each row of a stripe; none if y are outputs, or the row is ignored or behind the last.
-  struct Classes {
-    Column y[Base::most_vectors * lanes];
-    bool are_all_ignored;
-  };
-  Classes classes(const Stripe& stripe) const {
-    Classes classes;
-    Longs counted = {};
-    int64_t step = task.layout.inner().steps.of[of_y], rows = tiled ? this->width(stripe) * lanes : 1;
-    for (int64_t row = 0; row < rows; row += long_lanes) {
-      Longs y = Longs{} + none;
-      if (is_class) y = task.classes(this->start(stripe, row, of_y), stripe.rows - row, step);
-      y = y == task.ignore_index ? none : y;
-      counted |= y != none;
-      auto columns = __builtin_convertvector(y, Vector<Column, long_lanes>);
-      std::memcpy(classes.y + row, &columns, sizeof columns);
-    }
-    classes.are_all_ignored = is_class && !any(counted);
-    return classes;
-  }
-
   // The numbers of a tensor at the classes of a vector's rows.
   Stat at_classes(Operand tensor, const Stripe& stripe, int64_t vector, const Classes& classes) const {
     auto index = [&](int64_t row) inlined {
@@ -115,7 +93,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   Label label(const Stripe& stripe, int64_t vector, const Classes& classes) const {
     Label label;
     if (!is_class) return label;
-    std::memcpy(&label.y, classes.y + vector * lanes, sizeof label.y);
+    label.y = this->columns(classes, vector);
     Stat weights = label.y < 0 ? Stat{} : Stat{} + 1;
     if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
     label.is_ignored = label.y < 0 ? Stat{} + 1 : Stat{};
@@ -133,14 +111,15 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   struct Memory {
     Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors];
   };
-  template <class Number> struct InputsOf {
-    typename Base::template NumbersOf<Number> z, y;
+  template <class OfZ, class OfY = OfZ> struct InputsOf {
+    typename Base::template NumbersOf<OfZ> z;
+    typename Base::template NumbersOf<OfY> y;
     typename Base::Numbers weight;
   };
   using Inputs = InputsOf<Real>;
 
-  template <class Number = Real> outlined InputsOf<Number> read_all(const Block& block, Memory& memory) const {
-    InputsOf<Number> inputs;
+  template <class OfZ = Real, class OfY = OfZ> outlined InputsOf<OfZ, OfY> read_all(const Block& block, Memory& memory) const {
+    InputsOf<OfZ, OfY> inputs;
     this->read(inputs.z, of_z, block, memory.z);
     if (!is_class) this->read(inputs.y, of_y, block, memory.y);
     if (is_weighted) this->read(inputs.weight, of_weight, block, memory.weight);
@@ -152,30 +131,12 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
     return label.y - int32_t(block.column);
   }
 
-  // Calls f(vector, lane, line, number) for the rows whose class is among the columns of a block, at this place.
-  template <class Function>
-  void each_class(const Label* labels, const Stripe& stripe, const Block& block, Function f) const {
-    if constexpr (!tiled) {
-      int64_t place = labels->y - block.column;
-      if (0 <= place && place < block.numbers) f(0, 0, 0, place);
-    } else {
-      for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-        Columns line = labels[vector].y - int32_t(block.column);
-        uint64_t rows = bits<Real>((line >= 0) & (line < int32_t(block.lines)));
-        for (; rows; rows &= rows - 1) {
-          int lane = __builtin_ctzll(rows);
-          f(vector, lane, line[lane], vector * lanes + lane);
-        }
-      }
-    }
-  }
-
   // Where a pass over z finds a t that is not 0: nowhere, at the class of each row, or anywhere.
   enum class Targets { nowhere, of_classes, dense };
 
-  // Calls f with one of these, as a type.
-  template <class Function> inlined void with_targets(Function&& f) const {
-    if (is_dense) return f(std::integral_constant<Targets, Targets::dense>());
+  // Calls f with one of these, as a type; y in other numbers than Real are dense.
+  template <class OfY, class Function> inlined void with_targets(Function&& f) const {
+    if (is_dense || !std::is_same_v<OfY, Real>) return f(std::integral_constant<Targets, Targets::dense>());
     if constexpr (tiled) {
       if (!is_apart) return f(std::integral_constant<Targets, Targets::of_classes>());
     }
@@ -183,8 +144,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : Rows<Real, tiled> {
   }
 
   // t in a vector; 0 behind the end of a row. In a single row with a class y, `on_value` at y is still missing.
-  template <class Number>
-  inlined Vec t(const InputsOf<Number>& inputs, const Label& label, Columns line, const Place& place) const {
+  template <class OfZ, class OfY>
+  inlined Vec t(const InputsOf<OfZ, OfY>& inputs, const Label& label, Columns line, const Place& place) const {
     Vec t = Vec{} + off_value;
     if (!is_class) {
       inputs.y.fetch(place);

@@ -21,6 +21,7 @@ HEADERS = (
     "threads.h",
     "stripes.h",
     "rows.h",
+    "classes.h",
     "softmax_target.h",
     "softmax.h",
     "softmax_change.h",
@@ -64,7 +65,8 @@ extern "C" PyObject* {name}_refusal(PyObject*, PyObject* const* objects, int64_t
 extern "C" const void* {name}_kernels() {{
   static const Kernels kernels = {{
       "{inputs}", count_statistics<{is_softmax}>,
-      run_cost<{class_name}Kernel, {is_softmax}>, run_delta<{class_name}Kernel, {is_softmax}>}};
+      run_cost<{class_name}Kernel, {is_softmax}>, run_delta<{class_name}Kernel, {is_softmax}>,
+      run_change<{class_name}Kernel, {is_softmax}>}};
   return &kernels;
 }}
 """
