@@ -156,6 +156,7 @@ def test_logits_that_would_be_those_of_changed_weights_are_refused(step, llama, 
 
 
 def test_logits_that_would_be_those_of_other_parameters_are_refused(llama, batch):
+    llama = copy.deepcopy(llama)  # whose parameters nothing has changed, like those that follow
     use_linear_cost(llama)
     parameters = {name: 1.1 * parameter.detach() for name, parameter in llama.named_parameters()}
     logits = torch.func.functional_call(llama, parameters, kwargs=batch).logits
