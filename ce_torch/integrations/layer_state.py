@@ -43,6 +43,7 @@ def sample(parameter: Tensor) -> Tensor | None:
     if parameter.is_meta or isinstance(parameter, FakeTensor) or is_transformed():
         return None
     local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    local = getattr(parameter, "ds_tensor", local)  # where DeepSpeed shares the parameter out, its part
     return local.detach().flatten()[:: local.numel() // SAMPLES + 1].clone()
 
 

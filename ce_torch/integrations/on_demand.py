@@ -1,6 +1,7 @@
 """Logits as a tensor that a model returns, with a shape and no memory until a function of PyTorch takes it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -48,6 +49,12 @@ class LogitsOnDemand(Tensor):
         if self.made is not None:
             return self.made.float()
         return LogitsOnDemand(self.deferred.float(), self.state)
+
+    def detach(self) -> Tensor:
+        """Return the logits without a graph, which are not made either: DeepSpeed detaches whatever a model returns."""
+        if self.made is not None:
+            return self.made.detach()
+        return LogitsOnDemand(replace(self.deferred, has_graph=False), self.state)
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:

@@ -136,6 +136,19 @@ def test_logits_that_are_assigned_to_keep_it(llama, batch):
     assert (logits == 4).all()
 
 
+def test_logits_that_are_detached_are_not_made_for_that(llama, batch):
+    own = llama(**batch).logits
+    use_linear_cost(llama)
+    logits = llama(**batch).logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", None)
+        detached = logits.detach()
+    assert_close(detached.softmax(-1), own.detach().softmax(-1))
+    assert not detached.softmax(-1).requires_grad
+    assert logits.softmax(-1).requires_grad
+    assert_close(logits.detach() + 0, own.detach())
+
+
 def write_to_data(llama):
     """As optimizers written long ago do, which autograd does not count."""
     for parameter in llama.parameters():
