@@ -16,6 +16,7 @@ from benchmarks.commands import measuring_parser
 from benchmarks.memory import peak_memory
 from benchmarks.results import Row, keep
 from benchmarks.tables import contender_header, contender_line
+from ce_torch.integrations.transformers import use_linear_cost
 
 TEXTS, WORDS, VOCABULARY = 32, 64, 32768
 LOGITS = TEXTS * WORDS * VOCABULARY * 4  # bytes
@@ -33,7 +34,7 @@ LIMIT = "6 MB"
 
 
 def new_model(name: str) -> nn.Module:
-    import transformers
+    import transformers  # which takes seconds
 
     config = getattr(transformers, f"{name}Config")(**SIZES, **MODELS[name])
     return getattr(transformers, f"{name}ForCausalLM")(config).train()
@@ -49,8 +50,6 @@ def memory(model: nn.Module, words: Tensor) -> int:
 
 def rows(name: str) -> Iterator[Row]:
     """Yield a row for a model's own loss, for the linear cost, and for that with a limit of its memory."""
-    from ce_torch.integrations.transformers import use_linear_cost
-
     torch.manual_seed(0)
     model, words = new_model(name), torch.randint(VOCABULARY, (TEXTS, WORDS))
     ways = {
