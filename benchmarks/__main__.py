@@ -3,7 +3,7 @@
     python -m benchmarks [NAME ...] [--all] [--write benchmarks.json]
 
 The names are those of the modules: costs, linear, training, scaling, threads and transformers; each can do more by
-itself, as python -m benchmarks.NAME --help says. Without names and --all it takes about 10 minutes, with --all many
+itself, as python -m benchmarks.NAME --help says. Without names and --all it takes about 12 minutes, with --all many
 hours.
 
 python -m benchmarks.report prints the tables of such a file again and draws its figure, and python -m
