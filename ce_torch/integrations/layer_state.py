@@ -42,9 +42,10 @@ def sample(parameter: Tensor) -> Tensor | None:
     """Return some of a parameter's numbers, or None where there are none to compare."""
     if parameter.is_meta or isinstance(parameter, FakeTensor) or is_transformed():
         return None
-    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-    local = getattr(parameter, "ds_tensor", local)  # where DeepSpeed shares the parameter out, its part
-    return local.detach().flatten()[:: local.numel() // SAMPLES + 1].clone()
+    held = getattr(parameter, "ds_tensor", None)  # the part of a parameter that DeepSpeed's ZeRO-3 leaves here
+    if held is None:
+        held = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return held.detach().flatten()[:: held.numel() // SAMPLES + 1].clone()
 
 
 def are_equal(first: Tensor | None, second: Tensor | None) -> bool:
