@@ -2,8 +2,9 @@
 
     python -m benchmarks [NAME ...] [--all] [--write benchmarks.json]
 
-The names are those of the modules: costs, linear, training and scaling; each can do more by itself, as
-python -m benchmarks.NAME --help says. Without names and --all it takes about 10 minutes, with --all many hours.
+The names are those of the modules: costs, linear, training, scaling, threads and transformers; each can do more by
+itself, as python -m benchmarks.NAME --help says. Without names and --all it takes about 12 minutes, with --all many
+hours.
 
 python -m benchmarks.report prints the tables of such a file again and draws its figure, and python -m
 benchmarks.compare lists what became slower or larger between two of them.
@@ -11,23 +12,34 @@ benchmarks.compare lists what became slower or larger between two of them.
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks import costs, linear, scaling, training
+from benchmarks import costs, linear, scaling, threads, training, transformers
 from benchmarks.commands import measuring_parser
 from benchmarks.results import Row, keep
 
-BENCHMARKS = {"costs": costs, "linear": linear, "training": training, "scaling": scaling}
+BENCHMARKS = {
+    "costs": costs,
+    "linear": linear,
+    "training": training,
+    "scaling": scaling,
+    "threads": threads,
+    "transformers": transformers,
+}
 # The words of each call of a benchmark.
 SUBSET = {
     "costs": [""],
     "linear": ["--size 2048 512 32000 --threads 1"],
     "training": [""],
     "scaling": ["--networks 20 --rounds 1"],
+    "threads": ["--rounds 1"],
+    "transformers": [""],
 }
 ALL = {
     "costs": ["--all"],
     "linear": ["", "--options", "--options --threads 1", "--options --threads 1 --dtype bfloat16"],
     "training": ["--whole-runs"],
     "scaling": [""],
+    "threads": [""],
+    "transformers": [""],
 }
 
 

@@ -93,7 +93,7 @@ class DeferredLogits:
 
     def tensor(self, purpose: str) -> Tensor:
         """Return the logits themselves; raise `RuntimeError` while the model computes its loss."""
-        if self.layer.is_deferring:
+        if getattr(self.layer, "is_deferring", False):  # it may be served no more
             raise RuntimeError(
                 f"the linear cost can't serve this model: its loss needs the logits themselves, for {purpose}; call "
                 "remove_linear_cost(model) to train with the model's own loss"

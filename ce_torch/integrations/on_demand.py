@@ -1,14 +1,16 @@
 """Logits as a tensor that a model returns, with a shape and no memory until a function of PyTorch takes it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ce_torch.costs._torch_private import count_changes, make_wrapper_subclass, tree_map_only
+from ce_torch.costs._torch_private import make_wrapper_subclass, tree_map_only
 from ce_torch.integrations.deferred import DeferredLogits
+from ce_torch.integrations.layer_state import LayerState
 
 
 class LogitsOnDemand(Tensor):
@@ -16,13 +18,15 @@ class LogitsOnDemand(Tensor):
 
     deferred: DeferredLogits
     made: Tensor | None
-    changes: int
+    state: LayerState  # of the layer when the model returned
 
     @staticmethod
-    def __new__(cls: type["LogitsOnDemand"], deferred: DeferredLogits) -> "LogitsOnDemand":
+    def __new__(
+        cls: type["LogitsOnDemand"], deferred: DeferredLogits, state: LayerState | None = None
+    ) -> "LogitsOnDemand":
         tensor = make_wrapper_subclass(cls, deferred.shape, dtype=deferred.dtype, device=deferred.device)
         tensor.deferred, tensor.made = deferred, None
-        tensor.changes = changes(deferred)
+        tensor.state = state or LayerState.now(deferred.layer, deferred.x)
         return tensor
 
     def make(self) -> Tensor:
@@ -31,10 +35,11 @@ class LogitsOnDemand(Tensor):
             layer = self.deferred.layer
             # FSDP gathers the weight of a layer that it shards by itself whenever the layer is called.
             is_sharded = isinstance(layer.weight, DTensor) and not isinstance(layer, FSDPModule)
-            if is_sharded or changes(self.deferred) != self.changes:
+            if is_sharded or not self.state.is_still(LayerState.now(layer, self.deferred.x)):
                 raise RuntimeError(
                     "logits can't be made any more, since the weight of their layer has been "
-                    f"{'sharded again' if is_sharded else 'changed'}; take them before the backward pass"
+                    f"{'sharded again' if is_sharded else 'changed, or its adapters'}; take them before the backward "
+                    "pass, with the adapters that they are of"
                 )
             self.made = self.deferred.tensor("a function")
         return self.made
@@ -43,9 +48,13 @@ class LogitsOnDemand(Tensor):
         """Return the logits in float32, which are not made either."""
         if self.made is not None:
             return self.made.float()
-        tensor = LogitsOnDemand(self.deferred.float())
-        tensor.changes = self.changes
-        return tensor
+        return LogitsOnDemand(self.deferred.float(), self.state)
+
+    def detach(self) -> Tensor:
+        """Return the logits without a graph, which are not made either: DeepSpeed detaches whatever a model returns."""
+        if self.made is not None:
+            return self.made.detach()
+        return LogitsOnDemand(replace(self.deferred, has_graph=False), self.state)
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
@@ -65,12 +74,6 @@ class LogitsOnDemand(Tensor):
         """Return what an operator returns for the logits, where it is called by none of PyTorch's functions."""
         made_args, made_kwargs = tree_map_only(cls, cls.make, (args, kwargs or {}))
         return function(*made_args, **made_kwargs)
-
-
-def changes(deferred: DeferredLogits) -> int:
-    """Return how often what logits are made of has been changed; 0 where nothing counts it."""
-    tensors = [deferred.x, *deferred.layer.parameters()]
-    return sum(count_changes(tensor) for tensor in tensors if not tensor.is_inference())
 
 
 KNOWN = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.element_size, Tensor.is_floating_point} | {

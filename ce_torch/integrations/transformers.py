@@ -80,7 +80,8 @@ def remove_linear_cost(model: nn.Module) -> None:
             raise RuntimeError(f"{type(module).__name__} has been sharded since; call remove_linear_cost before that")
     for module in served:
         module.__class__ = type(module).__bases__[1]
-        vars(module).pop("cost_memory", None)
+        for name in ("cost_memory", "has_computed", "is_deferring"):
+            vars(module).pop(name, None)
 
 
 def base_model(model: Any) -> Any:

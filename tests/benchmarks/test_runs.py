@@ -124,5 +124,5 @@ def test_another_file_is_told_in_a_sentence(command, content, file_of, tmp_path,
 def test_an_unknown_benchmark_is_told_in_a_sentence(capsys):
     with pytest.raises(SystemExit, match="2"):
         runs.main(["speed"])
-    told = "argument NAME: must be of costs, linear, training, scaling, got 'speed'"
+    told = "argument NAME: must be of costs, linear, training, scaling, threads, transformers, got 'speed'"
     assert told in capsys.readouterr().err.splitlines()[-1]

@@ -1,7 +1,5 @@
 """The CPU's kernel for divergences has float64's values and gradients, however near or far both layers are."""
 
-import shutil
-
 import pytest
 import torch
 
@@ -9,7 +7,7 @@ from ce_torch.costs._softmax import exponentials
 from ce_torch.costs.kernels import divergences
 from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 C = 0.7, 1.3
 FACTOR = torch.tensor([1.0, -0.5, 0.0])

@@ -1,7 +1,5 @@
 """The kernels of a layer in bfloat16 agree with float64, on processors with and without instructions for pairs."""
 
-import shutil
-
 import pytest
 import torch
 from heads import fused, unfused
@@ -10,7 +8,7 @@ from torch.nn import functional as F
 from ce_torch.costs.kernels import compiler, layer_numbers, products
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +29,7 @@ def portable_library(tmp_path_factory):
 @pytest.fixture(params=["native", "portable"])
 def kernels(request, monkeypatch):
     if request.param == "portable":
+        request.getfixturevalue("needs_a_compiler")
         library = request.getfixturevalue("portable_library")
 
         def kernel(name, arguments=None):

@@ -1,7 +1,6 @@
 """Every pair of a layer's options has the value and all derivatives of the formula in float64."""
 
 import itertools
-import shutil
 
 import pytest
 import torch
@@ -85,7 +84,7 @@ def test_forward_mode_and_vmap(pair):
     torch.testing.assert_close(found, right)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.usefixtures("needs_kernels")
 @pairs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_kernels(pair, dtype):

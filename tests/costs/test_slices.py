@@ -8,7 +8,7 @@ from ce_torch import explain, linear_log_likelihood, use_backend
 from ce_torch.costs._registry import COSTS
 from ce_torch.functional import cross_entropy, linear_softmax_statistics, log_likelihood, softmax_statistics
 
-pytestmark = pytest.mark.usefixtures("needs_a_compiler")
+pytestmark = pytest.mark.usefixtures("needs_kernels")
 
 x, weight, logits = torch.randn(4, 9, 16), torch.randn(50, 16), torch.randn(4, 9, 50)
 labels, outputs = torch.randint(50, (4, 9)), torch.rand(4, 9, 50)

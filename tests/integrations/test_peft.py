@@ -79,6 +79,18 @@ def test_adapters_that_are_not_in_force_are_left_out(state, adapt, batch):
             assert_close(loss, model(**batch).loss)
 
 
+def test_logits_that_would_be_those_of_other_adapters_are_refused(adapt, batch):
+    model = adapt(target_modules=["lm_head"])
+    use_linear_cost(model)
+    with model.disable_adapter():
+        logits = model(**batch).logits
+        own = model(batch["input_ids"]).logits
+        taken = model(**batch).logits.clone()
+    assert_close(taken, own)
+    with pytest.raises(RuntimeError, match="its adapters; take them before the backward pass, with the adapters that"):
+        logits.argmax(-1)
+
+
 def test_adapters_that_are_merged_and_disabled_are_taken_out_again(adapt, batch):
     model = adapt(target_modules=["lm_head"])
     with model.disable_adapter():

@@ -136,13 +136,51 @@ def test_logits_that_are_assigned_to_keep_it(llama, batch):
     assert (logits == 4).all()
 
 
-def test_logits_that_would_be_those_of_changed_weights_are_refused(llama, batch):
+def test_logits_that_are_detached_are_not_made_for_that(llama, batch):
+    own = llama(**batch).logits
+    use_linear_cost(llama)
+    logits = llama(**batch).logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", None)
+        detached = logits.detach()
+    assert_close(detached.softmax(-1), own.detach().softmax(-1))
+    assert not detached.softmax(-1).requires_grad
+    assert logits.softmax(-1).requires_grad
+    assert_close(logits.detach() + 0, own.detach())
+
+
+def write_to_data(llama):
+    """As optimizers written long ago do, which autograd does not count."""
+    for parameter in llama.parameters():
+        parameter.data.add_(parameter.grad, alpha=-0.1)
+
+
+@pytest.mark.parametrize(
+    "step", [lambda llama: torch.optim.SGD(llama.parameters(), lr=0.1).step(), write_to_data], ids=["counted", "data"]
+)
+def test_logits_that_would_be_those_of_changed_weights_are_refused(step, llama, batch):
     use_linear_cost(llama)
     outputs = llama(**batch)
     outputs.loss.backward()
-    torch.optim.SGD(llama.parameters(), lr=0.1).step()
-    with pytest.raises(RuntimeError, match="the weight of their layer has been changed; take them before"):
-        outputs.logits.argmax(-1)
+    step(llama)
+    for logits in (outputs.logits, outputs.logits.float()):
+        with pytest.raises(RuntimeError, match="the weight of their layer has been changed, or its adapters; take"):
+            logits.argmax(-1)
+
+
+def test_logits_that_would_be_those_of_other_parameters_are_refused(llama, batch):
+    llama = copy.deepcopy(llama)  # whose parameters nothing has changed, like those that follow
+    use_linear_cost(llama)
+    parameters = {name: 1.1 * parameter.detach() for name, parameter in llama.named_parameters()}
+    logits = torch.func.functional_call(llama, parameters, kwargs=batch).logits
+    with pytest.raises(RuntimeError, match="logits can't be made any more"):
+        logits.argmax(-1)
+
+
+def test_logits_of_a_model_without_numbers_have_none(llama, batch):
+    use_linear_cost(llama.to("meta"))
+    logits = llama(**{name: words.to("meta") for name, words in batch.items()}).logits
+    assert logits.softmax(-1).is_meta
 
 
 def test_logits_are_those_of_autocast_outside_of_it_too(llama, batch):

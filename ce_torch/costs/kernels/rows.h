@@ -122,7 +122,7 @@ template <class Real, bool tiled> struct Rows : Stripes {
       return block.lines * block.line.of[tensor];
     }
     int64_t next = task.layout.inner().steps.of[tensor];
-    return next == task.columns ? 0 : next;
+    return next == task.columns || task.columns > kept_columns ? 0 : next;
   }
 
   // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.

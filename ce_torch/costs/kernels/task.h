@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t part_elements = 32768;
 // Of rows with no more columns what is done once a row takes long, unless rows are computed side by side.
 constexpr int64_t short_columns = 64;
+// Of longer rows no cache keeps what is read of the next while one is computed.
+constexpr int64_t kept_columns = 262144;
 // Fewer rows than these leave more lanes empty than it costs to collect what lies apart.
 constexpr int64_t few_rows = 4;
 

@@ -35,6 +35,8 @@ def linear_softmax_statistics(
 ) -> SoftmaxStatistics:
     """Return log-probability, logsumexp, entropy and prediction of each example of a softmax layer.
 
+    They are `softmax_statistics(F.linear(x, weight, bias), y)`.
+
         s = φ(z) / temperature,    z = x weightᵀ + bias,    a = softmax(s),    φ(z) = z or softcap · tanh(z / softcap)
 
     It holds one block of z at a time, in the backward pass and in second derivatives too. All numbers but the
