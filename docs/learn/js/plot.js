@@ -22,7 +22,7 @@ const Plot = (() => {
   }
 
   const WIDTH = 340;
-  const HEIGHT = 194;
+  const HEIGHT = Page.isNarrow() ? 140 : 194; // so that a phone shows two charts with their bars and controls
   const MARGIN = { left: 36, right: 14, top: 24, bottom: 38 };
 
   // Axes over the ranges x and y, with the ticks that are named. Returns the svg and the scales.
