@@ -112,8 +112,6 @@ def screen(request, open_learn):
     """The page on each kind of screen, with all of it open."""
     with open_learn(*request.param) as page:
         page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-        for button in page.get_by_role("button", name="All steps").all():
-            button.click()
         page.locator("#two-costs").get_by_label("my own").check()
         page.locator("#reader").get_by_label("my own drawing").check()
         yield page

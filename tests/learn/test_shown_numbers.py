@@ -25,7 +25,7 @@ def test_a_number_looks_like_0_only_if_it_is_0(value, digits, text, shared):
 def test_the_slopes_of_softmax_are_small_and_not_0_where_one_output_is_nearly_1(shared):
     figure = shared.locator("#softmax")
     figure.get_by_role("button", name="Start again").click()
-    figure.get_by_label("z₃").fill("5")
+    figure.get_by_role("slider", name="z₃").fill("5")
     figure.get_by_label("factor c").fill("7")  # c = 10
     slopes = [number(text) for text in figure.locator(".bar.signed .bar-number").all_inner_texts()]
     # a₁ = exp(−25), and the others are far smaller: a₃ is 1 in floating point, or nearly.

@@ -45,15 +45,22 @@ const Derivation = (() => {
       Page.say(where, `Step ${last() + 1} of ${steps.length}`);
     }
 
-    // Scroll, so that the list ends where the buttons are, and they stay under the finger.
+    // Scroll, so that the buttons stay under the finger, and the last step that is open ends above them.
     function press(change) {
-      const place = bar.getBoundingClientRect().top;
+      const { top, bottom } = bar.getBoundingClientRect();
+      const isStuck = bottom > window.innerHeight - 1; // what follows the step may then be below the window
       change();
       refresh();
-      window.scrollBy({ top: list.getBoundingClientRect().bottom - place, behavior: "instant" });
+      const end = (isStuck && steps[last()]) || list;
+      window.scrollBy({ top: end.getBoundingClientRect().bottom - top, behavior: "instant" });
+      steps[last()]?.scrollIntoView({ block: "nearest", behavior: "instant" });
     }
 
-    for (const step of steps) step.addEventListener("toggle", refresh);
+    for (const step of steps) {
+      step.addEventListener("toggle", refresh);
+      const reveal = () => step.scrollIntoView({ block: "nearest" });
+      step.querySelector("summary").addEventListener("click", () => requestAnimationFrame(reveal));
+    }
 
     // A link from elsewhere to an equation opens the step that it is in.
     function openTarget() {

@@ -8,7 +8,7 @@ Page.part("hessian", ({ find }) => {
   const showHessian = matrix("Hessian ∂²C / ∂zⱼ∂zₖ");
   const showSample = matrix(`Covariance of ${count} draws`);
   const z = Page.inputSliders(find(".sliders"), START, { min: -5, max: 5 }, show);
-  Page.button(find(".draw"), `Draw ${count} classes with the probabilities a`, draw);
+  Page.button(find(".draw"), `Draw ${count} classes`, draw);
   const said = find(".said");
   const outputs = () => Costs.softmax(z.map((slider) => slider.value));
   const hessian = () => Costs.softmaxSlopes(z.map((slider) => slider.value));
