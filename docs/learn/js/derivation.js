@@ -42,7 +42,7 @@ const Derivation = (() => {
       forward.disabled = last() === steps.length - 1;
       all.disabled = steps.every((step) => step.open);
       if (focused.disabled) (back.disabled ? forward : back).focus(); // or the keyboard would lose its place
-      Page.say(where, `Step ${last() + 1} of ${steps.length}`);
+      Page.say(where, `${last() + 1} of ${steps.length}`);
     }
 
     // Scroll, so that the buttons stay under the finger, and the last step that is open ends above them.

@@ -47,7 +47,7 @@ const Plot = (() => {
       element(grid, "text", place, String(tick).replace("-", "−"));
     }
     element(grid, "text", { x: toX(x[1]), y: HEIGHT - 6, "text-anchor": "end", class: "axis" }, xLabel);
-    element(grid, "text", { x: 4, y: 13, class: "axis" }, yLabel);
+    element(grid, "text", { x: 4, y: 15, class: "axis" }, yLabel);
     return { svg, toX, toY, inner: { left: toX(x[0]), right: toX(x[1]), top: toY(y[1]), bottom: toY(y[0]) } };
   }
 
