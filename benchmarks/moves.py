@@ -22,9 +22,9 @@ from ce_torch.training.settings import whole_number
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "learn" / "index.html"
 COMMANDS = {"chromium": ("chromium", "chromium-browser", "google-chrome"), "firefox": ("firefox-esr", "firefox")}
-# Firefox rounds its clock to a millisecond, unless it is told not to.
-LAUNCH = {
-    "chromium": {"args": ["--no-sandbox"]},
+# Without a GPU Chromium would imitate one. Firefox rounds its clock to a millisecond, unless it is told not to.
+LAUNCH: dict[str, dict[str, Any]] = {
+    "chromium": {"args": ["--no-sandbox", "--disable-gpu"]},
     "firefox": {"channel": "moz-firefox", "firefox_user_prefs": {"privacy.reduceTimerPrecision": False}},
 }
 HEIGHT = 664

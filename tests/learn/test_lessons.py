@@ -11,8 +11,8 @@ from ce_torch.chapter import neuron
 
 # What a reader on a phone must see at once while a neuron runs: the dot, the cost, the factors and the button.
 SEEN = {
-    "#first-neuron": ".verdict, .neuron, .stage svg, .stage .bar, .stage .legend, .run-bar",
-    "#two-costs": ".stage svg, .stage .bar, .stage .legend, .run-bar",
+    "#first-neuron": ".verdict, svg, .bar, .legend, .run-bar",
+    "#two-costs": "svg, .bar, .legend, .run-bar",
 }
 
 
