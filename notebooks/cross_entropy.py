@@ -38,7 +38,7 @@ with app.setup(hide_code=True):
     from ce_torch.chapter.neuron import SIGMOID_COSTS, learn
     from ce_torch.chapter.picture import figure_element, legend_entry, picture
     from ce_torch.chapter.softmax import layer
-    from ce_torch.chapter.words import progress, remark, table
+    from ce_torch.chapter.words import number_text, progress, remark, table
 
 
 @app.cell(hide_code=True)
@@ -228,7 +228,9 @@ def _(temperature, z):
     mo.Html(
         figure_element(
             picture(
-                outputs, f"The outputs: {', '.join(f'{output:.2f}' for output in a)}", title=f"Σ a = {a.sum():.3f}"
+                outputs,
+                f"The outputs: {', '.join(number_text(output, 2) for output in a.tolist())}",
+                title=f"Σ a = {a.sum():.3f}",
             ),
             picture(
                 partial(draw_slopes, slopes=slopes, c=1 / temperature.value),

@@ -97,7 +97,8 @@ def firefox(playwright):
     from playwright.sync_api import Error
 
     # By WebDriver BiDi, which every Firefox speaks; without the channel Playwright wants a Firefox of its own.
-    settings = {"network.dns.disabled": True}  # there is no network
+    # There is no network; and BiDi does not emulate reduced motion.
+    settings = {"network.dns.disabled": True, "ui.prefersReducedMotion": 1}
     firefox = playwright.firefox.launch(
         channel="moz-firefox", executable_path=FIREFOX, firefox_user_prefs=settings, timeout=TIMEOUT
     )

@@ -7,7 +7,7 @@ from typing import Any
 from ce_torch.chapter.markdown import bullets, table
 from ce_torch.chapter.stuck import EXAMPLES, STUCK
 from ce_torch.training.confidence import mean_and_margin
-from ce_torch.training.report import COST_NAMES
+from ce_torch.training.report import COST_NAMES, digits_shown
 from ce_torch.training.saturation import NEAR, SATURATED_Z
 
 WEIGHTS = {"large": "N(0, 1)", "output": "output layer / √n", "scaled": "all / √n"}
@@ -29,7 +29,8 @@ The first weights are from N(0, 1); or the same, with those of the output layer 
 a neuron's inputs; or with all of them divided so, which is Nielsen's better way to begin. The rates are those that are
 chosen above for the quadratic cost and for the cross-entropy, with N(0, 1).
 
-The table counts the stuck output neurons of ten: means, with 95% confidence.
+The table counts the stuck output neurons of ten: means, with 95% confidence. Where none of the {runs} networks has any,
+fewer than {unseen:.0%} of all such networks have some, with the same confidence.
 
 {stuck}
 
@@ -70,6 +71,7 @@ def markdown(results: Results) -> str:
         examples=EXAMPLES,
         hidden=base["hidden"],
         rate=base["rate"],
+        unseen=1 - 0.05 ** (1 / plan["runs"]),
         stuck=table_of_stuck(results),
         wrong=table_of_wrong(results),
         by_number=table_by_number(base),
@@ -126,11 +128,11 @@ def table_of_wrong(results: Results) -> str:
     rows = []
     for case in results["stuck"]:
         first, last = case["looks"][0], case["looks"][-1]
-        shares = [f"{format_margin([10 * number for number in look['saturated_wrong']])}%" for look in (first, last)]
+        shares = [format_margin([10 * number for number in look["saturated_wrong"]], "%") for look in (first, last)]
         cells = dict(zip(("wrong at the start", "wrong at the end"), shares, strict=True))
         cells |= {name: format_median(last[key]) for name, key in LAST_COLUMNS.items()}
-        accuracy = format_margin([100 * accuracy for accuracy in last["accuracy"]])
-        rows.append(names_and_cells(case) | cells | {"test accuracy": f"{accuracy}%"})
+        accuracy = format_margin([100 * accuracy for accuracy in last["accuracy"]], "%")
+        rows.append(names_and_cells(case) | cells | {"test accuracy": accuracy})
     return table(list(rows[0]), [list(row.values()) for row in rows])
 
 
@@ -172,6 +174,10 @@ def format_median(values: list[float | None]) -> str:
     return f"{median(known):.2g}" if known else ""
 
 
-def format_margin(values: list[float]) -> str:
+def format_margin(values: list[float], unit: str = "") -> str:
+    """Return the mean and its margin as text. Values that are all alike have no margin, since Student's would be 0."""
     average, margin = mean_and_margin(values)
-    return f"{average:.2f} ± {margin:.2f}"
+    if len(set(values)) == 1:
+        return f"{average:.2f}{unit} in each" if average else "none"
+    digits = digits_shown(average, margin)
+    return f"{average:.{digits}f} ± {margin:.{digits}f}{unit}"

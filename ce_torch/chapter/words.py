@@ -9,7 +9,8 @@ def progress(lesson: Lesson, last_epoch: int) -> str:
     moments = [0, last_epoch] if last_epoch else [0]
     values = {"a": lesson.a, "C": lesson.C, "δ": lesson.delta}
     return ", ".join(
-        f"{name} = {' → '.join(f'{course[epoch]:.3f}' for epoch in moments)}" for name, course in values.items()
+        f"{name} = {' → '.join(number_text(course[epoch].item(), 3) for epoch in moments)}"
+        for name, course in values.items()
     )
 
 
@@ -20,14 +21,20 @@ def table(found: Deltas) -> str:
     lines = [
         ("$\\delta$", *(f"$j = {number}$" for number in numbers)),
         ("---", *("---" for _ in numbers)),
-        *((source, *(number_text(value) for value in delta.tolist())) for source, delta in deltas),
+        *((source, *(delta_text(value) for value in delta.tolist())) for source, delta in deltas),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def number_text(value: float) -> str:
-    """Return a number with six digits after the point, without a sign if all are 0."""
-    return f"{round(value, 6) + 0.0:.6f}".replace("-", "−")
+def delta_text(value: float) -> str:
+    """Return a number with six digits after the point; "≈ 0" if it is so small that differences do not find it."""
+    return "≈ 0" if value and round(value, 6) == 0 else number_text(value + 0.0, 6)
+
+
+def number_text(value: float, digits: int) -> str:
+    """Return a number with as many digits after the point; one that would look like 0 and is not, as a power of 10."""
+    text = f"{value:.{digits}f}"
+    return (f"{value:.1e}" if value and float(text) == 0 else text).replace("-", "−")
 
 
 def remark(found: Deltas) -> str:

@@ -101,7 +101,15 @@ def grid_table(record: Record, run: Settings) -> list[str]:
 
 def format_margin(accuracies: Sequence[float]) -> str:
     average, margin = mean_and_margin(accuracies)
-    return f"{average:.2%} ± {100 * margin:.2f}" if len(accuracies) > 1 else f"{average:.2%}"
+    if len(set(accuracies)) == 1:
+        return f"{average:.2%}" + (" in each run" if len(accuracies) > 1 else "")
+    digits = digits_shown(margin := 100 * margin)
+    return f"{average:.{digits}%} ± {margin:.{digits}f}"
+
+
+def digits_shown(*numbers: float) -> int:
+    """Return how many digits after the point show each of the numbers that is not 0 as such: two or more."""
+    return next(digits for digits in range(2, 20) if all(round(number, digits) for number in numbers if number))
 
 
 def summary(scores: Record, run: Settings, history: Sequence[Record]) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from ce_torch.chapter.comparison_report import markdown
 from ce_torch.chapter.comparison_speeds import epochs_to_goal
+from ce_torch.chapter.stuck_report import format_margin
 
 RUNS = 20
 PLAN = {
@@ -137,9 +138,9 @@ def test_the_first_answer_is_how_much_slower_the_quadratic_cost_is():
 
 def test_the_second_answer_is_how_many_neurons_are_stuck_and_what_they_get():
     _, stuck, _ = answers(quadratic=[0.95] * 17 + [0.85] * 3)
-    assert "0.00 ± 0.00 of ten are stuck after 10 mini-batches and 1.50 ± 0.24 after 1 epochs" in stuck
+    assert "none of ten are stuck after 10 mini-batches and 1.50 ± 0.24 after 1 epochs" in stuck
     assert "an error |a − y| of 0.99 gives a |δ| of 0.0004 (medians). Of 20 runs, 3 end below 90%" in stuck
-    assert stuck.endswith("With smaller first weights (all / √n) and η = 0.5, 0.00 ± 0.00 are stuck after 1 epochs.")
+    assert stuck.endswith("With smaller first weights (all / √n) and η = 0.5, none are stuck after 1 epochs.")
 
 
 def test_the_last_answer_is_the_difference_that_softmax_makes():
@@ -209,18 +210,38 @@ BASE = followed("large", [1, 2] * 10)
 
 def test_stuck_neurons_are_counted_at_each_moment_with_a_margin():
     # The reach is 3 · 4/27 · 30/2; the margin is t₁₉ s / √20 = 2.093 · 0.513 / 4.472.
-    row = "| 30 | quadratic | N(0, 1) | 3 | 6.7 | 0.00 ± 0.00 | 0.00 ± 0.00 | 1.50 ± 0.24 | 1.50 ± 0.24 |"
+    row = "| 30 | quadratic | N(0, 1) | 3 | 6.7 | none | none | 1.50 ± 0.24 | 1.50 ± 0.24 |"
     assert row in stuck_section(BASE)
 
 
 def test_outputs_that_are_saturated_wrong_are_given_in_percent_with_their_delta():
-    row = "| 30 | quadratic | N(0, 1) | 3 | 25.00 ± 0.00% | 1.50 ± 0.24% | 0.0004 | 0.99 | 82.00 ± 2.40% |"
+    row = "| 30 | quadratic | N(0, 1) | 3 | 25.00% in each | 1.50 ± 0.24% | 0.0004 | 0.99 | 82.00 ± 2.40% |"
     assert row in stuck_section(BASE)
 
 
 def test_without_an_output_that_is_saturated_wrong_there_is_no_delta():
-    row = "| 30 | quadratic | all / √n | 3 | 25.00 ± 0.00% | 0.00 ± 0.00% |  | 0.99 | 97.00 ± 0.00% |"
+    row = "| 30 | quadratic | all / √n | 3 | 25.00% in each | none |  | 0.99 | 97.00% in each |"
     assert row in stuck_section(BASE, followed("scaled", [0] * RUNS))
+
+
+def test_where_no_neuron_of_any_network_is_stuck_a_share_of_networks_is_not_excluded():
+    assert "Where none of the 20 networks has any,\nfewer than 14% of all such networks" in stuck_section(BASE)
+    chance = (1 - 0.14) ** RUNS  # of none in 20 networks, if 14% have some
+    assert chance == pytest.approx(0.05, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.004, 0.006] * 10, "0.0050 ± 0.0005%"),
+        ([0.0] * 19 + [0.002], "0.0001 ± 0.0002%"),
+        ([1.0, 2.0] * 10, "1.50 ± 0.24%"),
+        ([2.5] * 20, "2.50% in each"),
+        ([0] * 20, "none"),
+    ],
+)
+def test_a_mean_and_a_margin_that_are_not_0_are_not_shown_as_0(values, text):
+    assert format_margin(values, "%") == text
 
 
 def test_each_number_of_stuck_neurons_has_its_accuracy():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ce_torch import CrossEntropyCost
+from ce_torch import CrossEntropyCost, QuadraticCost
 from ce_torch.chapter.deltas import Deltas
 from ce_torch.chapter.neuron import learn
 from ce_torch.chapter.words import progress, remark, table
@@ -29,11 +29,15 @@ def test_the_table_has_a_line_for_each_delta():
     ]
 
 
-def test_a_delta_that_rounds_to_0_has_no_sign():
+def test_a_delta_that_rounds_to_0_is_not_shown_as_0_unless_it_is():
     tiny = torch.tensor([-1e-9, -0.0])
     assert table(Deltas(tiny, tiny, tiny)).splitlines()[2:] == [
-        f"| {source} | 0.000000 | 0.000000 |" for source in ("written by hand", "autograd", "differences")
+        f"| {source} | ≈ 0 | 0.000000 |" for source in ("written by hand", "autograd", "differences")
     ]
+
+
+def test_an_output_and_a_delta_that_round_to_0_are_shown_as_powers_of_10():
+    assert progress(learn(QuadraticCost(), -5.0, -5.0, eta=0.15), 0) == "a = 4.5e−05, C = 1.0e−09, δ = 2.1e−09"
 
 
 def test_the_remark_gives_the_distance_between_the_two_deltas():

@@ -1,14 +1,8 @@
-"""Test the page as readers use it: narrow or wide, light or dark, by finger or keyboard, with or without motion."""
-
-from math import exp
+"""Test the page as readers use it: narrow or wide, light or dark, by finger, keyboard or screen reader."""
 
 import pytest
-from playwright.sync_api import expect
+from reading import WIDTHS, draw
 
-from ce_torch import QuadraticCost
-from ce_torch.chapter import neuron
-
-WIDTHS = 390, 1280
 # The other two combinations run with the slow tests.
 SCREENS = [
     pytest.param((width, scheme), id=f"{width}-{scheme}", marks=marks)
@@ -87,14 +81,37 @@ RESTLESS = """() => [...document.querySelectorAll("[type=range]")].filter((slide
   return new Set(tops).size > 1;
 }).map((slider) => slider.labels[0].textContent)"""
 
+# Move each slider in many steps, and return what live regions say while it moves, and what when the hand rests.
+HEARD = """() => {
+  let resting = null;
+  window.setTimeout = (act) => ((resting = act), 1);
+  window.clearTimeout = () => (resting = null);
+  const live = "[role=status], [role=alert], [aria-live=polite], [aria-live=assertive], output:not([aria-live=off])";
+  const watch = new MutationObserver(() => {});
+  watch.observe(document.body, { subtree: true, childList: true, characterData: true });
+  const said = () => watch.takeRecords()
+    .map(({ target }) => (target.closest ? target : target.parentElement)?.closest(live)?.textContent)
+    .filter(Boolean);
+  return [...document.querySelectorAll("[type=range]")].map((slider) => {
+    const figure = slider.closest(".play");
+    for (let i = 0; i <= 20; i++) {
+      slider.value = Number(slider.min) + (i / 25) * (slider.max - slider.min);
+      slider.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    const hurried = said();
+    resting?.();
+    resting = null;
+    const sentences = [...figure.querySelectorAll(".said, .verdict")].map((place) => place.textContent);
+    return { name: `${figure.id}: ${slider.labels[0].textContent}`, hurried, calm: said(), sentences };
+  });
+}"""
+
 
 @pytest.fixture(scope="module", params=SCREENS)
 def screen(request, open_learn):
     """The page on each kind of screen, with all of it open."""
     with open_learn(*request.param) as page:
         page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-        for button in page.get_by_role("button", name="All steps").all():
-            button.click()
         page.locator("#two-costs").get_by_label("my own").check()
         page.locator("#reader").get_by_label("my own drawing").check()
         yield page
@@ -114,29 +131,6 @@ def test_every_text_stands_out_from_its_ground(screen):
 
 def test_every_control_and_picture_has_a_name(screen):
     assert screen.evaluate(WITHOUT_NAME, NAMED) == []
-
-
-def output(figure):
-    """Return the last output that a figure reports."""
-    return figure.locator(".said").inner_text()
-
-
-def test_the_reader_predicts_and_is_told(learn):
-    figure = learn.locator("#first-neuron")
-    figure.get_by_label("near 0").check()
-    expect(figure.locator(".verdict")).to_contain_text("no. After 100 epochs the output is still 0.96")
-    assert output(figure) == "After 300 epochs the output is 0.20."
-
-
-def test_with_motion_the_neuron_takes_its_time_and_can_be_paused(open_learn):
-    with open_learn(motion="no-preference") as page:
-        figure = page.locator("#first-neuron")
-        figure.get_by_role("button", name="Run").click()
-        page.wait_for_function("document.querySelector('#first-neuron input[type=range]').valueAsNumber > 2")
-        figure.get_by_role("button", name="Pause").click()
-        epoch = int(figure.get_by_role("slider", name="epoch").input_value())
-        assert 2 < epoch < 300
-        assert output(figure).startswith(f"After {epoch} epochs")
 
 
 def test_a_keyboard_reaches_and_moves_every_control(learn):
@@ -159,186 +153,6 @@ def test_a_keyboard_reaches_and_moves_every_control(learn):
         assert slider.get_attribute("aria-valuetext") != lowest, number
 
 
-def test_the_quadratic_cost_can_be_made_to_wait(learn):
-    figure = learn.locator("#two-costs")
-    figure.get_by_label("my own").check()
-    figure.get_by_label("w", exact=True).fill("5")
-    assert "quadratic more than 20,000" not in output(figure)
-    assert "Epochs until it is below 0.1: quadratic 3," in output(figure)
-
-
-@pytest.mark.parametrize("w", [-5.0, 2.0, 3.3, 3.4, 5.0])
-def test_the_hunt_for_a_stuck_start_says_how_long_the_quadratic_cost_waits(w, shared):
-    lesson = neuron.learn(QuadraticCost(), w, 2.0, eta=0.15, epochs=5000)
-    epochs = neuron.epochs_to_output(lesson, 0.1).item()
-    figure = shared.locator("#two-costs")
-    figure.get_by_label("my own").check()
-    for name, value in {"w": w, "b": 2}.items():
-        figure.get_by_label(name, exact=True).fill(str(value))
-    end = "a stuck start." if epochs >= 1000 else "not stuck."
-    assert figure.locator(".verdict").inner_text() == f"The quadratic cost waits {epochs:,.0f} epochs: {end}"
-
-
-@pytest.mark.parametrize("start", [4.0, 6.0, 10.0])
-def test_the_factors_of_the_cross_entropys_error_are_shown_and_cancel(start, shared):
-    figure = shared.locator("#two-costs")
-    figure.get_by_label("my own").check()
-    for name in ("w", "b"):
-        figure.get_by_label(name, exact=True).fill(str(start / 2))
-    numbers = figure.locator(".bar.cross-entropy .bar-number")
-    assert len({bar.bounding_box()["height"] for bar in numbers.all()}) == 1  # each in one line
-    slope_of_cost, slope, delta = map(number, numbers.all_inner_texts())
-    a = 1 / (1 + exp(-start))
-    assert slope_of_cost == pytest.approx(1 / (1 - a), rel=2e-3)
-    assert slope == pytest.approx(a * (1 - a), abs=5e-4)
-    assert delta == pytest.approx(a, abs=5e-4)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_hunter_of_a_stuck_start_sees_the_sliders_and_the_verdict_at_once(width, open_learn):
-    with open_learn(width) as page:
-        figure = page.locator("#two-costs")
-        figure.get_by_label("my own").check()
-        slider, verdict = figure.get_by_label("w", exact=True), figure.locator(".verdict")
-        assert verdict.bounding_box()["y"] - slider.bounding_box()["y"] < 150
-
-
-@pytest.mark.parametrize(
-    ("wish", "verdict"),
-    [
-        ("a - y", "You have found the cross-entropy (57). It is fast"),
-        ("(a - y) a (1 - a)", "You have found the quadratic cost (54). It is slow"),
-        ("(a − y)³", "A cost of your own. It is fast"),
-        ("y - a", "This cost is not least where a = y"),
-        ("1/(a - 1/2)", "Somewhere between 0 and 1 this slope is not a finite number."),
-        ("a -", "The formula ends too early."),
-    ],
-)
-def test_a_wish_for_a_slope_gives_the_cost(wish, verdict, shared):
-    part = shared.locator("#design")
-    part.get_by_label("∂C/∂b =").fill(wish)
-    assert output(part).startswith(verdict)
-
-
-@pytest.mark.parametrize(
-    ("ys", "path"),
-    [
-        ([5, 9, 12, 15, 20], "M0.0 5.0L1.0 1.0L2.0 0.0"),
-        ([-5, -4, 1, 30, 40, 8], "M1.0 10.0L2.0 9.0L3.0 0.0M4.0 0.0L5.0 2.0"),
-        ([0, 10], "M0.0 10.0L1.0 0.0"),
-    ],
-)
-def test_a_line_ends_at_the_edge_of_its_chart(ys, path, shared):
-    found = shared.evaluate(
-        """(ys) => Plot.line(
-            { toX: (x) => x, toY: (y) => 10 - y, inner: { top: 0, bottom: 10 } }, ys.map((_, x) => x), ys)""",
-        ys,
-    )
-    assert found == path
-
-
-def test_softmax_goes_to_both_limits_with_a_tie(shared):
-    part = shared.locator("#softmax")
-    factor = part.get_by_label("factor c")
-    outputs = part.locator(".log-likelihood .bar-number")
-    factor.press("End")
-    assert outputs.all_inner_texts() == ["0.000", "0.000", "1.000", "0.000"]
-    part.get_by_role("button", name="Make a tie").click()
-    assert outputs.all_inner_texts() == ["0.500", "0.000", "0.500", "0.000"]
-    factor.press("Home")
-    assert outputs.all_inner_texts() == ["0.250"] * 4
-
-
-def test_a_bar_ends_in_stripes_where_it_is_longer_than_its_track(learn):
-    bars = learn.evaluate(
-        """[...document.querySelectorAll("#layer .bar")].map((bar) => [
-            bar.querySelector(".bar-number").textContent,
-            getComputedStyle(bar.querySelector(".bar-fill")).maskImage.includes("repeating")])"""
-    )
-    assert {text for text, striped in bars if striped} == {"4.000", "−4.000"}
-
-
-# The slopes that a figure shows: the number, the colour, and how much of the longest bar or strongest colour.
-BARS_OF_SLOPES = """() => [...document.querySelectorAll("#softmax .bar.signed")].map((bar) => {
-  const fill = bar.querySelector(".bar-fill");
-  const share = (2 * fill.getBoundingClientRect().width) / fill.parentElement.getBoundingClientRect().width;
-  return [bar.querySelector(".bar-number").textContent, getComputedStyle(fill).getPropertyValue("--color"), share];
-})"""
-CELLS_OF_SLOPES = """() => [...document.querySelectorAll("#likelihood table:first-child td")].map((cell) => {
-  const style = getComputedStyle(cell);
-  return [cell.textContent, style.getPropertyValue("--color"), Number(style.getPropertyValue("--share"))];
-})"""
-
-
-def test_a_slope_of_softmax_reads_alike_as_a_bar_and_as_a_cell(learn):
-    assert_one_convention(learn.evaluate(BARS_OF_SLOPES), 0.25)
-    assert_one_convention(learn.evaluate(CELLS_OF_SLOPES), 0.25)
-    learn.locator("#softmax").get_by_label("factor c").press("End")
-    learn.locator("#softmax").get_by_label("factor c").press("ArrowLeft")  # c = 10
-    assert_one_convention(learn.evaluate(BARS_OF_SLOPES), 2.5)
-
-
-def assert_one_convention(slopes, steepest):
-    """Assert that the colour tells the sign, and the share of the longest the size."""
-    purple, orange = "#5c4a8a", "#a1500f"
-    for text, color, share in slopes:
-        assert share == pytest.approx(abs(number(text)) / steepest, abs=0.005)
-        assert color == (orange if number(text) < 0 else purple) or number(text) == 0
-
-
-def test_the_covariance_of_draws_is_near_the_hessian(shared):
-    part = shared.locator("#likelihood")
-    part.get_by_role("button", name="Draw 1,000").click()
-    tables = part.locator("table").evaluate_all(
-        "(tables) => tables.map((table) => [...table.querySelectorAll('td')].map((cell) => cell.textContent))"
-    )
-    for hessian, covariance in zip(*tables, strict=True):
-        assert abs(number(hessian) - number(covariance)) < 0.08  # five standard deviations
-
-
-def test_a_drawing_stays_while_test_images_are_shown(learn):
-    part = learn.locator("#reader")
-    part.get_by_label("my own drawing").check()
-    draw(learn, [(0.5, 0.1), (0.5, 0.9)])
-    part.get_by_label("test images").check()
-    part.get_by_label("my own drawing").check()
-    assert output(part).startswith("It says 1")
-
-
-def number(text):
-    return float(text.replace("−", "-"))
-
-
-def test_next_mistake_shows_a_digit_that_is_read_wrongly(learn):
-    part = learn.locator("#reader")
-    assert output(part).startswith("Test image 0: it says 7 (")
-    part.get_by_role("button", name="Next mistake").click()
-    assert "but it is a" in output(part)
-
-
-def test_a_drawn_digit_is_read_large_or_small_and_an_empty_canvas_is_explained(learn):
-    part = learn.locator("#reader")
-    part.get_by_label("my own drawing").check()
-    assert output(part).startswith("There is nothing to read yet")
-    assert not part.locator(".figures").is_visible()
-    for size in (0.8, 0.2):
-        draw(learn, [(0.1, 0.1), (0.1 + size * 0.7, 0.1), (0.1 + size * 0.3, 0.1 + size)])
-        assert output(part).startswith("It says 7")
-        part.get_by_role("button", name="Clear").click()
-    assert output(part).startswith("There is nothing to read yet")
-
-
-def draw(page, places):
-    canvas = page.locator(".paper canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    for number, (x, y) in enumerate(places):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
-        if number == 0:
-            page.mouse.down()
-    page.mouse.up()
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_moves_under_the_finger(width, open_learn):
     with open_learn(width) as page:
@@ -349,3 +163,20 @@ def test_nothing_moves_under_the_finger(width, open_learn):
         before = canvas.evaluate("(canvas) => canvas.getBoundingClientRect().top + scrollY")
         draw(page, [(0.5, 0.1), (0.5, 0.9)])
         assert canvas.evaluate("(canvas) => canvas.getBoundingClientRect().top + scrollY") == before
+
+
+def test_a_screen_reader_hears_a_figure_when_the_hand_rests_and_not_at_each_step(learn):
+    heard = learn.evaluate(HEARD)
+    assert len(heard) == learn.locator("[type=range]").count()
+    for figure in heard:
+        assert figure["hurried"] == [], figure["name"]
+        assert len(figure["calm"]) <= 1, figure["name"]
+        for text in figure["calm"]:
+            assert any(text.endswith(sentence) for sentence in figure["sentences"] if sentence) or "lines say" in text
+    assert sum(len(figure["calm"]) for figure in heard) > len(heard) / 2
+    assert any("The open lines say" in text for figure in heard for text in figure["calm"])
+
+
+def test_a_page_that_nobody_has_touched_says_nothing(learn):
+    learn.wait_for_timeout(1000)
+    assert learn.locator(".spoken").text_content() == ""

@@ -64,6 +64,19 @@ def test_the_last_line_chooses_an_epoch_on_validation_data():
     )
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "text"),
+    [
+        ([0.95], "95.00%"),
+        ([0.95, 0.95], "95.00% in each run"),  # Student's margin would be 0, as if it were certain for all runs
+        ([0.95, 0.96], "95.50% ± 6.35"),
+        ([0.9500, 0.9501] * 20, "95.005% ± 0.002"),
+    ],
+)
+def test_no_margin_is_shown_as_0(accuracies, text):
+    assert report.format_margin(accuracies) == text
+
+
 def scores(accuracy):
     return {"cost": 0.5, "accuracy": accuracy, "correct": round(10_000 * accuracy), "examples": 10_000}
 

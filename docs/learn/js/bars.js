@@ -17,6 +17,12 @@ const Bars = (() => {
       if (low < 0) Page.element(track, "span", { class: "bar-zero", style: `left:${zero}%` });
       return { row, fill, number: Page.element(row, "span", { class: "bar-number" }) };
     });
+    // Two leading digits at least, so that readers can multiply what they see; and no more than fit.
+    function inWords(value) {
+      const size = Math.abs(value);
+      if (size > 0 && size < 10 ** (1 - digits)) return Words.small(value);
+      return Words.fixed(value, size < 100 ? digits : 0);
+    }
     function show(title, values, marked = null, unit = 1) {
       legend.textContent = title;
       values.forEach((value, i) => {
@@ -26,7 +32,7 @@ const Bars = (() => {
         const to = (Math.min(Math.max(length, 0), high) - low) / (high - low);
         fill.style.left = `${from * 100}%`;
         fill.style.width = `${(to - from) * 100}%`;
-        number.textContent = Words.fixed(value, Math.abs(value) < 100 ? digits : 0); // or it would not fit
+        number.textContent = inWords(value);
         row.classList.toggle("marked", i === marked);
         row.classList.toggle("negative", value < 0);
         row.classList.toggle("beyond", length < low || length > high);

@@ -50,7 +50,8 @@ const Costs = (() => {
   // ∂aⱼ/∂zₖ of softmax, in row j and column k. For c = 1 it is the log-likelihood's Hessian too.
   function softmaxSlopes(z, c = 1) {
     const a = softmax(z, c);
-    return a.map((aj, j) => a.map((ak, k) => (j === k ? c * aj * (1 - aj) : -c * aj * ak)));
+    const others = a.map((_, j) => sum(a.filter((_, k) => k !== j))); // 1 − aⱼ, also where aⱼ rounds to 1
+    return a.map((aj, j) => a.map((ak, k) => (j === k ? c * aj * others[j] : -c * aj * ak)));
   }
 
   // What a slope of softmax never exceeds: the measure of all pictures of them. For a small c it stays 1/4, so that they fade.

@@ -57,21 +57,19 @@ Page.part("design", ({ find }) => {
       wish = Expression.compile(typed.value, ["a", "y"]);
     } catch (error) {
       if (!(error instanceof Expression.Unreadable)) throw error;
-      said.textContent = error.message;
-      return;
+      return Page.say(said, error.message);
     }
     const desired = Number(y.value);
     const slopes = as.map((a) => wish({ a, y: desired }));
     if (!slopes.every(Number.isFinite)) {
-      said.textContent = "Somewhere between 0 and 1 this slope is not a finite number.";
-      return;
+      return Page.say(said, "Somewhere between 0 and 1 this slope is not a finite number.");
     }
     const costs = integrate(wish, desired);
     zero.setAttribute("d", Plot.line(slopeChart, [0, 1], [0, 0]));
     slopeLine.setAttribute("d", Plot.line(slopeChart, as, slopes));
     costLine.setAttribute("d", Plot.line(costChart, as, costs));
     reference.setAttribute("d", Plot.line(costChart, as, costsOf(Costs.crossEntropy, desired)));
-    said.textContent = describe(slopes, costs, desired);
+    Page.say(said, describe(slopes, costs, desired));
   }
 
   const costsOf = (cost, y) => fromZero(zs.map((z) => cost.cost([z], [y])));

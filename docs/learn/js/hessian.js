@@ -1,23 +1,17 @@
 "use strict";
 
-// The log-likelihood: its cost, δ, and its Hessian, which is the covariance of a class drawn with probabilities a.
-Page.part("likelihood", ({ find }) => {
+// The Hessian of the log-likelihood, which is the covariance of a class drawn with probabilities a.
+Page.part("hessian", ({ find }) => {
   const START = [1.5, -0.5, 0.5, 0];
   const DRAWS = 1_000;
-  const z = Page.inputSliders(find(".sliders"), START, { min: -5, max: 5 }, show);
-  const numbers = START.map((_, j) => Words.subscript(j + 1));
-  const classes = Object.fromEntries(numbers.map((number, j) => [j, String(j + 1)]));
-  const y = Page.choice(find(".controls"), "The right class y", classes, "1", show);
-  const outputs = bars((n) => `a${n}`, [0, 1]);
-  const deltas = bars((n) => `δ${n} = a${n} − y${n}`, [-1, 1]);
+  const count = DRAWS.toLocaleString("en");
   const showHessian = matrix("Hessian ∂²C / ∂zⱼ∂zₖ");
-  const showSample = matrix(`Covariance of ${DRAWS.toLocaleString("en")} draws`);
-  Page.button(find(".draw"), `Draw ${DRAWS.toLocaleString("en")} classes with the probabilities a`, () => draw());
+  const showSample = matrix(`Covariance of ${count} draws`);
+  const z = Page.inputSliders(find(".sliders"), START, { min: -5, max: 5 }, show);
+  Page.button(find(".draw"), `Draw ${count} classes`, draw);
   const said = find(".said");
-
-  function bars(name, range) {
-    return Bars.make(find(".figures"), { names: numbers.map(name), range, kind: "log-likelihood", digits: 3 });
-  }
+  const outputs = () => Costs.softmax(z.map((slider) => slider.value));
+  const hessian = () => Costs.softmaxSlopes(z.map((slider) => slider.value));
 
   // A table of 4 × 4 numbers, and a function that fills it.
   function matrix(caption) {
@@ -38,28 +32,22 @@ Page.part("likelihood", ({ find }) => {
   }
 
   function show() {
-    const values = z.map((slider) => slider.value);
-    const right = Number(y.value);
-    const desired = values.map((_, j) => (j === right ? 1 : 0));
-    const a = Costs.softmax(values);
-    const C = Costs.logLikelihood.cost(values, desired);
-    outputs.show(`Outputs: C = −ln a${numbers[right]} = ${Words.fixed(C, 3)}`, a, right);
-    deltas.show("δ = a − y (84)", Costs.logLikelihood.delta(values, desired), right);
-    showHessian(Costs.softmaxSlopes(values));
-    showSample(values.map(() => values.map(() => null)));
-    said.textContent = "";
+    const a = outputs();
+    showHessian(hessian());
+    showSample(a.map(() => a.map(() => null)));
+    Page.say(said, `a = ${a.map((value) => Words.fixed(value, 3)).join(", ")}.`);
   }
 
   function draw() {
-    const a = Costs.softmax(z.map((slider) => slider.value));
+    const a = outputs();
     const counts = a.map(() => 0);
     for (let i = 0; i < DRAWS; i++) counts[pick(a, Math.random())]++;
     const shares = counts.map((count) => count / DRAWS);
     const covariance = shares.map((p, j) => shares.map((q, k) => (j === k ? p * (1 - p) : -p * q)));
     showSample(covariance);
-    const hessian = Costs.softmaxSlopes(z.map((slider) => slider.value)).flat();
-    const distance = Math.max(...covariance.flat().map((value, i) => Math.abs(value - hessian[i])));
-    said.textContent = `The classes came ${counts.join(", ")} times. The two tables differ by ${Words.fixed(distance, 3)} at most.`;
+    const truth = hessian().flat();
+    const distance = Math.max(...covariance.flat().map((value, i) => Math.abs(value - truth[i])));
+    Page.say(said, `The classes came ${counts.join(", ")} times. The tables differ by ${Words.fixed(distance, 3)} at most.`);
   }
 
   function pick(a, share) {

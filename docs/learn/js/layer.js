@@ -30,7 +30,7 @@ Page.part("layer", ({ find }) => {
     const values = z.map((slider) => slider.value);
     const y = values.map((_, j) => (String(j) === wanted.value ? 1 : 0));
     const outputs = values.map((value, j) => `${Words.fixed(Costs.sigmoid(value))} (wanted: ${y[j]})`);
-    said.textContent = `Outputs of the sigmoid neurons: ${outputs.join(", ")}.`;
+    Page.say(said, `Outputs of the sigmoid neurons: ${outputs.join(", ")}.`);
     KINDS.forEach(([, name, cost], i) => {
       const slopes = cost.delta(values, y).map((delta) => a.value * delta);
       bars[i].show(`${name}: C = ${Words.fixed(cost.cost(values, y))}`, slopes);

@@ -18,7 +18,7 @@ const Lesson = (() => {
     const player = Player.make(find(".run-bar"), { name: "epoch", last: EPOCHS, perSecond: EPOCHS_A_SECOND }, show);
     const start = presets ? chooseStart(find(".controls"), relearn) : { value: STARTS.bad };
     const rates = kinds.map((kind) => (presets ? chooseRate(find(".rates"), kind, relearn) : { value: RATE }));
-    const said = Page.element(root, "p", { class: "said", role: "status" });
+    const said = Page.element(root, "p", { class: "said" });
     let courses;
     let waits;
 
@@ -34,8 +34,7 @@ const Lesson = (() => {
 
     function show() {
       draw(courses, player.value);
-      said.setAttribute("aria-busy", player.playing); // a screen reader waits for the end
-      said.textContent = say(kinds, courses, waits, player.value);
+      Page.say(said, describe(kinds, courses, waits, player.value));
     }
 
     relearn();
@@ -48,7 +47,7 @@ const Lesson = (() => {
     const sliders = Page.element(own, "div", { class: "sliders" });
     const range = { min: -5, max: 5, step: 0.1, value: 2 };
     const [w, b] = ["w", "b"].map((name) => Page.slider(sliders, { name, ...range }, onChange));
-    const verdict = Page.element(own, "p", { class: "verdict", role: "status" });
+    const verdict = Page.element(own, "p", { class: "verdict" });
     own.hidden = true;
     function changed() {
       own.hidden = choice.value !== "own";
@@ -60,7 +59,7 @@ const Lesson = (() => {
       },
       judge(epochs) {
         const time = `${count(epochs)} ${epochs === 1 ? "epoch" : "epochs"}`;
-        verdict.textContent = `The quadratic cost waits ${time}: ${epochs >= STUCK ? "a stuck start" : "not stuck"}.`;
+        Page.say(verdict, `The quadratic cost waits ${time}: ${epochs >= STUCK ? "a stuck start" : "not stuck"}.`);
       },
     };
   }
@@ -79,7 +78,7 @@ const Lesson = (() => {
     return epochs === Infinity ? `more than ${PATIENCE.toLocaleString("en")}` : epochs.toLocaleString("en");
   }
 
-  function say(kinds, courses, waits, epoch) {
+  function describe(kinds, courses, waits, epoch) {
     if (kinds.length === 1) return `After ${epoch} epochs the output is ${Words.fixed(courses[0].a[epoch])}.`;
     const outputs = kinds.map((kind, i) => `${kind} ${Words.fixed(courses[i].a[epoch])}`).join(", ");
     const counts = kinds.map((kind, i) => `${kind} ${count(waits[i])}`).join(", ");

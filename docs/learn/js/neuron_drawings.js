@@ -47,7 +47,7 @@ const NeuronDrawings = (() => {
         const z = Math.min(Math.max(course.z[epoch], -6), 10);
         const slope = Costs.slope(z);
         const reach = 2.2 / Math.hypot(1, 8 * slope); // so that all tangents look equally long
-        const ends = [z - reach, z + reach];
+        const ends = [Math.max(z - reach, -6), Math.min(z + reach, 10)];
         Plot.set(dots[i].tangent, { d: tangentLine(chart, ends, z, slope) });
         Plot.move(dots[i].dot, chart.toX(z), chart.toY(Costs.sigmoid(z)));
       });

@@ -18,6 +18,35 @@ const Page = (() => {
     run({ root, find, findAll });
   }
 
+  const PAUSE = 700; // ms in which nothing changes: the hand rests
+  const sentences = new Map();
+  const spoken = element(document.body, "p", { class: "spoken", role: "status" });
+  let pause = null;
+
+  // Show a sentence at once, and let screen readers say it at the next pause: not at each step of a slider.
+  function say(place, sentence) {
+    if (place.textContent === sentence) return;
+    place.textContent = sentence;
+    speak(place, sentence);
+  }
+
+  // Let screen readers say a sentence at the next pause, and the last one only if a subject has several.
+  function speak(subject, sentence) {
+    if (document.readyState !== "complete") return; // the reader has moved nothing yet
+    sentences.set(subject, sentence);
+    clearTimeout(pause);
+    pause = setTimeout(() => {
+      spoken.textContent = [...sentences.values()].join(" ");
+      sentences.clear();
+    }, PAUSE);
+  }
+
+  // Scroll until an element ends where the window does, if it is partly out of sight. A bar that sticks there stays there.
+  function reveal(element) {
+    const { top, bottom } = element.getBoundingClientRect();
+    if (top < 0 || bottom > window.innerHeight) window.scrollBy({ top: bottom - window.innerHeight });
+  }
+
   let numberOfSliders = 0;
 
   // A slider with its name and its value. `show` turns the value into what is read and heard.
@@ -90,5 +119,7 @@ const Page = (() => {
 
   const reducedMotion = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-  return { element, part, slider, inputSliders, button, choice, reducedMotion };
+  const isNarrow = () => window.matchMedia("(max-width: 520px)").matches;
+
+  return { element, part, say, speak, reveal, slider, inputSliders, button, choice, reducedMotion, isNarrow };
 })();

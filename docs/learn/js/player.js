@@ -13,6 +13,7 @@ const Player = (() => {
     let frame = null;
 
     function play() {
+      Page.reveal(parent.closest(".stage"));
       if (Page.reducedMotion()) {
         slider.value = last;
         return show();
@@ -44,9 +45,6 @@ const Player = (() => {
       stop,
       get value() {
         return slider.value;
-      },
-      get playing() {
-        return frame !== null;
       },
     };
   }

@@ -22,7 +22,7 @@ const Plot = (() => {
   }
 
   const WIDTH = 340;
-  const HEIGHT = 194;
+  const HEIGHT = Page.isNarrow() ? 140 : 194; // so that a phone shows two charts with their bars and controls
   const MARGIN = { left: 36, right: 14, top: 24, bottom: 38 };
 
   // Axes over the ranges x and y, with the ticks that are named. Returns the svg and the scales.
@@ -47,7 +47,7 @@ const Plot = (() => {
       element(grid, "text", place, String(tick).replace("-", "−"));
     }
     element(grid, "text", { x: toX(x[1]), y: HEIGHT - 6, "text-anchor": "end", class: "axis" }, xLabel);
-    element(grid, "text", { x: 4, y: 13, class: "axis" }, yLabel);
+    element(grid, "text", { x: 4, y: 15, class: "axis" }, yLabel);
     return { svg, toX, toY, inner: { left: toX(x[0]), right: toX(x[1]), top: toY(y[1]), bottom: toY(y[0]) } };
   }
 

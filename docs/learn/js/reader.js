@@ -69,12 +69,11 @@ Page.part("reader", ({ find }) => {
     const empty = !x.some((pixel) => pixel > 0);
     seen.setAttribute("aria-label", empty ? "An empty image" : "What the network sees");
     find(".figures").hidden = empty;
-    if (y === null) said.textContent = sayDrawn(empty, digit, a[digit]);
-    else said.textContent = sayTested(number, y, digit, a);
+    Page.say(said, y === null ? sayDrawn(empty, digit, a[digit]) : sayTested(number, y, digit, a));
   }
 
   function sayTested(number, y, digit, a) {
-    const C = `C = −ln a${Words.subscript(y)} = ${Words.short(-Math.log(a[y]) + 0)}`;
+    const C = `C = −ln a${Words.subscript(y)} = ${Words.fixed(-Math.log(a[y]), 3)}`;
     const verdict = digit === y ? "which is right" : `but it is a ${y}`;
     return `Test image ${number}: it says ${digit} (${percent(a[digit])}), ${verdict}. ${C}.`;
   }

@@ -38,7 +38,7 @@ Page.part("softmax", ({ find }) => {
       const column = Costs.softmaxSlopes(values, c).map((row) => row[k]);
       slopes.show(`How fast each output follows z${Words.subscript(k + 1)}`, column, k, Costs.steepest(c));
     }
-    said.textContent = describe(values, c);
+    Page.say(said, describe(values, c));
   }
 
   function describe(values, c) {

@@ -15,11 +15,10 @@ Page.part("first-neuron", (part) => {
     () => {
       const a = course.a[ASKED];
       const right = guess.value === "high";
-      verdict.textContent =
-        `${right ? "Yes." : "One would think so, but no."} After ${ASKED} epochs the output is still ${Words.fixed(a)}: ` +
-        "the neuron has hardly moved. Watch the bars below while it runs.";
-      const isCutOff = part.root.getBoundingClientRect().bottom > window.innerHeight;
-      if (isCutOff) verdict.scrollIntoView();
+      Page.say(
+        verdict,
+        `${right ? "Yes" : "No"}: after ${ASKED} epochs it is still ${Words.fixed(a)}. Watch the bars while it runs.`,
+      );
       lesson.play();
     },
   );

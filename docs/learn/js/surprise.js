@@ -3,7 +3,7 @@
 // −log₂ a, the surprise in bits; and the average surprise where y is a probability, (64).
 Page.part("surprise", ({ find }) => {
   const as = Plot.steps(0.001, 1, 999);
-  const bits = (a) => -Math.log2(a) + 0; // never −0
+  const bits = (a) => -Math.log2(a);
   const chart = Plot.axes(find(".figures"), {
     name: "The surprise in bits against the probability",
     x: [0, 1],
@@ -25,9 +25,11 @@ Page.part("surprise", ({ find }) => {
     const surprise = bits(a.value);
     Plot.move(dot, chart.toX(a.value), Math.max(chart.toY(surprise), chart.inner.top));
     coinElements.forEach((coin, i) => coin.style.setProperty("--share", Math.min(Math.max(surprise - i, 0), 1)));
-    said.textContent =
-      `−ln a = ${Words.fixed(-Math.log(a.value) + 0, 2)} nats = ${Words.fixed(surprise, 2)} bits: ` +
-      `as surprising as ${Words.fixed(surprise, 1)} coins in a row that land heads.`;
+    Page.say(
+      said,
+      `−ln a = ${Words.fixed(-Math.log(a.value), 2)} nats = ${Words.fixed(surprise, 2)} bits: ` +
+        `as surprising as ${Words.fixed(surprise, 1)} coins in a row that land heads.`,
+    );
   }
 
   show();
@@ -56,7 +58,8 @@ Page.part("average-surprise", ({ find }) => {
 
   function show() {
     const C = average(a.value, y.value);
-    const entropy = average(Math.min(Math.max(y.value, 1e-12), 1 - 1e-12), y.value);
+    const entropy = y.value === 0 || y.value === 1 ? 0 : average(y.value, y.value);
+    const price = a.value === y.value ? 0 : C - entropy;
     curve.setAttribute(
       "d",
       Plot.line(
@@ -67,9 +70,11 @@ Page.part("average-surprise", ({ find }) => {
     );
     least.setAttribute("d", Plot.line(chart, [y.value, y.value], [0, entropy]));
     Plot.move(dot, chart.toX(a.value), Math.max(chart.toY(C), chart.inner.top));
-    said.textContent =
+    Page.say(
+      said,
       `C = ${Words.fixed(C, 3)}. The least that any output reaches is ${Words.fixed(entropy, 3)}, at a = y = ` +
-      `${Words.fixed(y.value, 2)}; the rest, ${Words.fixed(C - entropy, 3)}, is the price of being wrong.`;
+        `${Words.fixed(y.value, 2)}; the rest, ${Words.fixed(price, 3)}, is the price of being wrong.`,
+    );
   }
 
   show();
