@@ -172,7 +172,7 @@ def value_and_gradients(
     (N, K), dtype = (len(inputs.x), len(inputs.weight)), compute_dtype(inputs.x)
     count = block_examples(N, K, how.block_rows)
     student, teacher = (
-        new_side(inputs[i : i + 3], needs[i : i + 3], dtype, count)  # pyright: ignore[reportArgumentType]
+        new_side(inputs[i : i + 3], needs[i : i + 3], dtype)  # pyright: ignore[reportArgumentType]
         for i in (0, 3)
     )
     D = torch.empty(N, dtype=dtype, device=inputs.x.device)
