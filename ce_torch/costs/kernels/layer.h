@@ -77,7 +77,7 @@ struct Layer {
   const float* bias;       // or none
   const int64_t* y;
   Targets targets;
-  float *z, *m;  // memory for a tile, and for the largest numbers of its columns, or none
+  float *z, *m;  // memory for a tile, or for pairs of its rows of x, and for the largest numbers of its columns, or none
   void* kept;    // memory for z of the first tiles, one after the other, or for their exponentials, which may be there already
   float* kept_phi;  // φ(m) of the exponentials exp(c (φ(z) − φ(m))) of each example, or none if z is kept
   int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight

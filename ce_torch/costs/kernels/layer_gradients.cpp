@@ -11,7 +11,7 @@ struct Gradients {
   const float* numbers;
   const void* rows;     // of numbers of x: `width`, or in bfloat16 `inputs`
   Bfloat16* narrowed;   // δᵀ of a tile in bfloat16
-  Pair *pairs, *x_pairs, *weight_pairs;  // of its rows, of the rows of x that belong to it, and of those of the weight
+  Pair *pairs, *weight_pairs;  // of its rows, and of those of the weight
   int64_t inputs, width, examples;       // the width is that of the gradient by weight, and of pairs
 };
 
@@ -116,12 +116,13 @@ Factors<float> factors(const Layer& layer, const Gradients& gradients, const Til
 }
 Factors<Pair> pair_factors(const Layer& layer, const Gradients& gradients, const Tile& tile) {
   const int64_t columns = tile.columns, inputs = gradients.inputs, width = gradients.width;
+  Pair* x_pairs = (Pair*)layer.z;  // nobody needs z any more
   const uint16_t* rows = (const uint16_t*)gradients.rows + tile.start * inputs;
   if (gradients.weight)
-    pair_rows(rows, inputs, std::min(columns, gradients.examples - tile.start), inputs, gradients.x_pairs, columns / 2, width,
+    pair_rows(rows, inputs, std::min(columns, gradients.examples - tile.start), inputs, x_pairs, columns / 2, width,
               layer.threads);
   return {{gradients.weight_pairs, 1, width}, {gradients.pairs, columns, 1},
-          {(Pair*)gradients.narrowed, columns / 2, 1}, {gradients.x_pairs, width, 1}};
+          {(Pair*)gradients.narrowed, columns / 2, 1}, {x_pairs, width, 1}};
 }
 
 // Adds the products of a tile to the gradients by x and weight, or begins that by weight with them.
@@ -170,8 +171,8 @@ extern "C" void layer_gradients(const Layer& layer, const Gradients& gradients) 
   for_each_tile(layer, [&](const Tile& tile) {
     write_z(layer, tile);
     write_delta(layer, gradients, tile);
-    add_products(layer, gradients, tile, tile.start == 0);
     if (gradients.bias) add_row_sums(layer, tile, gradients.bias);
+    add_products(layer, gradients, tile, tile.start == 0);
   });
 }
 

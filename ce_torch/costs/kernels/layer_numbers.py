@@ -46,7 +46,7 @@ class TiledGradients(ctypes.Structure):
 
     _fields_ = (
         *((name, POINTER) for name in ("x", "weight", "bias", "numbers", "rows")),
-        *((name, POINTER) for name in ("narrowed", "pairs", "x_pairs", "weight_pairs")),
+        *((name, POINTER) for name in ("narrowed", "pairs", "weight_pairs")),
         *((name, SIZE) for name in ("inputs", "width", "examples")),
     )
 

@@ -34,7 +34,7 @@ class Tiles:
         self.known = 0
         self.weight_memory = None if self.has_pairs else empty(self.most_classes * self.D)
         self.bias = None if bias is None else bias.float().contiguous()
-        self.z = empty(self.most_classes * self.most_examples)
+        self.z = empty(max(self.most_classes, self.width // 2) * self.most_examples)
         self.arguments = TiledLayer(
             z=address(self.z),
             inner=self.D // 2 if self.has_pairs else self.D,
@@ -73,7 +73,6 @@ class Tiles:
         if self.has_pairs:
             memory["narrowed"] = empty(classes * examples, dtype=torch.bfloat16)
             memory["pairs"] = empty((classes + 1) // 2 * examples, dtype=torch.int32)
-            memory["x_pairs"] = empty(examples // 2 * width, dtype=torch.int32)
             memory["weight_pairs"] = empty((classes + 1) // 2 * width, dtype=torch.int32)
         return memory
 
