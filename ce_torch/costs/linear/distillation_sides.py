@@ -24,10 +24,13 @@ class Side:
     ) -> None:
         self.x, self.weight, self.bias, self.dtype = x, weight, bias, dtype
         self.gradients = [
-            # Sums of many blocks in half precision would be rounded many times.
-            torch.zeros(tensor.shape, dtype=self.dtype, device=x.device) if needed and tensor is not None else None
+            self.zeros(tensor) if needed and tensor is not None else None
             for tensor, needed in zip((x, weight, bias), needs, strict=True)
         ]
+
+    def zeros(self, tensor: Tensor) -> Tensor:
+        """Return the sum of no blocks, to become a tensor's gradient; in half precision many would round many times."""
+        return torch.zeros(tensor.shape, dtype=self.dtype, device=tensor.device)
 
     def parts(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the weight, in half precision a part at a time, in the dtype to compute in."""
@@ -85,12 +88,11 @@ class Side:
 class TiledSide(Side):
     """The same with the CPU's kernels for products, which take tiles of zᵀ."""
 
-    def __init__(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...], dtype: torch.dtype
-    ) -> None:
-        super().__init__(x, weight, bias, needs, dtype)
-        if self.gradients[1] is not None:
-            self.gradients[1] = torch.zeros(len(weight), x.shape[1] + -x.shape[1] % LANES, dtype=dtype)
+    def zeros(self, tensor: Tensor) -> Tensor:
+        if tensor is not self.weight:
+            return super().zeros(tensor)
+        K, D = tensor.shape
+        return torch.zeros(K, D + -D % LANES, dtype=self.dtype)
 
     def write_products(self, z: Tensor, block: slice) -> None:
         assert self.weight is not None
