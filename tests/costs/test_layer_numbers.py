@@ -1,12 +1,15 @@
 """The CPU's kernels for all numbers of a layer agree with float64, in float32's digits."""
 
+import math
+
 import pytest
 import torch
 from heads import fused, layer, scores, unfused
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from ce_torch.costs.kernels import layer_numbers
-from ce_torch.costs.linear import cpu_blocks, cpu_tiles
+from ce_torch.costs.linear import blocks, cpu_blocks, cpu_tiles
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.functional import linear_softmax_statistics
@@ -178,6 +181,19 @@ def test_statistics_take_a_small_part_of_z(peak_memory):
 
     step()
     assert peak_memory(step) - x.nbytes - weight.nbytes < 0.06 * 2048 * 20_000 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_copies_that_threads_share_and_wait_for_are_no_more_with_more_classes(reduction, dtype):
+    def shared_copies(K):
+        x, weight = (torch.randn(rows, 256).to(dtype).requires_grad_() for rows in (256, K))
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+            fused(x, weight, None, torch.arange(256), reduction=reduction).sum().backward()
+        copies = [event for event in recorded.events() or [] if event.name == "aten::copy_"]
+        return sum(math.prod(event.input_shapes[0]) > blocks.SERIAL_ELEMENTS for event in copies)
+
+    assert shared_copies(9000) == shared_copies(18_000) < 3
 
 
 HELD_SIZE = (100, 70, 700)

@@ -15,7 +15,7 @@ from ce_torch.costs._softmax import exponents, scale
 from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.kernels.layer_numbers import TYPES, ColumnSums, Targets, add_gradients, add_numbers
 from ce_torch.costs.kernels.products import address
-from ce_torch.costs.linear.blocks import Plan, narrow
+from ce_torch.costs.linear.blocks import Plan, copy_serially, narrow
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
 from ce_torch.costs.linear.cpu_tiles import Tiles, empty
 from ce_torch.costs.linear.example_blocks import general_refusal, new_gradients
@@ -137,7 +137,7 @@ def gradients(
     if x_columns is None:
         return tuple(found.values())
     x_gradient = torch.empty_like(layer.x, memory_format=torch.contiguous_format)
-    return x_gradient.copy_(x_columns[:, : len(x_gradient)].mT), *found.values()
+    return copy_serially(x_columns[:, : len(x_gradient)].mT, x_gradient), *found.values()
 
 
 def tile_gradients(
@@ -161,6 +161,6 @@ def tile_gradients(
         add_gradients(tiles.arguments, arguments)
         count = classes.stop - classes.start
         for name, gradient in found.items():
-            value = memory[name][:count]
-            narrow(gradient, classes).copy_(value if name == "bias" else value[:, : tiles.D])
+            value, rows = memory[name][:count], narrow(gradient, classes)
+            rows.copy_(value) if name == "bias" else copy_serially(value[:, : tiles.D], rows)
     return memory.get("x"), found

@@ -12,12 +12,9 @@ from torch.nn.functional import pad
 
 from ce_torch.costs.kernels.layer_numbers import LANES, TiledGradients, TiledLayer
 from ce_torch.costs.kernels.products import address, transpose_rows
-from ce_torch.costs.linear.blocks import narrow, split
+from ce_torch.costs.linear.blocks import copy_serially, narrow, split
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.memory import TILE_EXAMPLES, tile_classes
-
-# PyTorch shares out operations on more elements among threads, which wait for one another where cores are busy.
-SERIAL_ELEMENTS = (1 << 15) - 1
 
 
 class Tiles:
@@ -107,7 +104,4 @@ def in_float32(matrix: Tensor, memory: Tensor | None = None) -> Tensor:
     if matrix.dtype == torch.float32:
         return matrix.contiguous()
     memory = empty(matrix.numel()) if memory is None else memory
-    result = memory[: matrix.numel()].view(matrix.shape)
-    for rows in split(len(matrix), SERIAL_ELEMENTS // max(matrix.shape[1], 1)):
-        result[rows] = matrix[rows]
-    return result
+    return copy_serially(matrix, memory[: matrix.numel()].view(matrix.shape))
