@@ -7,12 +7,13 @@ Contenders are F.linear and F.cross_entropy; F.linear_cross_entropy in chunks of
 them; and linear_log_likelihood, by itself and with blocks of as many rows. Each takes turns with the first, in an order
 that changes. The table gives the median time, its ratio to that of F.linear and F.cross_entropy in the same turns, the
 most memory beyond inputs and their gradients in parts of the (N, K) weighted inputs, and how far the gradient of the
-weight is from the one in float64. --options measures what else there is instead, each option and the statistics, beside
-F.linear and PyTorch's operations for the same. --size takes other sizes. --busy starts two processes that keep a core
-busy each.
+weight is from the one in float64. --options measures what else there is instead, each option, the statistics and
+distillation, beside F.linear and PyTorch's operations for the same. --size takes other sizes. --busy starts two
+processes that keep a core busy each.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from benchmarks.memory import peak_memory
 from benchmarks.results import Row, keep
 from benchmarks.tables import contender_header, contender_line
 from benchmarks.timing import busy, on_threads, seconds_in_turns, times
-from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
+from ce_torch.functional import linear_distillation, linear_log_likelihood, linear_softmax_statistics
 from ce_torch.training.settings import whole_number
 
 # N examples of D inputs, and K classes.
@@ -142,6 +143,10 @@ def uses(x: Tensor, weight: Tensor, classes: Tensor) -> Iterator[tuple[str, Tens
     yield "desired outputs", outputs, linear_log_likelihood, pytorch_head
     del outputs
     yield "log_prob, logsumexp, entropy", classes, sum_of_statistics, pytorch_statistics
+    teacher = x.flip(0), weight.flip(0)
+    for divergence in ("forward_kl", "jensen_shannon"):
+        heads = (partial(head, teacher, divergence) for head in (distillation, pytorch_distillation))
+        yield f"distillation, {divergence}", classes, *heads
 
 
 def summed(head: Head, x: Tensor, weight: Tensor, y: Tensor, **options: Any) -> Tensor:
@@ -182,6 +187,23 @@ def pytorch_statistics(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     return (log_prob + logsumexp.square() - (ln_a.exp() * ln_a).sum(-1)).mean()
 
 
+def distillation(teacher: tuple[Tensor, Tensor], divergence: str, x: Tensor, weight: Tensor, _y: Tensor) -> Tensor:
+    return linear_distillation(x, weight, *teacher, divergence=divergence)
+
+
+def pytorch_distillation(
+    teacher: tuple[Tensor, Tensor], divergence: str, x: Tensor, weight: Tensor, _y: Tensor
+) -> Tensor:
+    ln_q = F.linear(x, weight).log_softmax(-1)
+    with torch.no_grad():
+        ln_p = F.linear(*teacher).log_softmax(-1)
+    kl = partial(F.kl_div, reduction="batchmean", log_target=True)
+    if divergence == "forward_kl":
+        return kl(ln_q, ln_p)
+    ln_m = torch.logsumexp(torch.stack([ln_p, ln_q]), 0) - math.log(2)
+    return (kl(ln_m, ln_p) + kl(ln_m, ln_q)) / 2
+
+
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = measuring_parser("benchmarks.linear", __doc__)
     parser.add_argument("--device", choices=SIZES, default="cpu")
@@ -189,7 +211,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=whole_number(1), nargs=3, metavar=("N", "D", "K"))
     parser.add_argument("--threads", type=whole_number(1), default=torch.get_num_threads())
     parser.add_argument("--busy", action="store_true", help="beside two processes that keep a core busy each")
-    parser.add_argument("--options", action="store_true", help="each option and the statistics, instead of other heads")
+    parser.add_argument(
+        "--options", action="store_true", help="each option, the statistics and distillation, instead of other heads"
+    )
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="of twice each")
     parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
     return parser.parse_args(words)

@@ -1,12 +1,17 @@
 """The CPU's kernels for all numbers of a layer agree with float64, in float32's digits."""
 
+import math
+
 import pytest
 import torch
 from heads import fused, layer, scores, unfused
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from ce_torch.costs.kernels import layer_numbers
-from ce_torch.costs.linear import cpu_blocks
+from ce_torch.costs.linear import blocks, cpu_blocks, cpu_tiles
+from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.layer import Layer
 from ce_torch.functional import linear_softmax_statistics
 
 pytestmark = pytest.mark.usefixtures("needs_kernels")
@@ -27,8 +32,8 @@ OUTPUTS = {
 @pytest.fixture(autouse=True)
 def backend(monkeypatch):
     """Compute in several tiles."""
-    monkeypatch.setattr(cpu_blocks, "tile_classes", lambda: 300)
-    monkeypatch.setattr(cpu_blocks, "TILE_EXAMPLES", 32)
+    monkeypatch.setattr(cpu_tiles, "tile_classes", lambda: 300)
+    monkeypatch.setattr(cpu_tiles, "TILE_EXAMPLES", 32)
 
 
 @pytest.fixture
@@ -178,6 +183,19 @@ def test_statistics_take_a_small_part_of_z(peak_memory):
     assert peak_memory(step) - x.nbytes - weight.nbytes < 0.06 * 2048 * 20_000 * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_copies_that_threads_share_and_wait_for_are_no_more_with_more_classes(reduction, dtype):
+    def shared_copies(K):
+        x, weight = (torch.randn(rows, 256).to(dtype).requires_grad_() for rows in (256, K))
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+            fused(x, weight, None, torch.arange(256), reduction=reduction).sum().backward()
+        copies = [event for event in recorded.events() or [] if event.name == "aten::copy_"]
+        return sum(math.prod(event.input_shapes[0]) > blocks.SERIAL_ELEMENTS for event in copies)
+
+    assert shared_copies(9000) == shared_copies(18_000) < 3
+
+
 HELD_SIZE = (100, 70, 700)
 
 
@@ -204,6 +222,40 @@ def test_a_second_backward_pass_finds_no_z_and_the_same_gradients():
     torch.testing.assert_close(once, again, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1, "class_weight": True}], ids=str)
+def test_exponentials_that_wait_in_16_bits_add_no_error_to_bfloat16s(options):
+    N, D, K = 300, 256, 1000
+    inputs = [tensor.detach().bfloat16().requires_grad_() for tensor in layer(N, D, K, torch.float32, scale=0.5)]
+    exact, y = in_float64(inputs), torch.arange(N) * 7 % K
+    if "class_weight" in options:
+        options = options | {"class_weight": torch.linspace(0.5, 2, K)}
+    wide = {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in options.items()}
+    C, right = fused(*inputs, y, **options), unfused(*exact, y, **wide)
+    right = torch.autograd.grad(right, exact)
+    kept, again = (
+        [
+            (g - r).norm() / r.norm()
+            for g, r in zip(torch.autograd.grad(C, inputs, retain_graph=True), right, strict=True)
+        ]
+        for _ in range(2)
+    )
+    assert kept != again
+    assert all(one < 1.01 * other < 2**-8 for one, other in zip(kept, again, strict=True))
+
+
+def test_bfloat16_keeps_as_many_examples_as_a_layer_has_inputs():
+    x, weight = torch.ones(512, 128, dtype=torch.bfloat16), torch.ones(600, 128, dtype=torch.bfloat16)
+    plain = Layer(x, weight, None, None, None, None, torch.zeros(512, dtype=torch.int64), x.new_ones(512), None)
+    for own, plan, examples in (
+        (plain, Plan(1.0), 128),
+        (plain, Plan(1.0, entropy=True), 64),
+        (plain, Plan(1.0, softcap=5.0), 64),
+        (plain._replace(y=torch.ones(512, 600)), Plan(1.0), 64),
+    ):
+        tiles = cpu_blocks.LayerTiles(own, plan)
+        assert tiles.room * tiles.most_examples == examples
+
+
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["x", "weight", "bias"])
 def test_z_that_waits_serves_a_single_gradient(which):
     inputs, number = held_numbers()
@@ -214,7 +266,7 @@ def test_z_that_waits_serves_a_single_gradient(which):
 
 def test_z_that_waits_for_tiles_of_another_size_is_not_used(monkeypatch):
     inputs, number = held_numbers()
-    monkeypatch.setattr(cpu_blocks, "tile_classes", lambda: 200)  # as with another number of threads
+    monkeypatch.setattr(cpu_tiles, "tile_classes", lambda: 200)  # as with another number of threads
     assert_close_to(torch.autograd.grad(number, inputs), right_gradients(inputs))
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ce_torch import explain
 from ce_torch.costs._softmax import exponentials
-from ce_torch.costs.linear import blocks, distillation_blocks
+from ce_torch.costs.kernels import layer_numbers
+from ce_torch.costs.linear import blocks, cpu_tiles, distillation_blocks
 from ce_torch.costs.linear.divergences import DIVERGENCES, Divergence
 from ce_torch.functional import linear_distillation, linear_distillation_top_k
 
@@ -204,6 +205,25 @@ def test_half_precision_rounds_results_only(divergence, dtype):
     for gradient, expected in zip(gradients, exact, strict=True):
         torch.testing.assert_close(gradient, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
     assert linear_distillation(*inputs, divergence=divergence).dtype == dtype
+
+
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize("backend", ["whole"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_tiles_of_both_layers_have_float64s_gradients(divergence, dtype, monkeypatch):
+    names, kernel = [], layer_numbers.kernel
+    monkeypatch.setattr(layer_numbers, "kernel", lambda name, types: names.append(name) or kernel(name, types))
+    monkeypatch.setattr(cpu_tiles, "tile_classes", lambda: 300)
+    monkeypatch.setattr(cpu_tiles, "TILE_EXAMPLES", 32)
+    inputs = layers(101, 70, 35, 700, dtype, scale=0.5)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    C = linear_distillation(*inputs, divergence=divergence, out_dtype=torch.float32)
+    expected = unfused(*exact, divergence=divergence)
+    torch.testing.assert_close(C.double(), expected, rtol=1e-5, atol=0)
+    for found, right in zip(torch.autograd.grad(C, inputs), torch.autograd.grad(expected, exact), strict=True):
+        assert (found - right).norm() <= max(1e-5, torch.finfo(dtype).eps) * right.norm()
+    assert {"layer_rows", "layer_products"} == {*names}
 
 
 def test_autocast_chooses_the_precision_of_both_layers():

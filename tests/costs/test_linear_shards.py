@@ -9,7 +9,7 @@ import torch
 from heads import layer
 from torch import Tensor, distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from ce_torch.costs.linear import blocks
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
@@ -182,6 +182,55 @@ def test_processes_share_out_the_rows_of_an_adapter_too(processes, tmp_path, sha
     for one in results:
         torch.testing.assert_close(list(one[:3]), right[:3])
     torch.testing.assert_close(torch.cat([one[3] for one in results]), right[3])
+
+
+def adapted_dtensors(
+    rank: int, shares: tuple[int, ...], inputs: Inputs, y: Tensor, pair: Inputs, placements: tuple
+) -> tuple[Tensor, ...]:
+    mesh = init_device_mesh("cpu", (len(shares),))
+    x, *parameters = inputs
+    weight, bias = (distribute_tensor(tensor.detach(), mesh, [Shard(0)]) for tensor in parameters)
+    A, B = (
+        distribute_tensor(tensor.detach(), mesh, [placement]).requires_grad_()
+        for tensor, placement in zip(pair, placements, strict=True)
+    )
+    C = linear_log_likelihood(x, weight, y, bias, adapter=(A, B), group=mesh.get_group())
+    gradients = torch.autograd.grad(C, (x, A, B))
+    return C, gradients[0], *(gradient.full_tensor() for gradient in gradients[1:])
+
+
+@pytest.mark.parametrize("shares", [(5, 4), (3, 3, 3)], ids=["two", "three"])
+@pytest.mark.parametrize(
+    "placements",
+    [(Replicate(), Shard(0)), (Shard(0), Shard(0)), (Replicate(), Replicate()), (Shard(1), Shard(1))],
+    ids=["as-the-weight", "both-by-rows", "whole", "both-by-columns"],
+)
+def test_an_adapter_of_dtensors_is_shared_out_as_the_weight(processes, tmp_path, placements, shares):
+    inputs, generator = layer(), torch.Generator().manual_seed(3)
+    A, B = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in ((2, 5), (9, 2)))
+    C = linear_log_likelihood(inputs[0], inputs[1] + B @ A, CLASSES, inputs[2])
+    right = tuple(tensor.detach() for tensor in (C, *torch.autograd.grad(C, (inputs[0], A, B))))
+    task = inputs, CLASSES, [A, B], placements
+    for found in run_in_processes(processes, tmp_path, adapted_dtensors, shares, *task):
+        torch.testing.assert_close(found, right)
+
+
+def refuses_an_adapter_alone(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+    mesh = init_device_mesh("cpu", (len(shares),))
+    x, weight, _ = inputs
+    A, B = torch.ones(2, 5, dtype=torch.float64), torch.ones(9, 2, dtype=torch.float64)
+    B = distribute_tensor(B, mesh, [Shard(0)])
+    own = weight.detach()[sum(shares[:rank]) : sum(shares[: rank + 1])]
+    try:
+        linear_log_likelihood(x, own, CLASSES, adapter=(A, B), group=mesh.get_group())
+    except ValueError as error:
+        return (torch.tensor("adapter must hold no DTensor where weight, a Tensor, is none" in str(error)),)
+    return (torch.tensor(False),)
+
+
+def test_an_adapter_of_dtensors_is_refused_where_the_weight_is_none(processes, tmp_path):
+    results = run_in_processes(processes, tmp_path, refuses_an_adapter_alone, (5, 4), layer(), CLASSES, {})
+    assert all(one[0] for one in results)
 
 
 @pytest.mark.parametrize("shares", [(5, 4), (3, 3, 3)], ids=["two", "three"])

@@ -73,40 +73,56 @@ inlined inline Floats exponent(Floats phi, Floats m, float c) {
 // Some classes of a layer, and all its examples, of which there are a multiple of 16; the last may be zeros. What is of
 // classes begins with the first of these.
 struct Layer {
-  const void *weight, *x;  // a row for each class; the examples of each tile as columns, one tile after the other
+  const void *weight, *x;  // a row for each class; the examples of each tile without z as columns, one tile after the other
   const float* bias;       // or none
   const int64_t* y;
   Targets targets;
-  float *z, *m;  // memory for a tile, and for the largest numbers of its columns, or none
-  float* kept;   // memory for the first tiles, one after the other, which may have their z already
+  float *z, *m;  // memory for a tile, or for pairs of its rows of x, and for the largest numbers of its columns, or none
+  void* kept;    // memory for z of the first tiles, one after the other, or for their exponentials, which may be there already
+  float* kept_phi;  // φ(m) of the exponentials exp(c (φ(z) − φ(m))) of each example, or none if z is kept
   int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight
   int64_t kept_tiles;
   float c, softcap;  // κ is 0 for no softcap
   int32_t has_pairs, has_kept, threads;
 };
 
-// Some examples, from `start` on, a column for each.
+// A number from 0 to 1 in 16 bits, 6 for its exponent and 10 for its fraction, and 0 for what is less than 2⁻⁶².
+inlined inline Halves pack(Floats x) {
+  Words word = (Words)x, packed = (word - (64 << 23) + 0xfff + (word >> 13 & 1)) >> 13;
+  return __builtin_convertvector(word < (65 << 23) ? 0 : packed, Halves);
+}
+inlined inline Floats unpack(Halves x) { return (Floats)(__builtin_convertvector(x, Words) << 13) * 0x1p64f; }
+
+// Some examples, from `start` on, a column for each, and the memory of their z or of packed exponentials, which may be there.
 struct Tile {
   int64_t start, columns;
   float* z;
-  const int64_t* y;
-  Targets targets;
+  uint16_t* exponentials;
+  bool is_there;
 };
 
-// Calls f(tile) for every tile, when its z is there.
-template <class Number, class Function> void for_each_tile(const Layer& layer, Function f) {
+// Calls f(tile) for every tile.
+template <class Function> void for_each_tile(const Layer& layer, Function f) {
   for (int64_t start = 0; start < layer.examples; start += layer.tile_examples) {
-    int64_t columns = std::min(layer.tile_examples, layer.examples - start), inner = layer.inner;
-    Matrix<Number> weight{(Number*)layer.weight, inner, 1}, x{(Number*)layer.x + start * inner, columns, 1};
     const bool is_kept = start / layer.tile_examples < layer.kept_tiles;
-    Result z{is_kept ? layer.kept + start * layer.classes : layer.z, columns, 1};
-    if (!(is_kept && layer.has_kept))
-      write_inputs(weight, x, layer.bias, z, layer.m, layer.classes, columns, inner, layer.threads);
-    f(Tile{start, columns, z.data, layer.y + start, layer.targets.from(start)});
+    const int64_t columns = std::min(layer.tile_examples, layer.examples - start), place = start * layer.classes;
+    Tile tile{start, columns, layer.z, nullptr, is_kept && layer.has_kept};
+    if (is_kept && layer.kept_phi) tile.exponentials = (uint16_t*)layer.kept + place;
+    else if (is_kept) tile.z = (float*)layer.kept + place;
+    f(tile);
   }
 }
-template <class Function> void for_each_tile(const Layer& layer, Function f) {
-  layer.has_pairs ? for_each_tile<Pair>(layer, f) : for_each_tile<float>(layer, f);
+
+template <class Number> void write_inputs(const Layer& layer, const Tile& tile) {
+  const int64_t inner = layer.inner, columns = tile.columns;
+  const int64_t known = layer.has_kept ? layer.kept_tiles * layer.tile_examples : 0;
+  Matrix<Number> weight{(Number*)layer.weight, inner, 1}, x{(Number*)layer.x + (tile.start - known) * inner, columns, 1};
+  write_inputs(weight, x, layer.bias, {tile.z, columns, 1}, layer.m, layer.classes, columns, inner, layer.threads);
+}
+// Writes z of a tile that has neither it nor exponentials.
+inline void write_z(const Layer& layer, const Tile& tile) {
+  if (tile.is_there) return;
+  layer.has_pairs ? write_inputs<Pair>(layer, tile) : write_inputs<float>(layer, tile);
 }
 
 }  // namespace

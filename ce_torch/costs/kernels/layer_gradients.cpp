@@ -11,20 +11,51 @@ struct Gradients {
   const float* numbers;
   const void* rows;     // of numbers of x: `width`, or in bfloat16 `inputs`
   Bfloat16* narrowed;   // δᵀ of a tile in bfloat16
-  Pair *pairs, *x_pairs, *weight_pairs;  // of its rows, of the rows of x that belong to it, and of those of the weight
+  Pair *pairs, *weight_pairs;  // of its rows, and of those of the weight
   int64_t inputs, width, examples;       // the width is that of the gradient by weight, and of pairs
 };
 
-// Writes δᵀ of a tile, c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)], to z. The numbers of each example are on_value,
-// φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. In bfloat16 it goes to `narrowed`,
-// and pairs of its rows 2 i and 2 i + 1 to `pairs`, where the last row may have no other.
+// Writes rows of δᵀ of a vector of examples, which f(row) finds: to z, or in bfloat16 to `narrowed`, and pairs of rows 2 i
+// and 2 i + 1 to `pairs`, where the last row may have no other.
+template <class Function>
+inlined void write_rows(const Layer& layer, const Gradients& gradients, const Tile& tile, int64_t column, int64_t start,
+                        int64_t end, Function f) {
+  const int64_t columns = tile.columns;
+  const bool keeps_floats = !layer.has_pairs || gradients.bias;
+  auto write = [&](int64_t row) inlined {
+    Floats delta = f(row);
+    if (keeps_floats) store(delta, tile.z + row * columns + column, lanes);
+    return delta;
+  };
+  if (!layer.has_pairs) {
+    for (int64_t row = start; row < end; row++) write(row);
+    return;
+  }
+  for (int64_t row = start; row < end; row += 2) {
+    Words pair = {};
+    for (int64_t i = 0; i < 2 && row + i < end; i++) {
+      Halves half = narrow(write(row + i), Bfloat16());
+      std::memcpy(gradients.narrowed + (row + i) * columns + column, &half, sizeof half);
+      pair |= __builtin_convertvector(half, Words) << (16 * i);
+    }
+    std::memcpy(gradients.pairs + row / 2 * columns + column, &pair, sizeof pair);
+  }
+}
+
+// exp x, x itself, and φ′.
+struct Exponential {
+  Floats value, x, slope;
+};
+
+// Writes δᵀ of a tile, c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)], in the place of z. The numbers of each example are
+// on_value, φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. Exponentials are kept
+// for costs that take no more than them: their x, and φ′, are not known.
 void write_delta(const Layer& layer, const Gradients& gradients, const Tile& tile) {
-  const Targets& targets = tile.targets;
-  const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
-  float *z = tile.z, c = layer.c, softcap = layer.softcap, normal = std::max(c, std::numeric_limits<float>::min());
+  const Targets targets = layer.targets.from(tile.start);
+  const int64_t *y = layer.y + tile.start, step = layer.examples, start_class = layer.first_class, columns = tile.columns;
+  float c = layer.c, softcap = layer.softcap, normal = std::max(c, std::numeric_limits<float>::min());
   const float* numbers = gradients.numbers + tile.start;
-  const bool has_pairs = layer.has_pairs, keeps_floats = !has_pairs || gradients.bias;
-  for_each_part(rows, columns, layer.threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
+  for_each_part(layer.classes, columns, layer.threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
     auto number = [&](int i) { return load(numbers + i * step + column, lanes); };
     Floats on_value = number(0), m = number(1), r = number(2), T = number(3), H = number(4);
     Floats g_C = number(5), g_l = number(6), g_H = number(7), ln = log1p(r), inverse = 1 / (1 + r);
@@ -38,10 +69,17 @@ void write_delta(const Layer& layer, const Gradients& gradients, const Tile& til
     }
     Floats e_factor = (product(g_C, T) + g_l) * inverse;
     Outputs desired(targets, column, end);
-    auto write_gradient = [&](int64_t row) inlined {
-      float* target = z + row * columns + column;
-      Capped phi = capped(load(target, lanes), softcap);
-      Floats x = exponent(phi.value, m, normal), e = exp_of_negative<float>(x), score_gradient;
+    Floats shrink = tile.exponentials ? exp_of_negative<float>(exponent(load(layer.kept_phi + tile.start + column, lanes), m, normal)) : Floats{};
+    auto exponential = [&](int64_t row) inlined {
+      int64_t place = row * columns + column;
+      if (tile.exponentials) return Exponential{shrink * unpack(load_bits(tile.exponentials + place, lanes)), Floats{}, Floats{} + 1};
+      Capped phi = capped(load(tile.z + place, lanes), softcap);
+      Floats x = exponent(phi.value, m, normal);
+      return Exponential{exp_of_negative<float>(x), x, phi.slope};
+    };
+    write_rows(layer, gradients, tile, column, start, end, [&](int64_t row) inlined {
+      auto [e, x, slope] = exponential(row);
+      Floats score_gradient;
       if (is_general || has_class[row - start]) {
         Floats a = e * inverse, t = desired.at(row);
         t = classes == int32_t(row) ? t + on_value : t;
@@ -50,23 +88,20 @@ void write_delta(const Layer& layer, const Gradients& gradients, const Tile& til
       } else {
         score_gradient = product(e_factor, e);
       }
-      Floats z_gradient = product(score_gradient, c * phi.slope);
-      if (keeps_floats) store(z_gradient, target, lanes);
-      return z_gradient;
-    };
-    if (!has_pairs) {
-      for (int64_t row = start; row < end; row++) write_gradient(row);
-      return;
-    }
-    for (int64_t row = start; row < end; row += 2) {
-      Words pair = {};
-      for (int64_t i = 0; i < 2 && row + i < end; i++) {
-        Halves half = narrow(write_gradient(row + i), Bfloat16());
-        std::memcpy(gradients.narrowed + (row + i) * columns + column, &half, sizeof half);
-        pair |= __builtin_convertvector(half, Words) << (16 * i);
-      }
-      std::memcpy(gradients.pairs + row / 2 * columns + column, &pair, sizeof pair);
-    }
+      return product(score_gradient, c * slope);
+    });
+  });
+}
+
+// Writes δᵀ of a tile from rows of δ, one for each example, that lie `step` apart.
+void read_delta(const Layer& layer, const Gradients& gradients, const Tile& tile, const float* delta, int64_t step) {
+  const int64_t columns = tile.columns, examples = std::min(columns, gradients.examples - tile.start);
+  transpose_rows(delta + tile.start * step + layer.first_class, step, examples, layer.classes, tile.z, columns, columns,
+                 layer.threads);
+  if (!layer.has_pairs) return;
+  for_each_part(layer.classes, columns, layer.threads, [&](int64_t, int64_t column, int64_t start, int64_t end) {
+    write_rows(layer, gradients, tile, column, start, end,
+               [&](int64_t row) inlined { return load(tile.z + row * columns + column, lanes); });
   });
 }
 
@@ -81,17 +116,18 @@ Factors<float> factors(const Layer& layer, const Gradients& gradients, const Til
 }
 Factors<Pair> pair_factors(const Layer& layer, const Gradients& gradients, const Tile& tile) {
   const int64_t columns = tile.columns, inputs = gradients.inputs, width = gradients.width;
+  Pair* x_pairs = (Pair*)layer.z;  // nobody needs z any more
   const uint16_t* rows = (const uint16_t*)gradients.rows + tile.start * inputs;
   if (gradients.weight)
-    pair_rows(rows, inputs, std::min(columns, gradients.examples - tile.start), inputs, gradients.x_pairs, columns / 2, width,
+    pair_rows(rows, inputs, std::min(columns, gradients.examples - tile.start), inputs, x_pairs, columns / 2, width,
               layer.threads);
   return {{gradients.weight_pairs, 1, width}, {gradients.pairs, columns, 1},
-          {(Pair*)gradients.narrowed, columns / 2, 1}, {gradients.x_pairs, width, 1}};
+          {(Pair*)gradients.narrowed, columns / 2, 1}, {x_pairs, width, 1}};
 }
 
-// Adds the products of a tile to the gradients by x and weight.
+// Adds the products of a tile to the gradients by x and weight, or begins that by weight with them.
 template <class Number>
-void add_products(const Layer& layer, const Gradients& gradients, const Tile& tile, const Factors<Number>& factors) {
+void add_products(const Layer& layer, const Gradients& gradients, const Tile& tile, const Factors<Number>& factors, bool begins) {
   constexpr int64_t numbers = std::is_same_v<Number, Pair> ? 2 : 1;
   const int64_t classes = layer.classes, columns = tile.columns, width = gradients.width;
   if (gradients.x) {
@@ -101,8 +137,19 @@ void add_products(const Layer& layer, const Gradients& gradients, const Tile& ti
   }
   if (gradients.weight) {
     Result weight{gradients.weight, width, 1};
-    write_product(factors.delta_rows, factors.x, weight, classes, width, columns / numbers, tile.start > 0, layer.threads);
+    write_product(factors.delta_rows, factors.x, weight, classes, width, columns / numbers, !begins, layer.threads);
   }
+}
+void add_products(const Layer& layer, const Gradients& gradients, const Tile& tile, bool begins) {
+  if (layer.has_pairs) add_products(layer, gradients, tile, pair_factors(layer, gradients, tile), begins);
+  else add_products(layer, gradients, tile, factors(layer, gradients, tile), begins);
+}
+
+// Writes pairs of the rows of the weight, where they are needed.
+void pair_weight(const Layer& layer, const Gradients& gradients) {
+  if (layer.has_pairs && gradients.x)
+    pair_rows((uint16_t*)layer.weight, gradients.inputs, layer.classes, gradients.inputs, gradients.weight_pairs,
+              (layer.classes + 1) / 2, gradients.width, layer.threads);
 }
 
 // Adds the sum of each row of a tile of δᵀ to the gradient by the bias.
@@ -120,13 +167,20 @@ void add_row_sums(const Layer& layer, const Tile& tile, float* sums) {
 
 // Adds what the layer's classes contribute to the gradient by x, and writes those by their weight and bias.
 extern "C" void layer_gradients(const Layer& layer, const Gradients& gradients) {
-  if (layer.has_pairs && gradients.x)
-    pair_rows((uint16_t*)layer.weight, gradients.inputs, layer.classes, gradients.inputs, gradients.weight_pairs,
-              (layer.classes + 1) / 2, gradients.width, layer.threads);
+  pair_weight(layer, gradients);
   for_each_tile(layer, [&](const Tile& tile) {
+    write_z(layer, tile);
     write_delta(layer, gradients, tile);
-    if (layer.has_pairs) add_products(layer, gradients, tile, pair_factors(layer, gradients, tile));
-    else add_products(layer, gradients, tile, factors(layer, gradients, tile));
     if (gradients.bias) add_row_sums(layer, tile, gradients.bias);
+    add_products(layer, gradients, tile, tile.start == 0);
+  });
+}
+
+// Adds what the layer's classes contribute to the gradients by x and by their weight, from rows of δ that lie `step` apart.
+extern "C" void layer_products(const Layer& layer, const Gradients& gradients, const float* delta, int64_t step) {
+  pair_weight(layer, gradients);
+  for_each_tile(layer, [&](const Tile& tile) {
+    read_delta(layer, gradients, tile, delta, step);
+    add_products(layer, gradients, tile, false);
   });
 }

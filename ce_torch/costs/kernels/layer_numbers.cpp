@@ -17,8 +17,8 @@ constexpr int added_rows = row_T;
 
 // Adds the classes of a tile to the sums of each of its examples, whose predictions are the first class that holds m.
 void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* predictions) {
-  const Targets& targets = tile.targets;
-  const int64_t *y = tile.y, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
+  const Targets targets = layer.targets.from(tile.start);
+  const int64_t *y = layer.y + tile.start, step = layer.examples, start_class = layer.first_class, rows = layer.classes, columns = tile.columns;
   const float *z = tile.z, *m = layer.m, softcap = layer.softcap, c = std::max(layer.c, std::numeric_limits<float>::min());
   for (int64_t column = 0; column < columns; column += lanes) {
     auto sum = [&](Row which) { return sums + which * step + column; };
@@ -32,6 +32,7 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
     store(here > before ? 0 : ones, sum(row_ones), lanes);
     store(largest, sum(row_m), lanes);
     store(capped(largest, softcap).value, sum(row_phi), lanes);
+    if (tile.exponentials) store(capped(largest, softcap).value, layer.kept_phi + tile.start + column, lanes);
     for (int lane = 0; lane < lanes; lane++) {
       if (here[lane] > before[lane] && others[lane] == others[lane]) predictions[column + lane] = -1;
       int64_t row = y[column + lane] - start_class;
@@ -55,6 +56,7 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
       others = x == 0 ? others : others + e;
       ex += product(e, x);
       best = number == maximum && best == int32_t(rows) ? Indices{} + int32_t(row) : best;
+      if (tile.exponentials) store_bits(pack(e), tile.exponentials + row * columns + column, lanes);
       if (targets.are_none()) continue;
       Floats t = desired.at(row);
       tx += product(t, x);
@@ -83,5 +85,17 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
 
 // Adds the layer's classes to the sums, a row of examples for each, and to the predictions.
 extern "C" void layer_numbers(const Layer& layer, float* sums, int64_t* predictions) {
-  for_each_tile(layer, [&](const Tile& tile) { add_numbers(layer, tile, sums + tile.start, predictions + tile.start); });
+  for_each_tile(layer, [&](const Tile& tile) {
+    write_z(layer, tile);
+    add_numbers(layer, tile, sums + tile.start, predictions + tile.start);
+  });
+}
+
+// Writes z of the layer's classes to rows, one for each example, that lie `step` apart.
+extern "C" void layer_rows(const Layer& layer, float* rows, int64_t step, int64_t examples) {
+  for_each_tile(layer, [&](const Tile& tile) {
+    write_z(layer, tile);
+    transpose_rows(tile.z, tile.columns, layer.classes, std::min(tile.columns, examples - tile.start),
+                   rows + tile.start * step + layer.first_class, step, layer.classes, layer.threads);
+  });
 }

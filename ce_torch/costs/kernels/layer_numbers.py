@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ce_torch.costs._torch_private import read_address
 from ce_torch.costs.kernels import cpp
 from ce_torch.costs.kernels.products import kernel
 
@@ -33,7 +34,7 @@ class TiledLayer(ctypes.Structure):
     _fields_ = (
         *((name, POINTER) for name in ("weight", "x", "bias", "y")),
         ("targets", Targets),
-        *((name, POINTER) for name in ("z", "m", "kept")),
+        *((name, POINTER) for name in ("z", "m", "kept", "kept_phi")),
         *((name, SIZE) for name in ("inner", "first_class", "classes", "examples", "tile_examples", "kept_tiles")),
         *((name, FLOAT) for name in ("c", "softcap")),
         *((name, INT) for name in ("has_pairs", "has_kept", "threads")),
@@ -45,7 +46,7 @@ class TiledGradients(ctypes.Structure):
 
     _fields_ = (
         *((name, POINTER) for name in ("x", "weight", "bias", "numbers", "rows")),
-        *((name, POINTER) for name in ("narrowed", "pairs", "x_pairs", "weight_pairs")),
+        *((name, POINTER) for name in ("narrowed", "pairs", "weight_pairs")),
         *((name, SIZE) for name in ("inputs", "width", "examples")),
     )
 
@@ -83,3 +84,15 @@ def add_gradients(layer: TiledLayer, gradients: TiledGradients) -> None:
     The numbers (8, N) of the gradients are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H.
     """
     kernel("layer_gradients", (ctypes.POINTER(TiledLayer), ctypes.POINTER(TiledGradients)))(layer, gradients)
+
+
+def write_rows(layer: TiledLayer, z: Tensor) -> None:
+    """Write the weighted inputs of the layer's classes to their columns of z (N, K)."""
+    kernel("layer_rows", (ctypes.POINTER(TiledLayer), POINTER, SIZE, SIZE))(layer, z.data_ptr(), z.stride(0), len(z))
+
+
+def add_products(layer: TiledLayer, gradients: TiledGradients, delta: Tensor) -> None:
+    """Add what the layer's classes contribute to the gradients by x and their weight, from δ (N, K)."""
+    kernel("layer_products", (ctypes.POINTER(TiledLayer), ctypes.POINTER(TiledGradients), POINTER, SIZE))(
+        layer, gradients, read_address(delta), delta.stride(0)
+    )

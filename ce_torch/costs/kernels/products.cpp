@@ -141,23 +141,32 @@ template void write_product(Matrix<Pair>, Matrix<Pair>, Result, int64_t, int64_t
 template void write_inputs(Matrix<float>, Matrix<float>, const float*, Result, float*, int64_t, int64_t, int64_t, int);
 template void write_inputs(Matrix<Pair>, Matrix<Pair>, const float*, Result, float*, int64_t, int64_t, int64_t, int);
 
+void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length, Pair* out, int64_t out_rows,
+               int64_t out_columns, int threads) {
+  auto load_words = [&](int64_t row, int64_t column) inlined {
+    int64_t width = std::max<int64_t>(std::min(lanes, length - column), 0);
+    const Bfloat16* from = (const Bfloat16*)rows + row * step + column;
+    if (row >= count) return Words{};
+    return __builtin_convertvector(width == lanes ? load_bits(from, lanes) : load_bits(from, width), Words);
+  };
+  parallel_for((out_rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
+    for (int64_t row = part * part_rows; row < std::min((part + 1) * part_rows, out_rows); row++)
+      for (int64_t column = 0; column < out_columns; column += lanes) {
+        Words pair = load_words(2 * row, column) | load_words(2 * row + 1, column) << 16;
+        store((Floats)pair, (float*)out + row * out_columns + column, std::min(lanes, out_columns - column));
+      }
+  });
+}
+
 extern "C" {
 
 void float_product(const Matrix<float>& a, const Matrix<float>& b, const Result& out, int64_t rows, int64_t columns,
                    int64_t inner, bool add, int threads) {
   write_product(a, b, out, rows, columns, inner, add, threads);
 }
-void pair_product(const Matrix<Pair>& a, const Matrix<Pair>& b, const Result& out, int64_t rows, int64_t columns,
-                  int64_t inner, bool add, int threads) {
-  write_product(a, b, out, rows, columns, inner, add, threads);
-}
 
 void weighted_inputs(const Matrix<float>& weight, const Matrix<float>& x, const float* bias, const Result& z, float* m,
                      int64_t rows, int64_t columns, int64_t inner, int threads) {
-  write_inputs(weight, x, bias, z, m, rows, columns, inner, threads);
-}
-void weighted_input_pairs(const Matrix<Pair>& weight, const Matrix<Pair>& x, const float* bias, const Result& z,
-                          float* m, int64_t rows, int64_t columns, int64_t inner, int threads) {
   write_inputs(weight, x, bias, z, m, rows, columns, inner, threads);
 }
 
@@ -178,23 +187,6 @@ void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t leng
         if (columns - column >= lanes) store(block[i], target, lanes);
         else store(block[i], target, columns - column);
     }
-  });
-}
-
-void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length, Pair* out, int64_t out_rows,
-               int64_t out_columns, int threads) {
-  auto load_words = [&](int64_t row, int64_t column) inlined {
-    int64_t width = std::max<int64_t>(std::min(lanes, length - column), 0);
-    const Bfloat16* from = (const Bfloat16*)rows + row * step + column;
-    if (row >= count) return Words{};
-    return __builtin_convertvector(width == lanes ? load_bits(from, lanes) : load_bits(from, width), Words);
-  };
-  parallel_for((out_rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
-    for (int64_t row = part * part_rows; row < std::min((part + 1) * part_rows, out_rows); row++)
-      for (int64_t column = 0; column < out_columns; column += lanes) {
-        Words pair = load_words(2 * row, column) | load_words(2 * row + 1, column) << 16;
-        store((Floats)pair, (float*)out + row * out_columns + column, std::min(lanes, out_columns - column));
-      }
   });
 }
 

@@ -26,6 +26,10 @@ template <class Number>
 void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Result z, float* m, int64_t rows,
                   int64_t columns, int64_t inner, int threads);
 
+// Writes the rows to the columns of out. Its columns beyond the last row are 0.
+extern "C" void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t length, float* out, int64_t out_step,
+                               int64_t columns, int threads);
+
 // Writes the pairs of rows 2 i and 2 i + 1 to row i of out. What out has beyond the last row or column is 0.
-extern "C" void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length, Pair* out, int64_t out_rows,
-                          int64_t out_columns, int threads);
+void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length, Pair* out, int64_t out_rows,
+               int64_t out_columns, int threads);

@@ -26,7 +26,7 @@ def weighted_inputs(weight: Tensor, x: Tensor, bias: Tensor | None, z: Tensor) -
     """Write weight x + bias to z, a row for each class, and return the maximum of each column."""
     if supports(weight, x, z) and (bias is None or bias.is_contiguous()):
         m = torch.empty(z.shape[1], dtype=z.dtype, device=z.device)
-        kernel("weighted_inputs" if x.dtype == z.dtype else "weighted_input_pairs")(
+        kernel("weighted_inputs")(
             matrix(weight),
             matrix(x),
             address(bias),
@@ -123,8 +123,9 @@ def supports_exponentials(z: Tensor, y: Tensor, off_value: Tensor | None) -> boo
 def add_product(a: Tensor, b: Tensor, out: Tensor, beta: int = 1) -> None:
     """Add the product of a and b to `out`; for beta = 0 write it there."""
     if supports(a, b, out):
-        name = "float_product" if a.dtype == out.dtype else "pair_product"
-        kernel(name)(matrix(a), matrix(b), matrix(out), *out.shape, a.shape[1], beta == 1, torch.get_num_threads())
+        kernel("float_product")(
+            matrix(a), matrix(b), matrix(out), *out.shape, a.shape[1], beta == 1, torch.get_num_threads()
+        )
     else:
         if beta == 0:
             out.zero_()
@@ -141,20 +142,11 @@ def transpose_rows(rows: Tensor, out: Tensor) -> None:
     kernel("transpose_rows")(*inputs, out.data_ptr(), out.stride(0), out.shape[1], torch.get_num_threads())
 
 
-def pair_rows(rows: Tensor, out: Tensor) -> None:
-    """Write pairs of bfloat16 rows that follow one another to the rows of `out`, in int32; what is missing is 0."""
-    kernel("pair_rows")(
-        read_address(rows), rows.stride(0), *rows.shape, out.data_ptr(), *out.shape, torch.get_num_threads()
-    )
-
-
 def supports(a: Tensor, b: Tensor, out: Tensor) -> bool:
     """Return True if the kernel supports this product of a and b."""
     return (
         out.is_cpu
-        and out.dtype == torch.float32
-        and a.dtype == b.dtype
-        and a.dtype in (torch.float32, torch.int32)
+        and a.dtype == b.dtype == out.dtype == torch.float32
         and out.shape[1] % 16 == 0
         and a.numel() > 0
         and out.numel() > 0
@@ -176,14 +168,9 @@ def address(tensor: Tensor | None) -> int | None:
 # The types of the kernels' arguments.
 MATRICES, SIZES = (ctypes.c_char_p,) * 3, (ctypes.c_int64,) * 3
 ARGUMENTS = {
-    **dict.fromkeys(("float_product", "pair_product"), (*MATRICES, *SIZES, ctypes.c_bool, ctypes.c_int)),
-    **dict.fromkeys(
-        ("weighted_inputs", "weighted_input_pairs"),
-        (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
-    ),
-    **dict.fromkeys(
-        ("transpose_rows", "pair_rows"), (ctypes.c_void_p, *SIZES, ctypes.c_void_p, *SIZES[:2], ctypes.c_int)
-    ),
+    "float_product": (*MATRICES, *SIZES, ctypes.c_bool, ctypes.c_int),
+    "weighted_inputs": (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
+    "transpose_rows": (ctypes.c_void_p, *SIZES, ctypes.c_void_p, *SIZES[:2], ctypes.c_int),
     "softcap_exponentials": (
         *(ctypes.c_void_p,) * 3,
         *(ctypes.c_float, ctypes.c_float),

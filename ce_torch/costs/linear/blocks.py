@@ -16,6 +16,8 @@ BLOCKS = 20
 FEWEST_ROWS = 16
 FEWEST_ELEMENTS = 1 << 20
 FEWEST_CLASSES = 32
+# PyTorch shares out operations on more elements among threads, which wait for one another where cores are busy.
+SERIAL_ELEMENTS = (1 << 15) - 1
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,10 @@ def narrow(tensor: Tensor, classes: slice, dim: int = 0) -> Tensor:
 def column(tensor: Tensor) -> Tensor:
     """Return the numbers of the examples as a column."""
     return tensor.unsqueeze(-1)
+
+
+def copy_serially(matrix: Tensor, memory: Tensor) -> Tensor:
+    """Return the memory, to which PyTorch has copied the matrix in one thread, unless a row is too long for that."""
+    for rows in split(len(matrix), SERIAL_ELEMENTS // max(matrix.shape[1], 1)):
+        memory[rows] = matrix[rows]
+    return memory

@@ -105,7 +105,7 @@ def linear_log_likelihood(
             weights and desired outputs, in the order of the ranks; x and class indices are the same in all. For each
             example they exchange five numbers and the gradient of x; no process sees all classes. The cost and the
             gradient of x are the same in all. A weight that is a `DTensor` with `Shard(0)` needs the group of its mesh;
-            without a group it is refused.
+            without a group it is refused. Of x, bias, y, A and B that are `DTensor`s each process then takes its part.
 
     Returns:
         The cost, of x's dtype (float32 under autocast) or `out_dtype`; shape () or, for reduction "none", (...).

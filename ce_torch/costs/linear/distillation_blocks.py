@@ -27,7 +27,7 @@ from ce_torch.costs.kernels import divergences as divergence_kernel
 from ce_torch.costs.kernels.layer_numbers import LANES
 from ce_torch.costs.linear import blocks
 from ce_torch.costs.linear.blocks import column, split
-from ce_torch.costs.linear.distillation_sides import new_side
+from ce_torch.costs.linear.distillation_sides import Side, new_side
 from ce_torch.costs.linear.divergences import Divergence
 
 Arguments = ParamSpec("Arguments")
@@ -169,23 +169,29 @@ def value_and_gradients(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Return D of each example, and the needed gradients of Σ factor · D by all inputs, none without a factor."""
     needs = needs if factor is not None else (False,) * len(needs)
-    (N, K), dtype = (len(inputs.x), len(inputs.weight)), compute_dtype(inputs.x)
+    dtype = compute_dtype(inputs.x)
+    sides = [new_side(inputs[i : i + 3], needs[i : i + 3], dtype) for i in (0, 3)]  # pyright: ignore[reportArgumentType]
+    D = add_blocks(sides, inputs, factor, how, (any(needs[:3]), any(needs[3:])))
+    # The memory of blocks is free again when the gradients are converted.
+    return D, [*sides[0].totals(), *sides[1].totals(), None]
+
+
+def add_blocks(
+    sides: list[Side], inputs: Inputs, factor: Tensor | None, how: Distillation, both_need: tuple[bool, bool]
+) -> Tensor:
+    """Return D of each example, and let each side that needs it add up its gradients."""
+    N, K = len(inputs.x), len(inputs.weight)
     count = block_examples(N, K, how.block_rows)
-    student, teacher = (
-        new_side(inputs[i : i + 3], needs[i : i + 3], dtype, count)  # pyright: ignore[reportArgumentType]
-        for i in (0, 3)
-    )
-    D = torch.empty(N, dtype=dtype, device=inputs.x.device)
-    memory = [D.new_empty(count, K), None if inputs.teacher_weight is None else D.new_empty(count, K)]
-    both_need = any(needs[:3]), any(needs[3:])
+    D = torch.empty(N, dtype=sides[0].dtype, device=inputs.x.device)
+    memory = [None if side.weight is None else D.new_empty(count, K) for side in sides]
     for block in split(N, count):
-        z, teacher_z = (side.z(block, m) for side, m in zip((student, teacher), memory, strict=True))
+        z, teacher_z = (side.z(block, m) for side, m in zip(sides, memory, strict=True))
         block_factor = None if factor is None else factor[block].to(D.dtype)
         D[block] = how.value_and_gradients(z, teacher_z, inputs.examples(block), block_factor, both_need)
-        for side, gradient, needed in zip((student, teacher), (z, teacher_z), both_need, strict=True):
+        for side, gradient, needed in zip(sides, (z, teacher_z), both_need, strict=True):
             if needed:
                 side.add(block, gradient)
-    return D, [*student.totals(), *teacher.totals(), None]
+    return D
 
 
 def block_examples(N: int, K: int, block_rows: int | None) -> int:

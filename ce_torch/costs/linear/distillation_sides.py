@@ -9,26 +9,28 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.kernels import layer_numbers
-from ce_torch.costs.kernels.layer_numbers import LANES
-from ce_torch.costs.kernels.products import transpose_rows
+from ce_torch.costs.kernels.layer_numbers import LANES, add_products, write_rows
+from ce_torch.costs.kernels.products import address
 from ce_torch.costs.linear import blocks
 from ce_torch.costs.linear.blocks import split
-from ce_torch.costs.linear.cpu_products import empty, tile_products, view
-from ce_torch.costs.linear.memory import tile_classes
+from ce_torch.costs.linear.cpu_tiles import Tiles
 
 
 class Side:
-    """Student or teacher: z of a block, and the needed gradients of x, weight and bias, to which blocks add."""
+    """Student or teacher: z of a block, and the needed gradients of x, weight and bias, to which it then adds."""
 
     def __init__(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, needs: tuple[bool, ...], dtype: torch.dtype
     ) -> None:
         self.x, self.weight, self.bias, self.dtype = x, weight, bias, dtype
         self.gradients = [
-            # Sums of many blocks in half precision would be rounded many times.
-            torch.zeros(tensor.shape, dtype=self.dtype, device=x.device) if needed and tensor is not None else None
+            self.zeros(tensor) if needed and tensor is not None else None
             for tensor, needed in zip((x, weight, bias), needs, strict=True)
         ]
+
+    def zeros(self, tensor: Tensor) -> Tensor:
+        """Return the sum of no blocks, to become a tensor's gradient; in half precision many would round many times."""
+        return torch.zeros(tensor.shape, dtype=self.dtype, device=tensor.device)
 
     def parts(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the weight, in half precision a part at a time, in the dtype to compute in."""
@@ -86,57 +88,36 @@ class Side:
 class TiledSide(Side):
     """The same with the CPU's kernels for products, which take tiles of zᵀ."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        needs: tuple[bool, ...],
-        dtype: torch.dtype,
-        most_examples: int,
-    ) -> None:
-        super().__init__(x, weight, bias, needs, dtype)
-        self.most_classes, columns = min(tile_classes(), len(weight)), most_examples + -most_examples % LANES
-        self.products = tile_products(x, weight, self.most_classes, columns)
-        self.memory = empty(self.most_classes * columns)
-        if self.gradients[1] is not None:
-            self.gradients[1] = torch.zeros(len(weight), self.products.width, dtype=dtype)
-
-    def tiles(self, block: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the memory for each tile of a block, whose columns are a multiple of 16, and turn to its classes."""
-        assert self.weight is not None
-        rows = block.stop - block.start
-        for classes in split(len(self.weight), self.most_classes):
-            self.products.take_classes(classes)
-            yield classes, view(self.memory, classes.stop - classes.start, rows + -rows % LANES)
+    def zeros(self, tensor: Tensor) -> Tensor:
+        if tensor is not self.weight:
+            return super().zeros(tensor)
+        K, D = tensor.shape
+        return torch.zeros(K, D + -D % LANES, dtype=self.dtype)
 
     def write_products(self, z: Tensor, block: slice) -> None:
-        for classes, tile in self.tiles(block):
-            self.products.write_z(tile, block, None)
-            transpose_rows(tile[:, : len(z)], z[:, classes])
+        assert self.weight is not None
+        self.tiles = Tiles(self.x[block], self.weight)
+        for _ in self.tiles.classes():
+            write_rows(self.tiles.arguments, z)
 
     def add_products(
         self, block: slice, gradient: Tensor, x_gradient: Tensor | None, weight_gradient: Tensor | None
     ) -> None:
-        x_columns = None
-        if x_gradient is not None:
-            x_columns = x_gradient.new_zeros(x_gradient.shape[1], len(gradient) + -len(gradient) % LANES)
-        for classes, tile in self.tiles(block):
-            transpose_rows(gradient[:, classes], tile)
-            self.products.take_delta(tile)
-            if x_columns is not None:
-                self.products.add_to_x(x_columns)
+        self.tiles.known = self.tiles.N
+        needed = {"x": x_gradient, "weight": weight_gradient}
+        memory = self.tiles.gradient_memory(frozenset(name for name, g in needed.items() if g is not None))
+        arguments = self.tiles.gradient_arguments(memory)
+        for classes in self.tiles.classes():
             if weight_gradient is not None:
-                self.products.add_to_weight(weight_gradient[classes], block, beta=1)
-        if x_gradient is not None and x_columns is not None:
-            x_gradient[block] = x_columns[:, : len(gradient)].mT
+                arguments.weight = address(weight_gradient[classes])
+            add_products(self.tiles.arguments, arguments, gradient)
+        if x_gradient is not None:
+            x_gradient[block] = memory["x"][:, : len(gradient)].mT
 
 
-def new_side(
-    tensors: tuple[Tensor, Tensor | None, Tensor | None], needs: tuple[bool, ...], dtype: torch.dtype, count: int
-) -> Side:
-    """Return x, weight and bias as a side, for blocks of at most so many examples."""
+def new_side(tensors: tuple[Tensor, Tensor | None, Tensor | None], needs: tuple[bool, ...], dtype: torch.dtype) -> Side:
+    """Return x, weight and bias as a side."""
     x, weight, bias = tensors
     if weight is None or dtype != torch.float32 or not layer_numbers.supports(x, weight):
         return Side(x, weight, bias, needs, dtype)
-    return TiledSide(x, weight, bias, needs, dtype, count)
+    return TiledSide(x, weight, bias, needs, dtype)

@@ -21,7 +21,7 @@ from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain, layer_numbers
 from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
 from ce_torch.costs.linear import gpu_half_precision
-from ce_torch.costs.linear.blocks import Plan, column, narrow, split
+from ce_torch.costs.linear.blocks import Plan, column, copy_serially, narrow, split
 from ce_torch.costs.linear.class_blocks import Statistics, capped, fixed_precision
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.layer import Layer
@@ -277,7 +277,7 @@ def parts(z: Tensor, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     for start in reversed(range(0, K, CLASSES)):
         classes = slice(start, min(start + CLASSES, K))
         rows = memory[: classes.stop - start]
-        yield classes, rows.copy_(z[classes])
+        yield classes, copy_serially(z[classes], rows)
 
 
 def subtract_off_value(gradients: Gradients, layer: Layer, off_value: Tensor, factor: Tensor) -> None:

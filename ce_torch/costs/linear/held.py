@@ -1,6 +1,7 @@
 """Gradients that forward passes keep for their backward passes, at most one of the size of a weight at a time."""
 
 from threading import Lock
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from torch import Tensor
@@ -10,17 +11,25 @@ from ce_torch.costs._torch_private import base
 HELD = "the gradients are worked out in the backward pass, since an earlier cost by the same weight holds its own"
 
 
-class HeldGradients:
-    """The gradients of a layer by its inputs, with room for that of a weight, which stays alive for as long.
+class KeptTiles(NamedTuple):
+    """z of the first tiles of a layer, of so many classes each, in memory that the gradient of its weight will have.
 
-    Or z of some tiles of so many classes, in the memory that the gradient of the weight will have.
+    Or in place of z exponentials in 16 bits, exp(c (φ(z) − φ(m))), with φ(m) of each example in `phi`, which has a row
+    for each block of classes: m is the largest z so far.
     """
+
+    memory: Tensor
+    phi: Tensor | None
+    classes: int
+
+
+class HeldGradients:
+    """The gradients of a layer by its inputs, or its first tiles, and a weight that stays alive for as long."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
         self.gradients: tuple[Tensor, ...] | None = None
-        self.z: Tensor | None = None
-        self.tile_classes = 0
+        self.tiles: KeptTiles | None = None
 
 
 # By the id of the weight: ids of tensors that are alive are distinct. Entries end with the graphs that hold them.

@@ -21,7 +21,7 @@ from ce_torch.costs._precision import compute_dtype, is_autocast
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import check_block_size, is_copy
-from ce_torch.costs.linear.vocabulary_parallel import local_shard, local_tensors
+from ce_torch.costs.linear.vocabulary_parallel import Parameters, local_shard, local_tensors
 from ce_torch.costs.log_likelihood import divide
 
 
@@ -85,7 +85,7 @@ def prepare(
 
     Raise `TypeError` or `ValueError` unless the arguments go together.
     """
-    x, weight, bias, y = local_tensors(x, weight, bias, y, group)
+    x, weight, bias, y, adapter = local_tensors(Parameters(x, weight, bias, y, adapter), group)
     check_layer(x, weight, bias, may_be_empty=group is not None)
     check_adapter_shapes(adapter, x, weight)
     y = check_desired(y, (*x.shape[:-1], weight.shape[0]), x, "x")

@@ -21,13 +21,13 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 EXAMPLE_TENSORS, CLASS_TENSORS, BLOCK_TENSORS = 40, 8, 16
 # The same for a part of a block, which PyTorch's operations take at a time where no kernel runs.
 PART_TENSORS = 9
-# z of a tile takes half a megabyte.
-TILE_CLASSES, TILE_EXAMPLES = 1024, 128
+# z of a tile takes a quarter of a megabyte.
+TILE_CLASSES, TILE_EXAMPLES = 512, 128
 
 
 def tile_classes() -> int:
     """Return how many classes a tile has. A thread takes 256 of them at a time."""
-    return TILE_CLASSES * max(1, torch.get_num_threads() // 4)
+    return TILE_CLASSES * max(1, torch.get_num_threads() // 2)
 
 
 class Sizes(NamedTuple):

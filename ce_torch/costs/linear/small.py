@@ -1,4 +1,4 @@
-"""The cost of a layer whose z takes no more memory than a tile of z: that of the layer, and then of all z.
+"""The cost of a layer whose z takes no more than half a megabyte: that of the layer, and then of all z.
 
 Blocks and tiles would take longer than their arithmetic. The derivatives are those of `F.linear` and of the cost of z.
 """
@@ -11,10 +11,9 @@ from ce_torch.costs._arguments import values_can_be_read
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.kernels.cpp import is_readable
-from ce_torch.costs.linear.memory import TILE_CLASSES, TILE_EXAMPLES
 from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD
 
-MOST_ELEMENTS = TILE_CLASSES * TILE_EXAMPLES
+MOST_ELEMENTS = 1 << 17
 
 
 def supports(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, ignore_index: int) -> bool:

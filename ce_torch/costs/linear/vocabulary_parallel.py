@@ -47,17 +47,31 @@ def local_shard(weight: Tensor, group: Any) -> Shard:
     return Shard(group, int(counts[:rank].sum()), int(counts.sum()))
 
 
-def local_tensors(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, group: Any
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+class Parameters(NamedTuple):
+    """What of a layer's tensors may be DTensors: x, weight, bias, desired outputs y, and A and B of an adapter."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    y: Tensor
+    adapter: tuple[Tensor, Tensor] | None
+
+
+def local_tensors(given: Parameters, group: Any) -> Parameters:
     """Return this process's part of each DTensor; a DTensor as weight needs the group that shares the classes."""
-    if type(weight) in (Tensor, nn.Parameter):
-        return x, weight, bias, y
+    x, weight, bias, y, adapter = given
+    if type(weight) in (Tensor, nn.Parameter) and all(type(part) in (Tensor, nn.Parameter) for part in adapter or ()):
+        return given
     from torch.distributed import tensor as dtensor  # takes long to load
 
     row_wise, replicated = dtensor.Shard(0), dtensor.Replicate()
     if not isinstance(weight, dtensor.DTensor):
-        return x, weight, bias, y
+        if any(isinstance(part, dtensor.DTensor) for part in adapter or ()):
+            raise ValueError(
+                f"adapter must hold no DTensor where weight, a {type(weight).__name__}, is none; give A.full_tensor() "
+                "and the rows of B that belong to weight, or make weight a DTensor with Shard(0)"
+            )
+        return given
     if group is None:
         raise ValueError(
             f"weight is a DTensor with {weight.placements}, and this process may hold only a part of it; give "
@@ -79,4 +93,7 @@ def local_tensors(
         return tensor.redistribute(placements=[placement]).to_local()
 
     bias = None if bias is None else local(bias, row_wise)
-    return local(x, replicated), weight.to_local(), bias, local(y, y_placement)
+    if adapter is not None:
+        A, B = adapter
+        adapter = local(A, replicated), local(B, row_wise)
+    return Parameters(local(x, replicated), weight.to_local(), bias, local(y, y_placement), adapter)
