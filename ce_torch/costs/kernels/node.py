@@ -1,6 +1,6 @@
 """A cost on the CPU as a node of autograd in C++, which takes a fraction of the time that a `Function` in Python takes.
 
-`node.cpp` needs PyTorch's headers and many seconds to compile, so no cost compiles it. The costs load it where a wheel
+`nodes.h` needs PyTorch's headers and many seconds to compile, so no cost compiles it. The costs load it where a wheel
 brought it for this PyTorch, or where `python -m ce_torch.build` kept it.
 """
 

@@ -33,7 +33,7 @@ HEADERS = (
     "products.h",
     "layer.h",
 )
-NODE_FILES = "layout.h", "arguments.h", "node.cpp"
+NODE_FILES = "layout.h", "arguments.h", "nodes.h", "node.cpp"
 FILES = (
     *HEADERS,
     "divergences.cpp",
