@@ -188,7 +188,7 @@ def test_statistics_take_a_small_part_of_z(peak_memory):
 def test_copies_that_threads_share_and_wait_for_are_no_more_with_more_classes(reduction, dtype):
     def shared_copies(K):
         x, weight = (torch.randn(rows, 256).to(dtype).requires_grad_() for rows in (256, K))
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True) as recorded:
             fused(x, weight, None, torch.arange(256), reduction=reduction).sum().backward()
         copies = [event for event in recorded.events() or [] if event.name == "aten::copy_"]
         return sum(math.prod(event.input_shapes[0]) > blocks.SERIAL_ELEMENTS for event in copies)

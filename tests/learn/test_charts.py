@@ -1,6 +1,7 @@
 """Test the charts and the bars, and the wishes for a slope that give a cost."""
 
 import pytest
+from playwright.sync_api import expect
 from reading import output
 
 
@@ -11,14 +12,29 @@ from reading import output
         ("(a - y) a (1 - a)", "You have found the quadratic cost (54). It is slow"),
         ("(a − y)³", "A cost of your own. It is fast"),
         ("y - a", "This cost is not least where a = y"),
-        ("1/(a - 1/2)", "Somewhere between 0 and 1 this slope is not a finite number."),
-        ("a -", "The formula ends too early."),
     ],
 )
 def test_a_wish_for_a_slope_gives_the_cost(wish, verdict, shared):
     part = shared.locator("#design")
     part.get_by_label("∂C/∂b =").fill(wish)
     assert output(part).startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ("1/(a - 1/2)", "Somewhere between 0 and 1 this slope is not a finite number."),
+        ("a -", "The formula ends too early."),
+    ],
+)
+def test_what_is_no_slope_is_said_beside_its_box_and_draws_no_line(wish, sentence, learn):
+    part = learn.locator("#design")
+    part.get_by_label("∂C/∂b =").fill(wish)
+    expect(part.locator(".controls .verdict")).to_contain_text(sentence)
+    paths = part.locator("path.course").evaluate_all("(lines) => lines.map((line) => line.getAttribute('d'))")
+    assert paths == [""] * 3
+    part.get_by_label("∂C/∂b =").fill("a - y")
+    expect(part.locator(".controls .verdict")).to_have_text("")
 
 
 @pytest.mark.parametrize(

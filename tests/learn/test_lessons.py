@@ -23,6 +23,15 @@ def test_the_reader_predicts_and_is_told(learn):
     assert output(figure) == "After 300 epochs the output is 0.20."
 
 
+def test_with_motion_the_answer_waits_until_it_has_been_seen(open_learn):
+    with open_learn(motion="no-preference") as page:
+        figure = page.locator("#first-neuron")
+        figure.get_by_label("near 0").check()
+        expect(figure.locator(".verdict")).to_have_text("It runs. Watch the bars.")
+        expect(figure.locator(".verdict")).to_have_text("No: after 100 epochs it is still 0.96.")
+        assert int(figure.get_by_role("slider", name="epoch").input_value()) >= 100
+
+
 def test_with_motion_the_neuron_takes_its_time_and_can_be_paused(open_learn):
     with open_learn(motion="no-preference") as page:
         figure = page.locator("#first-neuron")

@@ -24,6 +24,7 @@ Page.part("design", ({ find }) => {
     autocapitalize: "off",
     spellcheck: "false",
   });
+  const fault = Page.element(controls, "p", { class: "verdict" });
   typed.addEventListener("input", () => {
     presets.value = WISHES.includes(typed.value) ? typed.value : "own";
     show();
@@ -57,19 +58,27 @@ Page.part("design", ({ find }) => {
       wish = Expression.compile(typed.value, ["a", "y"]);
     } catch (error) {
       if (!(error instanceof Expression.Unreadable)) throw error;
-      return Page.say(said, error.message);
+      return refuse(error.message);
     }
     const desired = Number(y.value);
     const slopes = as.map((a) => wish({ a, y: desired }));
     if (!slopes.every(Number.isFinite)) {
-      return Page.say(said, "Somewhere between 0 and 1 this slope is not a finite number.");
+      return refuse("Somewhere between 0 and 1 this slope is not a finite number.");
     }
+    Page.say(fault, "");
     const costs = integrate(wish, desired);
     zero.setAttribute("d", Plot.line(slopeChart, [0, 1], [0, 0]));
     slopeLine.setAttribute("d", Plot.line(slopeChart, as, slopes));
     costLine.setAttribute("d", Plot.line(costChart, as, costs));
     reference.setAttribute("d", Plot.line(costChart, as, costsOf(Costs.crossEntropy, desired)));
     Page.say(said, describe(slopes, costs, desired));
+  }
+
+  // The curves of another formula would look as if they were this one's.
+  function refuse(sentence) {
+    for (const line of [slopeLine, costLine, reference]) line.setAttribute("d", "");
+    Page.say(fault, sentence);
+    Page.say(said, "");
   }
 
   const costsOf = (cost, y) => fromZero(zs.map((z) => cost.cost([z], [y])));

@@ -13,7 +13,8 @@ const Lesson = (() => {
   const PATIENCE = 20_000;
   const STUCK = 1_000; // so many epochs until the goal, or more
 
-  function mount({ root, find }, kinds, { presets }) {
+  // Calls `seen` with the epoch that is shown.
+  function mount({ root, find }, kinds, { presets, seen = () => {} }) {
     const draw = NeuronDrawings.make(find, kinds, EPOCHS);
     const player = Player.make(find(".run-bar"), { name: "epoch", last: EPOCHS, perSecond: EPOCHS_A_SECOND }, show);
     const start = presets ? chooseStart(find(".controls"), relearn) : { value: STARTS.bad };
@@ -35,6 +36,7 @@ const Lesson = (() => {
     function show() {
       draw(courses, player.value);
       Page.say(said, describe(kinds, courses, waits, player.value));
+      seen(player.value);
     }
 
     relearn();
