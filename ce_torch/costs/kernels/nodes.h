@@ -162,8 +162,8 @@ struct CallNode : Node {
 };
 
 // Makes the node that a tensor came from, which autograd's pointers own: of `std` until torch 2.11, of `c10` since.
-template <class Made, class... Parts> void set_history(const at::Tensor& tensor, Parts&&... parts) {
-  using Pointer = decltype(torch::autograd::Edge::function);
+template <class Made, class Pointer = decltype(torch::autograd::Edge::function), class... Parts>
+void set_history(const at::Tensor& tensor, Parts&&... parts) {
   Pointer node;
   if constexpr (std::is_same_v<Pointer, std::shared_ptr<Node>>)
     node = Pointer(new Made(std::forward<Parts>(parts)...), [](auto* node) { deleteNode(node); });
