@@ -20,6 +20,13 @@ def test_a_wish_for_a_slope_gives_the_cost(wish, verdict, shared):
     assert output(part).startswith(verdict)
 
 
+@pytest.mark.parametrize(("wish", "is_beyond"), [("a - y", False), ("y - a", True), ("3(a - y)", True)])
+def test_a_curve_that_leaves_its_picture_is_said_to(wish, is_beyond, shared):
+    part = shared.locator("#design")
+    part.get_by_label("∂C/∂b =").fill(wish)
+    assert output(part).endswith("Much of it is beyond the pictures.") == is_beyond
+
+
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [

@@ -129,6 +129,13 @@ def test_a_wrong_answer_is_told_why(name, text, reason, shared):
     assert reason in found["message"]
 
 
+def test_on_a_phone_a_typed_formula_is_seen_whole(open_learn):
+    with open_learn(390) as page:
+        box = page.locator("#exercises input[type=text]").first
+        box.fill("-(y ln a + (1-y) ln(1-a))")
+        assert box.evaluate("(box) => box.scrollWidth <= box.clientWidth")
+
+
 def test_the_reader_types_an_answer_and_reads_the_verdict(learn):
     box = learn.get_by_label("σ′(z) =")
     box.fill("a(1+a)")

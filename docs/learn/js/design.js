@@ -7,6 +7,7 @@ Page.part("design", ({ find }) => {
     ["the cross-entropy (57)", Costs.crossEntropy],
     ["the quadratic cost (54)", Costs.quadratic],
   ];
+  const [SLOPES, COSTS] = [[-1, 1], [0, 4]];
   const zs = Plot.steps(-7, 7, 280);
   const as = zs.map(Costs.sigmoid);
 
@@ -32,8 +33,8 @@ Page.part("design", ({ find }) => {
   const y = Page.choice(controls, "Desired output y", { 0: "0", 1: "1" }, "0", show);
 
   const charts = find(".figures");
-  const slopeChart = chart("∂C/∂b, which you choose", [-1, 1], [-1, 0, 1]);
-  const costChart = chart("the cost C that has this slope", [0, 4], [0, 1, 2, 3, 4]);
+  const slopeChart = chart("∂C/∂b, which you choose", SLOPES, [-1, 0, 1]);
+  const costChart = chart("the cost C that has this slope", COSTS, [0, 1, 2, 3, 4]);
   const zero = Plot.element(slopeChart.svg, "path", { class: "wire" });
   const slopeLine = Plot.element(slopeChart.svg, "path", { class: "course plain" });
   const costLine = Plot.element(costChart.svg, "path", { class: "course plain" });
@@ -71,7 +72,7 @@ Page.part("design", ({ find }) => {
     slopeLine.setAttribute("d", Plot.line(slopeChart, as, slopes));
     costLine.setAttribute("d", Plot.line(costChart, as, costs));
     reference.setAttribute("d", Plot.line(costChart, as, costsOf(Costs.crossEntropy, desired)));
-    Page.say(said, describe(slopes, costs, desired));
+    Page.say(said, describe(slopes, costs, desired) + beyond(slopes, costs));
   }
 
   // The curves of another formula would look as if they were this one's.
@@ -97,6 +98,12 @@ Page.part("design", ({ find }) => {
   function fromZero(costs) {
     const least = Math.min(...costs);
     return costs.map((C) => C - least);
+  }
+
+  function beyond(slopes, costs) {
+    const seen = as.filter((a, i) => Math.abs(slopes[i]) <= SLOPES[1] && costs[i] <= COSTS[1]);
+    const width = seen.length === 0 ? 0 : seen.at(-1) - seen[0];
+    return width < 0.75 ? " Much of it is beyond the pictures." : "";
   }
 
   function describe(slopes, costs, y) {
