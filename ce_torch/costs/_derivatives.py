@@ -36,7 +36,9 @@ class Function(Protocol):
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor: ...
     def choose(self, inputs: Sequence[Any]) -> Implementation: ...
-    def with_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]: ...
+    def value_and_change(
+        self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class CostOf(Transformable):
@@ -84,13 +86,13 @@ class CostOf(Transformable):
                 changes.append(reduce(reduction, C_change, self.spec.counted(*inputs), empty=0))
         return sum(changes[1:], start=changes[0])
 
-    def with_change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def value_and_change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         (reduction, *inputs), (_, v, *others) = primals, tangents
         is_last = current_transform() is None and not may_be_dual()
         is_tracked = torch.is_grad_enabled() and tracked((v, *inputs))
         if v is None or not is_last or is_tracked or places(others) or not is_number(v):
-            return super().with_change(primals, tangents)
-        return self.cost.with_change(compute_dtype(inputs[0]), v, reduction, *inputs)
+            return super().value_and_change(primals, tangents)
+        return self.cost.value_and_change(compute_dtype(inputs[0]), v, reduction, *inputs)
 
     def batch(self, size: int, arguments: Sequence[Any], dims: Sequence[int | None]) -> Tensor:
         reduction, *inputs = arguments

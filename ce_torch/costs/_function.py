@@ -88,9 +88,9 @@ class CostFunction:
         others_move = any(unpack_dual(tensor)[1] is not None for tensor in tensors)
         if tangent is None or is_tracked or others_move or not is_number(tangent):
             return self.run(dtype, reduction, z, *inputs)
-        return make_dual(*self.with_change(dtype, tangent, reduction, primal, *inputs))
+        return make_dual(*self.value_and_change(dtype, tangent, reduction, primal, *inputs))
 
-    def with_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+    def value_and_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         """Return C and how it changes with z in the direction v, in this dtype, as numbers."""
         implementation = self.choose(inputs)
         C, statistics = implementation.cost(dtype, reduction, *inputs)

@@ -85,7 +85,7 @@ class Transformable(ABC):
         """Return the derivative in the direction of the tangents."""
         raise NotImplementedError
 
-    def with_change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Any, Any]:
+    def value_and_change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Any, Any]:
         """Return the function, and its derivative in the direction of the tangents."""
         return self(*primals), self.change(primals, tangents)
 
@@ -157,7 +157,7 @@ class Transformable(ABC):
             return self.formulas(*arguments)
         primals, tangents = (map_tensors(lambda tensor: unwrap(tensor, level), part) for part in (primals, tangents))
         with transform:
-            result, change = self.with_change(primals, tangents)
+            result, change = self.value_and_change(primals, tangents)
         return make_dual(wrap(result, level), wrap(change, level))
 
     def lowered(self, transform: Transform, *arguments: Any) -> Any:

@@ -206,7 +206,7 @@ struct DeltaNode : CallNode {
     if (!v.defined() || !(needs_grad || needs_z)) return {at::Tensor(), at::Tensor()};
     Unpacked unpacked;
     bool is_taken = unpack(unpacked);
-    at::Tensor grad_output = saved_grad.unpack();
+    at::Tensor grad_output = unpack_grad();
     if (!is_taken || at::GradMode::is_enabled() || !is_unwatched() || !is_plain(v) || !is_plain(grad_output))
       return change_by_python(v, grad_output, unpacked);
     const at::Tensor& z = unpacked.inputs[of_z];
@@ -219,6 +219,12 @@ struct DeltaNode : CallNode {
     if (needs_z) set_written(unpacked.arguments, of_delta, delta_change = at::empty_like(z));
     check_fit(cost.kernels.change(unpacked.arguments));
     return {needs_grad ? by_grad(C_change, grad_output) : at::Tensor(), delta_change};
+  }
+
+  // Another thread may release what was kept.
+  at::Tensor unpack_grad() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return saved_grad.unpack();
   }
 
   // The derivative by a gradient of 0 is finite, as of a product that is 0 where a factor is.
