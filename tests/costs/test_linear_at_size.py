@@ -4,6 +4,7 @@ import pytest
 import torch
 from heads import compute_both, fused, layer, unfused
 
+from ce_torch.costs.kernels import products
 from ce_torch.costs.linear import blocks as layer_blocks
 from ce_torch.costs.linear import cpu_blocks, example_blocks
 
@@ -102,6 +103,21 @@ def test_a_limit_of_memory_and_a_frozen_weight_leave_z_no_such_place(blocks):
     fused(x, weight, None, y, block_rows=16)
     fused(x, weight, None, y, max_memory="2 MB")
     assert all(block.stop - block.start <= 16 for block in blocks)
+
+
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize("N", [1, 13, 77, 100])
+@pytest.mark.parametrize("options", KEPT.values(), ids=KEPT)
+def test_any_number_of_examples_goes_by_the_kernels_products(options, N, monkeypatch):
+    inputs, y = layer(N, 64, 3000, torch.float32, scale=0.3), torch.arange(N)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    right = torch.autograd.grad(unfused(*exact, y, **options), exact)
+    taken, supports = [], products.supports
+    monkeypatch.setattr(products, "supports", lambda *matrices: taken.append(supports(*matrices)) or taken[-1])
+    for found, gradient in zip(torch.autograd.grad(fused(*inputs, y, **options), inputs), right, strict=True):
+        assert (found - gradient).norm() <= 2e-6 * gradient.norm()
+    assert taken
+    assert all(taken)
 
 
 @pytest.mark.usefixtures("needs_kernels")

@@ -8,6 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
+from ce_torch.costs.kernels.layer_numbers import LANES
 from ce_torch.costs.linear.memory import BLOCK_TENSORS, Sizes, class_block_memory, example_block_memory
 from ce_torch.costs.linear.vocabulary_parallel import ALL_CLASSES, Shard
 
@@ -62,12 +63,12 @@ class Plan:
         return split(K, self.fit(length, class_block_memory, sizes))
 
     def block_examples(self, sizes: Sizes) -> int:
-        """Return the largest number of examples in a block that holds all classes."""
+        """Return the largest number of examples, some of which may fill it, in a block that holds all classes."""
         N, K, *_ = sizes
-        count = min(max(self.elements(N, K) // max(K, 1), 1), max(N, 1))
+        count = min(max(self.elements(N, K) // max(K, 1), 1), max(N + -N % LANES, 1))
         count = self.fit(count, example_block_memory, sizes)
         # The kernels of products take multiples of 16, and are fastest with those of 48.
-        step = next((step for step in (48, 16) if count >= step), 1)
+        step = next((step for step in (3 * LANES, LANES) if count >= step), 1)
         return count - count % step
 
     def has_room(self, memory: Callable[[Sizes, int], int], sizes: Sizes) -> bool:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import clamp_infinite, exponents, scale
 from ce_torch.costs._torch_private import count_dispatch_modes, is_transformed
 from ce_torch.costs.kernels import NOT_PLAIN, gpu, is_plain, layer_numbers
+from ce_torch.costs.kernels.layer_numbers import LANES
 from ce_torch.costs.kernels.products import add_product, exponentials_, softcap_exponentials_, weighted_inputs
 from ce_torch.costs.linear import gpu_half_precision
 from ce_torch.costs.linear.blocks import Plan, column, copy_serially, narrow, split
@@ -99,12 +101,13 @@ def numbers(layer: Layer, plan: Plan, z_loss: float = 0.0) -> tuple[Tensor, Stat
         return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
     C, statistics = layer.full(0), Statistics(*(layer.full(0) for _ in Statistics._fields))
     count = plan.block_examples(layer.sizes)
-    memory = x.new_empty(K * count)
+    memory = x.new_empty(K * columns_of_z(layer, min(layer.sizes.N, count), count))
     for block in split(layer.sizes.N, count):
         part = layer.examples(block)
-        C[block], part_statistics = exponentials(part, plan, memory[: K * len(part.x)].view(K, -1), z_loss)
-        for whole, value in zip(statistics, part_statistics, strict=True):
-            whole[block] = value
+        z = memory[: K * columns_of_z(layer, len(part.x), count)].view(K, -1)
+        part_C, part_statistics = exponentials(filled(part, z.shape[1]), plan, z, z_loss)
+        for whole, value in zip((C, *statistics), (part_C, *part_statistics), strict=True):
+            whole[block] = value[: len(part.x)]
     return torch.stack([C, zero, zero]), statistics, zero.to(torch.int64)
 
 
@@ -149,12 +152,14 @@ def blocks(gradients: Gradients, layer: Layer, plan: Plan) -> Iterator[tuple[sli
     (N, K, *_), count = layer.sizes, plan.block_examples(layer.sizes)
     first = examples_in_gradient(layer, plan) if "weight" in gradients else 0
     if first > count:
-        yield slice(0, first), gradients["weight"].view(-1)[: K * first]
+        yield slice(0, min(first, N)), gradients["weight"].view(-1)[: K * first]
     else:
         first = 0
-    memory = layer.x.new_empty(K * min(count, N - first))
-    for block in split(N - first, count):
-        yield slice(first + block.start, first + block.stop), memory[: K * (block.stop - block.start)]
+    left = max(N - first, 0)
+    memory = layer.x.new_empty(K * columns_of_z(layer, min(left, count), count))
+    for block in split(left, count):
+        columns = columns_of_z(layer, block.stop - block.start, count)
+        yield slice(first + block.start, first + block.stop), memory[: K * columns]
 
 
 def examples_in_gradient(layer: Layer, plan: Plan) -> int:
@@ -163,8 +168,19 @@ def examples_in_gradient(layer: Layer, plan: Plan) -> int:
         return 0
     N, K, D = len(layer.x), *layer.weight.shape
     # Beside z there are copies of x and of its gradient, and a part of z.
-    count = min(N, D, plan.elements(N, K) // (4 * D + CLASSES))
-    return count - count % 16
+    count = min(columns_of_z(layer, N, N + LANES), D, plan.elements(N, K) // (4 * D + CLASSES))
+    return count - count % LANES
+
+
+def columns_of_z(layer: Layer, examples: int, most: int) -> int:
+    """Return how many columns zᵀ of a block has: at most as many as there may be, and where kernels run one of 16."""
+    return min(examples + -examples % LANES, most) if layer_numbers.supports(layer.x, layer.weight) else examples
+
+
+def filled(layer: Layer, columns: int) -> Layer:
+    """Return the layer with so many examples, the last one again and again."""
+    N = len(layer.x)
+    return layer if columns == N else layer.examples(torch.arange(columns).clamp_(max=N - 1))
 
 
 def gradients(g: Tensor, layer: Layer, plan: Plan, _: Statistics, needs: Needs) -> tuple[Tensor, ...]:
@@ -201,12 +217,14 @@ def transposed_block(
 
     The part with off_value is not in it, unless there is a softcap.
     """
-    z = memory.view(len(layer.weight), -1)
+    z, N = memory.view(len(layer.weight), -1), len(layer.x)
+    # What fills the block has a factor of 0, and adds nothing.
+    layer, factor = filled(layer, z.shape[1]), pad(factor, (0, z.shape[1] - N))
     C, statistics = exponentials(layer, plan, z, z_loss)
     # z_factor z is factor (δᵀ + c off_value), with s = 1 + r.
     z_factor = product(plan.c * factor * statistics.T, 1 / (1 + statistics.r))
     add_gradients(gradients, block, layer, z_factor, z)
-    return C
+    return C[:N]
 
 
 def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tuple[Tensor, Statistics]:
@@ -263,7 +281,7 @@ def add_gradients(gradients: Gradients, block: slice, layer: Layer, z_factor: Te
         if "bias" in gradients:
             narrow(gradients["bias"], classes).addmv_(rows, z_factor, beta=beta)
     for name, gradient in x_gradients.items():
-        gradients[name][block] = (gradient * z_factor).mT
+        gradients[name][block] = (gradient * z_factor).mT[: block.stop - block.start]
 
 
 def parts(z: Tensor, gradient: Tensor | None) -> Iterator[tuple[slice, Tensor]]:

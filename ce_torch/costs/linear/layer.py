@@ -57,8 +57,8 @@ class Layer(Fields[Tensor]):
         """The dtype to compute in."""
         return compute_dtype(self.x)
 
-    def examples(self, block: slice) -> Self:
-        """Return the layer of a block of examples."""
+    def examples(self, block: slice | Tensor) -> Self:
+        """Return the layer of some examples."""
         names = "x", "c", "adapter_x", "y", "on_value"
         return self._replace(**{name: None if (t := getattr(self, name)) is None else t[block] for name in names})
 

@@ -46,7 +46,7 @@ def example_block_memory(sizes: Sizes, count: int) -> int:
     block = count * K
     # Where no kernel runs, PyTorch's operations take a part of the block and of the gradient by weight at a time.
     parts = PART_TENSORS * max(min(block, PART_ELEMENTS), block // 16) + min(PRODUCT_ELEMENTS, K * D)
-    return size * (block + 3 * count * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K + parts)
+    return size * (block + 4 * count * D + EXAMPLE_TENSORS * N + CLASS_TENSORS * K + parts)
 
 
 def class_block_memory(sizes: Sizes, count: int) -> int:
