@@ -222,8 +222,19 @@ def test_a_second_backward_pass_finds_no_z_and_the_same_gradients():
     torch.testing.assert_close(once, again, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 0.1, "class_weight": True}], ids=str)
-def test_exponentials_that_wait_in_16_bits_add_no_error_to_bfloat16s(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_smoothing": 0.1},
+        {"z_loss": 0.1, "class_weight": True},
+        {"softcap": 2.0},
+        {"softcap": 30.0, "label_smoothing": 0.1},
+        {"softcap": 10.0, "temperature": 0.4, "z_loss": 0.1},
+    ],
+    ids=str,
+)
+def test_what_waits_in_16_bits_adds_no_error_to_bfloat16s(options):
     N, D, K = 300, 256, 1000
     inputs = [tensor.detach().bfloat16().requires_grad_() for tensor in layer(N, D, K, torch.float32, scale=0.5)]
     exact, y = in_float64(inputs), torch.arange(N) * 7 % K
@@ -249,11 +260,24 @@ def test_bfloat16_keeps_as_many_examples_as_a_layer_has_inputs():
     for own, plan, examples in (
         (plain, Plan(1.0), 128),
         (plain, Plan(1.0, entropy=True), 64),
-        (plain, Plan(1.0, softcap=5.0), 64),
+        (plain, Plan(2.0, softcap=16.0), 128),
+        (plain, Plan(2.0, softcap=16.1), 64),
         (plain._replace(y=torch.ones(512, 600)), Plan(1.0), 64),
     ):
         tiles = cpu_blocks.LayerTiles(own, plan)
         assert tiles.room * tiles.most_examples == examples
+
+
+def test_a_score_in_16_bits_of_an_example_that_is_sure_and_right_keeps_the_digits_of_its_gradient():
+    N, D, K = 16, 128, 200
+    x, y = torch.eye(N, D).bfloat16().requires_grad_(), torch.arange(N)
+    weight = torch.zeros(K, D)
+    weight[y, y] = 20.0
+    weight = weight.bfloat16().requires_grad_()
+    exact = in_float64([x, weight])
+    found = torch.autograd.grad(fused(x, weight, None, y, softcap=30.0), weight)[0]
+    (right,) = torch.autograd.grad(unfused(*exact, None, y, softcap=30.0), exact[1])
+    torch.testing.assert_close(found[y, y].double(), right[y, y], rtol=2**-7, atol=0)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["x", "weight", "bias"])

@@ -16,16 +16,10 @@ constexpr float least_exponent = -80;
 
 enum class Kind { forward_kl, reverse_kl, jensen_shannon };
 
-// exp(x) − 1 for x ≤ 80. For x = n ln 2 + r it is (2ⁿ − 1) + 2ⁿ (exp(r) − 1), which loses no digits near 0.
+// exp(x) − 1 for x ≤ 80.
 inlined inline Floats expm1(Floats x) {
-  using W = Wide<float>;
-  x = x < least_exponent ? least_exponent : x;
-  Floats shifted = x * 0x1.715476p0f + W::round, n = shifted - W::round;
-  Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
-#pragma GCC unroll 16
-  for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
-  Floats power_of_2 = scale<float>(Floats{} + 1, shifted, x);
-  return (power_of_2 - 1) + power_of_2 * (r * series);
+  ExpTerms terms(x < least_exponent ? least_exponent : x);
+  return (terms.power - 1) + terms.change;
 }
 
 // ln(1 + w) for −1 < w ≤ 0.

@@ -52,20 +52,29 @@ inlined inline Reals<double> at_least(double least, Reals<double> x) { return _m
 inlined inline Reals<float> scale_by_power_of_2(Reals<float> x, Reals<float> n) { return _mm512_scalef_ps(x, n); }
 inlined inline Reals<double> scale_by_power_of_2(Reals<double> x, Reals<double> n) { return _mm512_scalef_pd(x, n); }
 
-// exp(x) for x ≤ 0. With n = x / ln 2, rounded to one of as many parts of 1 as there are lanes, it is 2ⁿ exp(r), where a
-// vector has all roots of 2 that there are, and r is so small that a few terms of the series do.
-template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
-  using W = Wide<Real>;
-  using Bits = typename W::Bits;
-  constexpr Real round = W::round / W::lanes;
-  x = at_least(2 * W::lowest_exponent, x);
-  Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + round, n = shifted - round;
-  Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
-  Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_short_exp - 1]);
+// exp(x) = 2ⁿ root (1 + change). With n = x / ln 2, rounded to one of as many parts of 1 as there are lanes, a vector has
+// all roots of 2 that there are, and what is left of x is so small that a few terms of the series do.
+template <class Real> struct Reduced {
+  Reals<Real> n, root, change;
+
+  template <int terms> static inlined Reduced from(Reals<Real> x) {
+    using W = Wide<Real>;
+    using Bits = typename W::Bits;
+    constexpr Real round = W::round / W::lanes;
+    x = at_least(2 * W::lowest_exponent, x);
+    Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + round, n = shifted - round;
+    Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
+    Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[terms - 1]);
 #pragma GCC unroll 16
-  for (int i = W::terms_of_short_exp - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
-  Reals<Real> change = r * series + root_at(roots<Real>.lost, (Bits)shifted);
-  Reals<Real> root = root_at(roots<Real>.of_2, (Bits)shifted);
+    for (int i = terms - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
+    Reals<Real> change = r * series + root_at(roots<Real>.lost, (Bits)shifted);
+    return {n, root_at(roots<Real>.of_2, (Bits)shifted), change};
+  }
+};
+
+// exp(x) for x ≤ 0.
+template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
+  auto [n, root, change] = Reduced<Real>::template from<Wide<Real>::terms_of_short_exp>(x);
   return scale_by_power_of_2(root + root * change, n);
 }
 #else
@@ -81,6 +90,27 @@ template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) 
   return scale<Real>(series, shifted, x);
 }
 #endif
+
+// exp(x) as a sum, for −80 ≤ x ≤ 80: (power − 1) + change is exp(x) − 1 with all its digits.
+struct ExpTerms {
+  Floats power, change;
+
+  explicit inlined ExpTerms(Floats x) {
+    using W = Wide<float>;
+#ifdef __AVX512F__
+    auto reduced = Reduced<float>::from<W::terms_of_short_exp + 1>(x);
+    power = scale_by_power_of_2(reduced.root, reduced.n);
+    change = power * reduced.change;
+#else
+    Floats shifted = x * 0x1.715476p0f + W::round, n = shifted - W::round;
+    Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
+#pragma GCC unroll 16
+    for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
+    power = scale<float>(Floats{} + 1, shifted, x);
+    change = power * (r * series);
+#endif
+  }
+};
 
 // ln(x) for x > 0, −∞ for 0, and nan for nan. With x = 2ᵏ f, √½ ≤ f < √2, it is k ln 2 + 2 artanh(q), q = (f − 1) / (f + 1).
 template <class Real> Reals<Real> log_of_positive(Reals<Real> x) {

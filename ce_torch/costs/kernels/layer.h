@@ -9,6 +9,8 @@
 namespace {
 
 enum class Type { float32, bfloat16, float16, float64 };
+// What waits of a tile for the backward pass: z, or in 16 bits exp(c (φ(z) − φ(m))), or φ(z).
+enum class Kept : int32_t { z, exponentials, capped };
 
 // Desired outputs: a row for each example, beyond the last of which they are 0, and of each class, or none.
 struct Targets {
@@ -78,12 +80,13 @@ struct Layer {
   const int64_t* y;
   Targets targets;
   float *z, *m;  // memory for a tile, or for pairs of its rows of x, and for the largest numbers of its columns, or none
-  void* kept;    // memory for z of the first tiles, one after the other, or for their exponentials, which may be there already
-  float* kept_phi;  // φ(m) of the exponentials exp(c (φ(z) − φ(m))) of each example, or none if z is kept
+  void* kept;    // memory for what is kept of the first tiles, one after the other, which may be there already
+  float* kept_phi;  // φ(m) of the exponentials of each example, or none
   int64_t inner, first_class, classes, examples, tile_examples;  // `inner` numbers, or pairs, in a row of the weight
   int64_t kept_tiles;
   float c, softcap;  // κ is 0 for no softcap
   int32_t has_pairs, has_kept, threads;
+  Kept kept_kind;
 };
 
 // A number from 0 to 1 in 16 bits, 6 for its exponent and 10 for its fraction, and 0 for what is less than 2⁻⁶².
@@ -93,11 +96,21 @@ inlined inline Halves pack(Floats x) {
 }
 inlined inline Floats unpack(Halves x) { return (Floats)(__builtin_convertvector(x, Words) << 13) * 0x1p64f; }
 
-// Some examples, from `start` on, a column for each, and the memory of their z or of packed exponentials, which may be there.
+// A number from −1 to 1 in 16 bits, as a part of 2¹⁵ − 1.
+constexpr float most_parts = 32767;
+inlined inline Halves pack_part(Floats x) {
+  return __builtin_convertvector((Words)(x * most_parts + Wide<float>::round), Halves);
+}
+inlined inline Floats unpack_part(Halves x) {
+  auto number = (typename Wide<float>::Signed)(__builtin_convertvector(x, Words) << 16) >> 16;
+  return __builtin_convertvector(number, Floats) * (1 / most_parts);
+}
+
+// Some examples, from `start` on, a column for each, and the memory of their z or of what is packed, which may be there.
 struct Tile {
   int64_t start, columns;
   float* z;
-  uint16_t* exponentials;
+  uint16_t* packed;
   bool is_there;
 };
 
@@ -107,8 +120,8 @@ template <class Function> void for_each_tile(const Layer& layer, Function f) {
     const bool is_kept = start / layer.tile_examples < layer.kept_tiles;
     const int64_t columns = std::min(layer.tile_examples, layer.examples - start), place = start * layer.classes;
     Tile tile{start, columns, layer.z, nullptr, is_kept && layer.has_kept};
-    if (is_kept && layer.kept_phi) tile.exponentials = (uint16_t*)layer.kept + place;
-    else if (is_kept) tile.z = (float*)layer.kept + place;
+    if (is_kept && layer.kept_kind == Kept::z) tile.z = (float*)layer.kept + place;
+    else if (is_kept) tile.packed = (uint16_t*)layer.kept + place;
     f(tile);
   }
 }
@@ -119,7 +132,7 @@ template <class Number> void write_inputs(const Layer& layer, const Tile& tile) 
   Matrix<Number> weight{(Number*)layer.weight, inner, 1}, x{(Number*)layer.x + (tile.start - known) * inner, columns, 1};
   write_inputs(weight, x, layer.bias, {tile.z, columns, 1}, layer.m, layer.classes, columns, inner, layer.threads);
 }
-// Writes z of a tile that has neither it nor exponentials.
+// Writes z of a tile of which nothing is there.
 inline void write_z(const Layer& layer, const Tile& tile) {
   if (tile.is_there) return;
   layer.has_pairs ? write_inputs<Pair>(layer, tile) : write_inputs<float>(layer, tile);

@@ -49,7 +49,7 @@ struct Exponential {
 
 // Writes δᵀ of a tile, c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)], in the place of z. The numbers of each example are
 // on_value, φ(m), r, T, H, g_C, g_ℓ and g_H; t is on_value at its class y, beside what else it is. Exponentials are kept
-// for costs that take no more than them: their x, and φ′, are not known.
+// for costs that take no more than them: their x, and φ′, are not known. A φ in 16 bits is exact where it is φ(m).
 void write_delta(const Layer& layer, const Gradients& gradients, const Tile& tile) {
   const Targets targets = layer.targets.from(tile.start);
   const int64_t *y = layer.y + tile.start, step = layer.examples, start_class = layer.first_class, columns = tile.columns;
@@ -69,11 +69,19 @@ void write_delta(const Layer& layer, const Gradients& gradients, const Tile& til
     }
     Floats e_factor = (product(g_C, T) + g_l) * inverse;
     Outputs desired(targets, column, end);
-    Floats shrink = tile.exponentials ? exp_of_negative<float>(exponent(load(layer.kept_phi + tile.start + column, lanes), m, normal)) : Floats{};
+    const bool has_exponentials = tile.packed && layer.kept_kind == Kept::exponentials;
+    Floats shrink = {}, largest = unpack_part(pack_part(m / softcap));
+    if (has_exponentials) shrink = exp_of_negative<float>(exponent(load(layer.kept_phi + tile.start + column, lanes), m, normal));
     auto exponential = [&](int64_t row) inlined {
       int64_t place = row * columns + column;
-      if (tile.exponentials) return Exponential{shrink * unpack(load_bits(tile.exponentials + place, lanes)), Floats{}, Floats{} + 1};
-      Capped phi = capped(load(tile.z + place, lanes), softcap);
+      if (has_exponentials) return Exponential{shrink * unpack(load_bits(tile.packed + place, lanes)), Floats{}, Floats{} + 1};
+      Capped phi;
+      if (tile.packed) {
+        Floats part = unpack_part(load_bits(tile.packed + place, lanes));
+        phi = {part == largest ? m : softcap * part, 1 - part * part};
+      } else {
+        phi = capped(load(tile.z + place, lanes), softcap);
+      }
       Floats x = exponent(phi.value, m, normal);
       return Exponential{exp_of_negative<float>(x), x, phi.slope};
     };

@@ -32,7 +32,7 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
     store(here > before ? 0 : ones, sum(row_ones), lanes);
     store(largest, sum(row_m), lanes);
     store(capped(largest, softcap).value, sum(row_phi), lanes);
-    if (tile.exponentials) store(capped(largest, softcap).value, layer.kept_phi + tile.start + column, lanes);
+    if (tile.packed && layer.kept_phi) store(capped(largest, softcap).value, layer.kept_phi + tile.start + column, lanes);
     for (int lane = 0; lane < lanes; lane++) {
       if (here[lane] > before[lane] && others[lane] == others[lane]) predictions[column + lane] = -1;
       int64_t row = y[column + lane] - start_class;
@@ -51,12 +51,15 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
     Indices best = Indices{} + int32_t(rows);
     for (int64_t row = start; row < end; row++) {
       Floats number = load(z + row * columns + column, lanes);
-      Floats x = exponent(capped(number, softcap).value, most, c), e = exp_of_negative<float>(x);
+      Floats phi = capped(number, softcap).value, x = exponent(phi, most, c), e = exp_of_negative<float>(x);
       ones = x == 0 ? ones + 1 : ones;
       others = x == 0 ? others : others + e;
       ex += product(e, x);
       best = number == maximum && best == int32_t(rows) ? Indices{} + int32_t(row) : best;
-      if (tile.exponentials) store_bits(pack(e), tile.exponentials + row * columns + column, lanes);
+      if (tile.packed) {
+        Halves packed = layer.kept_kind == Kept::exponentials ? pack(e) : pack_part(phi * (1 / softcap));
+        store_bits(packed, tile.packed + row * columns + column, lanes);
+      }
       if (targets.are_none()) continue;
       Floats t = desired.at(row);
       tx += product(t, x);

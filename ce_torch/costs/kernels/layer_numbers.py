@@ -12,6 +12,8 @@ from ce_torch.costs.kernels.products import kernel
 
 # How the kernels name dtypes of desired outputs.
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+# How they name what waits of a tile for the backward pass: z, or in 16 bits exponentials or φ(z).
+Z, EXPONENTIALS, CAPPED = range(3)
 # The kernels take examples in multiples of this number.
 LANES = 16
 
@@ -37,7 +39,7 @@ class TiledLayer(ctypes.Structure):
         *((name, POINTER) for name in ("z", "m", "kept", "kept_phi")),
         *((name, SIZE) for name in ("inner", "first_class", "classes", "examples", "tile_examples", "kept_tiles")),
         *((name, FLOAT) for name in ("c", "softcap")),
-        *((name, INT) for name in ("has_pairs", "has_kept", "threads")),
+        *((name, INT) for name in ("has_pairs", "has_kept", "threads", "kept_kind")),
     )
 
 

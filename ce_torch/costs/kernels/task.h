@@ -21,7 +21,7 @@ constexpr int64_t few_rows = 4;
 
 enum class Type { float32, float64, bfloat16, float16, int64, boolean };
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
-constexpr int abi_version = 5;
+constexpr int abi_version = 6;
 
 // Calls f with a null pointer of the numbers that a type stands for.
 template <class Function> inlined inline auto with_numbers(Type type, Function&& f) {

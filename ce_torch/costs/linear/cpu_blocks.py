@@ -13,7 +13,16 @@ from torch.nn.functional import pad
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import exponents, scale
 from ce_torch.costs.kernels import layer_numbers
-from ce_torch.costs.kernels.layer_numbers import TYPES, ColumnSums, Targets, add_gradients, add_numbers
+from ce_torch.costs.kernels.layer_numbers import (
+    CAPPED,
+    EXPONENTIALS,
+    TYPES,
+    ColumnSums,
+    Targets,
+    Z,
+    add_gradients,
+    add_numbers,
+)
 from ce_torch.costs.kernels.products import address
 from ce_torch.costs.linear.blocks import Plan, copy_serially, narrow
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
@@ -23,6 +32,8 @@ from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.held import HeldGradients, KeptTiles
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import tile_memory
+
+LARGEST_CAPPED = 32
 
 
 def refusal(layer: Layer, plan: Plan) -> str | None:
@@ -45,10 +56,7 @@ class LayerTiles(Tiles):
         self.outputs = layer.y if layer.y.is_floating_point() else None
         self.y = self.padded(layer.y if self.outputs is None else layer.y.new_full((N,), -1, dtype=torch.int64))
         self.off_value = None if layer.off_value is None else layer.off_value.float().contiguous()
-        # Other costs take digits of z that 16 bits don't hold.
-        self.keeps_exponentials = (
-            self.has_pairs and plan.softcap is None and not (plan.entropy or layer.y.is_floating_point())
-        )
+        arguments.kept_kind = self.kept_kind = kept_kind(layer, plan) if self.has_pairs else Z
         self.kept: KeptTiles | None = None
         self.m = empty(self.most_examples)
         arguments.y, arguments.m = address(self.y), address(self.m)
@@ -71,7 +79,7 @@ class LayerTiles(Tiles):
     @property
     def room(self) -> int:
         """How many tiles of the same classes have room in the gradient by weight."""
-        size = 2 if self.keeps_exponentials else self.z.itemsize
+        size = self.z.itemsize if self.kept_kind == Z else 2
         return self.D * self.weight.itemsize // (self.most_examples * size)
 
     def keep(self, kept: KeptTiles, is_there: bool) -> None:
@@ -83,7 +91,7 @@ class LayerTiles(Tiles):
         """Return memory for the first tiles."""
         memory = torch.empty_like(self.weight, memory_format=torch.contiguous_format)
         blocks, examples = math.ceil(len(self.weight) / self.most_classes), min(self.room * self.most_examples, self.N)
-        phi = empty(blocks, examples) if self.keeps_exponentials else None
+        phi = empty(blocks, examples) if self.kept_kind == EXPONENTIALS else None
         return KeptTiles(memory, phi, self.most_classes)
 
     def take(self, held: HeldGradients) -> Tensor | None:
@@ -97,6 +105,16 @@ class LayerTiles(Tiles):
     def padded(self, numbers: Tensor) -> Tensor:
         """Return numbers of the examples, which come last, with 0 for those that are none."""
         return (pad(numbers, (0, self.missing)) if self.missing else numbers).contiguous()
+
+
+def kept_kind(layer: Layer, plan: Plan) -> int:
+    """Return what of a tile in bfloat16 waits for the backward pass: in 16 bits, where they add no error to its own."""
+    if plan.entropy or layer.y.is_floating_point():
+        return Z
+    if plan.softcap is None:
+        return EXPONENTIALS
+    # Of scores so far apart exponentials are rounded to 10 bits.
+    return CAPPED if plan.c * plan.softcap <= LARGEST_CAPPED else Z
 
 
 @fixed_precision

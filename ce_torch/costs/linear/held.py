@@ -15,7 +15,7 @@ class KeptTiles(NamedTuple):
     """z of the first tiles of a layer, of so many classes each, in memory that the gradient of its weight will have.
 
     Or in place of z exponentials in 16 bits, exp(c (φ(z) − φ(m))), with φ(m) of each example in `phi`, which has a row
-    for each block of classes: m is the largest z so far.
+    for each block of classes: m is the largest z so far. Or φ(z) in 16 bits.
     """
 
     memory: Tensor
