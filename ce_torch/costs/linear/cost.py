@@ -182,13 +182,18 @@ def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str
     layer = inputs.layer(x, targets.y, targets.on_value, targets.off_value)
     plan = inputs.reserve(plan, layer)
     reason = fused.refusal(layer, reduction, plan, z_loss)
-    if reason is None:
+    if torch.compiler.is_compiling() and reduction != "none" and plan.shard.group is None and not is_forward_mode():
+        from ce_torch.costs.linear.compiled import compiled_cost
+
+        C = compiled_cost(targets.factor(reduction), z_loss, *layer, *plan.options)
+    elif reason is None:
         held = reserve(inputs.given[1]) if layer.weight.requires_grad else HeldGradients(layer.weight)
         C = fused.FusedLinearLogLikelihood.apply(plan, z_loss, held, targets.factor(reduction), *layer)
-        # The mean over no examples is nan.
-        return C if reduction == "sum" else torch.where(targets.counted.sum() == 0, torch.nan, C)
-    C = targets.masked_cost(example_costs(layer, plan, z_loss, reason))
-    return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, targets.counted)
+    else:
+        C = targets.masked_cost(example_costs(layer, plan, z_loss, reason))
+        return scattered(C, kept, N) if reduction == "none" else reduce(reduction, C, targets.counted)
+    # The mean over no examples is nan.
+    return C if reduction == "sum" else torch.where(targets.counted.sum() == 0, torch.nan, C)
 
 
 def scattered(numbers: Tensor, kept: Tensor | None, N: int, value: int = 0) -> Tensor:

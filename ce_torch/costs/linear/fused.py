@@ -50,7 +50,8 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
         factor, costs, *layer = ctx.saved_tensors
         layer, held, ctx.held = Layer(*layer), ctx.held, None
         if may_be_differentiated(g):
-            return None, None, None, *differentiable_gradients(g, factor, layer, ctx)
+            needs = ctx.needs_input_grad[3:]
+            return None, None, None, *differentiable_gradients(g, factor, layer, ctx.plan, ctx.z_loss, needs)
         by_factor = g * costs if ctx.needs_input_grad[3] else None
         if held is None or held.gradients is None:
             _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs, ctx.z_loss)
@@ -71,18 +72,20 @@ def multiply_by(gradients: Sequence[Tensor], g: Tensor) -> None:
             gradient.mul_(g)
 
 
-def differentiable_gradients(g: Tensor, factor: Tensor, layer: Layer, ctx: Any) -> tuple[Tensor | None, ...]:
-    """Return the gradients by factor and the layer, as autograd can differentiate them."""
-    plan, z_loss = replace(ctx.plan, logsumexp=ctx.z_loss != 0), ctx.z_loss
+def differentiable_gradients(
+    g: Tensor, factor: Tensor, layer: Layer, plan: Plan, z_loss: float, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by factor and the layer, those that are needed, as autograd can differentiate them."""
+    plan, (needs_factor, *needs) = replace(plan, logsumexp=z_loss != 0), needs
     upstream, by_factor = g * factor, None
     zero = torch.zeros_like(upstream)
     by_logsumexp = zero
-    if z_loss != 0 or ctx.needs_input_grad[3]:
+    if z_loss != 0 or needs_factor:
         (C, logsumexp, _), _ = numbers(layer, plan)
         by_logsumexp = product(upstream, 2 * z_loss * logsumexp)
-        by_factor = g * (C + z_loss * logsumexp.square()) if ctx.needs_input_grad[3] else None
+        by_factor = g * (C + z_loss * logsumexp.square()) if needs_factor else None
     by_numbers = torch.stack([upstream, by_logsumexp, zero])
-    return by_factor, *gradients(by_numbers, layer, plan, None, ctx.needs_input_grad[4:])
+    return by_factor, *gradients(by_numbers, layer, plan, None, needs)
 
 
 def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | None:
@@ -94,9 +97,14 @@ def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | No
         return "torch.compile sees an operator"
     if tracing_state() is not None:
         return "a trace records operations, and no Function of autograd"
-    parameters, target = (getattr(layer, name) for name in PARAMETERS), (layer.on_value, layer.off_value)
     if reduction == "none":
         return 'reduction is "none"'
+    return unasked(layer) or example_blocks.refusal(layer, plan, z_loss)
+
+
+def unasked(layer: Layer) -> str | None:
+    """Return why gradients of this layer are not asked for, or not in this way, or None."""
+    parameters, target = (getattr(layer, name) for name in PARAMETERS), (layer.on_value, layer.off_value)
     if not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in parameters)):
         return "no gradient is asked for"
     if any(tensor is not None and tensor.requires_grad for tensor in target):
@@ -108,4 +116,4 @@ def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | No
     if has_saved_tensor_hooks():
         # Hooks save memory by what they do to saved tensors. Gradients that are kept would escape them.
         return "hooks for saved tensors are set"
-    return example_blocks.refusal(layer, plan, z_loss)
+    return None

@@ -1,9 +1,12 @@
 """Gradients that forward passes keep for their backward passes, at most one of the size of a weight at a time."""
 
+import ctypes
+from itertools import count
 from threading import Lock
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor
 
 from ce_torch.costs._torch_private import base
@@ -45,3 +48,27 @@ def reserve(weight: Tensor) -> HeldGradients | None:
             return None
         place = held_gradients[id(weight)] = HeldGradients(weight)
     return place
+
+
+class Ticket(ctypes.c_int64 * 1):
+    """The memory of a tensor, by whose number what is held is found as long as the tensor is there."""
+
+    held: HeldGradients
+
+
+numbers = count(1)
+held_by_number: WeakValueDictionary[int, HeldGradients] = WeakValueDictionary()
+
+
+def new_ticket(held: HeldGradients | None) -> Tensor:
+    """Return a tensor that an operator can return, and that keeps alive what is held; of 0 if nothing is."""
+    if held is None:
+        return torch.zeros(1, dtype=torch.int64)
+    ticket = Ticket(next(numbers))
+    ticket.held = held_by_number[ticket[0]] = held
+    return torch.frombuffer(ticket, dtype=torch.int64)
+
+
+def find_held(ticket: Tensor) -> HeldGradients | None:
+    """Return what is held by a ticket, or a copy of it, or None if nothing is any more."""
+    return held_by_number.get(int(ticket.item()))
