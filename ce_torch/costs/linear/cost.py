@@ -65,8 +65,8 @@ def linear_log_likelihood(
 
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
-    "none", half precision and shards; under `torch.func`, `torch.compile` and hooks for saved tensors, such as those of
-    activation checkpointing; and where a second backward pass runs over a retained graph. Of several forward passes
+    "none", half precision and shards; under `torch.func` and hooks for saved tensors, such as those of activation
+    checkpointing; compiled for a GPU; and where a second backward pass runs over a retained graph. Of several forward passes
     before a backward pass, as where costs are summed, only one keeps a gradient of the weight, and the others leave
     theirs to the backward pass.
 
