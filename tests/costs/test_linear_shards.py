@@ -286,3 +286,47 @@ def refuses_a_third_derivative(rank: int, shares: tuple[int, ...], inputs: Input
 def test_a_third_derivative_of_shards_is_refused_with_a_sentence(processes, tmp_path):
     results = run_in_processes(processes, tmp_path, refuses_a_third_derivative, (5, 4), layer(), CLASSES, {})
     assert all(one[0] for one in results)
+
+
+def compiled(cost: Callable[..., Tensor], fullgraph: bool) -> Callable[..., Tensor]:
+    torch.compiler.reset()
+    return torch.compile(cost, backend="aot_eager", fullgraph=fullgraph)
+
+
+def numbers_of_shard(x: Tensor, weight: Tensor) -> Tensor:
+    """Return a number that the compiler sees something before and after, by all uses that take a group."""
+    group = distributed.group.WORLD
+    C = linear_log_likelihood(2 * x, weight, CLASSES, group=group)
+    return C + linear_softmax_statistics(x, weight, group=group).logsumexp.square().sum()
+
+
+def compiles_between_graphs(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+    own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+    x, weight = inputs[0], inputs[1].detach()[own].requires_grad_()
+    C = compiled(numbers_of_shard, fullgraph=False)(x, weight)
+    return C, *torch.autograd.grad(C, [x, weight])
+
+
+def refuses_a_full_graph(rank: int, shares: tuple[int, ...], inputs: Inputs, *_: object) -> tuple[Tensor, ...]:
+    own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+    try:
+        compiled(numbers_of_shard, fullgraph=True)(inputs[0], inputs[1][own])
+    except RuntimeError as error:
+        return (torch.tensor("does not support a cost whose classes are shared out among processes" in str(error)),)
+    return (torch.tensor(False),)
+
+
+def test_the_compiler_calls_a_cost_of_several_processes_between_graphs(processes, tmp_path):
+    inputs = layer(bias=False)
+    z = inputs[0] @ inputs[1].T
+    right = torch.nn.functional.cross_entropy(2 * z, CLASSES) + z.logsumexp(-1).square().sum()
+    by_x, by_weight = torch.autograd.grad(right, inputs)
+    results = run_in_processes(processes, tmp_path, compiles_between_graphs, (5, 4), inputs, CLASSES, {})
+    for C, found, _ in results:
+        torch.testing.assert_close((C, found), (right.detach(), by_x))
+    torch.testing.assert_close(torch.cat([part for *_, part in results]), by_weight)
+
+
+def test_a_full_graph_of_several_processes_is_refused(processes, tmp_path):
+    results = run_in_processes(processes, tmp_path, refuses_a_full_graph, (5, 4), layer(), CLASSES, {})
+    assert all(refused for (refused,) in results)

@@ -3,8 +3,9 @@
 The compiler does not look inside, but traces the calls down to operators.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.operators import FIELD_COUNT
 from ce_torch.costs.linear.recorded import RecordedLinearLogLikelihood
+
+Result = TypeVar("Result")
 
 
 @torch.compiler.allow_in_graph
@@ -32,3 +35,11 @@ def compiled_cost(factor: Tensor, z_loss: float, *arguments: Any) -> Tensor:
         return RecordedLinearLogLikelihood.apply(plan, z_loss, factor, *layer)
     (C, logsumexp, _), _ = autograd.numbers(layer, replace(plan, logsumexp=z_loss != 0))
     return product(factor, C if z_loss == 0 else C + z_loss * logsumexp.square()).sum()
+
+
+@torch.compiler.disable(
+    reason="torch.compile does not support a cost whose classes are shared out among processes, and calls it between "
+    "two graphs; with fullgraph=True call it outside of what is compiled"
+)
+def call_between_graphs(cost: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    return cost(*arguments, **options)

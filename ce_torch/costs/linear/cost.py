@@ -25,9 +25,11 @@ from ce_torch.costs.linear.inputs import Inputs, prepare
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.memory import BLOCK_TENSORS
 from ce_torch.costs.linear.targets import ClassTargets, class_targets, dense_targets, kept_examples, masked_inputs
+from ce_torch.costs.linear.vocabulary_parallel import uncompiled_with_group
 
 
 @loss_function()
+@uncompiled_with_group
 def linear_log_likelihood(
     x: Tensor,
     weight: Tensor,
@@ -66,9 +68,9 @@ def linear_log_likelihood(
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
     "none", half precision and shards; under `torch.func` and hooks for saved tensors, such as those of activation
-    checkpointing; compiled for a GPU; and where a second backward pass runs over a retained graph. Of several forward passes
-    before a backward pass, as where costs are summed, only one keeps a gradient of the weight, and the others leave
-    theirs to the backward pass.
+    checkpointing; compiled for a GPU; and where a second backward pass runs over a retained graph. Of several forward
+    passes before a backward pass, as where costs are summed, only one keeps a gradient of the weight, and the others
+    leave theirs to the backward pass.
 
     Args:
         x: inputs of the layer, floating point, shape (..., D).
@@ -182,7 +184,7 @@ def class_cost(inputs: Inputs, targets: ClassTargets, plan: Plan, reduction: str
     layer = inputs.layer(x, targets.y, targets.on_value, targets.off_value)
     plan = inputs.reserve(plan, layer)
     reason = fused.refusal(layer, reduction, plan, z_loss)
-    if torch.compiler.is_compiling() and reduction != "none" and plan.shard.group is None and not is_forward_mode():
+    if torch.compiler.is_compiling() and reduction != "none" and not is_forward_mode():
         from ce_torch.costs.linear.compiled import compiled_cost
 
         C = compiled_cost(targets.factor(reduction), z_loss, *layer, *plan.options)
@@ -210,15 +212,10 @@ def example_costs(layer: Layer, plan: Plan, z_loss: float, reason: str | None) -
 def example_numbers(layer: Layer, plan: Plan, reason: str | None) -> tuple[Tensor, Tensor]:
     """Return C, ℓ and H of each example, shape (3, N), and the predictions; `explain` tells the reason."""
     is_traced = tracing_state() is not None and plan.shard.group is None
-    if torch.compiler.is_compiling():
-        if plan.shard.group is not None:
-            raise RuntimeError(
-                "torch.compile does not support a cost whose classes are shared out among processes; call it eagerly"
-            )
-        if not is_forward_mode():
-            from ce_torch.costs.linear.compiled import compiled_numbers
+    if torch.compiler.is_compiling() and not is_forward_mode():
+        from ce_torch.costs.linear.compiled import compiled_numbers
 
-            return compiled_numbers(*layer, *plan.options)
+        return compiled_numbers(*layer, *plan.options)
     if is_traced or torch.compiler.is_compiling():
         # Traces, and the compiler in forward mode, take the formula itself. It gets a single block, for they would
         # unroll a loop.

@@ -14,10 +14,11 @@ from ce_torch.costs.linear.cost import example_numbers, scattered
 from ce_torch.costs.linear.inputs import Inputs, prepare
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.targets import class_targets, kept_examples, masked_inputs
-from ce_torch.costs.linear.vocabulary_parallel import Shard
+from ce_torch.costs.linear.vocabulary_parallel import Shard, uncompiled_with_group
 
 
 @loss_function()
+@uncompiled_with_group
 def linear_softmax_statistics(
     x: Tensor,
     weight: Tensor,

@@ -1,10 +1,29 @@
 """Vocabulary parallelism: processes share the classes of a layer, and exchange a few numbers for each example."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def uncompiled_with_group(cost: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let the compiler leave a cost alone whose classes are shared out among processes."""
+
+    @wraps(cost)
+    def call(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        if torch.compiler.is_compiling() and options.get("group") is not None:
+            from ce_torch.costs.linear.compiled import call_between_graphs
+
+            return call_between_graphs(cost, *arguments, **options)
+        return cost(*arguments, **options)
+
+    return call
 
 
 class Shard(NamedTuple):
