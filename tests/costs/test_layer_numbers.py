@@ -280,6 +280,42 @@ def test_a_score_in_16_bits_of_an_example_that_is_sure_and_right_keeps_the_digit
     torch.testing.assert_close(found[y, y].double(), right[y, y], rtol=2**-7, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": 0.1}, {"softcap": 3.0, "z_loss": 0.1}, {"reduction": "none"}], ids=str
+)
+@pytest.mark.parametrize("target", ["classes", "outputs"])
+def test_parts_of_the_examples_add_up(target, options, dtype, monkeypatch):
+    monkeypatch.setattr(cpu_blocks, "PART_EXAMPLES", 128)
+    N, D, K = 700, 40, 90
+    inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in layer(N, D, K, torch.float32, scale=0.5)]
+    exact = in_float64(inputs)
+    y = torch.arange(N) * 7 % K if target == "classes" else F.one_hot(torch.arange(N) % K, K).to(dtype) / 2
+    wide = y if target == "classes" else y.double()
+    C, right = fused(*inputs, y, out_dtype=torch.float32, **options), unfused(*exact, wide, **options)
+    torch.testing.assert_close(C.double(), right, rtol=1e-5, atol=1e-5)
+    upstream = torch.linspace(0.5, 2, N) if C.ndim else torch.tensor(1.0)
+    found = torch.autograd.grad(C, inputs, upstream, retain_graph=True)
+    again = torch.autograd.grad(C, inputs, upstream)
+    for gradients in found, again:
+        for gradient, expected in zip(
+            gradients, torch.autograd.grad(right, exact, upstream.double(), True), strict=True
+        ):
+            error = 5e-6 if dtype == torch.float32 else 2**-7
+            assert (gradient - expected).norm() < error * expected.norm()
+
+
+def test_of_many_examples_of_few_classes_x_and_its_gradient_are_columns_in_parts(peak_memory):
+    x, weight = (torch.randn(rows, 256).bfloat16().requires_grad_() for rows in (8000, 500))
+    y = torch.arange(8000) % 500
+
+    def step():
+        return torch.autograd.grad(fused(x, weight, None, y), (x, weight))
+
+    step()
+    assert peak_memory(step) - x.nbytes - weight.nbytes < 0.6 * 8000 * 500 * 2
+
+
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["x", "weight", "bias"])
 def test_z_that_waits_serves_a_single_gradient(which):
     inputs, number = held_numbers()

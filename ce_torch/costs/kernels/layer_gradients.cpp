@@ -13,6 +13,7 @@ struct Gradients {
   Bfloat16* narrowed;   // δᵀ of a tile in bfloat16
   Pair *pairs, *weight_pairs;  // of its rows, and of those of the weight
   int64_t inputs, width, examples;       // the width is that of the gradient by weight, and of pairs
+  int32_t has_weight;  // true if those by weight and bias are there to be added to
 };
 
 // Writes rows of δᵀ of a vector of examples, which f(row) finds: to z, or in bfloat16 to `narrowed`, and pairs of rows 2 i
@@ -161,26 +162,27 @@ void pair_weight(const Layer& layer, const Gradients& gradients) {
 }
 
 // Adds the sum of each row of a tile of δᵀ to the gradient by the bias.
-void add_row_sums(const Layer& layer, const Tile& tile, float* sums) {
+void add_row_sums(const Layer& layer, const Tile& tile, float* sums, bool begins) {
   parallel_for((layer.classes + sum_rows - 1) / sum_rows, layer.threads, [&](int64_t part) {
     for (int64_t row = part * sum_rows; row < std::min((part + 1) * sum_rows, layer.classes); row++) {
       Floats terms = {};
       for (int64_t i = 0; i < tile.columns; i += lanes) terms += load(tile.z + row * tile.columns + i, lanes);
-      sums[row] = (tile.start > 0 ? sums[row] : 0) + sum<float>(terms);
+      sums[row] = (begins ? 0 : sums[row]) + sum<float>(terms);
     }
   });
 }
 
 }  // namespace
 
-// Adds what the layer's classes contribute to the gradient by x, and writes those by their weight and bias.
+// Adds what the layer's classes contribute to the gradient by x, and writes, or adds to, those by their weight and bias.
 extern "C" void layer_gradients(const Layer& layer, const Gradients& gradients) {
   pair_weight(layer, gradients);
   for_each_tile(layer, [&](const Tile& tile) {
     write_z(layer, tile);
     write_delta(layer, gradients, tile);
-    if (gradients.bias) add_row_sums(layer, tile, gradients.bias);
-    add_products(layer, gradients, tile, tile.start == 0);
+    const bool begins = tile.start == 0 && !gradients.has_weight;
+    if (gradients.bias) add_row_sums(layer, tile, gradients.bias, begins);
+    add_products(layer, gradients, tile, begins);
   });
 }
 

@@ -50,6 +50,7 @@ class TiledGradients(ctypes.Structure):
         *((name, POINTER) for name in ("x", "weight", "bias", "numbers", "rows")),
         *((name, POINTER) for name in ("narrowed", "pairs", "weight_pairs")),
         *((name, SIZE) for name in ("inputs", "width", "examples")),
+        ("has_weight", INT),
     )
 
 
@@ -81,7 +82,7 @@ def add_numbers(layer: TiledLayer, sums: Tensor, prediction: Tensor) -> None:
 
 
 def add_gradients(layer: TiledLayer, gradients: TiledGradients) -> None:
-    """Add what the layer's classes contribute to the gradient by x; write those by their weight and bias.
+    """Add what the layer's classes contribute to the gradient by x; write, or add to, those by their weight and bias.
 
     The numbers (8, N) of the gradients are on_value, φ(m), r, T, H, g_C, g_ℓ and g_H.
     """

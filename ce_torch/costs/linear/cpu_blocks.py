@@ -24,16 +24,19 @@ from ce_torch.costs.kernels.layer_numbers import (
     add_numbers,
 )
 from ce_torch.costs.kernels.products import address
-from ce_torch.costs.linear.blocks import Plan, copy_serially, narrow
+from ce_torch.costs.linear.blocks import Plan, copy_serially, narrow, split
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
 from ce_torch.costs.linear.cpu_tiles import Tiles, empty
-from ce_torch.costs.linear.example_blocks import general_refusal, new_gradients
-from ce_torch.costs.linear.gradients import Needs
+from ce_torch.costs.linear.example_blocks import Gradients, general_refusal, new_gradients
+from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.held import HeldGradients, KeptTiles
 from ce_torch.costs.linear.layer import Layer
-from ce_torch.costs.linear.memory import tile_memory
+from ce_torch.costs.linear.memory import TILE_EXAMPLES, tile_memory
 
+# φ(z) of larger c κ are rounded more than exponentials, to fewer than 10 bits.
 LARGEST_CAPPED = 32
+# Parts of fewer examples take longer, since each of them reads the weight.
+PART_EXAMPLES = 1024
 
 
 def refusal(layer: Layer, plan: Plan) -> str | None:
@@ -113,13 +116,33 @@ def kept_kind(layer: Layer, plan: Plan) -> int:
         return Z
     if plan.softcap is None:
         return EXPONENTIALS
-    # Of scores so far apart exponentials are rounded to 10 bits.
     return CAPPED if plan.c * plan.softcap <= LARGEST_CAPPED else Z
+
+
+def parts(layer: Layer) -> list[slice]:
+    """Return the examples of each part of the layer, whose x, and its gradient, are in memory as columns at a time.
+
+    There are several where the gradient of the weight, which they add up in float32, takes less memory than that.
+    """
+    N, K, D, *_ = layer.sizes
+    # What waits belongs to the first part.
+    count = max(PART_EXAMPLES, D + -D % TILE_EXAMPLES)
+    return [*split(N, count if 2 * max(K, count) <= N else N)]
 
 
 @fixed_precision
 def numbers(layer: Layer, plan: Plan, held: HeldGradients | None = None) -> tuple[Tensor, Statistics, Tensor]:
     """Return C, ℓ and H, shape (3, N); the statistics; and the predictions. Leave some tiles to `held`."""
+    found = [part_numbers(layer.examples(part), plan, None if part.start else held) for part in parts(layer)]
+    if len(found) == 1:
+        return found[0]
+    costs, statistics, predictions = zip(*found, strict=True)
+    statistics = Statistics(*map(torch.cat, zip(*statistics, strict=True)))
+    return torch.cat(costs, -1), statistics, torch.cat(predictions)
+
+
+def part_numbers(layer: Layer, plan: Plan, held: HeldGradients | None) -> tuple[Tensor, Statistics, Tensor]:
+    """Return the numbers of a part."""
     tiles, N = LayerTiles(layer, plan), layer.sizes.N
     if held is not None and tiles.room > 0:
         held.tiles = tiles.new_kept()
@@ -151,34 +174,46 @@ def gradients(
     """Return the needed ones of the gradients of Σ g · numbers by x, weight and bias, in this order."""
     on_value = layer.full(0) if layer.on_value is None else layer.on_value
     known = torch.stack([on_value, *statistics, *g.to(layer.dtype)])
-    x_columns, found = tile_gradients(known, layer, plan, needs, held)
-    if x_columns is None:
-        return tuple(found.values())
-    x_gradient = torch.empty_like(layer.x, memory_format=torch.contiguous_format)
-    return copy_serially(x_columns[:, : len(x_gradient)].mT, x_gradient), *found.values()
+    first, *others = parts(layer)
+    tiles = LayerTiles(layer.examples(first), plan)
+    kept = None if held is None else tiles.take(held)
+    found = new_gradients(layer, needs if kept is None else needs - {"weight"})
+    if kept is not None and "weight" in needs:
+        found["weight"] = kept
+    sums = new_sums(found, tiles, layer.sizes.K if others else tiles.most_classes)
+    add_part(found, sums, first, tiles, known)
+    for part in others:
+        add_part(found, sums, part, LayerTiles(layer.examples(part), plan), known)
+    return tuple(found[name] for name in PARAMETERS if name in found)
 
 
-def tile_gradients(
-    known: Tensor, layer: Layer, plan: Plan, needs: Needs, held: HeldGradients | None
-) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """Return the gradient by x, with a column for each example, and those by weight and bias, in the layer's dtypes.
+def new_sums(found: Gradients, tiles: Tiles, classes: int) -> Gradients:
+    """Return memory for sums of so many rows of the gradients by weight and bias, as far as they are needed."""
+    shapes = {"weight": (classes, tiles.width), "bias": (classes,)}
+    return {name: empty(*shape) for name, shape in shapes.items() if name in found}
+
+
+def add_part(found: Gradients, sums: Gradients, part: slice, tiles: LayerTiles, known: Tensor) -> None:
+    """Write the gradient by x of some examples, add those by weight and bias to the sums, and write these at the end.
 
     They come from the numbers that `add_gradients` takes of each example.
     """
-    tiles = LayerTiles(layer, plan)
-    kept = None if held is None else tiles.take(held)
-    found = {} if kept is None or "weight" not in needs else {"weight": kept}
-    found |= new_gradients(layer, needs - {"x", *found})
-    memory = tiles.gradient_memory(needs) | {"numbers": tiles.padded(known)}
-    for name, gradient in found.items():
-        memory[name] = empty(tiles.most_classes, *[tiles.width] * (gradient.ndim - 1))
+    memory = tiles.gradient_memory(frozenset(found)) | {"numbers": tiles.padded(known[:, part])}
     arguments = tiles.gradient_arguments(memory)
+    arguments.has_weight = part.start > 0
     # The statistics hold the largest numbers.
     tiles.arguments.m = None
     for classes in tiles.classes():
+        rows = {
+            name: narrow(total, classes) if len(total) == len(tiles.weight) else total for name, total in sums.items()
+        }
+        arguments.weight, arguments.bias = (address(rows.get(name)) for name in ("weight", "bias"))
         add_gradients(tiles.arguments, arguments)
-        count = classes.stop - classes.start
-        for name, gradient in found.items():
-            value, rows = memory[name][:count], narrow(gradient, classes)
-            rows.copy_(value) if name == "bias" else copy_serially(value[:, : tiles.D], rows)
-    return memory.get("x"), found
+        if part.stop < known.shape[1]:
+            continue
+        for name, total in rows.items():
+            gradient = narrow(found[name], classes)
+            value = total[: len(gradient)]
+            gradient.copy_(value) if name == "bias" else copy_serially(value[:, : tiles.D], gradient)
+    if "x" in found:
+        copy_serially(memory["x"][:, : len(tiles.x)].mT, found["x"][part])
