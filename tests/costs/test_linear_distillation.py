@@ -388,6 +388,31 @@ def test_blocks_take_a_twentieth_of_z_at_most(divergence, teacher, peak_memory):
     assert explain(call).name == "blocks"
 
 
+@pytest.mark.usefixtures("needs_kernels")
+def test_in_bfloat16_the_sum_of_the_weights_gradients_takes_half_as_much_as_they_do(peak_memory):
+    N, D, K = 64, 512, 8000
+    x, weight, teacher_x, teacher_weight, *_ = layers(N, D, D, K, dtype=torch.bfloat16)
+    inputs = x, weight, teacher_x.detach(), teacher_weight.detach()
+    linear_distillation(*inputs).backward()
+    # Two blocks of 48 examples, and of the gradient a byte more for each number.
+    x.grad = weight.grad = None
+    blocks = 2 * 48 * K * 4
+    assert peak_memory(lambda: linear_distillation(*inputs).backward()) < 1.5 * weight.nbytes + blocks + 4e6
+
+
+@pytest.mark.usefixtures("needs_kernels")
+def test_in_bfloat16_many_blocks_round_the_gradient_of_the_weight_once():
+    N, D, K = 600, 24, 90
+    inputs = layers(N, D, D, K, dtype=torch.bfloat16)[:4]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    (right,) = torch.autograd.grad(linear_distillation(*exact), exact[1])
+    errors = []
+    for block_rows in (32, 2 * N):
+        (found,) = torch.autograd.grad(linear_distillation(*inputs, block_rows=block_rows), inputs[1])
+        errors.append((found - right).norm())
+    assert errors[0] < 1.02 * errors[1]
+
+
 ONE_LAYER = dict(zip(("x", "weight", "teacher_x", "teacher_weight"), layers(dtype=torch.float32), strict=False))
 REFUSED = [
     ({"divergence": "kl"}, ValueError, 'divergence must be "forward_kl", "reverse_kl" or "jensen_shannon", got \'kl\''),

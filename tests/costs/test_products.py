@@ -92,3 +92,16 @@ def test_without_kernels_the_library_serves(monkeypatch):
     a, b, out = matrix(9, 5), matrix(5, 16), torch.ones(9, 16)
     products.add_product(a, b, out)
     torch.testing.assert_close(out, 1 + a @ b)
+
+
+@pytest.mark.parametrize("columns", [1, 15, 32, 70])
+def test_a_sum_in_24_bits_is_rounded_as_float64s(columns):
+    rows, width = 37, columns + -columns % 16
+    total, exact = torch.zeros(rows, columns, dtype=torch.bfloat16), torch.zeros(rows, columns, dtype=torch.float64)
+    rest = torch.zeros(rows, columns, dtype=torch.int8)
+    for i in range(100):
+        terms = matrix(rows, width + i)[:, :width].contiguous() * 10.0 ** (i % 3)
+        products.add_to_sums(terms, total, rest)
+        exact += terms[:, :columns]
+    error, least = (total - exact).norm(), (exact.bfloat16() - exact).norm()
+    assert error < 1.01 * least

@@ -186,11 +186,11 @@ extern "C" void layer_gradients(const Layer& layer, const Gradients& gradients) 
   });
 }
 
-// Adds what the layer's classes contribute to the gradients by x and by their weight, from rows of δ that lie `step` apart.
+// The same by x and their weight, from rows of δ that lie `step` apart.
 extern "C" void layer_products(const Layer& layer, const Gradients& gradients, const float* delta, int64_t step) {
   pair_weight(layer, gradients);
   for_each_tile(layer, [&](const Tile& tile) {
     read_delta(layer, gradients, tile, delta, step);
-    add_products(layer, gradients, tile, false);
+    add_products(layer, gradients, tile, tile.start == 0 && !gradients.has_weight);
   });
 }

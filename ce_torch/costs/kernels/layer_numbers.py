@@ -95,7 +95,7 @@ def write_rows(layer: TiledLayer, z: Tensor) -> None:
 
 
 def add_products(layer: TiledLayer, gradients: TiledGradients, delta: Tensor) -> None:
-    """Add what the layer's classes contribute to the gradients by x and their weight, from δ (N, K)."""
+    """Do the same for the gradients by x and weight alone, from δ (N, K)."""
     kernel("layer_products", (ctypes.POINTER(TiledLayer), ctypes.POINTER(TiledGradients), POINTER, SIZE))(
         layer, gradients, read_address(delta), delta.stride(0)
     )

@@ -142,6 +142,12 @@ def transpose_rows(rows: Tensor, out: Tensor) -> None:
     kernel("transpose_rows")(*inputs, out.data_ptr(), out.stride(0), out.shape[1], torch.get_num_threads())
 
 
+def add_to_sums(terms: Tensor, rounded: Tensor, rest: Tensor) -> None:
+    """Add terms, whose rows may be longer, to sums in 24 bits: bfloat16, rounded, and 8 bits more."""
+    memory = rounded.data_ptr(), rest.data_ptr()
+    kernel("add_to_sums")(address(terms), terms.stride(0), *memory, *rounded.shape, torch.get_num_threads())
+
+
 def supports(a: Tensor, b: Tensor, out: Tensor) -> bool:
     """Return True if the kernel supports this product of a and b."""
     return (
@@ -171,6 +177,7 @@ ARGUMENTS = {
     "float_product": (*MATRICES, *SIZES, ctypes.c_bool, ctypes.c_int),
     "weighted_inputs": (*MATRICES[:2], ctypes.c_void_p, MATRICES[2], ctypes.c_void_p, *SIZES, ctypes.c_int),
     "transpose_rows": (ctypes.c_void_p, *SIZES, ctypes.c_void_p, *SIZES[:2], ctypes.c_int),
+    "add_to_sums": (ctypes.c_void_p, ctypes.c_int64, *(ctypes.c_void_p,) * 2, *SIZES[:2], ctypes.c_int),
     "softcap_exponentials": (
         *(ctypes.c_void_p,) * 3,
         *(ctypes.c_float, ctypes.c_float),

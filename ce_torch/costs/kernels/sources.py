@@ -41,6 +41,7 @@ FILES = (
     "layer_gradients.cpp",
     "layer_numbers.cpp",
     "products.cpp",
+    "sums.cpp",
     "threads.cpp",
 )
 

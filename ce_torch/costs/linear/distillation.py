@@ -82,7 +82,7 @@ def linear_distillation(
     Returns:
         The cost, of x's dtype (float32 under autocast) or `out_dtype`. It is infinite where the divergence is: where
         the student rules out a class that the teacher does not (forward), or the other way round (reverse), in which
-        case the reverse gradient is nan. In half precision gradients of weights are summed in float32.
+        case the reverse gradient is nan. Gradients of weights in half precision are sums of 24 bits or more.
 
     Raises:
         TypeError, ValueError: an argument is not as above.

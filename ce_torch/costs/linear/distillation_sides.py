@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.kernels.layer_numbers import LANES, add_products, write_rows
-from ce_torch.costs.kernels.products import address
+from ce_torch.costs.kernels.products import add_to_sums, address
 from ce_torch.costs.linear import blocks
 from ce_torch.costs.linear.blocks import split
-from ce_torch.costs.linear.cpu_tiles import Tiles
+from ce_torch.costs.linear.cpu_tiles import Tiles, empty
 
 
 class Side:
@@ -86,12 +86,23 @@ class Side:
 
 
 class TiledSide(Side):
-    """The same with the CPU's kernels for products, which take tiles of zᵀ."""
+    """The same with the CPU's kernels for products, which take tiles of zᵀ.
+
+    In bfloat16 the sum of the gradient by weight has 8 bits more than the gradient itself: these are the `rest`.
+    """
+
+    rest: Tensor | None = None
 
     def zeros(self, tensor: Tensor) -> Tensor:
+        if tensor is self.x:
+            # A block writes that of its examples, once.
+            return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         if tensor is not self.weight:
             return super().zeros(tensor)
         K, D = tensor.shape
+        if tensor.dtype == torch.bfloat16:
+            self.rest = torch.zeros(K, D, dtype=torch.int8)
+            return torch.zeros(K, D, dtype=tensor.dtype)
         return torch.zeros(K, D + -D % LANES, dtype=self.dtype)
 
     def write_products(self, z: Tensor, block: slice) -> None:
@@ -107,10 +118,14 @@ class TiledSide(Side):
         needed = {"x": x_gradient, "weight": weight_gradient}
         memory = self.tiles.gradient_memory(frozenset(name for name, g in needed.items() if g is not None))
         arguments = self.tiles.gradient_arguments(memory)
+        products = None if self.rest is None else empty(self.tiles.most_classes, self.tiles.width)
+        arguments.has_weight = products is None
         for classes in self.tiles.classes():
-            if weight_gradient is not None:
-                arguments.weight = address(weight_gradient[classes])
+            rows = None if weight_gradient is None else weight_gradient[classes]
+            arguments.weight = address(rows if products is None else products)
             add_products(self.tiles.arguments, arguments, gradient)
+            if products is not None and self.rest is not None and rows is not None:
+                add_to_sums(products, rows, self.rest[classes])
         if x_gradient is not None:
             x_gradient[block] = memory["x"][:, : len(gradient)].mT
 
