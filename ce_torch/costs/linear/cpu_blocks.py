@@ -177,14 +177,23 @@ def gradients(
     first, *others = parts(layer)
     tiles = LayerTiles(layer.examples(first), plan)
     kept = None if held is None else tiles.take(held)
-    found = new_gradients(layer, needs if kept is None else needs - {"weight"})
+    found = new_gradients(layer, needs - {"x"} if kept is None else needs - {"x", "weight"})
     if kept is not None and "weight" in needs:
         found["weight"] = kept
     sums = new_sums(found, tiles, layer.sizes.K if others else tiles.most_classes)
-    add_part(found, sums, first, tiles, known)
-    for part in others:
-        add_part(found, sums, part, LayerTiles(layer.examples(part), plan), known)
+    for part in (first, *others):
+        part_tiles = tiles if part is first else LayerTiles(layer.examples(part), plan)
+        add_columns(found, layer, part, add_part(found, sums, part, part_tiles, known, needs))
     return tuple(found[name] for name in PARAMETERS if name in found)
+
+
+def add_columns(found: Gradients, layer: Layer, part: slice, columns: Tensor | None) -> None:
+    """Write columns, if there are any, to the gradient by x, whose memory comes when that of the tiles has gone."""
+    if columns is None:
+        return
+    if "x" not in found:
+        found["x"] = torch.empty_like(layer.x, memory_format=torch.contiguous_format)
+    copy_serially(columns[:, : part.stop - part.start].mT, found["x"][part])
 
 
 def new_sums(found: Gradients, tiles: Tiles, classes: int) -> Gradients:
@@ -193,12 +202,14 @@ def new_sums(found: Gradients, tiles: Tiles, classes: int) -> Gradients:
     return {name: empty(*shape) for name, shape in shapes.items() if name in found}
 
 
-def add_part(found: Gradients, sums: Gradients, part: slice, tiles: LayerTiles, known: Tensor) -> None:
-    """Write the gradient by x of some examples, add those by weight and bias to the sums, and write these at the end.
+def add_part(
+    found: Gradients, sums: Gradients, part: slice, tiles: LayerTiles, known: Tensor, needs: Needs
+) -> Tensor | None:
+    """Return the gradient by x of some examples, a column for each; add those by weight and bias to the sums.
 
-    They come from the numbers that `add_gradients` takes of each example.
+    They come from the numbers that `add_gradients` takes of each example. The last part writes the sums as gradients.
     """
-    memory = tiles.gradient_memory(frozenset(found)) | {"numbers": tiles.padded(known[:, part])}
+    memory = tiles.gradient_memory(needs) | {"numbers": tiles.padded(known[:, part])}
     arguments = tiles.gradient_arguments(memory)
     arguments.has_weight = part.start > 0
     # The statistics hold the largest numbers.
@@ -215,5 +226,4 @@ def add_part(found: Gradients, sums: Gradients, part: slice, tiles: LayerTiles, 
             gradient = narrow(found[name], classes)
             value = total[: len(gradient)]
             gradient.copy_(value) if name == "bias" else copy_serially(value[:, : tiles.D], gradient)
-    if "x" in found:
-        copy_serially(memory["x"][:, : len(tiles.x)].mT, found["x"][part])
+    return memory.get("x")
