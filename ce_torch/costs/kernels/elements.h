@@ -9,15 +9,18 @@ namespace {
 
 // σ(z) and σ(−z), each with all its digits.
 template <class Real> struct Sigmoid {
-  Reals<Real> a, one_minus_a;
+  Reals<Real> z, larger, smaller, a, one_minus_a;
 
-  explicit Sigmoid(Reals<Real> z) {
-    Reals<Real> u = exp_of_negative<Real>(negative<Real>(z)), larger = 1 / (1 + u), smaller = u * larger;
+  explicit Sigmoid(Reals<Real> z) : z(z) {
+    Reals<Real> u = exp_of_negative<Real>(negative<Real>(z));
+    larger = 1 / (1 + u), smaller = u * larger;
     a = z < 0 ? smaller : larger;
     one_minus_a = z < 0 ? larger : smaller;
   }
-  // a − y. It keeps its digits where y and a are near 1.
-  Reals<Real> error(Reals<Real> y) const { return (1 - y) * a - y * one_minus_a; }
+  // a − y, which of an a near 1 is (1 − y) − (1 − a): it keeps its digits where y is near 1 too.
+  Reals<Real> error(Reals<Real> y) const { return z < 0 ? smaller - y : (1 - y) - smaller; }
+  // σ′(z)
+  Reals<Real> slope() const { return larger * smaller; }
 };
 
 // What a formula takes beside tensors: doubles, so that 1 minus one keeps its digits.

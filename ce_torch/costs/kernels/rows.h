@@ -10,9 +10,11 @@
 namespace {
 
 // The vectors of rows that are computed side by side: more of what is next to each other in memory is read together.
-constexpr int64_t tile_vectors = 512 / vector_bytes;
-// Of what no cache holds still more, since it comes from farther away.
+constexpr int64_t tile_vectors = 1024 / vector_bytes;
+// Of what no cache holds more, since it comes from farther away.
 constexpr int64_t large_tile_vectors = 2048 / vector_bytes, large_elements = 2 << 20;
+// Of what lies across fewer, so that more is read together of each row.
+constexpr int64_t across_vectors = 256 / vector_bytes;
 
 // Something for each vector of a stripe, made for as many as it has.
 template <class T, int64_t most> struct OfVectors {
@@ -44,15 +46,13 @@ template <class Real, bool tiled> struct Rows : Stripes {
   template <class T> using OfVectors = ::OfVectors<T, most_vectors>;
 
   outlined explicit Rows(const Task& task)
-      : Stripes{task, tiled, !tiled ? 1 : lanes * (is_wide(task) ? large_tile_vectors : tile_vectors)} {}
+      : Stripes{task, tiled, tiled ? lanes * vectors(task) : 1} {}
 
-  // What lies across is transposed by squares, for which the lines of a wide tile are too few.
-  static bool is_wide(const Task& task) {
-    bool is_across = false;
-    for (Operand tensor : {of_z, of_y, of_v, of_delta}) is_across |= std::abs(task.layout.inner().steps.of[tensor]) > 1;
-    return task.elements() >= large_elements && !is_across;
+  static int64_t vectors(const Task& task) {
+    for (Operand tensor : {of_z, of_y, of_v, of_delta})
+      if (std::abs(task.layout.inner().steps.of[tensor]) > 1) return across_vectors;
+    return task.elements() >= large_elements ? large_tile_vectors : tile_vectors;
   }
-
 
   // The vectors of a line.
   static int64_t width(const Stripe& stripe) { return tiled ? (stripe.rows + lanes - 1) / lanes : 1; }
@@ -111,6 +111,8 @@ template <class Real, bool tiled> struct Rows : Stripes {
     inlined const Number* vector(const Place& place) const { return data + place.line * line + place.vector * lanes; }
     inlined void fetch(const Place& place) const { __builtin_prefetch(vector(place) + ahead); }
     inlined Vec at(const Place& place) const { return place.count == lanes ? load(vector(place), lanes) : last; }
+    // One number of a line.
+    inlined Real number(int64_t line, int64_t number) const { return load(data + line * this->line + number, 1)[0]; }
   };
   using Numbers = NumbersOf<Real>;
 
