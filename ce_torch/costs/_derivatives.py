@@ -9,7 +9,7 @@ the formulas.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -89,8 +89,7 @@ class CostOf(Transformable):
     def value_and_change(self, primals: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         (reduction, *inputs), (_, v, *others) = primals, tangents
         is_last = current_transform() is None and not may_be_dual()
-        is_tracked = torch.is_grad_enabled() and tracked((v, *inputs))
-        if v is None or not is_last or is_tracked or places(others) or not is_number(v):
+        if not is_last or not is_all_that_moves(v, others, (v, *inputs)):
             return super().value_and_change(primals, tangents)
         return self.cost.value_and_change(compute_dtype(inputs[0]), v, reduction, *inputs)
 
@@ -186,6 +185,12 @@ class ChangeOf(Transformable):
             g = batch_grads(self.spec, batched(grad_output, dims[1], size), reduction, inputs)
         C_change, delta_change = self(batched(v, dims[0], size), g, None, "none", *inputs)
         return reduce(reduction, C_change, self.spec.counted(*inputs), batch_dims=1, empty=0), delta_change
+
+
+def is_all_that_moves(v: Tensor | None, others: Sequence[Tensor | None], tensors: Sequence[Any]) -> TypeGuard[Tensor]:
+    """Return True if v is the only tangent, and numbers are all that is asked for of it and of these tensors."""
+    is_tracked = torch.is_grad_enabled() and tracked(tensors)
+    return v is not None and is_number(v) and not is_tracked and not places(others)
 
 
 def gradients_by_formulas(

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import distinct, is_number, is_visible, may_be_differentiated, only_values_matter
+from ce_torch.costs._autograd import distinct, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, is_open, record
-from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas
+from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas, is_all_that_moves
 from ce_torch.costs._operators import define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._reduction import reduce
@@ -84,9 +84,7 @@ class CostFunction:
         """Return C with its tangent, which an implementation computes if z is all that moves."""
         tensors = [tensor for tensor in inputs[: self.count - 1] if tensor is not None and tensor.is_floating_point()]
         primal, tangent = unpack_dual(z)
-        is_tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, *tensors))
-        others_move = any(unpack_dual(tensor)[1] is not None for tensor in tensors)
-        if tangent is None or is_tracked or others_move or not is_number(tangent):
+        if not is_all_that_moves(tangent, [unpack_dual(tensor)[1] for tensor in tensors], (z, *tensors)):
             return self.run(dtype, reduction, z, *inputs)
         return make_dual(*self.value_and_change(dtype, tangent, reduction, primal, *inputs))
 

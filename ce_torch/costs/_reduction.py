@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
@@ -45,5 +46,7 @@ def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor
 
 def quotient(C: Tensor, n: Tensor, empty: float = math.nan) -> Tensor:
     """Return C / n; where n is 0, `empty` without a gradient."""
+    if n.dtype == torch.bool:
+        return C.where(n, empty)
     is_empty = n == 0
     return (C / n.masked_fill(is_empty, 1)).masked_fill(is_empty, empty)

@@ -66,12 +66,12 @@ template <class Real> struct Quadratic : Numbers<Real> {
   }
   inlined Vec delta(Vec z, Vec y, Vec) const {
     Sigmoid<Real> sigmoid(z);
-    return sigmoid.error(y) * sigmoid.a * sigmoid.one_minus_a;
+    return sigmoid.error(y) * sigmoid.slope();
   }
   inlined Vec slope(Vec z, Vec y, Vec) const {
     Sigmoid<Real> sigmoid(z);
-    Vec a = sigmoid.a, b = sigmoid.one_minus_a;
-    return a * b * (a * b + sigmoid.error(y) * (b - a));
+    Vec slope = sigmoid.slope();
+    return slope * (slope + sigmoid.error(y) * (sigmoid.one_minus_a - sigmoid.a));
   }
 };
 """

@@ -2,12 +2,12 @@
 
 #pragma once
 
-#include "rows.h"
+#include "row_numbers.h"
 
 namespace {
 
-template <class Real, bool tiled> struct ClassRows : Rows<Real, tiled> {
-  using Base = Rows<Real, tiled>;
+template <class Real, bool tiled> struct ClassRows : RowNumbers<Real, tiled> {
+  using Base = RowNumbers<Real, tiled>;
   using Base::lanes;
   using Base::task;
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
 
 REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
-# What `refusal` in `calls.h` returns is a place among these.
+# A `Refusal` in `refusals.h` is a place among these.
 REFUSALS = (
     None,
     NOT_PLAIN,

@@ -9,15 +9,18 @@ namespace {
 
 // σ(z) and σ(−z), each with all its digits.
 template <class Real> struct Sigmoid {
-  Reals<Real> a, one_minus_a;
+  Reals<Real> z, larger, smaller, a, one_minus_a;
 
-  explicit Sigmoid(Reals<Real> z) {
-    Reals<Real> u = exp_of_negative<Real>(negative<Real>(z)), larger = 1 / (1 + u), smaller = u * larger;
+  explicit Sigmoid(Reals<Real> z) : z(z) {
+    Reals<Real> u = exp_of_negative<Real>(negative<Real>(z));
+    larger = 1 / (1 + u), smaller = u * larger;
     a = z < 0 ? smaller : larger;
     one_minus_a = z < 0 ? larger : smaller;
   }
-  // a − y. It keeps its digits where y and a are near 1.
-  Reals<Real> error(Reals<Real> y) const { return (1 - y) * a - y * one_minus_a; }
+  // a − y, which of an a near 1 is (1 − y) − (1 − a): it keeps its digits where y is near 1 too.
+  Reals<Real> error(Reals<Real> y) const { return z < 0 ? smaller - y : (1 - y) - smaller; }
+  // σ′(z)
+  Reals<Real> slope() const { return larger * smaller; }
 };
 
 // What a formula takes beside tensors: doubles, so that 1 minus one keeps its digits.
@@ -29,15 +32,23 @@ template <class Real> struct Numbers {
 template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> {
   using Base = ClassRows<Real, tiled>;
   using typename Base::Classes;
+  using typename Base::Column;
+  using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::lanes;
   using Base::task;
 
-  const bool is_weighted, has_pos_weight;
+  const bool is_class, is_weighted, has_pos_weight;
+  // True if z and y are all that a formula takes: one question where there would be two.
+  const bool is_plain;
 
   outlined explicit ElementInputs(const Task& task)
-      : Base(task), is_weighted(task.data[of_weight]), has_pos_weight(task.data[of_pos_weight]) {}
+      : Base(task),
+        is_class(task.has_classes()),
+        is_weighted(task.data[of_weight]),
+        has_pos_weight(task.data[of_pos_weight]),
+        is_plain(!is_class && !has_pos_weight) {}
 
   // The blocks that a thread reads and works on.
   struct Memory {
@@ -46,32 +57,35 @@ template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> 
   template <class Number> struct InputsOf {
     typename Base::template NumbersOf<Number> z, y;
     typename Base::Numbers weight, pos_weight;
+    const Classes& classes;
+    int64_t column;  // the first of the block
   };
 
   template <class Number>
-  outlined InputsOf<Number> read_all(const Classes& classes, const Stripe& stripe, const Block& block, Memory& memory) const {
-    InputsOf<Number> inputs;
+  outlined InputsOf<Number> read_all(const Classes& classes, const Block& block, Memory& memory) const {
+    InputsOf<Number> inputs{{}, {}, {}, {}, classes, block.column};
     this->read(inputs.z, of_z, block, memory.z);
-    if constexpr (std::is_same_v<Number, Real>) {
-      if (task.has_classes()) read_one_hot(inputs.y, classes, stripe, block, memory.y);
-      else this->read(inputs.y, of_y, block, memory.y);
-    } else {
-      this->read(inputs.y, of_y, block, memory.y);
-    }
+    if (!is_class) this->read(inputs.y, of_y, block, memory.y);
     if (is_weighted) this->read(inputs.weight, of_weight, block, memory.weight);
     if (has_pos_weight) this->read(inputs.pos_weight, of_pos_weight, block, memory.pos_weight);
     return inputs;
   }
 
-  // Reads the outputs that classes stand for.
-  void read_one_hot(typename Base::Numbers& numbers, const Classes& classes, const Stripe& stripe, const Block& block,
-                    Vec* y) const {
-    int64_t width = (block.numbers + lanes - 1) / lanes;
-    std::fill(y, y + block.lines * width, Vec{});
-    this->each_class(classes, stripe, block, [&](int64_t, int64_t, int64_t line, int64_t number) {
-      ((Real*)y)[line * width * lanes + number] = 1;
-    });
-    Base::read_copied(numbers, block, y);
+  // The desired outputs of a vector: of rows with a class 1 in its column and 0 elsewhere.
+  template <class Number> inlined Vec y(const InputsOf<Number>& inputs, const Place& place) const {
+    if (is_plain || !is_class) {
+      inputs.y.fetch(place);
+      return inputs.y.at(place);
+    }
+    if constexpr (tiled)
+      return this->columns(inputs.classes, place.vector) == Column(inputs.column + place.line) ? Vec{} + 1 : Vec{};
+    else
+      return lane_numbers<Real>(inputs.column + place.vector * lanes) == inputs.classes.y[0] ? Vec{} + 1 : Vec{};
+  }
+
+  // The factors p of a vector.
+  template <class Number> inlined Vec p(const InputsOf<Number>& inputs, const Place& place) const {
+    return is_plain || !has_pos_weight ? Vec{} + 1 : inputs.pos_weight.at(place);
   }
 
   // The columns of a part: of all its rows a sum has so many elements.
@@ -93,7 +107,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
   using typename Base::Place;
   using typename Base::Stat;
   using typename Base::Vec;
-  using Base::has_pos_weight;
+  using Base::is_class;
   using Base::is_weighted;
   using Base::part_columns;
   using Base::set_grads;
@@ -105,10 +119,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   template <class Function, class Number>
   inlined Vec weighted(Function f, const InputsOf<Number>& inputs, const Place& place) const {
-    Vec p = has_pos_weight ? inputs.pos_weight.at(place) : Vec{} + 1;
     inputs.z.fetch(place);
-    inputs.y.fetch(place);
-    Vec value = f(inputs.z.at(place), inputs.y.at(place), p);
+    Vec value = f(inputs.z.at(place), this->y(inputs, place), this->p(inputs, place));
     return is_weighted ? product<Vec>(inputs.weight.at(place), value) : value;
   }
 
@@ -138,8 +150,8 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      this->with_vectors({of_z, of_y}, block, [&](auto* null) inlined {
-        auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(classes, stripe, block, memory);
+      this->with_vectors({of_z, is_class ? of_z : of_y}, block, [&](auto* null) inlined {
+        auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(classes, block, memory);
         Vec sums[Base::most_vectors];
         std::fill(sums, sums + this->width(stripe), Vec{});
         this->each_place(block, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
@@ -164,7 +176,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
         Block block = this->block(stripe, start, next);
         auto set = [&](auto* null) inlined {
           using Number = std::remove_pointer_t<decltype(null)>;
-          auto inputs = this->template read_all<Number>(classes, stripe, block, memory);
+          auto inputs = this->template read_all<Number>(classes, block, memory);
           auto result = this->template result<Number>(block, memory.z);
           for (int64_t vector = 0; vector < this->width(stripe); vector++) {
             Stat g = grads[vector];
@@ -175,7 +187,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
           this->finish(result, block);
           this->write(result, block);
         };
-        this->with_vectors({of_z, of_y, of_delta}, block, set);
+        this->with_vectors({of_z, is_class ? of_z : of_y, of_delta}, block, set);
       }
     });
   }
@@ -197,7 +209,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      auto inputs = this->template read_all<Real>(classes, stripe, block, memory);
+      auto inputs = this->template read_all<Real>(classes, block, memory);
       typename Base::Numbers v;
       this->read(v, of_v, block, memory.v);
       auto result = this->result(block, memory.z);

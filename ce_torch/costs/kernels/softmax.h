@@ -153,7 +153,11 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       Sums& sums = all[vector];
       Stat r = sums.r(), C = -sums.tx;
       sums.T = T(sums, y);
-      if (is_apart) C -= product(y.on_value, x(y.z, finite(sums.m)));
+      if (is_apart) {
+        // Read after the pass, which has brought it into a cache.
+        Stat z = this->at_classes(of_z, stripe, vector, classes);
+        C -= product(y.on_value, x(z, finite(sums.m)));
+      }
       C += product(sums.T, log1p(r));
       total += this->take_cost(stripe, vector, y.is_ignored != 0 ? 0 : C);
       if (!task.statistics || classes.are_all_ignored) continue;
@@ -168,10 +172,10 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   struct Known {
     Stat m, r, T, is_zero;
   };
-  // What δ takes of each row, and what it is at a class y.
+  // What δ takes of each row.
   struct Factors : Known {
     using Known::m, Known::r, Known::T;
-    Stat by_s, at_y;
+    Stat by_s;
 
     template <class Number> inlined Number delta(Number e, Number t) const {
       return by_s * (e * (T - t) - t * (r + (1 - e)));
@@ -206,16 +210,19 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
   template <class Number>
   void delta(Factors* all, const Label* labels, const Classes& classes, const Stripe& stripe, const Block& block,
              Memory& memory) const {
-    auto result = this->template result<Number>(block, memory.z);
+    auto result = this->template result<Number>(block, memory.delta);
     bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
     InputsOf<Number> inputs;
     if (!is_zero) inputs = this->template read_all<Number>(block, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++)
       delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
     this->finish(result, block);
-    if (is_apart) {
+    if (is_apart && !is_zero) {
       this->each_class(classes, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
-        result.set(line, number, this->at(all[vector].at_y, lane));
+        const Factors& of = all[vector];
+        Stat e = exponential(x(Stat{} + inputs.z.number(line, number), of.m));
+        Stat delta = of.is_zero != 0 ? 0 : of.delta(e, labels[vector].t);
+        result.set(line, number, this->at(delta, lane));
       });
     }
     this->write(result, block);
@@ -248,7 +255,6 @@ template <class Real, bool tiled> struct Softmax : SoftmaxTarget<Real, tiled> {
       Stat g = this->grad(stripe, vector, counted);
       of.is_zero = g == 0 ? 1 : of.is_zero;
       of.by_s = c * g / (1 + of.r);
-      of.at_y = of.is_zero != 0 ? 0 : of.delta(exponential(x(y.z, of.m)), y.t);
     }
   }
 

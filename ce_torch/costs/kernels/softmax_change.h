@@ -63,7 +63,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
       Numbers z, v;
       this->read(z, of_z, block, memory.z);
       this->read(v, of_v, block, memory.v);
-      auto result = this->result(block, memory.z);
+      auto result = this->result(block, memory.delta);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Stat g = this->grad(stripe, vector, counted);
         set_change(turns[vector], rows[vector], g, z, v, block, vector, result);

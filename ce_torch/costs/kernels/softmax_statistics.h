@@ -185,7 +185,10 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
         this->store_row(which, stripe, vector, y.is_ignored != 0 ? Stat{} : number);
       };
       Stat r = sums.r(), ln = log1p(r), p = sums.tx;
-      if (is_apart) p += product(y.on_value, x(cap(y.z), this->finite(sums.m)));
+      if (is_apart) {
+        Stat z = this->at_classes(of_z, stripe, vector, classes);
+        p += product(y.on_value, x(cap(z), this->finite(sums.m)));
+      }
       put(row_log_prob, p - product(this->T(sums, y), ln));
       put(row_logsumexp, c * sums.m + ln);
       Stat H = ln - sums.ex / (1 + r);
@@ -230,7 +233,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
-    typename Base::template OfVectors<Stat> T(this->width(stripe)), at_y(this->width(stripe));
+    typename Base::template OfVectors<Stat> T(this->width(stripe));
     if (!is_class) add_T(T, stripe, memory);
     for (int64_t vector = 0; vector < this->width(stripe); vector++) {
       auto load = [&](Row which) { return load_row(which, stripe, vector); };
@@ -241,19 +244,21 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       of.ln = log1p(of.r), of.inverse = 1 / (1 + of.r);
       of.is_zero = (of.g_p == 0) & (of.g_l == 0) & (of.g_H == 0) ? Stat{} + 1 : Stat{};
       of.is_zero = labels[vector].is_ignored != 0 ? Stat{} + 1 : of.is_zero;
-      if (is_apart) at_y[vector] = of.is_zero != 0 ? Stat{} : delta_at<Stat>(of, labels[vector].z, labels[vector].t);
     }
     this->each_block(stripe, [&](const Block& block) {
       bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
       Inputs inputs;
       if (!is_zero) inputs = this->read_all(block, memory);
-      auto result = this->result(block, memory.z);
+      auto result = this->result(block, memory.delta);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
-      if (is_apart) {
+      if (is_apart && !is_zero) {
         this->each_class(classes, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
-          result.set(line, number, this->at(at_y[vector], lane));
+          const Factors& of = all[vector];
+          Stat delta = delta_at<Stat>(of, Stat{} + inputs.z.number(line, number), labels[vector].t);
+          delta = of.is_zero != 0 ? Stat{} : delta;
+          result.set(line, number, this->at(delta, lane));
         });
       }
       this->write(result, block);

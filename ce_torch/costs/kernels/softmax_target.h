@@ -85,9 +85,9 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     }
   }
 
-  // Of rows with a class y: what t has there, all of it and beyond the others; z there, if that is taken apart.
+  // Of rows with a class y: what t has there, all of it and beyond the others.
   struct Label {
-    Stat t = {}, on_value = {}, is_ignored = {}, z = {};
+    Stat t = {}, on_value = {}, is_ignored = {};
     Columns y = Columns{} + none;
   };
   Label label(const Stripe& stripe, int64_t vector, const Classes& classes) const {
@@ -97,7 +97,6 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     Stat weights = label.y < 0 ? Stat{} : Stat{} + 1;
     if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
     label.is_ignored = label.y < 0 ? Stat{} + 1 : Stat{};
-    if (is_apart) label.z = at_classes(of_z, stripe, vector, classes);
     label.on_value = kept * weights;
     label.t = weights * (kept + off_value);
     return label;
@@ -109,7 +108,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
 
   // The blocks that a thread reads and works on.
   struct Memory {
-    Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors];
+    Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors], delta[block_vectors];
   };
   template <class OfZ, class OfY = OfZ> struct InputsOf {
     typename Base::template NumbersOf<OfZ> z;

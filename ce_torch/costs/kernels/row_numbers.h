@@ -1,0 +1,207 @@
+// The numbers of rows: how vectors of them are read and written, whatever they are made of.
+
+#pragma once
+
+#include "rows.h"
+
+namespace {
+
+template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
+  using Base = Rows<Real, tiled>;
+  using typename Base::Place;
+  using typename Base::Stat;
+  using typename Base::Vec;
+  using Base::at;
+  using Base::Base;
+  using Base::each_row;
+  using Base::lanes;
+  using Base::number;
+  using Base::rows;
+  using Base::rows_of;
+  using Base::set_cost;
+  using Base::start;
+  using Base::stripe_rows;
+  using Base::task;
+  using Base::with_numbers_of;
+
+  static constexpr Type own_type = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
+
+  // Returns true if whole vectors of a block lie in memory, in numbers of this type.
+  bool are_vectors(Operand tensor, const Block& block, Type type = own_type) const {
+    bool is_whole = !tiled || block.numbers % lanes == 0;
+    return is_whole && block.number.of[tensor] == 1 && task.type[tensor] == type;
+  }
+  // Calls f with a null pointer of the numbers that all of these tensors have whole vectors of, or else of Real, as which
+  // any are read.
+  template <class Function>
+  inlined void with_vectors(std::initializer_list<Operand> tensors, const Block& block, Function&& f) const {
+    if constexpr (std::is_same_v<Real, float>) {
+      auto are = [&](Type type) {
+        return std::all_of(tensors.begin(), tensors.end(), [&](Operand tensor) { return are_vectors(tensor, block, type); });
+      };
+      if (are(Type::bfloat16)) return f((Bfloat16*)nullptr);
+      if (are(Type::float16)) return f((Float16*)nullptr);
+    }
+    f((Real*)nullptr);
+  }
+
+  // The numbers of a block as vectors: where they are, or read into a thread's own memory.
+  template <class Number> struct NumbersOf {
+    const Number* data;
+    int64_t line;   // from one line to the next
+    int64_t ahead;  // to what is read next, where the processor does not foresee it
+    Vec last;       // the numbers of a row behind its whole vectors
+
+    inlined const Number* vector(const Place& place) const { return data + place.line * line + place.vector * lanes; }
+    inlined void fetch(const Place& place) const { __builtin_prefetch(vector(place) + ahead); }
+    inlined Vec at(const Place& place) const { return place.count == lanes ? load(vector(place), lanes) : last; }
+    // One number of a line.
+    inlined Real number(int64_t line, int64_t number) const { return load(data + line * this->line + number, 1)[0]; }
+  };
+  using Numbers = NumbersOf<Real>;
+
+  // How far what is read next is, where the processor does not foresee it: the next columns of a tile, tile, or row.
+  int64_t ahead(Operand tensor, const Block& block) const {
+    if constexpr (tiled) {
+      bool is_last = block.column + block.lines == task.columns;
+      if (is_last) return stripe_rows * block.number.of[tensor] - block.column * block.line.of[tensor];
+      return block.lines * block.line.of[tensor];
+    }
+    int64_t next = task.layout.inner().steps.of[tensor];
+    return next == task.columns || task.columns > kept_columns ? 0 : next;
+  }
+
+  // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.
+  template <class Number>
+  inlined void read(NumbersOf<Number>& numbers, Operand tensor, const Block& block, Vec* memory) const {
+    if constexpr (std::is_same_v<Number, Real>) {
+      if (!are_vectors(tensor, block)) {
+        copy(tensor, block, memory);
+        return read_copied(numbers, block, memory);
+      }
+    }
+    auto from = (const Number*)task.data[tensor] + block.start.of[tensor];
+    int64_t whole = block.numbers / lanes * lanes;
+    numbers.data = from;
+    numbers.line = block.line.of[tensor];
+    numbers.ahead = ahead(tensor, block);
+    if constexpr (!tiled) numbers.last = load(from + whole, block.numbers - whole);
+  }
+  outlined void copy(Operand tensor, const Block& block, Vec* memory) const {
+    BlockSteps steps = block.steps(tensor);
+    steps.ahead = ahead(tensor, block);
+    auto read = [&](auto* numbers) { read_block<Real>(numbers + block.start.of[tensor], steps, memory); };
+    task.type[tensor] == Type::boolean ? read((Bool*)task.data[tensor]) : with_numbers_of(tensor, read);
+  }
+  // The numbers of a block that a thread's own memory holds.
+  static void read_copied(Numbers& numbers, const Block& block, const Vec* memory) {
+    int64_t width = (block.numbers + lanes - 1) / lanes;
+    numbers.data = (const Real*)memory;
+    numbers.line = width * lanes;
+    numbers.ahead = 0;
+    numbers.last = memory[width - 1];
+  }
+
+  // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
+  template <class Number> struct ResultOf {
+    Number* data;
+    int64_t line;
+    bool is_in_place;
+    Vec last = {};
+
+    inlined void set(const Place& place, Vec x) {
+      if (place.count == lanes) store(x, data + place.line * line + place.vector * lanes, lanes);
+      else last = x;
+    }
+    // Sets one number of a line.
+    void set(int64_t line, int64_t number, Real x) { store(Vec{} + x, data + line * this->line + number, 1); }
+  };
+  using Result = ResultOf<Real>;
+
+  // A large δ of a tile is written past the caches, by whole blocks. Of other numbers than Real `with_vectors` has found
+  // whole vectors of δ.
+  template <class Number> bool is_in_place(const Block& block) const {
+    if constexpr (!std::is_same_v<Number, Real>) return true;
+    else return are_vectors(of_delta, block) && !(tiled && task.is_large());
+  }
+
+  template <class Number = Real> outlined ResultOf<Number> result(const Block& block, Vec* memory) const {
+    if (is_in_place<Number>(block))
+      return {(Number*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta], true};
+    return {(Number*)memory, (block.numbers + lanes - 1) / lanes * lanes, false};
+  }
+
+  // Stores the last numbers of a row beside the others.
+  template <class Number> inlined void finish(ResultOf<Number>& result, const Block& block) const {
+    if (!tiled && block.numbers % lanes) store_last(result, block.numbers);
+  }
+  template <class Number> outlined void store_last(ResultOf<Number>& result, int64_t numbers) const {
+    int64_t rest = numbers % lanes;
+    store(result.last, result.data + numbers - rest, rest);
+  }
+
+  template <class Number> inlined void write(const ResultOf<Number>& result, const Block& block) const {
+    if constexpr (std::is_same_v<Number, Real>) {
+      if (!result.is_in_place) write_copied(result, block);
+    }
+  }
+  outlined void write_copied(const Result& result, const Block& block) const {
+    with_numbers_of(of_delta, [&](auto* delta) {
+      if constexpr (std::is_same_v<typename Computed<std::remove_pointer_t<decltype(delta)>>::Real, Real>)
+        write_block<Real>((const Vec*)result.data, delta + block.start.of[of_delta], block.steps(of_delta),
+                          tiled && this->task.is_large());
+    });
+  }
+
+  Real* statistic(int which) const { return (Real*)task.statistics + 2 + which * rows; }
+  Stat load_statistic(int which, const Stripe& stripe, int64_t vector) const {
+    Real* from = statistic(which) + stripe.first + vector * lanes;
+    if constexpr (tiled) return load(from, rows_of(stripe, vector));
+    else return *from;
+  }
+  void store_statistic(int which, const Stripe& stripe, int64_t vector, Stat stat) const {
+    Real* to = statistic(which) + stripe.first + vector * lanes;
+    if constexpr (tiled) store(stat, to, rows_of(stripe, vector));
+    else *to = stat;
+  }
+
+  // Stores the costs of a vector's rows in C.
+  void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    if constexpr (tiled) {
+      if (task.layout.inner().steps.of[of_row] == 1 && task.type[of_row] == own_type)
+        return store(C, (Real*)task.data[of_row] + start(stripe, vector * lanes, of_row), rows_of(stripe, vector));
+    }
+    each_row(stripe, vector, [&](int64_t lane, int64_t row) {
+      set_cost(start(stripe, row, of_row), at(C, lane));
+    });
+  }
+
+  // The gradients of the costs of a vector's rows.
+  outlined Stat grad(const Stripe& stripe, int64_t vector, double counted) const {
+    if (task.reduction == Reduction::sum) return Stat{} + Real(number(of_grad, 0));
+    // Where nothing counts, nothing has a gradient.
+    if (task.reduction == Reduction::mean) return Stat{} + (counted == 0 ? 0 : Real(number(of_grad, 0) / counted));
+    if constexpr (!tiled) return Real(number(of_grad, start(stripe, 0, of_grad)));
+    else return with_numbers_of(of_grad, [&](auto* grads) { return load_rows(grads, of_grad, stripe, vector); });
+  }
+
+  // What a tensor has for the rows of a vector; behind the last row may be anything finite.
+  template <class Number> Vec load_rows(const Number* numbers, Operand tensor, const Stripe& stripe, int64_t vector) const {
+    numbers += start(stripe, vector * lanes, tensor);
+    int64_t count = rows_of(stripe, vector), step = task.layout.inner().steps.of[tensor];
+    if (step == 1) return load_as<Real>(numbers, count);
+    if (step == 0) return Vec{} + load_as<Real>(numbers, 1)[0];
+    std::remove_const_t<Number> here[lanes] = {};
+    for (int64_t lane = 0; lane < count; lane++) here[lane] = numbers[lane * step];
+    return load_as<Real>(here, lanes);
+  }
+
+  // Stores the costs of a vector's rows in C, or returns their sum.
+  outlined double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+    if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
+    if constexpr (!tiled) return C;
+    else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
+  }
+};
+
+}  // namespace
