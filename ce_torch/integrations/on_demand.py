@@ -10,22 +10,21 @@ from torch.autograd import Function
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ce_torch.costs._torch_private import DisableTorchFunction, make_wrapper_subclass, tree_map_only
-from ce_torch.integrations.deferred import DeferredLogits
+from ce_torch.costs._torch_private import DisableTorchFunction, convert, make_wrapper_subclass, tree_map_only
+from ce_torch.integrations.deferred import DeferredLogits, Parameters
 from ce_torch.integrations.layer_state import LayerState
 from ce_torch.integrations.output_layer import is_of_sharding
 
-aten = torch.ops.aten
 
-
-def on_demand(deferred: DeferredLogits, parameters: tuple[Tensor, ...]) -> Tensor:
+def on_demand(deferred: DeferredLogits, parameters: Parameters) -> Tensor:
     """Return deferred logits as a tensor with the graph that the model would have given it.
 
-    FSDP has gathered the parameters of the layer; those that the layer has now are sharded again.
+    The parameters are those of the cost, which FSDP had gathered; the layer's own may be sharded again.
     """
-    numbers = Numbers(deferred, LayerState.now(deferred.layer, deferred.x))
+    numbers = Numbers(replace(deferred, has_graph=False), LayerState.now(deferred.layer, deferred.x))
+    weight, bias, adapter = parameters
     with torch.set_grad_enabled(deferred.has_graph):
-        return Output.apply(numbers, deferred.x, *parameters)
+        return Output.apply(numbers, deferred.x, weight, bias, *(adapter or (None, None)))
 
 
 @dataclass(eq=False)
@@ -37,13 +36,14 @@ class Numbers:
     made: Tensor | None = None
 
     def make(self) -> Tensor:
-        """Return the numbers, without a graph and as contiguous as they pretend to be."""
+        """Return the numbers, as contiguous as the logits say that they are."""
         if self.made is None:
-            self.made = self.compute(has_graph=False).contiguous()
+            self.check()
+            self.made = self.deferred.tensor("a function").contiguous()
         return self.made
 
-    def compute(self, has_graph: bool) -> Tensor:
-        """Return the layer's logits; raise `RuntimeError` if they would not be those of the model when it returned."""
+    def check(self) -> None:
+        """Raise `RuntimeError` if the layer's outputs would not be those of the model when it returned."""
         layer = self.deferred.layer
         # FSDP gathers the weight of a layer that it shards by itself whenever the layer is called.
         is_sharded = isinstance(layer.weight, DTensor) and not isinstance(layer, FSDPModule)
@@ -53,29 +53,37 @@ class Numbers:
                 f"{'sharded again' if is_sharded else 'changed, or its adapters'}; take them before the backward "
                 "pass, with the adapters that they are of"
             )
-        return replace(self.deferred, has_graph=has_graph).tensor("a function")
 
 
 class Output(Function):
     """The output layer as a function of autograd: from x and the parameters to logits that are not made."""
 
     @staticmethod
-    def forward(ctx: Any, numbers: Numbers, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, numbers: Numbers, *inputs: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)  # DDP passes on None from logits that nobody took
         # Not by `save_for_backward`, whose hooks would move or copy what nobody may ever ask for.
         ctx.numbers, ctx.inputs = numbers, inputs
         return LogitsOnDemand(numbers)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad_output is None:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_outputs == (None,):
             return (None,) * (1 + len(ctx.inputs))
-        with torch.enable_grad():
-            logits = ctx.numbers.compute(has_graph=True)
-        wanted = [tensor for tensor in ctx.inputs if tensor.requires_grad]
-        options = {"allow_unused": True, "create_graph": torch.is_grad_enabled()}
-        grads = iter(torch.autograd.grad(logits, wanted, grad_output, **options))
-        return None, *(next(grads) if tensor.requires_grad else None for tensor in ctx.inputs)
+        ctx.numbers.check()
+        deferred, is_differentiated = ctx.numbers.deferred, torch.is_grad_enabled()
+
+        def gradients(*_: Any) -> list[Tensor | None]:
+            # A tied weight is among the inputs, and x a function of it: a view ends what autograd goes through here.
+            inputs: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.inputs]
+            x, weight, bias, A, B = inputs
+            logits = deferred.take_steps(Parameters(weight, bias, None if A is None else (A, B)).outputs(x))
+            wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+            found = torch.autograd.grad(logits.to(deferred.dtype), wanted, grad_outputs, create_graph=is_differentiated)
+            gradient = dict(zip(map(id, wanted), found, strict=True))
+            return [gradient.get(id(tensor)) for tensor in inputs]
+
+        with torch.enable_grad(), deferred.autocast_again():
+            return None, *deferred.layer(deferred.x, cost=gradients)  # where FSDP has gathered the parameters
 
 
 class LogitsOnDemand(Tensor):
@@ -93,14 +101,14 @@ class LogitsOnDemand(Tensor):
     @classmethod
     def __torch_dispatch__(cls, operator: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         """Return what an operator returns for the numbers, or logits on demand again."""
-        first, kwargs = args[0], kwargs or {}
+        first, kwargs, aten = args[0] if args else None, kwargs or {}, torch.ops.aten
         if isinstance(first, cls) and first.numbers.made is None:
             numbers = first.numbers
             if operator is aten.detach.default:
                 return cls(numbers)
             if operator is aten.clone.default and not torch.is_grad_enabled():  # DDP clones what a model returns
                 return cls(replace(numbers))
-            if operator is aten._to_copy.default and kwargs == {"dtype": torch.float32}:
+            if operator is convert and kwargs == {"dtype": torch.float32}:
                 return cls(replace(numbers, deferred=numbers.deferred.float()))
         made_args, made_kwargs = tree_map_only(cls, lambda logits: logits.numbers.make(), (args, kwargs))
         result = operator(*made_args, **made_kwargs)

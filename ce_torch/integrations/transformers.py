@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ce_torch.costs._arguments import OPTIONS
 from ce_torch.costs._torch_private import is_transformed
 from ce_torch.costs.log_likelihood import log_likelihood
-from ce_torch.integrations.deferred import DeferredLogits
+from ce_torch.integrations.deferred import DeferredLogits, Parameters
 from ce_torch.integrations.on_demand import on_demand
 from ce_torch.integrations.output_layer import Served, served_layer, subclass
 
@@ -139,7 +139,7 @@ def served_forward(stock: type) -> Callable[..., Any]:
     return forward
 
 
-def visible(outputs: Any, parameters: tuple[Tensor, ...], is_training: bool) -> Any:
+def visible(outputs: Any, parameters: Parameters, is_training: bool) -> Any:
     """Return a model's outputs with tensors in place of deferred logits; if it is compiled, in evaluation only."""
     if isinstance(outputs, DeferredLogits):
         if torch.compiler.is_compiling():
