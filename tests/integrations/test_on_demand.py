@@ -121,6 +121,55 @@ def test_gradients_of_logits_can_be_differentiated(llama, batch):
     assert_close(second(), own)
 
 
+class AsItIs(torch.autograd.Function):
+    """What DeepSpeed's ZeRO-3 puts on each tensor that a module returns."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output
+
+
+def test_a_hook_that_puts_functions_on_outputs_passes_their_gradients(llama, batch, forbid_logits):
+    def hook(model, args, outputs):
+        outputs["logits"] = AsItIs.apply(outputs["logits"])
+
+    llama.register_forward_hook(hook)
+    own = gradients_of(llama, batch, MeanSquare.apply)
+    use_linear_cost(llama)
+    assert_close(gradients_of(llama, batch, MeanSquare.apply), own)
+    forbid_logits()
+    llama(**batch).loss.backward()
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "DoryForCausalLM"])
+@pytest.mark.parametrize("half", ["bfloat16", "autocast"])
+def test_gradients_of_logits_in_half_precision_are_as_near_as_the_models_own(half, name, build, batch):
+    exact, model = gradients_of(build(name), batch, MeanSquare.apply), build(name)
+    if half == "bfloat16":
+        model.bfloat16()
+
+    def error():
+        with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
+            gradients = gradients_of(model, batch, MeanSquare.apply)
+        return sum((gradient - other).norm() / other.norm() for gradient, other in zip(gradients, exact, strict=True))
+
+    own = error()
+    use_linear_cost(model)
+    assert error() < 1.2 * own
+
+
+def test_tensors_that_a_step_saves_are_no_more_for_logits_that_nobody_takes(llama, batch):
+    use_linear_cost(llama)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(type(tensor)) or tensor, lambda t: t):
+        llama(**batch).loss.backward()
+    assert {*saved} <= {torch.Tensor, torch.nn.Parameter}
+
+
 def test_only_what_is_trained_gets_gradients_of_logits(llama, batch):
     llama.requires_grad_(False).lm_head.requires_grad_(True)
     own = gradients_of(llama, batch, MeanSquare.apply)
