@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from benchmarks import transformers as benchmark
 from ce_torch.integrations.transformers import (
     causal_lm_loss,
     compute_loss_func,
@@ -41,17 +42,11 @@ def test_no_logits_are_made_for_the_loss_in_evaluation(llama, batch, no_logits):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM"])
-@pytest.mark.parametrize(("max_memory", "part"), [(None, 8), ("6 MB", 10)])
-def test_a_step_has_a_small_part_of_the_logits_in_use_at_most(max_memory, part, name, build, peak_memory):
-    model, words = build(name, vocab_size=32768), torch.randint(3, 32768, (32, 64))
-    use_linear_cost(model, max_memory=max_memory)
-
-    def step():
-        model(words, labels=words).loss.backward()
-
-    step()  # from now on there are gradients
-    assert peak_memory(step) < words.numel() * 32768 * 4 / part
+@pytest.mark.parametrize("name", benchmark.MODELS)
+def test_a_step_has_a_small_part_of_the_logits_in_use_at_most(name):
+    _, plain, limited = (row["extra_memory"] for row in benchmark.rows(name))
+    assert plain < 1 / 8
+    assert limited < 1 / 10
 
 
 def test_the_memory_of_the_cost_can_be_changed(llama, batch):
