@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ce_torch.costs._arguments import OPTIONS
-from ce_torch.costs._torch_private import is_transformed
+from ce_torch.costs._torch_private import is_forward_mode, is_transformed
 from ce_torch.costs.log_likelihood import log_likelihood
 from ce_torch.integrations.deferred import DeferredLogits, Parameters
 from ce_torch.integrations.on_demand import on_demand
@@ -144,7 +144,9 @@ def visible(outputs: Any, parameters: Parameters, is_training: bool) -> Any:
     if isinstance(outputs, DeferredLogits):
         if torch.compiler.is_compiling():
             return outputs if is_training else outputs.tensor("evaluation")
-        return outputs.tensor("a transform") if is_transformed() else on_demand(outputs, parameters)
+        if is_transformed() or is_forward_mode():
+            return outputs.tensor("a transform")
+        return on_demand(outputs, parameters)
     if isinstance(outputs, tuple):
         return tuple(visible(output, parameters, is_training) for output in outputs)
     if isinstance(outputs, MutableMapping):

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -186,6 +187,21 @@ def test_logits_have_their_gradients_under_transforms(llama, batch):
     own = torch.func.grad(loss)(parameters)
     use_linear_cost(llama)
     assert_close(torch.func.grad(loss)(parameters), own)
+
+
+def test_logits_have_their_tangents_in_forward_mode(build, batch):
+    model = build("LlamaForCausalLM", attn_implementation="eager")
+
+    def tangents():
+        weight = model.lm_head.weight.detach()
+        with forward_ad.dual_level():
+            dual = {"lm_head.weight": forward_ad.make_dual(weight, weight.sin())}
+            outputs = torch.func.functional_call(model, dual, kwargs=batch)
+            return [forward_ad.unpack_dual(outputs[name]).tangent for name in ("loss", "logits")]
+
+    own = tangents()
+    use_linear_cost(model)
+    assert_close(tangents(), own)
 
 
 @pytest.mark.slow
