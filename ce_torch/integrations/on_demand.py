@@ -101,19 +101,26 @@ class LogitsOnDemand(Tensor):
     @classmethod
     def __torch_dispatch__(cls, operator: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         """Return what an operator returns for the numbers, or logits on demand again."""
-        first, kwargs, aten = args[0] if args else None, kwargs or {}, torch.ops.aten
-        if isinstance(first, cls) and first.numbers.made is None:
-            numbers = first.numbers
-            if operator is aten.detach.default:
-                return cls(numbers)
-            if operator is aten.clone.default and not torch.is_grad_enabled():  # DDP clones what a model returns
-                return cls(replace(numbers))
-            if operator is convert and kwargs == {"dtype": torch.float32}:
-                return cls(replace(numbers, deferred=numbers.deferred.float()))
+        first, kwargs = args[0] if args else None, kwargs or {}
+        numbers = first.numbers_after(operator, kwargs) if isinstance(first, cls) else None
+        if numbers is not None:
+            return cls(numbers)
         made_args, made_kwargs = tree_map_only(cls, lambda logits: logits.numbers.make(), (args, kwargs))
         result = operator(*made_args, **made_kwargs)
         is_in_place = isinstance(first, cls) and result is first.numbers.made
         return first if is_in_place else result
+
+    def numbers_after(self, operator: Any, options: Mapping) -> Numbers | None:
+        """Return the numbers after what libraries do to all that a model returns; None if they have to be made."""
+        if self.numbers.made is not None:
+            return None
+        if operator is torch.ops.aten.detach.default:
+            return self.numbers
+        if operator is torch.ops.aten.clone.default and self.requires_grad and not torch.is_grad_enabled():
+            return replace(self.numbers)  # DDP, in a function of autograd
+        if operator is convert and options == {"dtype": torch.float32}:
+            return replace(self.numbers, deferred=self.numbers.deferred.float())
+        return None
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:

@@ -281,6 +281,17 @@ def test_logits_that_become_float32_are_not_made_for_that(llama, batch, forbid_l
         assert converted.requires_grad
 
 
+@pytest.mark.parametrize("has_graph", [True, False])
+def test_a_clone_of_logits_outlives_a_change_of_the_weights(has_graph, llama, batch):
+    with torch.set_grad_enabled(has_graph):
+        own = llama(**batch).logits.clone()
+        use_linear_cost(llama)
+        logits = llama(**batch).logits.clone()
+    with torch.no_grad():
+        llama.lm_head.weight.mul_(2)
+    assert_close(logits, own)
+
+
 def write_to_data(llama):
     """As optimizers written long ago do, which autograd does not count."""
     for parameter in llama.parameters():
