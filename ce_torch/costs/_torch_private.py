@@ -41,6 +41,12 @@ tree_map_only: Callable[..., Any] = find("utils._pytree.tree_map_only")
 # Makes a tensor of a subclass, of the shape and dtype given, that has no numbers.
 make_wrapper_subclass: Callable[..., Any] = find("Tensor._make_wrapper_subclass")
 
+# A context in which functions of PyTorch take a tensor of a subclass without asking it.
+DisableTorchFunction: type = find("_C.DisableTorchFunctionSubclass")
+
+# The operator by which tensors become those of another dtype or device.
+convert: Callable[..., Tensor] = find("ops.aten._to_copy.default")
+
 # Returns True if `torch.autograd.grad(is_grads_batched=True)` made the tensor.
 is_legacy_batched: Callable[[Tensor], bool] = find("_C._functorch.is_legacy_batchedtensor")
 

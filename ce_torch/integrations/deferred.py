@@ -27,6 +27,14 @@ class Parameters(NamedTuple):
     bias: Tensor | None
     adapter: tuple[Tensor, Tensor] | None = None
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return z as the layer rounds it."""
+        z = F.linear(x, self.weight, self.bias)
+        if self.adapter is None:
+            return z
+        A, B = self.adapter
+        return (z + F.linear(F.linear(x.to(A.dtype), A), B)).to(z.dtype)
+
     def first(self, classes: int) -> Self:
         """Return the parameters of the first classes."""
         bias = None if self.bias is None else self.bias[:classes]
@@ -98,10 +106,18 @@ class DeferredLogits:
                 f"the linear cost can't serve this model: its loss needs the logits themselves, for {purpose}; call "
                 "remove_linear_cost(model) to train with the model's own loss"
             )
+        if self.has_graph and not torch.is_grad_enabled():
+            raise RuntimeError(
+                "logits of a compiled model would lose their graph under no_grad, or in a function of autograd; hand "
+                "in logits.detach() where you need no gradient, logits.clone() where you do"
+            )
         with torch.set_grad_enabled(self.has_graph), self.autocast_again():
-            logits = self.layer(self.x)
-            for method, *arguments in self.steps:
-                logits = getattr(logits, method)(*arguments)
+            return self.take_steps(self.layer(self.x))
+
+    def take_steps(self, logits: Tensor) -> Tensor:
+        """Return outputs of the layer after what the model does to them."""
+        for method, *arguments in self.steps:
+            logits = getattr(logits, method)(*arguments)
         return logits
 
     def autocast_again(self) -> AbstractContextManager:
@@ -136,6 +152,9 @@ class DeferredLogits:
 
     def contiguous(self) -> "DeferredLogits":
         return self
+
+    def detach(self) -> "DeferredLogits":
+        return replace(self, has_graph=False)
 
     def view(self, *shape: Any) -> "DeferredLogits | Tensor":
         """Return the logits in another shape, deferred if that keeps the classes of an example together."""
@@ -241,7 +260,7 @@ def cast_error(dtype: torch.dtype) -> RuntimeError:
 # What can be done to logits, as a method or a function of PyTorch, without making them.
 DEFERRED = {
     *("cross_entropy", "tanh", "mul", "__mul__", "__rmul__", "div", "__truediv__", "true_divide"),
-    *("float", "contiguous", "view", "reshape", "__getitem__"),
+    *("float", "contiguous", "detach", "view", "reshape", "__getitem__"),
 }
 
 

@@ -33,7 +33,7 @@ class ServedLayer(Served):
     """What a served layer has before the code of its own class."""
 
     is_deferring = False  # True while the model computes its loss
-    has_computed = False  # True once it has computed a cost in that time
+    parameters_of_cost: Parameters | None = None  # once it has computed a cost in that time
     cost_memory: int | None = None  # the most bytes that the cost may take
     logits_dtype: torch.dtype | None = None  # that of the outputs, if it isn't that of the product
 
@@ -46,8 +46,8 @@ class ServedLayer(Served):
         Options that the class of the layer has, such as PEFT's adapter for each text, are none that the cost has.
         """
         if cost is not None:
-            self.has_computed = True
-            return cost(x, self.cost_parameters())
+            self.parameters_of_cost = self.cost_parameters()
+            return cost(x, self.parameters_of_cost)
         if options or not self.is_deferring:
             return super().forward(x, **options)
         autocast = autocast_dtype(x.device)
@@ -151,7 +151,8 @@ def has_hooks(layer: nn.Module) -> bool:
 
 
 def is_of_sharding(hook: Callable[..., Any]) -> bool:
-    return str(getattr(hook, "__module__", None)).startswith(("torch.distributed.", "deepspeed."))
+    function = getattr(hook, "func", hook)  # of a `functools.partial`
+    return str(getattr(function, "__module__", None)).startswith(("torch.distributed.", "deepspeed."))
 
 
 def is_linear(layer: nn.Module) -> bool:

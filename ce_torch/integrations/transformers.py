@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ce_torch.costs._arguments import OPTIONS
+from ce_torch.costs._torch_private import is_forward_mode, is_transformed
 from ce_torch.costs.log_likelihood import log_likelihood
-from ce_torch.integrations.deferred import DeferredLogits
-from ce_torch.integrations.on_demand import LogitsOnDemand
+from ce_torch.integrations.deferred import DeferredLogits, Parameters
+from ce_torch.integrations.on_demand import on_demand
 from ce_torch.integrations.output_layer import Served, served_layer, subclass
 
 
@@ -80,7 +81,7 @@ def remove_linear_cost(model: nn.Module) -> None:
             raise RuntimeError(f"{type(module).__name__} has been sharded since; call remove_linear_cost before that")
     for module in served:
         module.__class__ = type(module).__bases__[1]
-        for name in ("cost_memory", "has_computed", "is_deferring"):
+        for name in ("cost_memory", "is_deferring", "parameters_of_cost"):
             vars(module).pop(name, None)
 
 
@@ -120,35 +121,38 @@ def served_forward(stock: type) -> Callable[..., Any]:
         if labels is None:
             return stock.forward(self, *args, **kwargs)
         layer = served_layer(self)
-        layer.has_computed, layer.is_deferring, layer.cost_memory = False, True, self.cost_memory
+        layer.parameters_of_cost, layer.is_deferring, layer.cost_memory = None, True, self.cost_memory
         try:
             outputs = stock.forward(self, *args, **kwargs)
         finally:
             layer.is_deferring = False
-        if not layer.has_computed:
+        parameters, layer.parameters_of_cost = layer.parameters_of_cost, None
+        if parameters is None:
             raise RuntimeError(
                 f"the linear cost can't serve {stock.__name__}: its loss isn't a cross-entropy of its output layer; "
                 "call remove_linear_cost(model) to train with the model's own loss"
             )
-        return visible(outputs, self.training)
+        return visible(outputs, parameters, self.training)
 
     # Trainer reads the names of the arguments. `functools.wraps` would let accelerate take this function off.
     forward.__signature__ = signature
     return forward
 
 
-def visible(outputs: Any, is_training: bool) -> Any:
+def visible(outputs: Any, parameters: Parameters, is_training: bool) -> Any:
     """Return a model's outputs with tensors in place of deferred logits; if it is compiled, in evaluation only."""
     if isinstance(outputs, DeferredLogits):
-        if not torch.compiler.is_compiling():
-            return LogitsOnDemand(outputs)
-        return outputs if is_training else outputs.tensor("evaluation")
+        if torch.compiler.is_compiling():
+            return outputs if is_training else outputs.tensor("evaluation")
+        if is_transformed() or is_forward_mode():
+            return outputs.tensor("a transform")
+        return on_demand(outputs, parameters)
     if isinstance(outputs, tuple):
-        return tuple(visible(output, is_training) for output in outputs)
+        return tuple(visible(output, parameters, is_training) for output in outputs)
     if isinstance(outputs, MutableMapping):
         for name, output in [*outputs.items()]:
             if isinstance(output, DeferredLogits):
-                outputs[name] = visible(output, is_training)
+                outputs[name] = visible(output, parameters, is_training)
     return outputs
 
 

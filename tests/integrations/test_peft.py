@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_on_demand import MeanSquare, gradients_of
 from torch.testing import assert_close
 
 from ce_torch.integrations.transformers import remove_linear_cost, use_linear_cost
@@ -99,6 +100,14 @@ def test_adapters_that_are_merged_and_disabled_are_taken_out_again(adapt, batch)
     model.merge_adapter()
     with model.disable_adapter():
         assert_close(model(**batch).loss, own)
+
+
+def test_a_function_of_autograd_has_its_gradients(adapt, batch):
+    model = adapt(target_modules=["lm_head"])
+    torch.nn.init.normal_(model.base_model.model.lm_head.lora_B["default"].weight)
+    own = gradients_of(model, batch, MeanSquare.apply)
+    use_linear_cost(model)
+    assert_close(gradients_of(model, batch, MeanSquare.apply), own)
 
 
 def test_an_adapter_for_each_text_generates_as_before_and_is_refused_in_a_loss(adapt, batch):

@@ -4,13 +4,16 @@ import os
 import socket
 import tempfile
 from datetime import timedelta
+from unittest import mock
 
 import pytest
 import torch
+from test_on_demand import MeanSquare, gradients_of
 from test_trainer import NAMES
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
@@ -31,6 +34,11 @@ def in_both(processes, function, *arguments):
 
 def replicated(model):
     return DistributedDataParallel(model)
+
+
+def replicated_with_unused_parameters(model):
+    """As `Trainer` does."""
+    return DistributedDataParallel(model, find_unused_parameters=True)
 
 
 def replicated_as_a_static_graph(model):
@@ -64,7 +72,7 @@ def sharded_in_bfloat16(model):
     return fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch):
+def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch, own_loss=None):
     """Return loss, gradients and some logits of a served model that gets half of the texts."""
     from architectures import build
 
@@ -79,18 +87,20 @@ def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch):
         # Gradients are averaged over the processes.
         outputs = spread_model(**half, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum() / 2)
         logits = outputs.logits[:, 0].detach()
-        outputs.loss.backward()
+        loss = outputs.loss if own_loss is None else outputs.loss + own_loss(outputs.logits)
+        loss.backward()
         gradients = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in model.parameters()]
         return outputs.loss.detach(), gradients, logits
     finally:
         distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
+in_every_way = pytest.mark.parametrize(
     ("spread", "changes"),
     [
         (replicated, {}),
         (replicated, {"tie_word_embeddings": True}),
+        (replicated_with_unused_parameters, {}),
         (replicated_as_a_static_graph, {}),
         (sharded, {}),
         (sharded, {"tie_word_embeddings": True}),
@@ -100,6 +110,9 @@ def full_gradients_of_half(rank, rendezvous, spread, name, changes, batch):
     ],
     ids=lambda value: value.__name__ if callable(value) else "tied" if value else "untied",
 )
+
+
+@in_every_way
 def test_two_processes_with_half_of_the_texts_each_get_the_gradients_of_the_whole(
     spread, changes, processes, build, batch, loss_and_gradients, tmp_path
 ):
@@ -113,6 +126,39 @@ def test_two_processes_with_half_of_the_texts_each_get_the_gradients_of_the_whol
     for rank, (_, gradients, found) in enumerate(results):
         assert_close(gradients, [*expected], **tolerance)
         assert_close(found.float(), logits[rank::2], **tolerance)
+
+
+@in_every_way
+def test_a_function_of_autograd_has_its_gradients_in_two_processes(spread, changes, processes, build, batch, tmp_path):
+    expected = gradients_of(build("LlamaForCausalLM", **changes), batch, MeanSquare.apply)
+    tolerance = {"rtol": 0.1, "atol": 0.05} if spread is sharded_in_bfloat16 else {"rtol": 1e-4, "atol": 1e-6}
+    task = f"file://{tmp_path / 'rendezvous'}", spread, "LlamaForCausalLM", changes, batch, MeanSquare.apply
+    for _, gradients, _ in in_both(processes, full_gradients_of_half, *task):
+        assert_close(gradients, expected, **tolerance)
+
+
+def logits_made(rank, rendezvous, spread, batch):
+    """Return how often the output layer was multiplied in two steps."""
+    from architectures import build
+
+    from ce_torch.integrations.transformers import use_linear_cost
+
+    distributed.init_process_group("gloo", rendezvous, TIMEOUT, world_size=2, rank=rank)
+    try:
+        model = build("LlamaForCausalLM")
+        use_linear_cost(model)
+        spread_model = spread(model)
+        with mock.patch.object(functional, "linear", wraps=functional.linear) as linear:
+            for _ in range(2):
+                spread_model(**batch).loss.backward()
+        return sum(call.args[1].shape[0] == 96 for call in linear.call_args_list)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("spread", [replicated_with_unused_parameters, replicated_as_a_static_graph, sharded_by_layers])
+def test_no_logits_are_made_in_training_in_two_processes(spread, processes, batch, tmp_path):
+    assert in_both(processes, logits_made, f"file://{tmp_path / 'rendezvous'}", spread, batch) == [0, 0]
 
 
 def errors_of_what_comes_too_late(rank, rendezvous, batch):

@@ -134,13 +134,6 @@ def test_a_loss_with_a_graph_of_a_layer_without_one_has_no_gradient(llama, batch
             assert not llama(**batch).loss.requires_grad
 
 
-@pytest.mark.parametrize("ask", [lambda z: z.retain_grad(), lambda z: z.register_hook(nothing)], ids=["grad", "hook"])
-def test_the_gradient_of_the_loss_by_the_logits_is_refused(ask, llama, batch):
-    use_linear_cost(llama)
-    with pytest.raises(RuntimeError, match="would miss the gradient of the loss, which is computed without logits"):
-        ask(llama(**batch).logits)
-
-
 def test_a_vocabulary_can_grow(llama, batch, loss_and_gradients):
     grown = copy.deepcopy(llama)
     use_linear_cost(llama)

@@ -15,17 +15,6 @@ def number(text):
     return float(text.replace("−", "-").replace("·10", "e").translate(SUPERSCRIPTS))
 
 
-def draw(page, places):
-    canvas = page.locator(".paper canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    for number, (x, y) in enumerate(places):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
-        if number == 0:
-            page.mouse.down()
-    page.mouse.up()
-
-
 def hidden_parts(figure, selector):
     """Return those parts of a figure that are not wholly on the screen, or lie behind another."""
     return figure.evaluate(

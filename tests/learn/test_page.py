@@ -1,7 +1,8 @@
 """Test the page as readers use it: narrow or wide, light or dark, by finger, keyboard or screen reader."""
 
 import pytest
-from reading import WIDTHS, draw
+from pen import draw
+from reading import WIDTHS
 
 # The other two combinations run with the slow tests.
 SCREENS = [
@@ -161,7 +162,7 @@ def test_nothing_moves_under_the_finger(width, open_learn):
         page.locator("#reader").get_by_label("my own drawing").check()
         canvas = page.locator(".paper canvas")
         before = canvas.evaluate("(canvas) => canvas.getBoundingClientRect().top + scrollY")
-        draw(page, [(0.5, 0.1), (0.5, 0.9)])
+        draw(canvas, [(0.5, 0.1), (0.5, 0.9)])
         assert canvas.evaluate("(canvas) => canvas.getBoundingClientRect().top + scrollY") == before
 
 

@@ -4,6 +4,7 @@ from math import exp
 from statistics import median
 
 import pytest
+from pen import draw
 from playwright.sync_api import expect
 
 # A page of a notebook takes seconds to open.
@@ -25,18 +26,6 @@ MOVE = """(slider, [number, key]) => new Promise((done, fail) => {
   watch.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
   setTimeout(() => fail("the figure has not changed for minutes"), 300_000);
   slider.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, composed: true }));
-})"""
-
-STILL = """(element) => new Promise((done) => {
-  let frames = 0, top = null;
-  const look = () => {
-    const now = element.getBoundingClientRect().top;
-    frames = now === top ? frames + 1 : 0;
-    top = now;
-    if (frames === 10) done();
-    else requestAnimationFrame(look);
-  };
-  look();
 })"""
 
 INKED = """(canvas) => new Promise((done, fail) => {
@@ -204,7 +193,7 @@ def test_an_empty_canvas_says_no_digit(page):
     page.get_by_role("tab", name="Draw").click()
     expect(page.get_by_text("Draw a digit. Without ink")).to_be_visible()
     assert page.locator("svg[aria-label^='Ten outputs']").count() == 0
-    draw(page, [(0.5, 0.1), (0.5, 0.9)])
+    draw(page.locator("canvas"), [(0.5, 0.1), (0.5, 0.9)])
     expect(page.locator("svg[aria-label^='Ten outputs']")).to_have_count(2)
     page.get_by_role("button", name="Clear").click()
     expect(page.get_by_text("Draw a digit. Without ink")).to_be_visible()
@@ -212,13 +201,13 @@ def test_an_empty_canvas_says_no_digit(page):
 
 def test_a_drawn_digit_is_read(page):
     page.get_by_role("tab", name="Draw").click()
-    draw(page, [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)])
+    draw(page.locator("canvas"), [(0.25, 0.2), (0.75, 0.2), (0.45, 0.85)])
     expect(page.locator("figure svg[aria-label='Ten outputs; 7 is the largest']")).to_have_count(2)
 
 
 def test_a_drawing_stays_while_test_images_are_shown(page):
     page.get_by_role("tab", name="Draw").click()
-    draw(page, [(0.5, 0.1), (0.5, 0.9)])
+    draw(page.locator("canvas"), [(0.5, 0.1), (0.5, 0.9)])
     expect(page.locator("figure svg[aria-label='Ten outputs; 1 is the largest']")).to_have_count(2)
     page.get_by_role("tab", name="Pick").click()
     page.get_by_role("tab", name="Draw").click()
@@ -243,15 +232,3 @@ def test_the_page_asks_for_a_number_in_an_empty_box(shared_page):
 def type_first_z(page, value):
     page.locator("marimo-number input").first.fill(value)
     page.keyboard.press("Tab")
-
-
-def draw(page, places):
-    canvas = page.locator("canvas")
-    canvas.scroll_into_view_if_needed()
-    canvas.evaluate(STILL)
-    box = canvas.bounding_box()
-    for number, (x, y) in enumerate(places):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
-        if number == 0:
-            page.mouse.down()
-    page.mouse.up()
