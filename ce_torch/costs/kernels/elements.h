@@ -80,7 +80,7 @@ template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> 
     if constexpr (tiled)
       return this->columns(inputs.classes, place.vector) == Column(inputs.column + place.line) ? Vec{} + 1 : Vec{};
     else
-      return lane_numbers<Real>(inputs.column + place.vector * lanes) == inputs.classes.y[0] ? Vec{} + 1 : Vec{};
+      return lane_numbers<Real>(0) == Column(inputs.classes.y[0] - inputs.column - place.vector * lanes) ? Vec{} + 1 : Vec{};
   }
 
   // The factors p of a vector.
