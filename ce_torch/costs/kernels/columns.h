@@ -18,8 +18,11 @@ struct Capped {
 inlined inline Capped cap(Floats z, float softcap) {
   Floats size = z < 0 ? -z : z, x = size * (-2 / softcap);
   ExpTerms terms(x < -80 ? -80 : x);
-  Floats q = terms.power + terms.change, inverse = 1 / (1 + q);
-  Floats value = softcap * ((1 - terms.power) - terms.change) * inverse;
+  Floats q = terms.power + terms.change, sum = 1 + q, inverse = 1 / sum;
+  Floats difference = (1 - terms.power) - terms.change, tanh = difference * inverse;
+  // The quotient and the sum are rounded: what they leave is divided too.
+  tanh += ((difference - tanh * sum) - tanh * (q - (sum - 1))) * inverse;
+  Floats value = softcap * tanh;
   return {z < 0 ? -value : value, 4 * q * inverse * inverse};
 }
 
