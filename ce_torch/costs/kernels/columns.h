@@ -20,8 +20,8 @@ inlined inline Capped cap(Floats z, float softcap) {
   ExpTerms terms(x < -80 ? -80 : x);
   Floats q = terms.power + terms.change, sum = 1 + q, inverse = 1 / sum;
   Floats difference = (1 - terms.power) - terms.change, tanh = difference * inverse;
-  // The quotient and the sum are rounded: what they leave is divided too.
-  tanh += ((difference - tanh * sum) - tanh * (q - (sum - 1))) * inverse;
+  // What the rounded quotient leaves is divided too.
+  tanh += (difference - tanh * sum) * inverse;
   Floats value = softcap * tanh;
   return {z < 0 ? -value : value, 4 * q * inverse * inverse};
 }
