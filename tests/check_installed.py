@@ -71,6 +71,12 @@ def check_layer() -> None:
     check(lambda weight: cost(x.bfloat16(), weight, y), weight.bfloat16(), rtol=0.02, atol=1e-3)
     teacher = x.bfloat16() / 2, weight.bfloat16()
     check(lambda x: functional.linear_distillation(x, teacher[1], *teacher), x.bfloat16(), rtol=0.02, atol=1e-3)
+    check(
+        lambda weight: functional.linear_distillation(x.bfloat16(), weight, *teacher),
+        weight.bfloat16(),
+        rtol=0.02,
+        atol=1e-3,
+    )
 
 
 def check(cost: Callable[[Tensor], Tensor], input: Tensor, **tolerance: float) -> None:
