@@ -65,7 +65,7 @@ CPP = """
 template <class Real> struct CrossEntropy : Numbers<Real> {
   using Vec = Reals<Real>;
   inlined Vec cost(Vec z, Vec y, Vec p) const {
-    Vec log1p = log1p_of_fraction<Real>(exp_of_negative<Real>(negative<Real>(z)));
+    Vec log1p = log1p_of_fraction<Real>(exp_of_vector<Real>(negative<Real>(z)));
     return product<Vec>(1 - y, log1p + (z < 0 ? 0 : z)) + product<Vec>(p * y, log1p + (z < 0 ? -z : 0));
   }
   inlined Vec delta(Vec z, Vec y, Vec p) const {

@@ -110,10 +110,10 @@ template <class Real> struct Focal : Numbers<Real> {
     Sigmoid<Real> sigmoid(z);
     Vec a = sigmoid.a, b = sigmoid.one_minus_a, m = (1 - y) * a + y * b, balance = Vec{} + 1;
     if (alpha >= 0) balance = alpha * y + rest * (1 - y);
-    Vec softplus = log1p_of_fraction<Real>(exp_of_negative<Real>(negative<Real>(z)));
+    Vec softplus = log1p_of_fraction<Real>(exp_of_vector<Real>(negative<Real>(z)));
     Vec H_1 = softplus + (z < 0 ? -z : 0), H_0 = softplus + (z < 0 ? 0 : z);
     Vec ln_m = y == 1 ? -H_0 : y == 0 ? -H_1 : log_of_positive<Real>(m);
-    Vec power = gamma == 0 ? Vec{} + 1 : exp_of_negative<Real>(gamma * ln_m);
+    Vec power = gamma == 0 ? Vec{} + 1 : exp_of_vector<Real>(gamma * ln_m);
     Vec H = product<Vec>(y, H_1) + product<Vec>(1 - y, H_0);
     return {balance * power, H, y == 0 ? b : y == 1 ? a : a * b / m, sigmoid.error(y)};
   }

@@ -11,21 +11,15 @@ constexpr int64_t sum_rows = 256;  // a sum of more rows is computed in parts, w
 constexpr int64_t lanes = Wide<float>::lanes;
 
 // φ(z) = κ tanh(z / κ) and φ′(z) = 1 − (φ / κ)². With q = exp(−2 |z| / κ) they are κ (1 − q) / (1 + q), with z's sign,
-// and 4 q / (1 + q)². To lose no digits, 1 − q comes from a series of its own: for q = 2ⁿ exp(r) it is
-// (1 − 2ⁿ) − 2ⁿ (exp(r) − 1), of which 1 − 2ⁿ is exact, as a difference from a root of 2 would not be.
+// and 4 q / (1 + q)².
 struct Capped {
   Floats value, slope;
 };
 inlined inline Capped cap(Floats z, float softcap) {
-  using W = Wide<float>;
   Floats size = z < 0 ? -z : z, x = size * (-2 / softcap);
-  x = x < -80 ? -80 : x;
-  Floats shifted = x * 0x1.715476p0f + W::round, n = shifted - W::round;
-  Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
-#pragma GCC unroll 16
-  for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
-  Floats power_of_2 = scale<float>(Floats{} + 1, shifted, x), change = power_of_2 * (r * series);
-  Floats q = power_of_2 + change, inverse = 1 / (1 + q), value = softcap * ((1 - power_of_2) - change) * inverse;
+  ExpTerms terms(x < -80 ? -80 : x);
+  Floats q = terms.power + terms.change, inverse = 1 / (1 + q);
+  Floats value = softcap * ((1 - terms.power) - terms.change) * inverse;
   return {z < 0 ? -value : value, 4 * q * inverse * inverse};
 }
 

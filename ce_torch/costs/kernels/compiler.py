@@ -25,7 +25,6 @@ ABI_VERSION = 6
 FLAGS = (
     "-std=c++17",
     "-O2",
-    "-funswitch-loops",
     "-march=native",
     "-fno-math-errno",
     "-fPIC",

@@ -46,7 +46,7 @@ struct Classes {
 
   inlined Classes(const Softmax& softmax, Floats z)
       : x(softmax.x(z)),
-        e(exp_of_negative<float>(x)),
+        e(exp_of_vector<float>(x)),
         a(e * softmax.inverse),
         complement((softmax.r + (1 - e)) * softmax.inverse),
         ln(x - softmax.ln) {}
@@ -83,7 +83,7 @@ bool normalize(Softmax& softmax, int64_t K) {
   for_each_vector(K, [&](int64_t j, int64_t count) inlined {
     Floats x = first<float>(count, softmax.x(load(softmax.z + j, count)), -std::numeric_limits<float>::infinity());
     ones.add(x == 0 ? 1 : Floats{});
-    others.add(x == 0 ? Floats{} : exp_of_negative<float>(x));
+    others.add(x == 0 ? Floats{} : exp_of_vector<float>(x));
   }, ones, others);
   softmax.r = float(ones.total - 1 + others.total);
   softmax.ln = float(std::log1p(ones.total - 1 + others.total)), softmax.inverse = 1 / (1 + softmax.r);

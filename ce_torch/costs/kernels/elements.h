@@ -12,7 +12,7 @@ template <class Real> struct Sigmoid {
   Reals<Real> z, larger, smaller, a, one_minus_a;
 
   explicit Sigmoid(Reals<Real> z) : z(z) {
-    Reals<Real> u = exp_of_negative<Real>(negative<Real>(z));
+    Reals<Real> u = exp_of_vector<Real>(negative<Real>(z));
     larger = 1 / (1 + u), smaller = u * larger;
     a = z < 0 ? smaller : larger;
     one_minus_a = z < 0 ? larger : smaller;
@@ -150,11 +150,11 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
       Block block = this->block(stripe, start, next);
-      this->with_vectors({of_z, is_class ? of_z : of_y}, block, [&](auto* null) inlined {
+      this->with_vectors({of_z, is_class ? of_z : of_y}, block, [&](auto* null, bool) inlined {
         auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(classes, block, memory);
         Vec sums[Base::most_vectors];
         std::fill(sums, sums + this->width(stripe), Vec{});
-        this->each_place(block, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
+        this->each_place(block, 0, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
           sums[vector] += first<Real>(place.count, weighted(cost, inputs, place), 0);
         });
         for (int64_t vector = 0; vector < this->width(stripe); vector++) C[vector] += this->sum_columns(sums[vector]);
@@ -174,16 +174,14 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       for (int64_t next; start < end; start = next) {
         next = std::min(start + this->block_columns(stripe), end);
         Block block = this->block(stripe, start, next);
-        auto set = [&](auto* null) inlined {
+        auto set = [&](auto* null, bool) inlined {
           using Number = std::remove_pointer_t<decltype(null)>;
           auto inputs = this->template read_all<Number>(classes, block, memory);
           auto result = this->template result<Number>(block, memory.z);
-          for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-            Stat g = grads[vector];
-            this->each_vector(block, vector, [&](const Place& place) inlined {
-              result.set(place, product<Vec>(Vec{} + g, weighted(delta, inputs, place)));
-            });
-          }
+          const Stat g = grads[0];
+          this->each_place(block, 0, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
+            result.set(place, product<Vec>(Vec{} + (tiled ? grads[vector] : g), weighted(delta, inputs, place)));
+          });
           this->finish(result, block);
           this->write(result, block);
         };

@@ -52,35 +52,27 @@ inlined inline Reals<double> at_least(double least, Reals<double> x) { return _m
 inlined inline Reals<float> scale_by_power_of_2(Reals<float> x, Reals<float> n) { return _mm512_scalef_ps(x, n); }
 inlined inline Reals<double> scale_by_power_of_2(Reals<double> x, Reals<double> n) { return _mm512_scalef_pd(x, n); }
 
-// exp(x) = 2ⁿ root (1 + change). With n = x / ln 2, rounded to one of as many parts of 1 as there are lanes, a vector has
-// all roots of 2 that there are, and what is left of x is so small that a few terms of the series do.
-template <class Real> struct Reduced {
-  Reals<Real> n, root, change;
-
-  template <int terms> static inlined Reduced from(Reals<Real> x) {
-    using W = Wide<Real>;
-    using Bits = typename W::Bits;
-    constexpr Real round = W::round / W::lanes;
-    x = at_least(2 * W::lowest_exponent, x);
-    Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + round, n = shifted - round;
-    Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
-    Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[terms - 1]);
+// exp(x) for x not far above 0, as 2ⁿ root (1 + change). With n = x / ln 2, rounded to one of as many parts of 1 as there
+// are lanes, a vector has all roots of 2 that there are, and what is left of x is so small that a few terms of the series
+// do.
+template <class Real> inlined inline Reals<Real> exp_of_vector(Reals<Real> x) {
+  using W = Wide<Real>;
+  using Bits = typename W::Bits;
+  constexpr Real round = W::round / W::lanes;
+  x = at_least(2 * W::lowest_exponent, x);
+  Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + round, n = shifted - round;
+  Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
+  Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_short_exp - 1]);
 #pragma GCC unroll 16
-    for (int i = terms - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
-    Reals<Real> change = r * series + root_at(roots<Real>.lost, (Bits)shifted);
-    return {n, root_at(roots<Real>.of_2, (Bits)shifted), change};
-  }
-};
-
-// exp(x) for x ≤ 0.
-template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
-  auto [n, root, change] = Reduced<Real>::template from<Wide<Real>::terms_of_short_exp>(x);
+  for (int i = W::terms_of_short_exp - 2; i > 0; i--) series = Real(inverse_factorials[i]) + r * series;
+  Reals<Real> root = root_at(roots<Real>.of_2, (Bits)shifted);
+  Reals<Real> change = r * series + root_at(roots<Real>.lost, (Bits)shifted);
   return scale_by_power_of_2(root + root * change, n);
 }
 #else
-// exp(x) for x ≤ 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and |r| ≤ ½ ln 2 it is
-// 2ⁿ exp(r), for which a few terms of the series do.
-template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) {
+// exp(x) for x not far above 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and
+// |r| ≤ ½ ln 2 it is 2ⁿ exp(r), for which a few terms of the series do.
+template <class Real> inlined inline Reals<Real> exp_of_vector(Reals<Real> x) {
   using W = Wide<Real>;
   Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + W::round, n = shifted - W::round;
   Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
@@ -91,24 +83,19 @@ template <class Real> inlined inline Reals<Real> exp_of_negative(Reals<Real> x) 
 }
 #endif
 
-// exp(x) as a sum, for −80 ≤ x ≤ 80: (power − 1) + change is exp(x) − 1 with all its digits.
+// exp(x) = power + change, for −80 ≤ x ≤ 80. The power is 2ⁿ, so that power − 1 is exact, and change is 2ⁿ (exp(r) − 1):
+// exp(x) − 1 keeps all its digits.
 struct ExpTerms {
   Floats power, change;
 
   explicit inlined ExpTerms(Floats x) {
     using W = Wide<float>;
-#ifdef __AVX512F__
-    auto reduced = Reduced<float>::from<W::terms_of_short_exp + 1>(x);
-    power = scale_by_power_of_2(reduced.root, reduced.n);
-    change = power * reduced.change;
-#else
     Floats shifted = x * 0x1.715476p0f + W::round, n = shifted - W::round;
     Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
 #pragma GCC unroll 16
     for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
     power = scale<float>(Floats{} + 1, shifted, x);
     change = power * (r * series);
-#endif
   }
 };
 
@@ -141,8 +128,8 @@ template <class Real> Reals<Real> log1p_of_any(Reals<Real> r) {
 }
 
 // Of one number as of several: the same formulas are those of a row, and of rows side by side.
-inlined inline Reals<float> exponential(Reals<float> x) { return exp_of_negative<float>(x); }
-inlined inline Reals<double> exponential(Reals<double> x) { return exp_of_negative<double>(x); }
+inlined inline Reals<float> exponential(Reals<float> x) { return exp_of_vector<float>(x); }
+inlined inline Reals<double> exponential(Reals<double> x) { return exp_of_vector<double>(x); }
 inline float exponential(float x) { return exponential(Reals<float>{} + x)[0]; }
 inline double exponential(double x) { return exponential(Reals<double>{} + x)[0]; }
 outlined inline Reals<float> log1p(Reals<float> r) { return log1p_of_any<float>(r); }

@@ -12,7 +12,7 @@ extern "C" void exponentials(float* z, const float* m, const int64_t* y, float c
     for (int64_t row = start; row < end; row++) {
       float* target = z + row * columns + column;
       Floats source = load(target, lanes), x = c * (source == maximum ? 0 : source - maximum);
-      Floats e = exp_of_negative<float>(x);
+      Floats e = exp_of_vector<float>(x);
       store(e, target, lanes);
       sum = classes == int32_t(row) ? sum : sum + e;
       if (off_value && off_value[row] != 0) off_value_sum += off_value[row] * x;
@@ -38,7 +38,7 @@ extern "C" void softcap_exponentials(float* z, const float* m, const int64_t* y,
     for (int64_t row = start; row < end; row++) {
       float* target = z + row * columns + column;
       Capped phi = cap(load(target, lanes), softcap);
-      Floats x = c * (phi.value - maximum), e = exp_of_negative<float>(x);
+      Floats x = c * (phi.value - maximum), e = exp_of_vector<float>(x);
       sum = classes == int32_t(row) ? sum : sum + e;
       if (!off_value) {
         store(e * phi.slope, target, lanes);
@@ -60,7 +60,7 @@ extern "C" void softcap_exponentials(float* z, const float* m, const int64_t* y,
     for (int64_t row = start; row < end; row++) {
       float* target = z + row * columns + column;
       Capped phi = cap(load(target, lanes), softcap);
-      Floats e = exp_of_negative<float>(c * (phi.value - maximum));
+      Floats e = exp_of_vector<float>(c * (phi.value - maximum));
       store((e - off_value[row] * s_by_T) * phi.slope, target, lanes);
     }
   });

@@ -72,7 +72,7 @@ void write_delta(const Layer& layer, const Gradients& gradients, const Tile& til
     Outputs desired(targets, column, end);
     const bool has_exponentials = tile.packed && layer.kept_kind == Kept::exponentials;
     Floats shrink = {}, largest = unpack_part(pack_part(m / softcap));
-    if (has_exponentials) shrink = exp_of_negative<float>(exponent(load(layer.kept_phi + tile.start + column, lanes), m, normal));
+    if (has_exponentials) shrink = exp_of_vector<float>(exponent(load(layer.kept_phi + tile.start + column, lanes), m, normal));
     auto exponential = [&](int64_t row) inlined {
       int64_t place = row * columns + column;
       if (has_exponentials) return Exponential{shrink * unpack(load_bits(tile.packed + place, lanes)), Floats{}, Floats{} + 1};
@@ -84,7 +84,7 @@ void write_delta(const Layer& layer, const Gradients& gradients, const Tile& til
         phi = capped(load(tile.z + place, lanes), softcap);
       }
       Floats x = exponent(phi.value, m, normal);
-      return Exponential{exp_of_negative<float>(x), x, phi.slope};
+      return Exponential{exp_of_vector<float>(x), x, phi.slope};
     };
     write_rows(layer, gradients, tile, column, start, end, [&](int64_t row) inlined {
       auto [e, x, slope] = exponential(row);

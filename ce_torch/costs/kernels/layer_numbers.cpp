@@ -24,7 +24,7 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
     auto sum = [&](Row which) { return sums + which * step + column; };
     Floats before = load(sum(row_m), lanes), here = load(m + column, lanes), largest = here > before ? here : before;
     Floats fall = exponent(capped(before, softcap).value, capped(largest, softcap).value, c);
-    Floats ones = load(sum(row_ones), lanes), others = load(sum(row_others), lanes), shrink = exp_of_negative<float>(fall);
+    Floats ones = load(sum(row_ones), lanes), others = load(sum(row_others), lanes), shrink = exp_of_vector<float>(fall);
     Floats ex = product(shrink, load(sum(row_ex), lanes) + product(ones + others, fall));
     store(ex, sum(row_ex), lanes);
     store(load(sum(row_tx), lanes) + product(load(sum(row_T), lanes), fall), sum(row_tx), lanes);
@@ -51,7 +51,7 @@ void add_numbers(const Layer& layer, const Tile& tile, float* sums, int64_t* pre
     Indices best = Indices{} + int32_t(rows);
     for (int64_t row = start; row < end; row++) {
       Floats number = load(z + row * columns + column, lanes);
-      Floats phi = capped(number, softcap).value, x = exponent(phi, most, c), e = exp_of_negative<float>(x);
+      Floats phi = capped(number, softcap).value, x = exponent(phi, most, c), e = exp_of_vector<float>(x);
       ones = x == 0 ? ones + 1 : ones;
       others = x == 0 ? others : others + e;
       ex += product(e, x);

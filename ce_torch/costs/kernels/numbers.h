@@ -285,6 +285,16 @@ constexpr int64_t long_lanes = Wide<double>::lanes;
 inline bool any(Longs is_true) {
   return combine<int64_t, long_lanes>(is_true, [](auto left, auto right) { return left | right; }) != 0;
 }
+// The larger of m and z, m where z is nan; and the smaller, nan where z is.
+#ifdef __AVX512F__
+inlined inline Floats larger(Floats m, Floats z) { return _mm512_max_ps(z, m); }
+inlined inline Floats smaller(Floats m, Floats z) { return _mm512_min_ps(m, z); }
+inlined inline Reals<double> larger(Reals<double> m, Reals<double> z) { return _mm512_max_pd(z, m); }
+inlined inline Reals<double> smaller(Reals<double> m, Reals<double> z) { return _mm512_min_pd(m, z); }
+#else
+template <class Vec> inlined inline Vec larger(Vec m, Vec z) { return z > m ? z : m; }
+template <class Vec> inlined inline Vec smaller(Vec m, Vec z) { return m < z ? m : z; }
+#endif
 template <class Real> Real largest(Reals<Real> x) {
   return combine<Real, Wide<Real>::lanes>(x, [](auto left, auto right) { return right > left ? right : left; });
 }

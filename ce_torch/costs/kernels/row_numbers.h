@@ -31,19 +31,19 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
     bool is_whole = !tiled || block.numbers % lanes == 0;
     return is_whole && block.number.of[tensor] == 1 && task.type[tensor] == type;
   }
-  // Calls f with a null pointer of the numbers that all of these tensors have whole vectors of, or else of Real, as which
-  // any are read.
+  // Calls f(null pointer of the numbers, true) of what numbers all of these tensors have whole vectors, or else f(that of
+  // Real, false): as those any are read.
   template <class Function>
   inlined void with_vectors(std::initializer_list<Operand> tensors, const Block& block, Function&& f) const {
+    auto are = [&](Type type) {
+      return std::all_of(tensors.begin(), tensors.end(), [&](Operand tensor) { return are_vectors(tensor, block, type); });
+    };
     if constexpr (std::is_same_v<Real, float>) {
-      auto are = [&](Type type) {
-        return std::all_of(tensors.begin(), tensors.end(), [&](Operand tensor) { return are_vectors(tensor, block, type); });
-      };
-      if (are(Type::bfloat16)) return f((Bfloat16*)nullptr);
-      if (are(Type::float16)) return f((Float16*)nullptr);
+      if (are(Type::bfloat16)) return f((Bfloat16*)nullptr, true);
+      if (are(Type::float16)) return f((Float16*)nullptr, true);
     }
-    f((Real*)nullptr);
-  }
+    f((Real*)nullptr, are(own_type));
+ }
 
   // The numbers of a block as vectors: where they are, or read into a thread's own memory.
   template <class Number> struct NumbersOf {

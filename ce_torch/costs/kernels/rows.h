@@ -26,6 +26,9 @@ template <class T, int64_t most> struct OfVectors {
   operator T*() { return (T*)memory; }
 };
 
+// The most lines of a block that is read where it lies.
+constexpr int64_t most_lines = 32;
+
 constexpr Steps no_steps;
 
 // A number of one row, or of each of the rows of a vector.
@@ -97,11 +100,12 @@ template <class Real, bool tiled> struct Rows : Stripes {
     }
   }
 
-  // Calls f(vector, place) for all vectors of a block, line by line, as they lie in memory.
-  template <class Function> static inlined inline void each_place(const Block& block, int64_t width, Function&& f) {
+  // Calls f(vector, place) for vectors of a block, the first of a line to the last, line by line, as they lie in memory.
+  template <class Function>
+  static inlined inline void each_place(const Block& block, int64_t first, int64_t end, Function&& f) {
     if constexpr (tiled) {
       for (int64_t line = 0; line < block.lines; line++)
-        for (int64_t vector = 0; vector < width; vector++) f(vector, Place{line, vector, lanes});
+        for (int64_t vector = first; vector < end; vector++) f(vector, Place{line, vector, lanes});
     } else {
       each_vector(block, 0, [&](const Place& place) inlined { f(0, place); });
     }

@@ -19,8 +19,8 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::c;
-  using Base::has_t;
-  using Base::is_apart;
+  using Base::adds_class;
+  using Base::is_dense;
   using Base::task;
   using Base::x;
 
@@ -48,7 +48,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
     this->set_known(rows, labels, stripe, classes, memory);
-    this->each_block(stripe, [&](const Block& block) {
+    this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       Numbers v;
       this->read(v, of_v, block, memory.v);
@@ -59,7 +59,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
     for (int64_t vector = 0; vector < this->width(stripe); vector++)
       total += this->take_cost(stripe, vector, C_change(turns[vector], rows[vector], labels[vector], stripe, vector, classes));
     if (!task.data[of_delta]) return total;
-    this->each_block(stripe, [&](const Block& block) {
+    this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       Numbers z, v;
       this->read(z, of_z, block, memory.z);
       this->read(v, of_v, block, memory.v);
@@ -82,7 +82,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
       Vec e = exponential(x(inputs.z.at(place), row.m)), v_here = first<Real>(place.count, v.at(place), 0);
       ones = e == 1 ? ones + v_here : ones;
       others = e == 1 ? others : others + product(v_here, e);
-      if (has_t) tv += product(this->t(inputs, label, line, place), v_here);
+      if (is_dense) tv += product(this->t(inputs, label, line, place), v_here);
     });
     turn.ones += this->sum_columns(ones);
     turn.others += this->sum_columns(others);
@@ -92,7 +92,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
   Stat C_change(const Turn& turn, const Known& row, const Label& label, const Stripe& stripe, int64_t vector,
                 const Classes& classes) const {
     Stat tv = turn.tv;
-    if (is_apart) tv += product(label.on_value, this->at_classes(of_v, stripe, vector, classes));
+    if (adds_class) tv += product(label.on_value, this->at_classes(of_v, stripe, vector, classes));
     Stat sum = (product(row.T, turn.ones) - tv) + (product(row.T, turn.others) - product(tv, row.r));
     return row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
   }

@@ -29,7 +29,7 @@ template <class Real> struct Softcap {
   inlined Vec capped(Vec z) const {
     if (softcap == 0) return z;
     constexpr int terms = Wide<Real>::terms_of_exp;
-    Vec y = exponent(z, softcap), u = exp_of_negative<Real>(y), series = Vec{} + Real(inverse_factorials[terms - 1]);
+    Vec y = exponent(z, softcap), u = exp_of_vector<Real>(y), series = Vec{} + Real(inverse_factorials[terms - 1]);
     // Where u is near 1, the series of 1 − exp y keeps its digits.
 #pragma GCC unroll 16
     for (int i = terms - 2; i >= 1; i--) series = Real(inverse_factorials[i]) + y * series;
@@ -40,7 +40,7 @@ template <class Real> struct Softcap {
   // φ′(z) = 1 / cosh²(z / κ), with all its digits where tanh is near 1.
   inlined Vec slopes(Vec z) const {
     if (softcap == 0) return Vec{} + 1;
-    Vec u = exp_of_negative<Real>(exponent(z, softcap)), inverse = 1 / (1 + u);
+    Vec u = exp_of_vector<Real>(exponent(z, softcap)), inverse = 1 / (1 + u);
     return 4 * u * (inverse * inverse);
   }
 };
@@ -59,11 +59,12 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   using typename Base::Stat;
   using typename Base::Vec;
   using Base::c;
-  using Base::has_t;
+  using Base::adds_class;
   using Base::infinity;
-  using Base::is_apart;
   using Base::is_class;
+  using Base::is_dense;
   using Base::lanes;
+  using Base::sets_class;
   using Base::task;
   using Base::x;
   using Indices = typename Wide<Real>::Signed;
@@ -91,33 +92,33 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
 
   // Beside the sums of φ: that of exp(x) x, and the largest z with the first column that has it.
   struct Sums : Base::Sums {
-    Stat ex = {}, most = Stat{} - infinity;
+    Vec ex = {};
+    Stat most = Stat{} - infinity;
     Indices best = {};
   };
 
   void add(Sums& sums, const Inputs& inputs, const Label& label, const Block& block, int64_t vector) const {
     auto line = this->label_line(label, block);
-    Stat m = cap(find_most(sums, inputs, block, vector));
-    rescale(sums, m > sums.m ? m : sums.m);
-    const Stat finite_m = this->finite(sums.m);
-    Vec ones = {}, others = {}, tx = {}, T = {}, ex = {};
+    move(sums, Vec{} + cap(find_most(sums, inputs, block, vector)));
+    const Vec u = sums.u;
+    Vec m = sums.m, others = {}, tx = {}, T = {}, ex = {};
     this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
       inputs.z.fetch(place);
-      Vec x_here = first<Real>(place.count, x(cap(inputs.z.at(place)), finite_m), -infinity), e = exponential(x_here);
-      auto is_one = x_here == 0;
-      ones = is_one ? ones + 1 : ones;
-      others = is_one ? others : others + e;
+      Vec z = first<Real>(place.count, cap(inputs.z.at(place)), -infinity), x_here = x(smaller(m, z), u);
+      Vec e = exponential(x_here);
+      m = larger(m, z);
+      others += e;
       if (has_entropy) ex += product<Vec>(e, x_here);
-      if (has_t) {
+      if (is_dense) {
         Vec t_here = this->t(inputs, label, line, place);
-        tx += product(t_here, x_here);
+        tx += product(t_here, x(z, u));
         T += t_here;
       }
     });
-    sums.ones += this->sum_columns(ones);
-    sums.others += this->sum_columns(others);
-    if (has_entropy) sums.ex += this->sum_columns(ex);
-    if (has_t) sums.tx += this->sum_columns(tx), sums.T += this->sum_columns(T);
+    sums.m = m;
+    sums.others += others;
+    if (has_entropy) sums.ex += ex;
+    if (is_dense) sums.tx += tx, sums.T += T;
   }
 
   // Returns the largest z so far, after those of a block.
@@ -152,15 +153,25 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     return 0;
   }
 
-  void rescale(Sums& sums, Stat m) const {
-    Stat fall = c * (m - this->finite(sums.m)), all = sums.ones + sums.others, shrink = exponential(-fall);
-    Stat ex = all == 0 || shrink == 0 ? 0 : shrink * (sums.ex - fall * all);
-    sums.ex = m > sums.m ? ex : sums.ex;
-    Base::rescale(sums, m);
+  void move(Sums& sums, Vec m) const {
+    Vec rise = m > sums.u ? c * (m - sums.u) : 0, fall = exponential(-rise);
+    sums.ex = sums.others == 0 || fall == 0 ? 0 : fall * (sums.ex - rise * sums.others);
+    Base::move(sums, m);
+  }
+
+  // What the sums of exp(x) x of a row's lanes, or of a row in each lane, come to.
+  Stat total_ex(Sums sums, Stat m) const {
+    move(sums, Vec{} + m);
+    if constexpr (tiled) {
+      return sums.ex;
+    } else {
+      Vec x_here = x(sums.m, this->finite(m));
+      return sum<Real>(sums.ex + product<Vec>(exponential(x_here), x_here));
+    }
   }
 
   outlined void add_all(Sums* sums, const Label* labels, const Stripe& stripe, Memory& memory) const {
-    this->each_block(stripe, [&](const Block& block) {
+    this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         add(sums[vector], inputs, labels[vector], block, vector);
@@ -184,19 +195,20 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       auto put = [&](Row which, Stat number) {
         this->store_row(which, stripe, vector, y.is_ignored != 0 ? Stat{} : number);
       };
-      Stat r = sums.r(), ln = log1p(r), p = sums.tx;
-      if (is_apart) {
+      auto of = this->totals(sums);
+      Stat ln = log1p(of.r), p = of.tx;
+      if (adds_class) {
         Stat z = this->at_classes(of_z, stripe, vector, classes);
-        p += product(y.on_value, x(cap(z), this->finite(sums.m)));
+        p += product(y.on_value, x(cap(z), this->finite(of.m)));
       }
-      put(row_log_prob, p - product(this->T(sums, y), ln));
-      put(row_logsumexp, c * sums.m + ln);
-      Stat H = ln - sums.ex / (1 + r);
+      put(row_log_prob, p - product(this->T(of, y), ln));
+      put(row_logsumexp, c * of.m + ln);
+      Stat H = ln - (has_entropy ? total_ex(sums, of.m) : Stat{}) / (1 + of.r);
       put(row_entropy, H);
       put(row_H, H);
-      put(row_m, sums.m);
-      put(row_r, r);
-      store_prediction(stripe, vector, sums, r, classes);
+      put(row_m, of.m);
+      put(row_r, of.r);
+      store_prediction(stripe, vector, sums, of.r, classes);
     }
   }
 
@@ -245,7 +257,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       of.is_zero = (of.g_p == 0) & (of.g_l == 0) & (of.g_H == 0) ? Stat{} + 1 : Stat{};
       of.is_zero = labels[vector].is_ignored != 0 ? Stat{} + 1 : of.is_zero;
     }
-    this->each_block(stripe, [&](const Block& block) {
+    this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
       Inputs inputs;
       if (!is_zero) inputs = this->read_all(block, memory);
@@ -253,7 +265,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);
-      if (is_apart && !is_zero) {
+      if (sets_class && !is_zero) {
         this->each_class(classes, stripe, block, [&](int64_t vector, int64_t lane, int64_t line, int64_t number) {
           const Factors& of = all[vector];
           Stat delta = delta_at<Stat>(of, Stat{} + inputs.z.number(line, number), labels[vector].t);
@@ -266,7 +278,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
   }
 
   void add_T(Stat* T, const Stripe& stripe, Memory& memory) const {
-    this->each_block(stripe, [&](const Block& block) {
+    this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Vec sum = {};
@@ -296,7 +308,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
     auto line = this->label_line(label, block);
     this->each_vector_in_turn(block, vector, [&](const Place& place) inlined {
       inputs.z.fetch(place);
-      Vec t = has_t ? this->t(inputs, label, line, place) : Vec{};
+      Vec t = is_dense || !sets_class ? this->t(inputs, label, line, place) : Vec{};
       Vec delta = delta_at<Vec>(of, inputs.z.at(place), t);
       if constexpr (tiled) delta = of.is_zero != 0 ? 0 : delta;
       result.set(place, delta);

@@ -22,10 +22,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
   const bool is_class;
   // Of a class y without label smoothing t is 0 but at j = y.
   const bool is_dense, is_weighted;
-  // True if what t has at a class y is added apart: of many columns few are one.
-  const bool is_apart;
-  // True if t is computed for every vector.
-  const bool has_t;
+  // True if what t has at a class y is added to C after the pass over z, and δ is set there after its pass.
+  const bool adds_class, sets_class;
   const Real total_weight;
 
   outlined explicit SoftmaxTarget(const Task& task)
@@ -36,8 +34,9 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
         is_class(task.has_classes()),
         is_dense(!is_class || smoothing != 0),
         is_weighted(is_dense && task.data[of_weight]),
-        is_apart(!tiled || (!is_dense && task.columns > short_columns)),
-        has_t(is_dense || !is_apart),
+        adds_class(is_class && (!tiled || !is_dense)),
+        // Of many columns few are a row's class.
+        sets_class(adds_class && (!tiled || task.columns > short_columns)),
         total_weight(is_class && is_dense ? Real(sum_weights()) : 0) {}
 
   Real weight(int64_t column) const {
@@ -128,18 +127,6 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
   // The lines of a block where the classes of rows that are side by side are.
   inlined Columns label_line(const Label& label, const Block& block) const {
     return label.y - int32_t(block.column);
-  }
-
-  // Where a pass over z finds a t that is not 0: nowhere, at the class of each row, or anywhere.
-  enum class Targets { nowhere, of_classes, dense };
-
-  // Calls f with one of these, as a type; y in other numbers than Real are dense.
-  template <class OfY, class Function> inlined void with_targets(Function&& f) const {
-    if (is_dense || !std::is_same_v<OfY, Real>) return f(std::integral_constant<Targets, Targets::dense>());
-    if constexpr (tiled) {
-      if (!is_apart) return f(std::integral_constant<Targets, Targets::of_classes>());
-    }
-    f(std::integral_constant<Targets, Targets::nowhere>());
   }
 
   // t in a vector; 0 behind the end of a row. In a single row with a class y, `on_value` at y is still missing.

@@ -24,6 +24,7 @@ HEADERS = (
     "row_numbers.h",
     "classes.h",
     "softmax_target.h",
+    "softmax_sums.h",
     "softmax.h",
     "softmax_change.h",
     "softmax_statistics.h",
