@@ -252,12 +252,27 @@ def test_rows_of_large_weighted_inputs_neither_overflow_nor_vanish(examples, tem
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.parametrize("cost", [COSTS["log_likelihood"], log_likelihood], ids=["classes", "desired outputs"])
+def test_classes_far_above_those_before_lose_no_digits(cost, examples, layout, temperature):
+    z, y = examples(cost, 40, 2500)
+    z = LAYOUTS[layout](z + 40 * (torch.arange(2500, device=z.device) // 500))
+    options = {"reduction": "none", "temperature": temperature}
+    exact = cost_and_delta(cost, z.double(), y.double() if y.is_floating_point() else y, **options)
+    for ours, theirs in zip(cost_and_delta(cost, z, y, **options), exact, strict=True):
+        torch.testing.assert_close(ours, theirs.float(), rtol=5e-5, atol=2e-37)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("special", [float("-inf"), float("inf"), float("nan")])
-def test_kernels_are_finite_where_the_formulas_are(cost, examples, special):
-    z, y = examples(cost, 4, 6)
+@pytest.mark.parametrize(("layout", "shape"), [("rows", (4, 6)), ("columns", (70, 80))], ids=str)
+def test_kernels_are_finite_where_the_formulas_are(cost, examples, layout, shape, special):
+    z, y = examples(cost, *shape)
     z[1, 2] = special
     z[2] = special
+    z[3, -2:] = special
+    z = LAYOUTS[layout](z)
     C, delta = cost_and_delta(cost, z, y, reduction="none")
     with formulas_alone():
         formula_C, formula_delta = cost_and_delta(cost, z, y, reduction="none")
