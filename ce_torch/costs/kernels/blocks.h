@@ -40,31 +40,50 @@ struct Block {
   BlockSteps steps(Operand tensor) const { return {lines, numbers, line.of[tensor], number.of[tensor]}; }
 };
 
+// The numbers of a tensor that lie side by side in memory and are transposed as one: as many as have the bits of a Real.
+template <class Real, class Number> constexpr int64_t together = is_half<Number> ? sizeof(Real) / sizeof(Number) : 1;
+
 // Returns true if lines, not numbers, lie side by side in memory, and make whole squares.
-template <class Real> bool are_squares(const BlockSteps& steps) {
-  return steps.line == 1 && steps.lines % Wide<Real>::lanes == 0;
+template <class Real, class Number> bool are_squares(const BlockSteps& steps) {
+  return steps.line == 1 && steps.lines % (Wide<Real>::lanes * together<Real, Number>) == 0;
 }
 
 // Calls f(line, vector, numbers) for the squares of a block: with this line it begins, and has so many numbers of each.
-template <class Real, class Function> inlined inline void each_square(const BlockSteps& steps, Function f) {
+template <class Real, class Number, class Function> inlined inline void each_square(const BlockSteps& steps, Function f) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   for (int64_t vector = 0; vector < steps.width<Real>(); vector++)
-    for (int64_t line = 0; line < steps.lines; line += lanes)
+    for (int64_t line = 0; line < steps.lines; line += lanes * together<Real, Number>)
       f(line, vector, std::min(lanes, steps.numbers - vector * lanes));
 }
 
 template <class Real, class Number> void read_squares(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
-    const Number* start = from + line + vector * lanes * steps.number;
+  const int64_t width = steps.width<Real>();
+  each_square<Real, Number>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
+    const Number* row = from + line + vector * lanes * steps.number;
+    // Apart: unrolled, the addresses would not fit into registers.
+    const Number* next = row + steps.ahead;
+    for (int64_t i = 0; i < lanes; i++, next += steps.number) __builtin_prefetch(next, 0, 2);
     Reals<Real> square[lanes];
+#pragma GCC unroll 16
     for (int64_t i = 0; i < lanes; i++) {
-      const Number* row = start + std::min(i, numbers - 1) * steps.number;
-      __builtin_prefetch(row + steps.ahead, 0, 2);
-      square[i] = load_as<Real>(row, lanes);
+      if constexpr (together<Real, Number> == 2) square[i] = load((const Real*)row, lanes);
+      else square[i] = load_as<Real>(row, lanes);
+      row += i < numbers - 1 ? steps.number : 0;
     }
     transpose<Real>(square);
-    for (int64_t i = 0; i < lanes; i++) out[(line + i) * steps.width<Real>() + vector] = square[i];
+    Reals<Real>* to = out + line * width + vector;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < lanes; i++) {
+      if constexpr (together<Real, Number> == 2) {
+        to[0] = first_half((Words)square[i], Number());
+        to[width] = second_half((Words)square[i], Number());
+        to += 2 * width;
+      } else {
+        *to = square[i];
+        to += width;
+      }
+    }
   });
 }
 
@@ -81,12 +100,29 @@ template <class Real, class Number> inlined inline void store_line(Reals<Real> x
 template <class Real, class Number>
 void write_squares(const Reals<Real>* from, Number* to, const BlockSteps& steps, bool is_far) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  each_square<Real>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
+  const int64_t width = steps.width<Real>();
+  each_square<Real, Number>(steps, [&](int64_t line, int64_t vector, int64_t numbers) inlined {
     Reals<Real> square[lanes];
-    for (int64_t i = 0; i < lanes; i++) square[i] = from[(line + i) * steps.width<Real>() + vector];
+    const Reals<Real>* lines = from + line * width + vector;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < lanes; i++) {
+      if constexpr (together<Real, Number> == 2) {
+        square[i] = (Reals<Real>)pair(lines[0], lines[width], Number());
+        lines += 2 * width;
+      } else {
+        square[i] = *lines;
+        lines += width;
+      }
+    }
     transpose<Real>(square);
-    Number* start = to + line + vector * lanes * steps.number;
-    for (int64_t i = 0; i < numbers; i++) store_line<Real>(square[i], start + i * steps.number, is_far);
+    Number* row = to + line + vector * lanes * steps.number;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < lanes; i++) {
+      if (i == numbers) break;
+      if constexpr (together<Real, Number> == 2) store_line<Real>(square[i], (Real*)row, is_far);
+      else store_line<Real>(square[i], row, is_far);
+      row += steps.number;
+    }
   });
 }
 
@@ -135,7 +171,7 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
       std::fill(out, out + width, Reals<Real>{} + load_as<Real>(from + line * steps.line, 1)[0]);
     return;
   }
-  if (are_squares<Real>(steps)) return read_squares<Real>(from, steps, out);
+  if (are_squares<Real, Number>(steps)) return read_squares<Real>(from, steps, out);
   if (steps.number == 2) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line)
       for (int64_t i = 0; i < steps.numbers; i += lanes)
@@ -156,7 +192,7 @@ void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, b
       for (int64_t i = 0; i < steps.numbers / lanes; i++) store_line<Real>(*from++, to + i * lanes, is_far);
       if (rest) store(*from++, to + steps.numbers - rest, rest);
     }
-  } else if (are_squares<Real>(steps)) {
+  } else if (are_squares<Real, Number>(steps)) {
     write_squares<Real>(from, to, steps, is_far);
   } else {
     Number numbers[block_vectors * lanes];
