@@ -130,6 +130,12 @@ struct Call : Task {
       column = layout.inner().steps;
       layout.dims--;
       layout.collapse();
+      // Rather than z and δ, y is transposed where it lies across.
+      Dim& rows = layout.dim[layout.dims - 1];
+      if (columns > short_columns && rows.size >= few_rows && are_columns_far(of_y)) {
+        std::swap(rows.size, columns);
+        std::swap(rows.steps, column);
+      }
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include "columns.h"
 #include "products.h"
+#include "transpose.h"
 
 namespace {
 
@@ -37,15 +38,16 @@ class Outputs {
 
   template <class Number> inlined void read(int64_t row) {
     int64_t count = std::min(lanes, end - row);
+    Floats examples[lanes];
     for (int64_t i = 0; i < lanes; i++) {
-      block[i] = Floats{};
+      examples[i] = Floats{};
       if (column + i >= targets.examples) continue;
       const Number* from = (const Number*)targets.outputs + (column + i) * targets.example_step + row * targets.class_step;
       if (targets.class_step != 1)
-        for (int64_t k = 0; k < count; k++) block[i][k] = load_as<float>(from + k * targets.class_step, 1)[0];
-      else block[i] = count == lanes ? load_as<float>(from, lanes) : load_as<float>(from, count);
+        for (int64_t k = 0; k < count; k++) examples[i][k] = load_as<float>(from + k * targets.class_step, 1)[0];
+      else examples[i] = count == lanes ? load_as<float>(from, lanes) : load_as<float>(from, count);
     }
-    transpose<float>(block);
+    transpose((const float*)examples, lanes, lanes, lanes, (float*)block, lanes);
   }
 
  public:

@@ -67,7 +67,6 @@ struct Float16 {
 struct Bool {
   uint8_t bits;
 };
-template <class Number> constexpr bool is_half = std::is_same_v<Number, Bfloat16> || std::is_same_v<Number, Float16>;
 template <class Number> struct Computed {
   using Real = float;
 };
@@ -80,12 +79,10 @@ using Words = Vector<uint32_t, Wide<float>::lanes>;
 using Halves = Vector<uint16_t, Wide<float>::lanes>;
 
 #ifdef __AVX512F__
-Words widen(Halves x) { return (Words)_mm512_cvtepu16_epi32((__m256i)x); }
+Floats to_floats(Halves x, Bfloat16) { return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); }
 #else
-Words widen(Halves x) { return __builtin_convertvector(x, Words); }
+Floats to_floats(Halves x, Bfloat16) { return (Floats)(__builtin_convertvector(x, Words) << 16); }
 #endif
-
-Floats to_floats(Halves x, Bfloat16) { return (Floats)(widen(x) << 16); }
 
 #ifdef __AVX512F__
 Floats to_floats(Halves x, Float16) { return (Floats)_mm512_cvtph_ps((__m256i)x); }
@@ -183,13 +180,12 @@ inlined inline Floats load(const Bool* from, int64_t count) {
 inlined inline void store(Floats x, Bfloat16* to, int64_t count) { store_bits(narrow(x, Bfloat16()), to, count); }
 inlined inline void store(Floats x, Float16* to, int64_t count) { store_bits(narrow(x, Float16()), to, count); }
 
-// Two numbers of half precision in each word, as they lie side by side in memory.
-inlined inline Floats first_half(Words pairs, Bfloat16) { return (Floats)(pairs << 16); }
-inlined inline Floats second_half(Words pairs, Bfloat16) { return (Floats)(pairs & 0xffff0000); }
-inlined inline Floats first_half(Words pairs, Float16) { return to_floats(__builtin_convertvector(pairs, Halves), Float16()); }
-inlined inline Floats second_half(Words pairs, Float16) { return first_half(pairs >> 16, Float16()); }
-template <class Half> inlined inline Words pair(Floats first, Floats second, Half half) {
-  return widen(narrow(first, half)) | widen(narrow(second, half)) << 16;
+// Stores a vector, past the caches if `is_far`: lines that lie far apart would be read before they are written.
+template <class Vec> inlined inline void store_line(const Vec& x, void* to, bool is_far) {
+#ifdef __AVX512F__
+  if (is_far && uintptr_t(to) % sizeof x == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)x);
+#endif
+  std::memcpy(to, &x, sizeof x);
 }
 
 // Numbers of any type as those to compute with.
@@ -234,52 +230,16 @@ template <class Real> inlined inline uint64_t bits(typename Wide<Real>::Signed i
 }
 
 // The numbers at these places, which the compiler knows, of two vectors one behind the other.
-template <class Real> inlined inline Reals<Real> shuffle(Reals<Real> first, Reals<Real> second, typename Wide<Real>::Signed place) {
+template <class Vec, class Places> inlined inline Vec shuffle(Vec first, Vec second, Places place) {
 #ifdef __clang__
-  constexpr int lanes = Wide<Real>::lanes;
-  Reals<Real> out;
-#pragma GCC unroll 16
+  constexpr int lanes = sizeof(Vec) / sizeof first[0];
+  Vec out;
+#pragma GCC unroll 64
   for (int i = 0; i < lanes; i++) out[i] = place[i] < lanes ? first[place[i]] : second[place[i] - lanes];
   return out;
 #else
   return __builtin_shuffle(first, second, place);
 #endif
-}
-
-// What a processor shuffles in one step: numbers within pieces of 16 bytes, or pieces.
-template <class Real> constexpr int piece_lanes = 16 / sizeof(Real);
-
-// Makes the columns of as many vectors as they have lanes rows: their pieces change places, then the numbers in each.
-template <class Real> inlined inline void transpose(Reals<Real>* rows) {
-  constexpr int lanes = Wide<Real>::lanes, step = piece_lanes<Real>;
-  const auto lane = lane_numbers<Real>(0), piece = lane / step, in_piece = lane % step;
-  // Every second piece of two vectors.
-  const auto even = piece * 2 * step + in_piece, odd = even + step;
-  // The numbers of the first or second half of each piece of two vectors, in turns.
-  const auto left = piece * step + in_piece / 2 + in_piece % 2 * lanes, right = left + step / 2;
-  Reals<Real> next[lanes];
-#pragma GCC unroll 4
-  for (int done = 1; done < lanes / step; done *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes / 2; i++) {
-      int first = i / step * 2 * step + i % step;
-      next[i] = shuffle<Real>(rows[first], rows[first + step], even);
-      next[i + lanes / 2] = shuffle<Real>(rows[first], rows[first + step], odd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; i++) rows[i] = next[i];
-  }
-#pragma GCC unroll 4
-  for (int done = 1; done < step; done *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes / 2; i++) {
-      int first = i / (step / 2) * step + i % (step / 2);
-      next[2 * i] = shuffle<Real>(rows[first], rows[first + step / 2], left);
-      next[2 * i + 1] = shuffle<Real>(rows[first], rows[first + step / 2], right);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; i++) rows[i] = next[i];
-  }
 }
 
 // The numbers of a vector as one, by halves: combined in a row, each would wait for the one before.

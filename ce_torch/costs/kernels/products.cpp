@@ -10,8 +10,8 @@
 
 #include "products.h"
 
-#include "numbers.h"
 #include "threads.h"
+#include "transpose.h"
 #if defined(__AVX512BF16__) && !defined(CE_TORCH_PORTABLE)
 #include <immintrin.h>
 #define HAS_PAIRS
@@ -175,18 +175,9 @@ void transpose_rows(const float* rows, int64_t step, int64_t count, int64_t leng
                     int64_t columns, int threads) {
   parallel_for((length + lanes - 1) / lanes, threads, [&](int64_t part) {
     int64_t first = part * lanes, width = std::min(lanes, length - first);
-    for (int64_t column = 0; column < columns; column += lanes) {
-      Floats block[lanes] = {};
-      for (int64_t i = 0; i < std::min(lanes, count - column); i++) {
-        const float* source = rows + (column + i) * step + first;
-        block[i] = width == lanes ? load(source, lanes) : load(source, width);
-      }
-      transpose<float>(block);
-      float* target = out + first * out_step + column;
-      for (int64_t i = 0; i < width; i++, target += out_step)
-        if (columns - column >= lanes) store(block[i], target, lanes);
-        else store(block[i], target, columns - column);
-    }
+    float* target = out + first * out_step;
+    transpose(rows + first, step, count, width, target, out_step);
+    for (int64_t i = 0; i < width; i++) std::fill(target + i * out_step + count, target + i * out_step + columns, 0.0f);
   });
 }
 

@@ -16,6 +16,7 @@ HEADERS = (
     "exponential.h",
     "layout.h",
     "arguments.h",
+    "transpose.h",
     "blocks.h",
     "task.h",
     "threads.h",
