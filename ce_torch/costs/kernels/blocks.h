@@ -120,6 +120,7 @@ void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, b
       }
       if (rest) store(*from++, to + steps.numbers - rest, rest);
     }
+    end_lines(is_far);
   } else if constexpr (std::is_same_v<Number, Real>) {
     spread((const Number*)from, width * lanes, to, steps, is_far);
   } else {
@@ -127,9 +128,6 @@ void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, b
     for (int64_t i = 0; i < steps.lines * width; i++) store(from[i], numbers + i * lanes, lanes);
     spread(numbers, width * lanes, to, steps, is_far);
   }
-#ifdef __AVX512F__
-  if (is_far) _mm_sfence();  // for threads that read what was written
-#endif
 }
 
 }  // namespace

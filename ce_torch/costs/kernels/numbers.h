@@ -188,6 +188,13 @@ template <class Vec> inlined inline void store_line(const Vec& x, void* to, bool
   std::memcpy(to, &x, sizeof x);
 }
 
+// Follows what `store_line` stores past the caches, for threads that read it.
+inline void end_lines(bool are_far) {
+#ifdef __AVX512F__
+  if (are_far) _mm_sfence();
+#endif
+}
+
 // Numbers of any type as those to compute with.
 template <class Real, class Number> Reals<Real> load_as(const Number* from, int64_t count) {
   if constexpr (std::is_same_v<typename Computed<Number>::Real, Real>) {

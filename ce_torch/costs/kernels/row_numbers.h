@@ -26,24 +26,29 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
 
   static constexpr Type own_type = std::is_same_v<Real, double> ? Type::float64 : Type::float32;
 
-  // Returns true if whole vectors of a block lie in memory, in numbers of this type.
-  bool are_vectors(Operand tensor, const Block& block, Type type = own_type) const {
-    bool is_whole = !tiled || block.numbers % lanes == 0;
-    return is_whole && block.number.of[tensor] == 1 && task.type[tensor] == type;
+  // Returns true if whole vectors of a block lie in memory.
+  static bool are_vectors(Operand tensor, const Block& block) {
+    return block.number.of[tensor] == 1 && (!tiled || block.numbers % lanes == 0);
   }
-  // Calls f(null pointer of the numbers, true) of what numbers all of these tensors have whole vectors, or else f(that of
-  // Real, false): as those any are read.
+  // Returns true if they do, or are made by transposing.
+  static bool become_vectors(Operand tensor, const Block& block) {
+    return are_vectors(tensor, block) || (tiled && block.line.of[tensor] == 1);
+  }
+  // Calls f(null pointer of numbers, whether their vectors lie in memory) with what all of these tensors are made of, if
+  // they become vectors, or else with Real, as which any are read.
   template <class Function>
   inlined void with_vectors(std::initializer_list<Operand> tensors, const Block& block, Function&& f) const {
-    auto are = [&](Type type) {
-      return std::all_of(tensors.begin(), tensors.end(), [&](Operand tensor) { return are_vectors(tensor, block, type); });
+    auto are = [&](Type type, auto condition) {
+      return std::all_of(tensors.begin(), tensors.end(), [&](Operand tensor) {
+        return task.type[tensor] == type && condition(tensor, block);
+      });
     };
     if constexpr (std::is_same_v<Real, float>) {
-      if (are(Type::bfloat16)) return f((Bfloat16*)nullptr, true);
-      if (are(Type::float16)) return f((Float16*)nullptr, true);
+      if (are(Type::bfloat16, become_vectors)) return f((Bfloat16*)nullptr, are(Type::bfloat16, are_vectors));
+      if (are(Type::float16, become_vectors)) return f((Float16*)nullptr, are(Type::float16, are_vectors));
     }
-    f((Real*)nullptr, are(own_type));
- }
+    f((Real*)nullptr, are(own_type, are_vectors));
+  }
 
   // The numbers of a block as vectors: where they are, or read into a thread's own memory.
   template <class Number> struct NumbersOf {
@@ -72,13 +77,19 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   }
 
   // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.
+  // Returns true if vectors of these numbers are where they are. `with_vectors` has found that other numbers than Real are
+  // the tensor's own.
+  template <class Number> bool is_direct(Operand tensor, const Block& block) const {
+    if constexpr (!std::is_same_v<Number, Real>) return !tiled || are_vectors(tensor, block);
+    else return task.type[tensor] == own_type && are_vectors(tensor, block);
+  }
+
   template <class Number>
   inlined void read(NumbersOf<Number>& numbers, Operand tensor, const Block& block, Vec* memory) const {
-    if constexpr (std::is_same_v<Number, Real>) {
-      if (!are_vectors(tensor, block)) {
-        copy(tensor, block, memory);
-        return read_copied(numbers, block, memory);
-      }
+    if (!is_direct<Number>(tensor, block)) {
+      if constexpr (std::is_same_v<Number, Real>) copy(tensor, block, memory);
+      else if constexpr (tiled) copy_transposed<Number>(tensor, block, memory);
+      return read_copied(numbers, block, memory);
     }
     auto from = (const Number*)task.data[tensor] + block.start.of[tensor];
     int64_t whole = block.numbers / lanes * lanes;
@@ -93,14 +104,20 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
     auto read = [&](auto* numbers) { read_block<Real>(numbers + block.start.of[tensor], steps, memory); };
     task.type[tensor] == Type::boolean ? read((Bool*)task.data[tensor]) : with_numbers_of(tensor, read);
   }
-  // The numbers of a block that a thread's own memory holds.
-  static void read_copied(Numbers& numbers, const Block& block, const Vec* memory) {
-    int64_t width = (block.numbers + lanes - 1) / lanes;
-    numbers.data = (const Real*)memory;
-    numbers.line = width * lanes;
-    numbers.ahead = 0;
-    numbers.last = memory[width - 1];
+  template <class Number> outlined void copy_transposed(Operand tensor, const Block& block, Vec* memory) const {
+    BlockSteps steps = block.steps(tensor);
+    steps.ahead = ahead(tensor, block);
+    collect((const Number*)task.data[tensor] + block.start.of[tensor], steps, (Number*)memory, line(block));
   }
+  // The numbers of a block that a thread's own memory holds.
+  template <class Number> static void read_copied(NumbersOf<Number>& numbers, const Block& block, const Vec* memory) {
+    numbers.data = (const Number*)memory;
+    numbers.line = line(block);
+    numbers.ahead = 0;
+    if constexpr (!tiled) numbers.last = load(numbers.data + numbers.line - lanes, lanes);
+  }
+  // The numbers of a line in a thread's own memory.
+  static int64_t line(const Block& block) { return (block.numbers + lanes - 1) / lanes * lanes; }
 
   // Where δ of a block is written as vectors: in its place, or in a thread's own memory until it is `written`.
   template <class Number> struct ResultOf {
@@ -118,17 +135,18 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   };
   using Result = ResultOf<Real>;
 
-  // A large δ of a tile is written past the caches, by whole blocks. Of other numbers than Real `with_vectors` has found
-  // whole vectors of δ.
+  // A large δ of a tile is written past the caches, by whole blocks.
   template <class Number> bool is_in_place(const Block& block) const {
-    if constexpr (!std::is_same_v<Number, Real>) return true;
-    else return are_vectors(of_delta, block) && !(tiled && task.is_large());
+    if constexpr (std::is_same_v<Number, Real> && tiled) {
+      if (task.is_large()) return false;
+    }
+    return is_direct<Number>(of_delta, block);
   }
 
   template <class Number = Real> outlined ResultOf<Number> result(const Block& block, Vec* memory) const {
     if (is_in_place<Number>(block))
       return {(Number*)task.data[of_delta] + block.start.of[of_delta], block.line.of[of_delta], true};
-    return {(Number*)memory, (block.numbers + lanes - 1) / lanes * lanes, false};
+    return {(Number*)memory, line(block), false};
   }
 
   // Stores the last numbers of a row beside the others.
@@ -141,9 +159,13 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   }
 
   template <class Number> inlined void write(const ResultOf<Number>& result, const Block& block) const {
-    if constexpr (std::is_same_v<Number, Real>) {
-      if (!result.is_in_place) write_copied(result, block);
-    }
+    if (result.is_in_place) return;
+    if constexpr (std::is_same_v<Number, Real>) write_copied(result, block);
+    else if constexpr (tiled) write_transposed(result, block);
+  }
+  template <class Number> outlined void write_transposed(const ResultOf<Number>& result, const Block& block) const {
+    auto to = (Number*)task.data[of_delta] + block.start.of[of_delta];
+    spread(result.data, result.line, to, block.steps(of_delta), task.is_large());
   }
   outlined void write_copied(const Result& result, const Block& block) const {
     with_numbers_of(of_delta, [&](auto* delta) {

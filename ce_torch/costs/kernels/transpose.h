@@ -104,6 +104,7 @@ void transpose(const Number* from, int64_t from_step, int64_t rows, int64_t colu
     for (int64_t column = 0; column < columns; column += Strip::columns)
       for (int64_t row = 0; row < rows; row += Strip::rows) move(row, column);
   }
+  end_lines(is_far);
 }
 
 }  // namespace
