@@ -8,9 +8,9 @@
 namespace {
 
 // The most vectors of a block: little enough for several blocks to stay in the nearest cache.
-constexpr int64_t block_vectors = 8192 / vector_bytes;
+constexpr int64_t block_vectors = 16384 / vector_bytes;
 // The most numbers of a row in one lane of a block, which are added one after the other: more would round more.
-constexpr int64_t block_terms = block_vectors / 2;
+constexpr int64_t block_terms = 4096 / vector_bytes;
 
 // From one number of a block to the next, in one tensor.
 struct BlockSteps {

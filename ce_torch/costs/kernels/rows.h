@@ -14,7 +14,7 @@ constexpr int64_t tile_vectors = 1024 / vector_bytes;
 // Of what no cache holds more, since it comes from farther away.
 constexpr int64_t large_tile_vectors = 2048 / vector_bytes, large_elements = 2 << 20;
 // Of what lies across fewer, so that more is read together of each row.
-constexpr int64_t across_vectors = 256 / vector_bytes;
+constexpr int64_t across_vectors = 512 / vector_bytes;
 
 // Something for each vector of a stripe, made for as many as it has.
 template <class T, int64_t most> struct OfVectors {
@@ -63,9 +63,10 @@ template <class Real, bool tiled> struct Rows : Stripes {
   static int64_t rows_of(const Stripe& stripe, int64_t vector) {
     return tiled ? std::min(lanes, stripe.rows - vector * lanes) : 1;
   }
-  // The columns of a block.
-  static int64_t block_columns(const Stripe& stripe) {
-    return tiled ? std::min(block_vectors / width(stripe), block_terms) : block_terms * lanes;
+  // The columns of a block: of a tile twice as many in half precision, which fill the same lines of memory.
+  int64_t block_columns(const Stripe& stripe) const {
+    int64_t vectors = is_half(task.type[of_z]) ? block_vectors : block_vectors / 2;
+    return tiled ? std::min(vectors / width(stripe), block_terms) : block_terms * lanes;
   }
 
   // Where a row of a stripe begins in a tensor.

@@ -20,6 +20,7 @@ constexpr int64_t kept_columns = 262144;
 constexpr int64_t few_rows = 4;
 
 enum class Type { float32, float64, bfloat16, float16, int64, boolean };
+inline bool is_half(Type type) { return type == Type::bfloat16 || type == Type::float16; }
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
 constexpr int abi_version = 6;
 
