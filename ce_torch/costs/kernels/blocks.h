@@ -42,7 +42,9 @@ struct Block {
 
 // Copies the numbers of a block, which lie anywhere, to memory, where so many are from one line to the next.
 template <class Number> void collect(const Number* from, const BlockSteps& steps, Number* to, int64_t line) {
-  if (steps.line == 1) return transpose(from, steps.number, steps.numbers, steps.lines, to, line, steps.ahead);
+  if constexpr (!std::is_same_v<Number, Bool>) {
+    if (steps.line == 1) return transpose(from, steps.number, steps.numbers, steps.lines, to, line, steps.ahead);
+  }
   steps.each([&](int64_t i, int64_t j) { to[i * line + j] = from[i * steps.line + j * steps.number]; });
 }
 // The other way round; past the caches if `is_far`.
@@ -69,11 +71,25 @@ template <class Real, class Number> Reals<Real> load_even(const Number* from, in
 template <class Real, class Number> void read_collected(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   const int64_t width = steps.width<Real>(), line = width * lanes;
+  if constexpr (std::is_same_v<Number, Real>) {
+    if (steps.numbers % lanes == 0) return collect(from, steps, (Real*)out, line);
+  }
   Number numbers[block_vectors * lanes];
   if (steps.numbers % lanes) std::memset(numbers, 0, steps.lines * line * sizeof(Number));
   collect(from, steps, numbers, line);
   // Read as vectors when all are in memory.
   for (int64_t i = 0; i < steps.lines * width; i++) out[i] = load_as<Real>(numbers + i * lanes, lanes);
+}
+
+template <class Real, class Number> void read_block(const Number* from, const BlockSteps& steps, Reals<Real>* out);
+
+// Reads a block that lies across, and is made numbers to compute with before it is transposed.
+template <class Real, class Number> void read_across(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
+  constexpr int64_t lanes = Wide<Real>::lanes;
+  BlockSteps across{steps.numbers, steps.lines, steps.number, 1, steps.ahead};
+  Reals<Real> rows[2 * block_vectors];
+  read_block<Real>(from, across, rows);
+  transpose((const Real*)rows, across.width<Real>() * lanes, across.lines, across.numbers, (Real*)out, steps.width<Real>() * lanes);
 }
 
 // Reads the numbers of a block into vectors, line by line; behind the last number of a line may be anything finite.
@@ -96,6 +112,9 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
     for (int64_t line = 0; line < steps.lines; line++, out += width)
       std::fill(out, out + width, Reals<Real>{} + load_as<Real>(from + line * steps.line, 1)[0]);
     return;
+  }
+  if constexpr (std::is_same_v<Number, Bool>) {
+    if (steps.line == 1 && steps.lines >= lanes && steps.numbers % lanes == 0) return read_across<Real>(from, steps, out);
   }
   if (steps.number == 2 && steps.line != 1) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line)

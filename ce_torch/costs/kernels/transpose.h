@@ -11,9 +11,8 @@ namespace {
 
 constexpr int64_t line_bytes = 64;  // what a cache reads at once
 
-// Numbers are moved as bits.
+// Numbers are moved as bits. Those of one byte, which are rare, are none of these: they would take more code than all others.
 template <int bytes> struct BitsOf;
-template <> struct BitsOf<1> { using Type = uint8_t; };
 template <> struct BitsOf<2> { using Type = uint16_t; };
 template <> struct BitsOf<4> { using Type = uint32_t; };
 template <> struct BitsOf<8> { using Type = uint64_t; };
@@ -79,22 +78,20 @@ template <class Bits> struct Strip {
 
 // Makes the columns of some rows the rows of others. `ahead` is how far what is read next is, or 0; `is_far` tells that
 // what is written goes past the caches.
-template <class Number>
-void transpose(const Number* from, int64_t from_step, int64_t rows, int64_t columns, Number* to, int64_t to_step,
-               int64_t ahead = 0, bool is_far = false) {
-  using Bits = typename BitsOf<sizeof(Number)>::Type;
+template <class Bits>
+outlined void transpose_bits(const Bits* from, int64_t from_step, int64_t rows, int64_t columns, Bits* to, int64_t to_step,
+                             int64_t ahead, bool is_far) {
   using Strip = ::Strip<Bits>;
   constexpr int64_t line = line_bytes / sizeof(Bits);
   auto move = [&](int64_t row, int64_t column) inlined {
     int64_t strip_rows = std::min<int64_t>(Strip::rows, rows - row);
     int64_t strip_columns = std::min<int64_t>(Strip::columns, columns - column);
-    const Number* start = from + row * from_step + column;
+    const Bits* start = from + row * from_step + column;
     if (ahead && column % line == 0)
       for (int64_t i = 0; i < strip_rows; i++) __builtin_prefetch(start + ahead + line - 1 + i * from_step, 0, 2);
-    auto source = (const Bits*)start;
-    auto target = (Bits*)(to + column * to_step + row);
-    if (strip_rows == Strip::rows && strip_columns == Strip::columns) Strip::transpose(source, from_step, target, to_step, is_far);
-    else Strip::transpose_part(source, from_step, strip_rows, strip_columns, target, to_step);
+    Bits* target = to + column * to_step + row;
+    if (strip_rows == Strip::rows && strip_columns == Strip::columns) Strip::transpose(start, from_step, target, to_step, is_far);
+    else Strip::transpose_part(start, from_step, strip_rows, strip_columns, target, to_step);
   };
   // Along the lines that lie farther apart.
   if (std::abs(from_step) > std::abs(to_step)) {
@@ -105,6 +102,12 @@ void transpose(const Number* from, int64_t from_step, int64_t rows, int64_t colu
       for (int64_t row = 0; row < rows; row += Strip::rows) move(row, column);
   }
   end_lines(is_far);
+}
+template <class Number>
+void transpose(const Number* from, int64_t from_step, int64_t rows, int64_t columns, Number* to, int64_t to_step,
+               int64_t ahead = 0, bool is_far = false) {
+  using Bits = typename BitsOf<sizeof(Number)>::Type;
+  transpose_bits((const Bits*)from, from_step, rows, columns, (Bits*)to, to_step, ahead, is_far);
 }
 
 }  // namespace
