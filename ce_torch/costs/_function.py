@@ -70,8 +70,14 @@ class CostFunction:
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""
         try:
-            if torch.compiler.is_compiling() or tracing_state() is not None or is_transformed():
+            if torch.compiler.is_compiling() or tracing_state() is not None:
                 return to_dtype(self.form()(reduction, *distinct(inputs)), dtype)
+            if is_open() and inputs[0].is_cpu and self.node is not None:
+                C = self.node(dtype, reduction, *inputs)
+                if C is not None:
+                    return C
+            if is_transformed():
+                return to_dtype(self.cost_of(reduction, *inputs), dtype)
             if is_forward_mode():
                 return self.in_forward_mode(dtype, reduction, *inputs)
             return self.run(dtype, reduction, *inputs)
@@ -97,10 +103,6 @@ class CostFunction:
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""
-        if is_open() and inputs[0].is_cpu and self.node is not None:
-            C = self.node(dtype, reduction, *inputs)
-            if C is not None:
-                return C
         count, implementation = self.count, self.choose(inputs)
         if not torch.is_grad_enabled() and not is_forward_mode():
             return implementation.cost(dtype, reduction, *inputs)[0]
@@ -132,15 +134,13 @@ class CostFunction:
         check_classes(y, z.shape[-1], *(inputs[i] for i in self.spec.positions(int)))
 
     def form(self) -> Callable[..., Tensor]:
-        """Return the function that suits a compiler, a trace, or `torch.func`."""
+        """Return the function that suits a compiler or a trace."""
         if torch.compiler.is_compiling():
             # The compiler differentiates formulas where torch.func asks; an exported program runs without ce_torch.
             in_formulas = is_transformed() or is_exporting() or Selection.backend == "formulas"
             return self.traced.apply if in_formulas else self.compiled.apply
-        if tracing_state() is not None:
-            # A trace holds operations, not functions of Python; autograd differentiates them.
-            return self.traced.forward
-        return self.cost_of
+        # A trace holds operations, not functions of Python; autograd differentiates them.
+        return self.traced.forward
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""

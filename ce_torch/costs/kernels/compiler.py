@@ -135,6 +135,7 @@ def compile_files(
     """Return the bytes of a library of these files."""
     output = folder / "kernels.so"
     for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     command = [*compiler, *flags, *map(str, sorted(folder.glob("*.cpp"))), *libraries, "-o", str(output)]
     log.info("The kernels for costs on the CPU are compiled: %s", shlex.join(command))

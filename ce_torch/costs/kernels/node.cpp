@@ -6,7 +6,7 @@
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Dtype.h>
 
-#include "nodes.h"
+#include "forward.h"
 
 namespace {
 
@@ -41,33 +41,70 @@ PyObject* none() {
   return Py_None;
 }
 
-// Returns C in a dtype, of the dtype, reduction, z, y and what else the cost takes; None where the node does not apply.
-PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
-  HANDLE_TH_ERRORS
-  const Cost& cost = *(const Cost*)PyCapsule_GetPointer(self, nullptr);
-  const at::Tensor* tensors[inputs] = {};
-  Arguments arguments;
-  if (!is_unwatched() || !read(cost, objects + 1, arguments, tensors) || !set_inputs(arguments, tensors)) return none();
+// C of a call, and what of it a backward pass, or the same call in forward mode, can use.
+struct Computed {
+  at::Tensor C, statistics;
+};
+
+at::Tensor new_rows(const Arguments& arguments, const at::Tensor& z, at::ScalarType dtype) {
+  auto rows = arguments.reduction == Reduction::none ? z.sizes().slice(0, z.dim() - 1) : c10::IntArrayRef();
+  return at::detail::empty_cpu(rows, dtype);
+}
+
+// Returns no C where the kernels do not support the inputs, or some y is no class.
+Computed compute(const Cost& cost, Arguments& arguments, const at::Tensor& z, at::ScalarType dtype, bool is_used_again) {
+  int64_t count = cost.kernels.count_statistics(arguments);
+  if (count < 0) return {};
+  Computed computed{new_rows(arguments, z, dtype), {}};
+  if (is_used_again && z.numel() > cost.kept) {
+    computed.statistics = at::detail::empty_cpu({count}, z.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+    arguments.statistics = described(computed.statistics, computed.statistics.mutable_data_ptr());
+  }
+  set_written(arguments, of_row, computed.C);
+  arguments.holds_python = true;
+  return cost.kernels.cost(arguments) ? computed : Computed{};
+}
+
+// Returns C with its tangent, of z with the tangent v, or nothing.
+at::Tensor run_in_forward_mode(const Cost& cost, Arguments& arguments, const at::Tensor** tensors, at::Tensor v, int64_t level,
+    at::ScalarType dtype) {
+  if (!unwrap(tensors, v, level) || !set_inputs(arguments, tensors, /*z_moves=*/true)) return {};
+  const at::Tensor& z = *tensors[of_z];
+  at::Tensor C = compute(cost, arguments, z, dtype, true).C, C_change = new_rows(arguments, z, dtype);
+  if (!C.defined()) return {};
+  set_read(arguments, of_v, v);
+  set_written(arguments, of_row, C_change);
+  return cost.kernels.change(arguments) ? joined({C, C_change}, level) : at::Tensor();
+}
+
+// Returns C, with a node where z is tracked, or nothing.
+at::Tensor run(const Cost& cost, Arguments& arguments, const at::Tensor** tensors, at::ScalarType dtype) {
   const at::Tensor& z = *tensors[of_z];
   bool is_tracked = at::GradMode::is_enabled() && z.requires_grad();
   if (at::GradMode::is_enabled())
     for (int i = of_y; i < inputs; i++)
-      if (tensors[i] && tensors[i]->requires_grad()) return none();
-  if (is_tracked && at::SavedTensorDefaultHooks::get_hooks()) return none();
-  int64_t count = cost.kernels.count_statistics(arguments);
-  if (count < 0) return none();
+      if (tensors[i] && tensors[i]->requires_grad()) return {};
+  if ((is_tracked && at::SavedTensorDefaultHooks::get_hooks()) || !set_inputs(arguments, tensors)) return {};
+  Computed computed = compute(cost, arguments, z, dtype, is_tracked);
+  if (is_tracked && computed.C.defined())
+    set_history<CostNode>(computed.C, cost, arguments, tensors, std::move(computed.statistics));
+  return computed.C;
+}
+
+// Returns C in a dtype, of the dtype, reduction, z, y and what else the cost takes; None where the node does not apply.
+PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
+  HANDLE_TH_ERRORS
+  const Cost& cost = *(const Cost*)PyCapsule_GetPointer(self, nullptr);
+  auto dtype = ((THPDtype*)*objects)->scalar_type;
+  const at::Tensor* tensors[inputs] = {};
+  Arguments arguments;
+  int64_t level = forward_level();
+  if (level < 0 || !read(cost, objects + 1, arguments, tensors)) return none();
   RECORD_FUNCTION(cost.name, c10::ArrayRef<const c10::IValue>(), at::sequence_number::peek());
-  auto rows = arguments.reduction == Reduction::none ? z.sizes().slice(0, z.dim() - 1) : c10::IntArrayRef();
-  at::Tensor C = at::detail::empty_cpu(rows, ((THPDtype*)objects[0])->scalar_type), statistics;
-  if (is_tracked && z.numel() > cost.kept)
-    statistics = at::detail::empty_cpu({count}, z.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  set_written(arguments, of_row, C);
-  if (statistics.defined()) arguments.statistics = described(statistics, statistics.mutable_data_ptr());
-  arguments.holds_python = true;
-  if (!cost.kernels.cost(arguments)) return none();
-  if (is_tracked)
-    set_history<CostNode>(C, cost, arguments, tensors, std::move(statistics));
-  return THPVariable_Wrap(std::move(C));
+  at::Tensor v = tensors[of_z]->_fw_grad(/*level=*/0), C;
+  if (v.defined()) C = run_in_forward_mode(cost, arguments, tensors, v, level, dtype);
+  else if (level == 0) C = run(cost, arguments, tensors, dtype);
+  return C.defined() ? THPVariable_Wrap(std::move(C)) : none();
   END_HANDLE_TH_ERRORS
 }
 

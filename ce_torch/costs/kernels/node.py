@@ -120,5 +120,6 @@ def compile(command: list[str], folder: Path) -> bytes:
     flags = [*FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     for path in (*cpp_extension.include_paths(), headers):
         flags += ["-isystem", path]
+    flags += ["-idirafter", str(folder)]
     libraries = [*(f"-L{path}" for path in cpp_extension.library_paths()), *LIBRARIES]
     return compiler.compile_files(command, folder, read_files(NODE_FILES), flags, libraries)

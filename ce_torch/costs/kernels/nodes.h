@@ -37,19 +37,21 @@ struct Cost {
   PyObject* change;    // of v and the same: how C and δ change in the direction v
 };
 
-// Returns true if no mode, no tracer and no transform of torch.func sees what is called.
-bool is_unwatched() {
-  auto known = c10::default_included_set | c10::autocast_dispatch_keyset;
+// Returns true if no mode, no tracer and no transform of torch.func sees what is called, but for these.
+bool is_unwatched(c10::DispatchKeySet others = {}) {
+  auto known = c10::default_included_set | c10::autocast_dispatch_keyset | others;
   return (c10::impl::tls_local_dispatch_key_set().included_ - known).empty();
 }
 
-// Returns true for numbers in the CPU's memory as they are, which have no tangent.
-bool is_plain(const at::Tensor& tensor) {
+// Returns true for numbers in the CPU's memory as they are.
+bool is_in_memory(const at::Tensor& tensor) {
   constexpr auto plain = c10::autocast_dispatch_keyset | c10::DispatchKeySet({c10::DispatchKey::CPU,
       c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView});
-  return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage() &&
-         !torch::autograd::isFwGradDefined(tensor);
+  return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage();
 }
+
+// Returns true for such numbers that have no tangent.
+bool is_plain(const at::Tensor& tensor) { return is_in_memory(tensor) && !torch::autograd::isFwGradDefined(tensor); }
 
 Tensor described(const at::Tensor& tensor, const void* data) {
   auto dtype = at::getDLDataType(tensor);
@@ -67,11 +69,11 @@ void set_written(Arguments& arguments, Operand operand, const at::Tensor& tensor
   set(arguments, operand, tensor, tensor.mutable_data_ptr());
 }
 
-// Returns false if the kernels can't take the inputs.
-bool set_inputs(Arguments& arguments, const at::Tensor* const* tensors) {
+// Returns false if the kernels can't take the inputs, of which z may have a tangent where it moves.
+bool set_inputs(Arguments& arguments, const at::Tensor* const* tensors, bool z_moves = false) {
   for (int i = 0; i < inputs; i++) {
     if (!tensors[i]) continue;
-    if (!is_plain(*tensors[i])) return false;
+    if (!(i == of_z && z_moves ? is_in_memory(*tensors[i]) : is_plain(*tensors[i]))) return false;
     set_read(arguments, Operand(i), *tensors[i]);
   }
   arguments.threads = at::get_num_threads();

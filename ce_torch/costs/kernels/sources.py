@@ -37,7 +37,7 @@ HEADERS = (
     "products.h",
     "layer.h",
 )
-NODE_FILES = "layout.h", "arguments.h", "nodes.h", "node.cpp"
+NODE_FILES = "layout.h", "arguments.h", "nlohmann/json.hpp", "nodes.h", "forward.h", "node.cpp"
 FILES = (
     *HEADERS,
     "divergences.cpp",
@@ -120,8 +120,8 @@ def digest(texts: Mapping[str, str]) -> str:
 
 
 def read_files(names: Iterable[str]) -> dict[str, str]:
-    """Return the text of each of these files beside this one."""
-    return {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names}
+    """Return the text of each of these files, by its path from here."""
+    return {name: (Path(__file__).parent / name).read_text(encoding="utf-8") for name in names}
 
 
 def source(spec: "CostSpec") -> str:
