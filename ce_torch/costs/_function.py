@@ -115,6 +115,8 @@ class CostFunction:
 
     def gradient(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         """Return ∂C/∂z for the node, where somebody sees how it is computed, or may differentiate it."""
+        if is_transformed():
+            return self.delta_of(grad_output, statistics, reduction, *inputs)
         if not count_dispatch_modes():
             return self.differentiable_delta(self.choose(inputs), grad_output, statistics, reduction, *inputs)
         needed = [i == 0 for i in range(self.count)]

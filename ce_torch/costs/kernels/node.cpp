@@ -6,7 +6,7 @@
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Dtype.h>
 
-#include "forward.h"
+#include "nodes.h"
 
 namespace {
 
@@ -41,69 +41,62 @@ PyObject* none() {
   return Py_None;
 }
 
-// C of a call, and what of it a backward pass, or the same call in forward mode, can use.
+// What a call computes: C, statistics for a backward pass, and, where z has a tangent, C's.
 struct Computed {
-  at::Tensor C, statistics;
+  at::Tensor C, statistics, tangent;
 };
 
-at::Tensor new_rows(const Arguments& arguments, const at::Tensor& z, at::ScalarType dtype) {
-  auto rows = arguments.reduction == Reduction::none ? z.sizes().slice(0, z.dim() - 1) : c10::IntArrayRef();
-  return at::detail::empty_cpu(rows, dtype);
-}
-
 // Returns no C where the kernels do not support the inputs, or some y is no class.
-Computed compute(const Cost& cost, Arguments& arguments, const at::Tensor& z, at::ScalarType dtype, bool is_used_again) {
-  int64_t count = cost.kernels.count_statistics(arguments);
+Computed compute(const Cost& cost, KernelCall& call, c10::IntArrayRef rows, at::ScalarType dtype, const at::Tensor* v, bool is_tracked) {
+  int64_t count = cost.kernels.count_statistics(call.arguments);
   if (count < 0) return {};
-  Computed computed{new_rows(arguments, z, dtype), {}};
-  if (is_used_again && z.numel() > cost.kept) {
-    computed.statistics = at::detail::empty_cpu({count}, z.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-    arguments.statistics = described(computed.statistics, computed.statistics.mutable_data_ptr());
+  Computed computed{at::detail::empty_cpu(rows, dtype)};
+  if ((is_tracked || v) && call.z().numel() > cost.kept) {
+    computed.statistics = at::detail::empty_cpu({count}, call.z().scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+    call.arguments.statistics = described(computed.statistics, computed.statistics.mutable_data_ptr());
   }
-  set_written(arguments, of_row, computed.C);
-  arguments.holds_python = true;
-  return cost.kernels.cost(arguments) ? computed : Computed{};
+  set_written(call.arguments, of_row, computed.C);
+  call.arguments.holds_python = true;
+  if (!cost.kernels.cost(call.arguments)) return {};
+  if (!v) return computed;
+  computed.tangent = at::detail::empty_cpu(rows, dtype);
+  set_read(call.arguments, of_v, *v);
+  set_written(call.arguments, of_row, computed.tangent);
+  return cost.kernels.change(call.arguments) ? computed : Computed{};
 }
 
-// Returns C with its tangent, of z with the tangent v, or nothing.
-at::Tensor run_in_forward_mode(const Cost& cost, Arguments& arguments, const at::Tensor** tensors, at::Tensor v, int64_t level,
-    at::ScalarType dtype) {
-  if (!unwrap(tensors, v, level) || !set_inputs(arguments, tensors, /*z_moves=*/true)) return {};
-  const at::Tensor& z = *tensors[of_z];
-  at::Tensor C = compute(cost, arguments, z, dtype, true).C, C_change = new_rows(arguments, z, dtype);
-  if (!C.defined()) return {};
-  set_read(arguments, of_v, v);
-  set_written(arguments, of_row, C_change);
-  return cost.kernels.change(arguments) ? joined({C, C_change}, level) : at::Tensor();
-}
-
-// Returns C, with a node where z is tracked, or nothing.
-at::Tensor run(const Cost& cost, Arguments& arguments, const at::Tensor** tensors, at::ScalarType dtype) {
-  const at::Tensor& z = *tensors[of_z];
-  bool is_tracked = at::GradMode::is_enabled() && z.requires_grad();
+// Returns C, with a tangent where z has one, or with a node where z is tracked; nothing where the node does not apply.
+at::Tensor run(const Cost& cost, KernelCall& call, const at::Tensor* const* tensors, at::ScalarType dtype) {
+  const at::Tensor &z = *tensors[of_z], v = z._fw_grad(/*level=*/0);
+  bool moves = v.defined(), is_tracked = at::GradMode::is_enabled() && z.requires_grad();
   if (at::GradMode::is_enabled())
     for (int i = of_y; i < inputs; i++)
       if (tensors[i] && tensors[i]->requires_grad()) return {};
-  if ((is_tracked && at::SavedTensorDefaultHooks::get_hooks()) || !set_inputs(arguments, tensors)) return {};
-  Computed computed = compute(cost, arguments, z, dtype, is_tracked);
-  if (is_tracked && computed.C.defined())
-    set_history<CostNode>(computed.C, cost, arguments, tensors, std::move(computed.statistics));
-  return computed.C;
+  if (is_tracked && (moves || at::SavedTensorDefaultHooks::get_hooks())) return {};
+  const Constants constants = call.arguments;
+  if (!call.set_inputs(cost, tensors, moves)) return {};
+  const at::Tensor* direction = moves ? call.transforms.numbers(v, /*is_batch=*/true) : nullptr;
+  if (moves && (!direction || (at::GradMode::is_enabled() && v.requires_grad()))) return {};
+  RECORD_FUNCTION(cost.name, c10::ArrayRef<const c10::IValue>(), at::sequence_number::peek());
+  int64_t dims = constants.reduction == Reduction::none ? call.z().dim() - 1 : call.transforms.vmap ? 1 : 0;
+  Computed computed = compute(cost, call, call.z().sizes().slice(0, dims), dtype, direction, is_tracked);
+  if (!computed.C.defined()) return {};
+  at::Tensor C = call.transforms.wrapped(computed.C);
+  if (moves) C._set_fw_grad(call.transforms.wrapped(computed.tangent), /*level=*/0, /*is_inplace_op=*/false);
+  if (is_tracked) set_history<CostNode>(C, cost, constants, tensors, std::move(computed.statistics));
+  return C;
 }
 
 // Returns C in a dtype, of the dtype, reduction, z, y and what else the cost takes; None where the node does not apply.
 PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
   HANDLE_TH_ERRORS
   const Cost& cost = *(const Cost*)PyCapsule_GetPointer(self, nullptr);
-  auto dtype = ((THPDtype*)*objects)->scalar_type;
   const at::Tensor* tensors[inputs] = {};
-  Arguments arguments;
-  int64_t level = forward_level();
-  if (level < 0 || !read(cost, objects + 1, arguments, tensors)) return none();
-  RECORD_FUNCTION(cost.name, c10::ArrayRef<const c10::IValue>(), at::sequence_number::peek());
-  at::Tensor v = tensors[of_z]->_fw_grad(/*level=*/0), C;
-  if (v.defined()) C = run_in_forward_mode(cost, arguments, tensors, v, level, dtype);
-  else if (level == 0) C = run(cost, arguments, tensors, dtype);
+  auto transforms = Transforms::active();
+  KernelCall call;
+  if (!transforms || !read(cost, objects + 1, call.arguments, tensors)) return none();
+  call.transforms = *transforms;
+  at::Tensor C = run(cost, call, tensors, ((THPDtype*)*objects)->scalar_type);
   return C.defined() ? THPVariable_Wrap(std::move(C)) : none();
   END_HANDLE_TH_ERRORS
 }

@@ -11,13 +11,13 @@
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/csrc/utils/object_ptr.h>
 
 #include "arguments.h"
+#include "transforms.h"
 
 namespace {
 
@@ -37,22 +37,6 @@ struct Cost {
   PyObject* change;    // of v and the same: how C and δ change in the direction v
 };
 
-// Returns true if no mode, no tracer and no transform of torch.func sees what is called, but for these.
-bool is_unwatched(c10::DispatchKeySet others = {}) {
-  auto known = c10::default_included_set | c10::autocast_dispatch_keyset | others;
-  return (c10::impl::tls_local_dispatch_key_set().included_ - known).empty();
-}
-
-// Returns true for numbers in the CPU's memory as they are.
-bool is_in_memory(const at::Tensor& tensor) {
-  constexpr auto plain = c10::autocast_dispatch_keyset | c10::DispatchKeySet({c10::DispatchKey::CPU,
-      c10::DispatchKey::AutogradCPU, c10::DispatchKey::ADInplaceOrView});
-  return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage();
-}
-
-// Returns true for such numbers that have no tangent.
-bool is_plain(const at::Tensor& tensor) { return is_in_memory(tensor) && !torch::autograd::isFwGradDefined(tensor); }
-
 Tensor described(const at::Tensor& tensor, const void* data) {
   auto dtype = at::getDLDataType(tensor);
   return {(char*)data, {dlpack_cpu, 0}, int32_t(tensor.dim()), {dtype.code, dtype.bits, dtype.lanes},
@@ -69,16 +53,61 @@ void set_written(Arguments& arguments, Operand operand, const at::Tensor& tensor
   set(arguments, operand, tensor, tensor.mutable_data_ptr());
 }
 
-// Returns false if the kernels can't take the inputs, of which z may have a tangent where it moves.
-bool set_inputs(Arguments& arguments, const at::Tensor* const* tensors, bool z_moves = false) {
-  for (int i = 0; i < inputs; i++) {
-    if (!tensors[i]) continue;
-    if (!(i == of_z && z_moves ? is_in_memory(*tensors[i]) : is_plain(*tensors[i]))) return false;
-    set_read(arguments, Operand(i), *tensors[i]);
+// What the kernels are told of a call, and the numbers that it is of.
+struct KernelCall {
+  Transforms transforms;
+  Arguments arguments;
+  const at::Tensor* numbers[inputs] = {};
+  int64_t grad_strides[16] = {};
+
+  const at::Tensor& z() const { return *numbers[of_z]; }
+
+  at::Tensor empty_like_z() const {
+    c10::impl::ExcludeDispatchKeyGuard without_transforms(transform_keys);
+    return at::empty_like(z());
   }
-  arguments.threads = at::get_num_threads();
-  return true;
-}
+
+  // Returns false if the kernels can't take the inputs.
+  bool set_inputs(const Cost& cost, const at::Tensor* const* tensors, bool z_moves = false) {
+    for (int i = 0; i < inputs; i++) {
+      if (!tensors[i]) continue;
+      numbers[i] = transforms.numbers(*tensors[i], /*is_batch=*/i <= of_y, i == of_z && z_moves);
+      if (!numbers[i]) return false;
+      set_read(arguments, Operand(i), *numbers[i]);
+    }
+    arguments.threads = at::get_num_threads();
+    return !transforms.vmap || set_batch(cost);
+  }
+
+  // Of a batch each cost has a mean or a sum of its own. Returns false unless it is the cost of one example.
+  bool set_batch(const Cost& cost) {
+    if (arguments.reduction == Reduction::none) return true;
+    if (z().dim() < 2 || z().numel() != z().size(0) * z().size(-1)) return false;
+    if (arguments.reduction == Reduction::mean && !counts_all(cost)) return false;
+    arguments.reduction = Reduction::none;
+    return true;
+  }
+
+  // Returns true if each example of a batch counts once in the mean.
+  bool counts_all(const Cost& cost) const {
+    const at::Tensor& y = *numbers[of_y];
+    if (y.scalar_type() != at::kLong || !strchr(cost.kernels.inputs, 'i')) return true;
+    if (numbers[of_weight] || y.dim() == 0) return false;
+    auto* labels = y.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < y.size(0); i++)
+      if (labels[i * y.stride(0)] == arguments.ignore_index) return false;
+    return true;
+  }
+
+  // The gradient of C, which of a batch of costs may have fewer dimensions than examples have.
+  void set_grad(const at::Tensor& grad) {
+    set_read(arguments, of_grad, grad);
+    Tensor& told = arguments.tensor[of_grad];
+    if (!transforms.vmap || told.ndim == z().dim() - 1) return;
+    grad_strides[0] = grad.stride(0);
+    told.ndim = int32_t(z().dim() - 1), told.shape = (int64_t*)z().sizes().data(), told.strides = grad_strides;
+  }
+};
 
 // A node of what was computed from z, y and the weights of a call, which it keeps.
 struct CallNode : Node {
@@ -100,25 +129,27 @@ struct CallNode : Node {
     statistics.reset();
   }
 
-  // What was kept, and how the kernels are told of it.
-  struct Unpacked {
+  // What was kept, and what the kernels are told of it.
+  struct Unpacked : KernelCall {
     Inputs inputs;
     at::Tensor statistics;
     const at::Tensor* tensors[::inputs];
-    Arguments arguments;
   };
   // Returns false if the kernels can't take what was kept.
   bool unpack(Unpacked& unpacked) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (int i = 0; i < inputs; i++) {
-      unpacked.inputs[i] = saved[i].unpack();
+      // A transform that has ended is none.
+      unpacked.inputs[i] = at::functorch::unwrapIfDead(saved[i].unpack());
       unpacked.tensors[i] = unpacked.inputs[i].defined() ? &unpacked.inputs[i] : nullptr;
     }
     unpacked.statistics = statistics;
     unpacked.arguments = Arguments{constants};
     unpacked.arguments.holds_python = false;
     if (statistics.defined()) unpacked.arguments.statistics = described(statistics, statistics.mutable_data_ptr());
-    return set_inputs(unpacked.arguments, unpacked.tensors);
+    auto transforms = Transforms::active();
+    unpacked.transforms = transforms.value_or(Transforms());
+    return transforms && unpacked.set_inputs(cost, unpacked.tensors);
   }
 
   // Returns what a function of Python's returns of gradients and of what was kept.
@@ -211,7 +242,7 @@ struct DeltaNode : CallNode {
     at::Tensor grad_output = unpack_grad();
     if (!is_taken || at::GradMode::is_enabled() || !is_unwatched() || !is_plain(v) || !is_plain(grad_output))
       return change_by_python(v, grad_output, unpacked);
-    const at::Tensor& z = unpacked.inputs[of_z];
+    const at::Tensor& z = unpacked.z();
     check_gradient("v", v, "z", z.sym_sizes());
     auto dtype = z.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     at::Tensor C_change = at::detail::empty_cpu(grad_output.sizes(), dtype), delta_change;
@@ -270,13 +301,15 @@ struct CostNode : CallNode {
     Unpacked unpacked;
     bool is_taken = unpack(unpacked), is_differentiated = at::GradMode::is_enabled();
     bool is_hooked = is_differentiated && at::SavedTensorDefaultHooks::get_hooks();
-    if (!is_taken || is_hooked || !is_unwatched() || !is_plain(grad_output)) return {delta_by_python(grad_output, unpacked)};
+    auto* grad = is_taken && !is_hooked ? unpacked.transforms.numbers(grad_output, /*is_batch=*/true) : nullptr;
+    if (!grad) return {delta_by_python(grad_output, unpacked)};
     check_gradient("grad_output", grad_output, "C", input_metadata(0).shape_as_dim_vector());
-    at::Tensor delta = at::empty_like(unpacked.inputs[of_z]);
-    set_read(unpacked.arguments, of_grad, grad_output);
+    at::Tensor delta = unpacked.empty_like_z();
+    unpacked.set_grad(*grad);
     set_written(unpacked.arguments, of_delta, delta);
     check_fit(cost.kernels.delta(unpacked.arguments));
-    if (is_differentiated)
+    delta = unpacked.transforms.wrapped(delta);
+    if (is_differentiated && (grad_output.requires_grad() || unpacked.inputs[of_z].requires_grad()))
       set_history<DeltaNode>(delta, grad_output, cost, constants, unpacked.tensors, std::move(unpacked.statistics));
     return {delta};
   }

@@ -37,7 +37,7 @@ HEADERS = (
     "products.h",
     "layer.h",
 )
-NODE_FILES = "layout.h", "arguments.h", "nlohmann/json.hpp", "nodes.h", "forward.h", "node.cpp"
+NODE_FILES = "layout.h", "arguments.h", "nlohmann/json.hpp", "transforms.h", "nodes.h", "node.cpp"
 FILES = (
     *HEADERS,
     "divergences.cpp",
