@@ -29,13 +29,16 @@ struct Tensor {
 constexpr int32_t dlpack_cpu = 1;
 enum DlpackCode : uint8_t { dlpack_int, dlpack_uint, dlpack_float, dlpack_bfloat = 4, dlpack_bool = 6 };
 
-enum class Reduction { none, sum, mean };
+// `each` is a mean of its own for each example.
+enum class Reduction { none, sum, mean, each };
 
 // What a cost takes beside tensors.
 struct Constants {
   int64_t ignore_index = 0;  // of a cost that ignores none, a class like any other
   double numbers[4];  // temperature and label smoothing, or whatever else the cost takes
   Reduction reduction;
+
+  bool has_rows() const { return reduction == Reduction::none || reduction == Reduction::each; }
 };
 
 struct Arguments : Constants {

@@ -113,7 +113,7 @@ struct Call : Task {
         column = steps;
         continue;
       }
-      if (reduction == Reduction::none) {
+      if (has_rows()) {
         if (tensors[of_grad]) steps.of[of_grad] = step(*tensors[of_grad], dim - 1);
         steps.of[of_row] = row;
         row *= z.shape[z.ndim - dim];
@@ -122,7 +122,7 @@ struct Call : Task {
     }
     std::reverse(layout.dim, layout.dim + layout.dims);
     // Of a sum over elements rows need not end where examples end.
-    bool is_flat = !is_softmax && reduction != Reduction::none && !has_classes();
+    bool is_flat = !is_softmax && !has_rows() && !has_classes();
     if (is_flat) layout.add(columns, column);
     layout.collapse();
     if (is_flat) {
@@ -191,7 +191,7 @@ bool fit(const Arguments& arguments, bool is_softmax) {
     return check(tensor, &type) == supported && is_real(type) && tensor.ndim == dims &&
            std::equal(z.shape, z.shape + dims, tensor.shape);
   };
-  int grad_dims = arguments.reduction == Reduction::none ? z.ndim - 1 : 0;
+  int grad_dims = arguments.has_rows() ? z.ndim - 1 : 0;
   if (!is_like_z(of_v, z.ndim) || !is_like_z(of_grad, grad_dims)) return false;
   if (!is_softmax || !statistics.data) return true;
   return statistics.elements() == count_statistics(z, arguments.tensor[of_y]) && statistics.dtype.bits == std::max<int>(z.dtype.bits, 32);

@@ -131,7 +131,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   // Sets C to the sums that f(sums, stripe, start, end) adds to.
   template <class Function> void sum_parts(Function f) const {
-    int64_t columns = task.reduction == Reduction::none ? task.columns : part_columns();
+    int64_t columns = task.has_rows() ? task.columns : part_columns();
     this->reduced(columns, double(task.examples), [&](const Stripe& stripe, int64_t start, int64_t end) {
       typename Base::template OfVectors<Stat> C(this->width(stripe));
       f(C, stripe, start, end);

@@ -74,7 +74,7 @@ at::Tensor run(const Cost& cost, KernelCall& call, const at::Tensor* const* tens
       if (tensors[i] && tensors[i]->requires_grad()) return {};
   if (is_tracked && (moves || at::SavedTensorDefaultHooks::get_hooks())) return {};
   const Constants constants = call.arguments;
-  if (!call.set_inputs(cost, tensors, moves)) return {};
+  if (!call.set_inputs(tensors, moves)) return {};
   const at::Tensor* direction = moves ? call.transforms.numbers(v, /*is_batch=*/true) : nullptr;
   if (moves && (!direction || (at::GradMode::is_enabled() && v.requires_grad()))) return {};
   RECORD_FUNCTION(cost.name, c10::ArrayRef<const c10::IValue>(), at::sequence_number::peek());

@@ -68,7 +68,7 @@ struct KernelCall {
   }
 
   // Returns false if the kernels can't take the inputs.
-  bool set_inputs(const Cost& cost, const at::Tensor* const* tensors, bool z_moves = false) {
+  bool set_inputs(const at::Tensor* const* tensors, bool z_moves = false) {
     for (int i = 0; i < inputs; i++) {
       if (!tensors[i]) continue;
       numbers[i] = transforms.numbers(*tensors[i], /*is_batch=*/i <= of_y, i == of_z && z_moves);
@@ -76,27 +76,14 @@ struct KernelCall {
       set_read(arguments, Operand(i), *numbers[i]);
     }
     arguments.threads = at::get_num_threads();
-    return !transforms.vmap || set_batch(cost);
+    return !transforms.vmap || set_batch();
   }
 
   // Of a batch each cost has a mean or a sum of its own. Returns false unless it is the cost of one example.
-  bool set_batch(const Cost& cost) {
+  bool set_batch() {
     if (arguments.reduction == Reduction::none) return true;
-    if (z().dim() < 2 || z().numel() != z().size(0) * z().size(-1)) return false;
-    if (arguments.reduction == Reduction::mean && !counts_all(cost)) return false;
-    arguments.reduction = Reduction::none;
-    return true;
-  }
-
-  // Returns true if each example of a batch counts once in the mean.
-  bool counts_all(const Cost& cost) const {
-    const at::Tensor& y = *numbers[of_y];
-    if (y.scalar_type() != at::kLong || !strchr(cost.kernels.inputs, 'i')) return true;
-    if (numbers[of_weight] || y.dim() == 0) return false;
-    auto* labels = y.const_data_ptr<int64_t>();
-    for (int64_t i = 0; i < y.size(0); i++)
-      if (labels[i * y.stride(0)] == arguments.ignore_index) return false;
-    return true;
+    arguments.reduction = arguments.reduction == Reduction::mean ? Reduction::each : Reduction::none;
+    return z().dim() >= 2 && z().numel() == z().size(0) * z().size(-1);
   }
 
   // The gradient of C, which of a batch of costs may have fewer dimensions than examples have.
@@ -149,7 +136,7 @@ struct CallNode : Node {
     if (statistics.defined()) unpacked.arguments.statistics = described(statistics, statistics.mutable_data_ptr());
     auto transforms = Transforms::active();
     unpacked.transforms = transforms.value_or(Transforms());
-    return transforms && unpacked.set_inputs(cost, unpacked.tensors);
+    return transforms && unpacked.set_inputs(unpacked.tensors);
   }
 
   // Returns what a function of Python's returns of gradients and of what was kept.

@@ -220,7 +220,7 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
 
   // Stores the costs of a vector's rows in C, or returns their sum.
   outlined double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
-    if (task.reduction == Reduction::none) store_cost(stripe, vector, C);
+    if (task.has_rows()) store_cost(stripe, vector, C);
     if constexpr (!tiled) return C;
     else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
   }

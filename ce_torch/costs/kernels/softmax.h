@@ -57,7 +57,8 @@ template <class Real, bool tiled> struct Softmax : SoftmaxSums<Real, tiled> {
         C -= product(y.on_value, x(this->z_at_class(all[vector], stripe, vector, classes), finite(of.m)));
       }
       C += product(of.T, log1p(of.r));
-      total += this->take_cost(stripe, vector, y.is_ignored != 0 ? 0 : C);
+      C = y.is_ignored != 0 ? 0 : C;
+      total += this->take_cost(stripe, vector, this->share(C, stripe, vector, classes, std::nan("")));
       if (!task.statistics || classes.are_all_ignored) continue;
       this->store_statistic(0, stripe, vector, of.m);
       this->store_statistic(1, stripe, vector, of.r);
@@ -193,7 +194,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxSums<Real, tiled> {
       const Label& y = labels[vector];
       Factors& of = all[vector];
       static_cast<Known&>(of) = known[vector];
-      Stat g = this->grad(stripe, vector, counted);
+      Stat g = this->share(this->grad(stripe, vector, counted), stripe, vector, classes);
       of.is_zero = g == 0 ? 1 : of.is_zero;
       of.by_s = c * g / (1 + of.r);
       of.by_e = of.by_s * of.T;

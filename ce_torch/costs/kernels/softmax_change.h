@@ -65,7 +65,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
       this->read(v, of_v, block, memory.v);
       auto result = this->result(block, memory.delta);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
-        Stat g = this->grad(stripe, vector, counted);
+        Stat g = this->share(this->grad(stripe, vector, counted), stripe, vector, classes);
         set_change(turns[vector], rows[vector], g, z, v, block, vector, result);
       }
       this->finish(result, block);
@@ -94,7 +94,8 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
     Stat tv = turn.tv;
     if (adds_class) tv += product(label.on_value, this->at_classes(of_v, stripe, vector, classes));
     Stat sum = (product(row.T, turn.ones) - tv) + (product(row.T, turn.others) - product(tv, row.r));
-    return row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
+    Stat C_change = row.is_zero != 0 ? 0 : c * product(sum, 1 / (1 + row.r));
+    return this->share(C_change, stripe, vector, classes);
   }
 
   void set_change(const Turn& turn, const Known& row, Stat g, const Numbers& z,

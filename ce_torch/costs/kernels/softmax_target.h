@@ -84,6 +84,19 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     }
   }
 
+  // The weights of the classes of a vector's rows; 0 of what is ignored.
+  Stat weights_of(const Stripe& stripe, int64_t vector, const Classes& classes) const {
+    if (task.data[of_weight]) return at_classes(of_weight, stripe, vector, classes);
+    return this->columns(classes, vector) < 0 ? Stat{} : Stat{} + 1;
+  }
+
+  // What a vector's rows have of their costs, or of what these have, in means of their own; `empty` where none counts.
+  Stat share(Stat of_cost, const Stripe& stripe, int64_t vector, const Classes& classes, Real empty = 0) const {
+    if (task.reduction != Reduction::each || !is_class) return of_cost;
+    Stat weights = weights_of(stripe, vector, classes);
+    return weights == 0 ? empty : of_cost / weights;
+  }
+
   // Of rows with a class y: what t has there, all of it and beyond the others.
   struct Label {
     Stat t = {}, on_value = {}, is_ignored = {};
@@ -93,8 +106,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     Label label;
     if (!is_class) return label;
     label.y = this->columns(classes, vector);
-    Stat weights = label.y < 0 ? Stat{} : Stat{} + 1;
-    if (task.data[of_weight]) weights = at_classes(of_weight, stripe, vector, classes);
+    Stat weights = weights_of(stripe, vector, classes);
     label.is_ignored = label.y < 0 ? Stat{} + 1 : Stat{};
     label.on_value = kept * weights;
     label.t = weights * (kept + off_value);

@@ -67,7 +67,7 @@ struct Stripes {
   outlined void reduced(int64_t part_columns, double counted, PartFunction cost, double empty = std::nan("")) const {
     std::vector<double> costs(parts(part_columns));
     each_part(part_columns, cost, costs.data());
-    if (task.reduction == Reduction::none) return;
+    if (task.has_rows()) return;
     double total = 0;
     for (double cost : costs) total += cost;
     set_cost(0, task.reduction == Reduction::sum ? total : counted == 0 ? empty : total / counted);
