@@ -19,9 +19,12 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.func import grad, grad_and_value, jvp, vjp, vmap
 from torch.nn import functional as F
 
 from ce_torch import build, use_backend
+from ce_torch.costs._function import CostFunction
 from ce_torch.costs._registry import COSTS
 from ce_torch.costs.kernels import compiler, store
 from ce_torch.costs.kernels import node as kept_node
@@ -176,6 +179,111 @@ def test_the_gradient_is_a_node_too_where_it_may_be_differentiated(whole_case):
     assert not is_node(by_python)
     assert delta.grad_fn.name() == by_python.grad_fn.name()
     torch.testing.assert_close(of_node, of_python)
+
+
+@pytest.fixture
+def only_by_node(node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing but the node compute a cost."""
+    monkeypatch.setattr(CostFunction, "choose", Mock(side_effect=AssertionError("Python computes it")))
+
+
+def along(cost, z, y, v):
+    with forward_ad.dual_level():
+        return tuple(forward_ad.unpack_dual(cost(forward_ad.make_dual(z, v), y)))
+
+
+def alone(cost):
+    """Return the cost of one example as that of a batch of one."""
+    return lambda z, y: cost(z[None], y[None])
+
+
+# Each of these leaves numbers alone to ask for below its transforms.
+TRANSFORMED = {
+    "forward_ad": along,
+    "jvp": lambda cost, z, y, v: jvp(lambda z: cost(z, y), (z,), (v,)),
+    "grad": lambda cost, z, y, v: grad(cost)(z, y),
+    "vmap": lambda cost, z, y, v: vmap(alone(cost))(z, y),
+    "vmap of grad": lambda cost, z, y, v: vmap(grad(alone(cost)))(z, y),
+    "vmap of jvp": lambda cost, z, y, v: vmap(lambda z, y, v: jvp(lambda z: alone(cost)(z, y), (z,), (v,)))(z, y, v),
+    "vjp": lambda cost, z, y, v: vjp(lambda z: cost(z, y), z)[1](torch.tensor(3.0)),
+    "vmap of vjp": lambda cost, z, y, v: vmap(lambda z, y: vjp(lambda z: alone(cost)(z, y), z)[1](z.sum()))(z, y),
+}
+
+
+def outside(transformed):
+    """Return a derivative by a z or a v that is tracked outside of what is transformed."""
+
+    def differentiated(cost, z, y, v):
+        z, v = z.clone().requires_grad_(), v.clone().requires_grad_()
+        result = transformed(cost, z, y, v)
+        result = result[-1] if isinstance(result, tuple) else result
+        return torch.autograd.grad(result.sum(), (z, v), allow_unused=True)
+
+    return differentiated
+
+
+# Of these more is asked for.
+BEYOND = {
+    "jvp of jvp": lambda cost, z, y, v: jvp(lambda z: jvp(lambda z: cost(z, y), (z,), (v,))[1], (z,), (v,)),
+    "jvp of grad": lambda cost, z, y, v: jvp(lambda z: grad(cost)(z, y), (z,), (v,)),
+    "grad of jvp": lambda cost, z, y, v: grad(lambda z: jvp(lambda z: cost(z, y), (z,), (v,))[1])(z),
+    "grad of vmap": lambda cost, z, y, v: grad(lambda z: vmap(alone(cost))(z, y).square().sum())(z),
+    "jvp by z and y": lambda cost, z, y, v: jvp(cost, (z, y), (v, v.cos())),
+    "forward_ad by z and y": lambda cost, z, y, v: along(lambda z, _: cost(z, forward_ad.make_dual(y, v)), z, y, v),
+    "grad by y": lambda cost, z, y, v: grad(cost, argnums=1)(z, y),
+    "vmap over z": lambda cost, z, y, v: vmap(grad(lambda z: alone(cost)(z, y[0])))(z),
+    "vmap over y": lambda cost, z, y, v: vmap(lambda y: alone(cost)(z[0], y))(y),
+    "vmap of means": lambda cost, z, y, v: vmap(grad(cost))(z.view(2, 2, 3), y.view(2, 2, 3)),
+    "vmap along another dimension": lambda cost, z, y, v: vmap(cost, in_dims=(1, 0))(z.t(), y),
+    "no_grad in grad": lambda cost, z, y, v: grad(lambda z: z.sum() * torch.no_grad()(cost)(z, y))(z),
+    "a gradient in vmap of grad": lambda cost, z, y, v: vmap(
+        grad(lambda z, y: torch.autograd.grad(alone(cost)(z, y), z, create_graph=True)[0].square().sum())
+    )(z, y),
+    "forward_ad over vmap of grad": lambda cost, z, y, v: along(vmap(grad(alone(cost))), z, y, v),
+    **{f"a gradient of {name}": outside(transformed) for name, transformed in TRANSFORMED.items()},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_by_node")
+@pytest.mark.parametrize("transformed", TRANSFORMED.values(), ids=TRANSFORMED)
+def test_the_node_computes_what_one_transform_or_one_over_vmap_asks_for(transformed, whole_case, monkeypatch):
+    z, y = whole_case.examples(4, 3)
+    v, reduction = torch.linspace(-1, 1, 12).view(4, 3), "sum" if "mask" in whole_case.options else "mean"
+    by_node = transformed(partial(whole_case, reduction=reduction), z, y, v)
+    monkeypatch.undo()
+    with use_backend("kernels"):
+        torch.testing.assert_close(by_node, transformed(partial(whole_case, reduction=reduction), z, y, v))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("asked", BEYOND.values(), ids=BEYOND)
+def test_what_more_is_asked_for_under_transforms_is_as_without_a_node(asked):
+    z, y, v = torch.linspace(-2, 2, 12).view(4, 3), torch.linspace(0, 1, 12).view(4, 3), torch.ones(4, 3).cumsum(0)
+    found = []
+    for backend in "auto", "formulas":
+        with use_backend(backend):
+            found.append(asked(quadratic, z, y, v))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_by_node")
+@pytest.mark.parametrize("K", [3, 1000])
+@pytest.mark.parametrize("label_smoothing", [0, 0.5, 1])
+def test_each_example_of_a_batch_has_a_mean_of_its_own(K, label_smoothing):
+    (z, y), weight = example(6, K), torch.arange(K) % 3 / 2
+    y[4] = -100  # y[0] and y[3] have the weight 0
+    options = {"weight": weight, "label_smoothing": label_smoothing}
+    of_each = grad_and_value(lambda z, y: log_likelihood(z, y, **options))
+    delta, C = vmap(of_each)(z.detach(), y)
+    for i in range(6):
+        theirs = F.cross_entropy(z[i], y[i], **options)
+        counts = y[i] != -100 and weight[y[i]] != 0
+        torch.testing.assert_close(C[i], theirs.detach() if counts else torch.tensor(torch.nan), equal_nan=True)
+        expected = torch.autograd.grad(theirs, z)[0][i] if counts else torch.zeros(K)
+        torch.testing.assert_close(delta[i], expected)
 
 
 @pytest.mark.slow
