@@ -234,7 +234,7 @@ BEYOND = {
     "vmap over z": lambda cost, z, y, v: vmap(grad(lambda z: alone(cost)(z, y[0])))(z),
     "vmap over y": lambda cost, z, y, v: vmap(lambda y: alone(cost)(z[0], y))(y),
     "vmap of means": lambda cost, z, y, v: vmap(grad(cost))(z.view(2, 2, 3), y.view(2, 2, 3)),
-    "vmap along another dimension": lambda cost, z, y, v: vmap(cost, in_dims=(1, 0))(z.t(), y),
+    "vmap along another dimension": lambda cost, z, y, v: vmap(cost, in_dims=1)(z.t(), y.t()),
     "no_grad in grad": lambda cost, z, y, v: grad(lambda z: z.sum() * torch.no_grad()(cost)(z, y))(z),
     "a gradient in vmap of grad": lambda cost, z, y, v: vmap(
         grad(lambda z, y: torch.autograd.grad(alone(cost)(z, y), z, create_graph=True)[0].square().sum())

@@ -47,7 +47,8 @@ struct Computed {
 };
 
 // Returns no C where the kernels do not support the inputs, or some y is no class.
-Computed compute(const Cost& cost, KernelCall& call, c10::IntArrayRef rows, at::ScalarType dtype, const at::Tensor* v, bool is_tracked) {
+Computed compute(const Cost& cost, KernelCall& call, c10::IntArrayRef rows, at::ScalarType dtype, const at::Tensor* v,
+    bool is_tracked) {
   int64_t count = cost.kernels.count_statistics(call.arguments);
   if (count < 0) return {};
   Computed computed{at::detail::empty_cpu(rows, dtype)};

@@ -37,7 +37,15 @@ HEADERS = (
     "products.h",
     "layer.h",
 )
-NODE_FILES = "layout.h", "arguments.h", "nlohmann/json.hpp", "transforms.h", "nodes.h", "node.cpp"
+NODE_FILES = (
+    "layout.h",
+    "arguments.h",
+    "nlohmann/json.hpp",
+    "transforms.h",
+    "kernel_call.h",
+    "nodes.h",
+    "node.cpp",
+)
 FILES = (
     *HEADERS,
     "divergences.cpp",

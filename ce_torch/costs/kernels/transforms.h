@@ -1,4 +1,4 @@
-// The transforms of torch.func under which kernels compute: one that differentiates, vmap, or the first over the second.
+// The transforms of torch.func under which kernels compute: one that differentiates, vmap, or vmap of one that does.
 
 #pragma once
 
