@@ -6,6 +6,7 @@ from switches import turn_kernels_off
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 from torch.testing._internal import composite_compliance
@@ -49,6 +50,17 @@ def test_a_trace_of_a_gradient_holds_two_operators(whole_case, tracing_mode):
     trace = make_fx(traced, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(z, y)
     assert len(operators(trace.graph)) == 2
     assert_close(trace(z, y), gradient(whole_case, z, y))
+
+
+def test_a_trace_of_forward_mode_takes_any_direction(whole_case):
+    z, y = whole_case.examples(6, 3)
+
+    def tangent(v):
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(whole_case(forward_ad.make_dual(z, v), y)).tangent
+
+    trace = make_fx(tangent)(z.sin())
+    assert_close(trace(z.cos()), tangent(z.cos()))
 
 
 def test_a_dispatch_mode_and_hooks_for_saved_tensors_go_together(whole_case):

@@ -78,6 +78,8 @@ def cpp(spec: "CostSpec") -> Implementation:
     def change(
         v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any
     ) -> tuple[Tensor, Tensor | None]:
+        if is_softmax and z.numel() <= KEPT:
+            statistics = None
         dtype = compute_dtype(z)
         C_change = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
         delta_change = None if grad_output is None else torch.empty_like(z)
