@@ -76,7 +76,6 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
     return next == task.columns || task.columns > kept_columns ? 0 : next;
   }
 
-  // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.
   // Returns true if vectors of these numbers are where they are. `with_vectors` has found that other numbers than Real are
   // the tensor's own.
   template <class Number> bool is_direct(Operand tensor, const Block& block) const {
@@ -84,6 +83,7 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
     else return task.type[tensor] == own_type && are_vectors(tensor, block);
   }
 
+  // It sets one field after the other: a processor waits where it reads at once what it wrote in parts.
   template <class Number>
   inlined void read(NumbersOf<Number>& numbers, Operand tensor, const Block& block, Vec* memory) const {
     if (!is_direct<Number>(tensor, block)) {
