@@ -6,7 +6,7 @@ derivative. σ and softmax are cheap to compute again, and nothing of z's size l
 
 A call takes the form that suits its caller: eager calls a thin `torch.autograd.Function` over an implementation;
 `torch.compile` one over the operators; compilers that differentiate the formulas themselves one over those;
-`torch.func` the rules of `_derivatives.py`.
+what the node leaves of `torch.func` the rules of `_derivatives.py`.
 """
 
 import inspect
@@ -110,7 +110,7 @@ class CostFunction:
 
     @cached_property
     def node(self) -> Callable[..., Tensor | None] | None:
-        """The node of autograd, which computes plain calls on the CPU, where it was built."""
+        """The node of autograd, where it was built: it computes plain calls on the CPU, and some under transforms."""
         return node(self.spec, self.gradient, self.change)
 
     def gradient(self, grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:

@@ -197,7 +197,7 @@ def alone(cost):
     return lambda z, y: cost(z[None], y[None])
 
 
-# Each of these leaves numbers alone to ask for below its transforms.
+# Below these transforms only numbers are asked for.
 TRANSFORMED = {
     "forward_ad": along,
     "jvp": lambda cost, z, y, v: jvp(lambda z: cost(z, y), (z,), (v,)),
@@ -235,6 +235,9 @@ BEYOND = {
     "vmap over y": lambda cost, z, y, v: vmap(lambda y: alone(cost)(z[0], y))(y),
     "vmap of means": lambda cost, z, y, v: vmap(grad(cost))(z.view(2, 2, 3), y.view(2, 2, 3)),
     "vmap along another dimension": lambda cost, z, y, v: vmap(cost, in_dims=1)(z.t(), y.t()),
+    "a gradient's gradient when its transform has ended": lambda cost, z, y, v: vjp(
+        lambda z: torch.autograd.grad(cost(z, y), z, create_graph=True)[0], z
+    )[1](v),
     "no_grad in grad": lambda cost, z, y, v: grad(lambda z: z.sum() * torch.no_grad()(cost)(z, y))(z),
     "a gradient in vmap of grad": lambda cost, z, y, v: vmap(
         grad(lambda z, y: torch.autograd.grad(alone(cost)(z, y), z, create_graph=True)[0].square().sum())

@@ -243,6 +243,17 @@ def test_the_prediction_is_the_first_largest_and_nan_is_larger(backend, shape):
 
 
 @pytest.mark.parametrize("backend", ["auto", "formulas"])
+@pytest.mark.parametrize("shape", [(5, 2000), (500, 3), (3, 40, 100)])
+def test_nan_beside_nothing_but_minus_infinity_is_nan(backend, shape):
+    z = torch.full(shape, -torch.inf)
+    z[..., 1] = torch.nan
+    with use_backend(backend):
+        for numbers in softmax_statistics(z), softmax_statistics(z.mT.contiguous().mT):
+            assert numbers.logsumexp.isnan().all()
+            assert numbers.prediction.eq(1).all()
+
+
+@pytest.mark.parametrize("backend", ["auto", "formulas"])
 def test_one_class_is_certain_and_no_example_is_no_number(backend):
     with use_backend(backend):
         one = softmax_statistics(torch.tensor([[2.0]]), torch.tensor([0]), entropy=True)

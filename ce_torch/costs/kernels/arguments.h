@@ -29,6 +29,9 @@ struct Tensor {
 constexpr int32_t dlpack_cpu = 1;
 enum DlpackCode : uint8_t { dlpack_int, dlpack_uint, dlpack_float, dlpack_bfloat = 4, dlpack_bool = 6 };
 
+// The tensors that a cost takes: z, y, weight and pos_weight.
+constexpr int inputs = 4;
+
 // `each` is a mean of its own for each example.
 enum class Reduction { none, sum, mean, each };
 

@@ -191,6 +191,7 @@ bool fit(const Arguments& arguments, bool is_softmax) {
     return check(tensor, &type) == supported && is_real(type) && tensor.ndim == dims &&
            std::equal(z.shape, z.shape + dims, tensor.shape);
   };
+  if (arguments.is_there[of_delta] && !arguments.is_there[of_grad]) return false;
   int grad_dims = arguments.has_rows() ? z.ndim - 1 : 0;
   if (!is_like_z(of_v, z.ndim) || !is_like_z(of_grad, grad_dims)) return false;
   if (!is_softmax || !statistics.data) return true;

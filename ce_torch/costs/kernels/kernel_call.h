@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int inputs = 4;  // z, y, weight and pos_weight
-
 Tensor described(const at::Tensor& tensor, const void* data) {
   auto dtype = at::getDLDataType(tensor);
   return {(char*)data, {dlpack_cpu, 0}, int32_t(tensor.dim()), {dtype.code, dtype.bits, dtype.lanes},
@@ -34,7 +32,7 @@ struct KernelCall {
   Transforms transforms;
   Arguments arguments;
   const at::Tensor* numbers[inputs] = {};
-  int64_t grad_strides[16] = {};
+  int64_t grad_strides[most_dims] = {};
 
   const at::Tensor& z() const { return *numbers[of_z]; }
 

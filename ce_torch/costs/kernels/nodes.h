@@ -180,7 +180,7 @@ struct DeltaNode : CallNode {
   // Another thread may release what was kept.
   at::Tensor unpack_grad() {
     std::lock_guard<std::mutex> lock(mutex_);
-    return saved_grad.unpack();
+    return at::functorch::unwrapIfDead(saved_grad.unpack());
   }
 
   // The derivative by a gradient of 0 is finite, as of a product that is 0 where a factor is.

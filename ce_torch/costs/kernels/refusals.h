@@ -56,9 +56,6 @@ struct Signature {
   const char* inputs;
 };
 
-// The tensors that a cost takes: z, y, weight and pos_weight.
-constexpr int inputs = 4;
-
 // Says why z, y and the weights can't be taken.
 Refusal check_inputs(const Arguments& arguments, bool is_softmax) {
   Type type[inputs];

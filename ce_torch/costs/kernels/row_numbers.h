@@ -107,6 +107,7 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   template <class Number> outlined void copy_transposed(Operand tensor, const Block& block, Vec* memory) const {
     BlockSteps steps = block.steps(tensor);
     steps.ahead = ahead(tensor, block);
+    if (block.numbers % lanes) std::memset((void*)memory, 0, block.lines * line(block) * sizeof(Number));
     collect((const Number*)task.data[tensor] + block.start.of[tensor], steps, (Number*)memory, line(block));
   }
   // The numbers of a block that a thread's own memory holds.

@@ -26,9 +26,6 @@ template <class T, int64_t most> struct OfVectors {
   operator T*() { return (T*)memory; }
 };
 
-// The most lines of a block that is read where it lies.
-constexpr int64_t most_lines = 32;
-
 constexpr Steps no_steps;
 
 // A number of one row, or of each of the rows of a vector.

@@ -11,7 +11,6 @@ namespace {
 template <class Real, bool tiled> struct Softmax : SoftmaxSums<Real, tiled> {
   using Base = SoftmaxSums<Real, tiled>;
   using typename Base::Classes;
-  using typename Base::Inputs;
   template <class OfZ, class OfY = OfZ> using InputsOf = typename Base::template InputsOf<OfZ, OfY>;
   using typename Base::Label;
   using typename Base::Memory;
@@ -109,7 +108,8 @@ template <class Real, bool tiled> struct Softmax : SoftmaxSums<Real, tiled> {
   template <class Number>
   void set_delta(const Factors* rows, const Label* labels, const Classes& classes, const Stripe& stripe,
                  const Block& block, Memory& memory) const {
-    auto result = this->template result<Number>(block, memory.delta);
+    Vec numbers[block_vectors];
+    auto result = this->template result<Number>(block, numbers);
     if (!tiled && bits<Real>(Vec{} + rows[0].is_zero != 0)) {
       this->each_vector(block, 0, [&](const Place& place) inlined { result.set(place, Vec{}); });
       this->finish(result, block);

@@ -42,6 +42,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
 
   double change(const Stripe& stripe, double counted) const {
     Memory memory;
+    Vec of_direction[block_vectors], numbers[block_vectors];
     typename Base::template OfVectors<Known> rows(this->width(stripe));
     typename Base::template OfVectors<Turn> turns(this->width(stripe));
     typename Base::template OfVectors<Label> labels(this->width(stripe));
@@ -51,7 +52,7 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
     this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       Inputs inputs = this->read_all(block, memory);
       Numbers v;
-      this->read(v, of_v, block, memory.v);
+      this->read(v, of_v, block, of_direction);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         add_turn(turns[vector], rows[vector], labels[vector], inputs, v, block, vector);
     });
@@ -62,8 +63,8 @@ template <class Real, bool tiled> struct SoftmaxChange : Softmax<Real, tiled> {
     this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
       Numbers z, v;
       this->read(z, of_z, block, memory.z);
-      this->read(v, of_v, block, memory.v);
-      auto result = this->result(block, memory.delta);
+      this->read(v, of_v, block, of_direction);
+      auto result = this->result(block, numbers);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Stat g = this->share(this->grad(stripe, vector, counted), stripe, vector, classes);
         set_change(turns[vector], rows[vector], g, z, v, block, vector, result);

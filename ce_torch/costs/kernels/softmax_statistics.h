@@ -241,6 +241,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
 
   void delta(const Stripe& stripe) const {
     Memory memory;
+    Vec numbers[block_vectors];
     typename Base::template OfVectors<Factors> all(this->width(stripe));
     typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
@@ -261,7 +262,7 @@ template <class Real, bool tiled> struct SoftmaxStatistics : Softmax<Real, tiled
       bool is_zero = !tiled && this->at(all[0].is_zero, 0) != 0;
       Inputs inputs;
       if (!is_zero) inputs = this->read_all(block, memory);
-      auto result = this->result(block, memory.delta);
+      auto result = this->result(block, numbers);
       for (int64_t vector = 0; vector < this->width(stripe); vector++)
         delta(all[vector], labels[vector], inputs, block, vector, is_zero, result);
       this->finish(result, block);

@@ -54,8 +54,11 @@ template <class Real, bool tiled> struct SoftmaxSums : SoftmaxTarget<Real, tiled
   struct Sums {
     Vec m = Vec{} - infinity, u = Vec{} + lowest, others = {}, tx = {}, T = {}, z_y = {};
   };
-  // How much c m may be above c u: x is the less exact, the larger it is.
+  // How much c m may be above c u: the larger x is, the less exact it is. Where u is so far below, C is not small, since u
+  // is a number of the row.
   static constexpr Real most_rise = 4;
+  // The most lines of a block that is read where it lies.
+  static constexpr int64_t most_lines = 32;
 
   // Adds the numbers of a block. Where one is much larger than u, u becomes the largest, and they are added anew.
   template <class OfZ, class OfY>
@@ -148,15 +151,15 @@ template <class Real, bool tiled> struct SoftmaxSums : SoftmaxTarget<Real, tiled
   Totals totals(Sums sums) const {
     if constexpr (tiled) {
       move(sums, sums.m);
-      return {sums.m, sums.m == -infinity ? -1 : sums.others, sums.tx, sums.T};
+      return {sums.m, sums.m == -infinity ? sums.others - 1 : sums.others, sums.tx, sums.T};
     } else {
       const Real m = largest<Real>(sums.m);
       move(sums, Vec{} + m);
       // The largest number of all is that of one lane; those of the others are exponents too.
       auto is_one = sums.m == m;
       Vec others = is_one ? sums.others : sums.others + exponential(x(sums.m, finite(m)));
-      Real ones = sum<Real>(is_one ? Vec{} + 1 : Vec{}), r = m == -infinity ? -1 : sum<Real>(others) + (ones - 1);
-      return {m, r, sum<Real>(sums.tx), sum<Real>(sums.T)};
+      Real ones = m == -infinity ? 0 : sum<Real>(is_one ? Vec{} + 1 : Vec{});
+      return {m, sum<Real>(others) + (ones - 1), sum<Real>(sums.tx), sum<Real>(sums.T)};
     }
   }
 

@@ -117,9 +117,9 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     for (int64_t vector = 0; vector < this->width(stripe); vector++) labels[vector] = label(stripe, vector, classes);
   }
 
-  // The blocks that a thread reads and works on.
+  // The blocks that a thread reads.
   struct Memory {
-    Vec z[block_vectors], y[block_vectors], weight[block_vectors], v[block_vectors], delta[block_vectors];
+    Vec z[block_vectors], y[block_vectors], weight[block_vectors];
   };
   template <class OfZ, class OfY = OfZ> struct InputsOf {
     typename Base::template NumbersOf<OfZ> z;
