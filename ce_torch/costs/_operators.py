@@ -56,7 +56,7 @@ def implement(names: Sequence[str], key: str, implementations: Sequence[Implemen
         z, y = inputs[:2]
         C, statistics = first(implementations, inputs).cost(compute_dtype(z), reduction, *inputs)
         # An operator returns tensors.
-        return C, new_statistics(z, y, compute_dtype(z), keep_T=z.is_cuda) if statistics is None else statistics
+        return C, new_statistics(z, y, compute_dtype(z), on_gpu=z.is_cuda) if statistics is None else statistics
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, *inputs: Any) -> Tensor:
         return first(implementations, inputs).delta(grad_output, statistics, reduction, *inputs)
@@ -77,7 +77,7 @@ def first(implementations: Sequence[Implementation], inputs: Sequence[Any]) -> I
 
 def fake_cost(reduction: str, z: Tensor, y: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(z)
-    return new_cost(reduction, z, dtype), new_statistics(z, y, dtype, keep_T=z.is_cuda)
+    return new_cost(reduction, z, dtype), new_statistics(z, y, dtype, on_gpu=z.is_cuda)
 
 
 def fake_delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *_: Any) -> Tensor:

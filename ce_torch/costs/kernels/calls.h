@@ -76,11 +76,12 @@ bool is_expanded(const Tensor& tensor) {
 
 struct Call : Task {
   int64_t element_count;
+  int64_t most_short;  // columns of rows that are computed side by side where they lie in memory
   bool holds_python;
 
   Call(const Arguments& arguments, bool is_softmax) : Task{arguments} {
     threads = arguments.threads;
-    statistics = arguments.statistics.data;
+    statistics = arguments.statistics.elements() ? arguments.statistics.data : nullptr;
     holds_python = arguments.holds_python;
     const Tensor* tensors[operands] = {};
     for (int i = 0; i < operands; i++) {
@@ -92,6 +93,10 @@ struct Call : Task {
     bool is_delta = tensors[of_grad] && !tensors[of_v];
     if (reduction == Reduction::none && is_delta && is_expanded(*tensors[of_grad])) reduction = Reduction::sum;
     set_layout(tensors, is_softmax);
+    most_short = is_softmax ? short_softmax_bytes * 8 / arguments.tensor[of_z].dtype.bits : short_columns;
+    // So few that their powers are kept, and whole lines of memory.
+    int64_t kept = most_powers / columns / 4 * 4;
+    if (is_softmax && is_delta && !statistics && kept) most_side_by_side = kept;
   }
 
   // Of the tensors that are there.
@@ -142,7 +147,7 @@ struct Call : Task {
   // Returns true if rows are to be computed side by side: columns are few, or in z or y farther apart than rows.
   outlined bool is_tiled() const {
     int64_t rows = layout.inner().size;
-    if (columns <= short_columns) return rows >= columns;
+    if (columns <= most_short) return rows >= columns;
     return rows >= few_rows && (are_columns_far(of_z) || (!has_classes() && are_columns_far(of_y)));
   }
   bool are_columns_far(Operand tensor) const {
@@ -172,10 +177,12 @@ template <template <class, bool> class Kernel, bool is_softmax> bool run_cost(co
   return run(call, [&](auto real, auto tiled) { Kernel<decltype(real), tiled>(call).cost(); });
 }
 
-// Returns how many numbers the statistics of rows have, which are those of examples; an even number, so that the first
-// two can be a double.
+// Returns how many numbers the statistics of rows have, which are those of examples: an even number, so that the first
+// two can be a double; none where they would be more than a hundredth of z.
 int64_t count_statistics(const Tensor& z, const Tensor& y) {
-  int64_t count = z.elements() / z.shape[z.ndim - 1] * (y.dtype.code == dlpack_int ? 2 : 3);
+  int64_t columns = z.shape[z.ndim - 1], each = y.dtype.code == dlpack_int ? 2 : 3;
+  if (100 * each * std::max<int>(z.dtype.bits, 32) > columns * z.dtype.bits) return 0;
+  int64_t count = z.elements() / columns * each;
   return 2 + count + count % 2;
 }
 
@@ -194,7 +201,7 @@ bool fit(const Arguments& arguments, bool is_softmax) {
   if (arguments.is_there[of_delta] && !arguments.is_there[of_grad]) return false;
   int grad_dims = arguments.has_rows() ? z.ndim - 1 : 0;
   if (!is_like_z(of_v, z.ndim) || !is_like_z(of_grad, grad_dims)) return false;
-  if (!is_softmax || !statistics.data) return true;
+  if (!is_softmax || !statistics.data || statistics.elements() == 0) return true;
   return statistics.elements() == count_statistics(z, arguments.tensor[of_y]) && statistics.dtype.bits == std::max<int>(z.dtype.bits, 32);
 }
 

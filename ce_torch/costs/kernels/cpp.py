@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._torch_private import is_copied_on_write, tensor_reader
-from ce_torch.costs.kernels import NOT_PLAIN, Implementation, compiler, new_cost, new_statistics
+from ce_torch.costs.kernels import NOT_PLAIN, Implementation, are_kept, compiler, new_cost, new_statistics
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
@@ -39,8 +39,6 @@ CHANGED = (
 # Templates of C: `empty_like` is faster than `empty`.
 DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 SCALARS = {dtype: torch.empty((), dtype=dtype, device="cpu") for dtype in DTYPES}
-# Of fewer elements what δ can use of the pass over z is computed again sooner than kept.
-KEPT = 2048
 
 
 def cpp(spec: "CostSpec") -> Implementation:
@@ -55,20 +53,14 @@ def cpp(spec: "CostSpec") -> Implementation:
 
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
-        keeps = is_softmax and z.numel() > KEPT
-        statistics = new_statistics(z, inputs[0], compute_dtype(z)) if keeps else None
+        y, real = inputs[0], compute_dtype(z)
+        statistics = new_statistics(z, y, real) if is_softmax and are_kept(z, y, real) else None
         if not kernel(name)(z, *inputs, REDUCTIONS[reduction], torch.get_num_threads(), statistics, C):
-            y, highest = inputs[0], z.shape[-1] - 1
+            highest = z.shape[-1] - 1
             raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
         return C, statistics
 
     def delta(grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any) -> Tensor:
-        if is_softmax and z.numel() <= KEPT:
-            statistics = None
-        elif is_softmax and statistics is None:
-            if refusal(z, *inputs) is not None:
-                raise RuntimeError(CHANGED)
-            _, statistics = cost(compute_dtype(z), reduction, z, *inputs)
         delta = torch.empty_like(z)
         last = REDUCTIONS[reduction], torch.get_num_threads(), statistics, grad_output, delta
         if not kernel(delta_name)(z, *inputs, *last):
@@ -78,8 +70,6 @@ def cpp(spec: "CostSpec") -> Implementation:
     def change(
         v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        if is_softmax and z.numel() <= KEPT:
-            statistics = None
         dtype = compute_dtype(z)
         C_change = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
         delta_change = None if grad_output is None else torch.empty_like(z)

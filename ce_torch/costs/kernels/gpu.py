@@ -75,7 +75,7 @@ def softmax_cost(
 ) -> tuple[Tensor, Tensor]:
     """Return C, and the statistics: m, r and T of each row, and how much all classes y count in the mean."""
     real, N = compute_dtype(z), count_examples(z)
-    C, statistics = new_cost(reduction, z, kernel_dtype(z, dtype)), new_statistics(z, y, real, keep_T=True)
+    C, statistics = new_cost(reduction, z, kernel_dtype(z, dtype)), new_statistics(z, y, real, on_gpu=True)
     C_of_rows = per_example(C) if reduction == "none" else None
     layout = lay_out(z, as_outputs(y), weight, maxima(z, statistics), C_of_rows)
     z_rows, y_rows, weights, m, C_rows = layout.tensors

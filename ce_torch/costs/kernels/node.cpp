@@ -52,7 +52,7 @@ Computed compute(const Cost& cost, KernelCall& call, c10::IntArrayRef rows, at::
   int64_t count = cost.kernels.count_statistics(call.arguments);
   if (count < 0) return {};
   Computed computed{at::detail::empty_cpu(rows, dtype)};
-  if ((is_tracked || v) && call.z().numel() > cost.kept) {
+  if ((is_tracked || v) && count > 0) {
     computed.statistics = at::detail::empty_cpu({count}, call.z().scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
     call.arguments.statistics = described(computed.statistics, computed.statistics.mutable_data_ptr());
   }
@@ -105,11 +105,11 @@ PyObject* call(PyObject* self, PyObject* const* objects, Py_ssize_t) {
 }  // namespace
 
 // Returns a function of Python's that computes a cost, or None.
-extern "C" PyObject* ce_torch_node(const void* kernels, const char* name, int64_t kept, PyObject* gradient, PyObject* change) {
+extern "C" PyObject* ce_torch_node(const void* kernels, const char* name, PyObject* gradient, PyObject* change) {
   static PyMethodDef definition = {"cost", (PyCFunction)(void*)call, METH_FASTCALL, nullptr};
   Py_IncRef(gradient);
   Py_IncRef(change);
-  auto* cost = new Cost{*(const Kernels*)kernels, name, kept, gradient, change};
+  auto* cost = new Cost{*(const Kernels*)kernels, name, gradient, change};
   THPObjectPtr self(PyCapsule_New(cost, nullptr, nullptr));
   return self ? PyCFunction_New(&definition, self.get()) : nullptr;
 }

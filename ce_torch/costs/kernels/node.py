@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs.kernels import compiler, installed, kernels_are_on, store
-from ce_torch.costs.kernels.cpp import KEPT, has_kernels
+from ce_torch.costs.kernels.cpp import has_kernels
 from ce_torch.costs.kernels.sources import NODE_FILES, read_files
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FLAGS = "-std=c++20", "-O2", "-fPIC", "-shared", "-DPYBIND11_SIMPLE_GIL_MANAGEMENT"
 LIBRARIES = "-lc10", "-ltorch_cpu", "-ltorch_python"
-NO_LIMIT = sys.maxsize
 MISSING = (
     "ce_torch came with nodes, but with none for these sources, PyTorch and Python; for small costs that take less "
     "time run python -m ce_torch.build."
@@ -50,8 +49,7 @@ def node(
     if loaded is None:
         return None
     kernels = compiler.function(f"{spec.name}_kernels", (), ctypes.c_void_p)()
-    kept = KEPT if spec.family == "softmax" else NO_LIMIT
-    return loaded.ce_torch_node(kernels, spec.class_name.encode(), kept, gradient, change)
+    return loaded.ce_torch_node(kernels, spec.class_name.encode(), gradient, change)
 
 
 @cache
@@ -98,7 +96,7 @@ def load(library: bytes, folder: Path) -> ctypes.PyDLL:
 def load_file(file: Path) -> ctypes.PyDLL:
     loaded = ctypes.PyDLL(str(file))
     functions = ctypes.py_object, ctypes.py_object
-    loaded.ce_torch_node.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, *functions
+    loaded.ce_torch_node.argtypes = ctypes.c_void_p, ctypes.c_char_p, *functions
     loaded.ce_torch_node.restype = ctypes.py_object
     return loaded
 

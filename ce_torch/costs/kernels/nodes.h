@@ -27,7 +27,6 @@ using Inputs = std::array<at::Tensor, inputs>;
 struct Cost {
   const Kernels& kernels;
   std::string name;
-  int64_t kept;  // of z with no more elements statistics are computed again
   PyObject* gradient;  // of grad_output, statistics, reduction, z, y, and what else the formula takes
   PyObject* change;    // of v and the same: how C and δ change in the direction v
 };

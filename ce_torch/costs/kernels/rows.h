@@ -48,7 +48,8 @@ template <class Real, bool tiled> struct Rows : Stripes {
   outlined explicit Rows(const Task& task)
       : Stripes{task, tiled, tiled ? lanes * vectors(task) : 1} {}
 
-  static int64_t vectors(const Task& task) {
+  static int64_t vectors(const Task& task) { return std::min(fast_vectors(task), task.most_side_by_side); }
+  static int64_t fast_vectors(const Task& task) {
     for (Operand tensor : {of_z, of_y, of_v, of_delta})
       if (std::abs(task.layout.inner().steps.of[tensor]) > 1) return across_vectors;
     return task.elements() >= large_elements ? large_tile_vectors : tile_vectors;

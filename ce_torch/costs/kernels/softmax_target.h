@@ -5,6 +5,8 @@
 #include "classes.h"
 #include "exponential.h"
 
+#include <numeric>
+
 namespace {
 
 template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> {
@@ -51,19 +53,22 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
   // How much counts in the mean: examples, or the weights of their classes.
   outlined double count() const {
     if (!is_class) return double(task.examples);
-    if (!task.data[of_weight]) {
-      Longs counted = {};
-      task.each_class([&](Longs y) inlined { counted -= y != task.ignore_index; });
-      return double(combine<int64_t, long_lanes>(counted, [](auto left, auto right) { return left + right; }));
-    }
-    double total = 0;
-    task.layout.each_run(of_y, [&](int64_t start, int64_t count, int64_t step) {
-      for (int64_t row = 0; row < count; row++) {
-        int64_t y = task.class_at(start + row * step);
-        if (y != task.ignore_index) total += weight(y);
+    if (task.data[of_weight]) return this->with_numbers_of(of_weight, [&](auto* weights) { return sum_of(weights); });
+    Longs counted = {};
+    task.each_class([&](Longs y) inlined { counted -= y != task.ignore_index; });
+    return double(combine<int64_t, long_lanes>(counted, [](auto left, auto right) { return left + right; }));
+  }
+  // The sum of the weights of all classes y, each lane's beside the others': added in turn each would wait for the last.
+  template <class Number> double sum_of(const Number* weights) const {
+    double totals[long_lanes] = {};
+    task.each_class([&](Longs y) inlined {
+      for (int lane = 0; lane < long_lanes; lane++) {
+        bool counts = y[lane] != task.ignore_index;
+        Real weight = load_as<Real>(weights + (counts ? y[lane] * task.column.of[of_weight] : 0), 1)[0];
+        totals[lane] += counts ? double(weight) : 0;
       }
     });
-    return total;
+    return std::accumulate(totals, totals + long_lanes, 0.0);
   }
 
   // The numbers of a tensor at the classes of a vector's rows.
@@ -131,9 +136,12 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
   template <class OfZ = Real, class OfY = OfZ> outlined InputsOf<OfZ, OfY> read_all(const Block& block, Memory& memory) const {
     InputsOf<OfZ, OfY> inputs;
     this->read(inputs.z, of_z, block, memory.z);
+    read_target(inputs, block, memory);
+    return inputs;
+  }
+  template <class OfZ, class OfY> inlined void read_target(InputsOf<OfZ, OfY>& inputs, const Block& block, Memory& memory) const {
     if (!is_class) this->read(inputs.y, of_y, block, memory.y);
     if (is_weighted) this->read(inputs.weight, of_weight, block, memory.weight);
-    return inputs;
   }
 
   // The lines of a block where the classes of rows that are side by side are.

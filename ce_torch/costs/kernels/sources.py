@@ -26,6 +26,7 @@ HEADERS = (
     "classes.h",
     "softmax_target.h",
     "softmax_sums.h",
+    "softmax_powers.h",
     "softmax.h",
     "softmax_change.h",
     "softmax_statistics.h",

@@ -13,16 +13,18 @@ namespace {
 // What a thread takes at once: enough to be worth it, little enough that none has to wait long for another.
 constexpr int64_t part_elements = 32768;
 // Of rows with no more columns what is done once a row takes long, unless rows are computed side by side.
-constexpr int64_t short_columns = 64;
+constexpr int64_t short_columns = 64, short_softmax_bytes = 1024;
 // Of longer rows no cache keeps what is read of the next while one is computed.
 constexpr int64_t kept_columns = 262144;
+// The most vectors of exp x of rows that are computed together.
+constexpr int64_t most_powers = 160 * 1024 / vector_bytes;
 // Fewer rows than these leave more lanes empty than it costs to collect what lies apart.
 constexpr int64_t few_rows = 4;
 
 enum class Type { float32, float64, bfloat16, float16, int64, boolean };
 inline bool is_half(Type type) { return type == Type::bfloat16 || type == Type::float16; }
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
-constexpr int abi_version = 6;
+constexpr int abi_version = 7;
 
 // Calls f with a null pointer of the numbers that a type stands for.
 template <class Function> inlined inline auto with_numbers(Type type, Function&& f) {
@@ -42,7 +44,8 @@ struct Task : Constants {
   Steps column;  // from one to the next
   int64_t examples;
   int threads;
-  void* statistics;
+  void* statistics;  // of a softmax layer; null where δ is made without
+  int64_t most_side_by_side = INT64_MAX;  // vectors
 
   bool has_classes() const { return type[of_y] == Type::int64; }
   bool is_float64() const { return type[of_z] == Type::float64; }

@@ -1,0 +1,114 @@
+// exp x of a softmax layer's classes, kept from the pass that adds them up to the one that sets δ.
+
+#pragma once
+
+#include "softmax_sums.h"
+
+namespace {
+
+// Of few columns statistics would be a part of z that counts. δ is made without them: first m is found, then the powers,
+// exp x, and their sums, which are kept near the processor until δ is set.
+template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled> {
+  using Base = SoftmaxSums<Real, tiled>;
+  using typename Base::Classes;
+  template <class OfZ, class OfY = OfZ> using InputsOf = typename Base::template InputsOf<OfZ, OfY>;
+  using typename Base::Label;
+  using typename Base::Memory;
+  using typename Base::Place;
+  using typename Base::Stat;
+  using typename Base::Totals;
+  using typename Base::Vec;
+  using Base::finite;
+  using Base::infinity;
+  using Base::is_class;
+  using Base::lanes;
+  using Base::task;
+
+  using Base::Base;
+
+  // Of a stripe's rows: those of a column in a line, and of a single row all columns.
+  struct Powers {
+    Vec of[most_powers];
+  };
+  int64_t lines() const { return tiled ? task.columns : (task.columns + lanes - 1) / lanes; }
+  // Returns true if δ is made of powers.
+  bool are_kept(const Stripe& stripe) const {
+    return !task.statistics && lines() * this->width(stripe) <= most_powers;
+  }
+  Vec* at_block(Powers& powers, const Block& block, const Stripe& stripe) const {
+    return powers.of + (tiled ? block.column * this->width(stripe) : block.column / lanes);
+  }
+  // Makes the powers of the rows of a vector 0 where `is_zero` is not.
+  outlined void clear(Powers& powers, Stat is_zero, int64_t vector, int64_t width) const {
+    for (Vec *e = powers.of + vector, *end = powers.of + lines() * width; e < end; e += width) *e = is_zero != 0 ? Vec{} : *e;
+  }
+  // The powers at the classes of a vector's rows; any of what is ignored.
+  Stat powers_at_classes(const Powers& powers, const Stripe& stripe, int64_t vector, const Classes& classes) const {
+    auto first = (const Real*)(powers.of + vector);
+    const int64_t column = tiled ? this->width(stripe) * lanes : 1;
+    Stat at = {};
+    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) inlined {
+      this->at(at, lane) = first[std::max<int64_t>(classes.y[row], 0) * column + lane];
+    });
+    return at;
+  }
+
+  outlined void set_powers(Powers& powers, Totals* totals, const Label* labels, const Stripe& stripe, Memory& memory) const {
+    const int64_t width = this->width(stripe);
+    Vec m[Base::most_vectors], T[Base::most_vectors];
+    std::fill(m, m + width, Vec{} - infinity);
+    std::fill(T, T + width, Vec{});
+    this->each_block(stripe, this->block_columns(stripe), [&](const Block& block) {
+      this->with_vectors({of_z, is_class ? of_z : of_y}, block, [&](auto* null, bool) inlined {
+        auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(block, memory);
+        set_numbers(at_block(powers, block, stripe), m, T, inputs, labels, block, width);
+      });
+    });
+    for (int64_t vector = 0; vector < width; vector++) {
+      if constexpr (!tiled) m[vector] = Vec{} + largest<Real>(m[vector]);
+      std::memcpy(&totals[vector].m, &m[vector], sizeof totals[vector].m);
+      totals[vector].T = this->sum_columns(T[vector]);
+      m[vector] = finite(m[vector]);
+    }
+    add_powers(powers.of, totals, m, width);
+  }
+
+  // Copies z, and adds to m and T.
+  template <class Number>
+  outlined void set_numbers(Vec* z, Vec* m, Vec* T, const InputsOf<Number>& inputs, const Label* labels, const Block& block,
+                            int64_t width) const {
+    auto set_z = [&](int64_t vector, const Place& place) inlined {
+      inputs.z.fetch(place);
+      *z = first<Real>(place.count, inputs.z.at(place), -infinity);
+      m[vector] = larger(m[vector], *z++);
+    };
+    if (is_class) return this->each_place(block, 0, width, set_z);
+    this->each_place(block, 0, width, [&](int64_t vector, const Place& place) inlined {
+      set_z(vector, place);
+      const Label& label = labels[vector];
+      T[vector] += this->t(inputs, label, this->label_line(label, block), place);
+    });
+  }
+
+  // Makes z powers, and adds them up. The largest are 1: the others keep their digits beside them.
+  outlined void add_powers(Vec* powers, Totals* totals, const Vec* m, int64_t width) const {
+    Vec ones[Base::most_vectors], others[Base::most_vectors];
+    bool is_finite = true;
+    for (int64_t vector = 0; vector < width; vector++) {
+      ones[vector] = others[vector] = Vec{};
+      is_finite &= this->is_finite_maximum(m[vector]);
+    }
+    this->with_x(is_finite, [&](auto x_of) inlined {
+      for (int64_t line = 0; line < lines(); line++)
+        for (int64_t vector = 0; vector < width; vector++, powers++) {
+          Vec e = *powers = exponential(x_of(*powers, m[vector]));
+          ones[vector] = e == 1 ? ones[vector] + 1 : ones[vector];
+          others[vector] = e == 1 ? others[vector] : others[vector] + e;
+        }
+    });
+    for (int64_t vector = 0; vector < width; vector++)
+      totals[vector].r = this->sum_columns(others[vector]) + (this->sum_columns(ones[vector]) - 1);
+  }
+};
+
+}  // namespace
