@@ -61,6 +61,23 @@ def test_the_gradient_of_a_compiled_cost_lies_in_memory_as_z_does(images, classe
     assert z.grad.stride() == z.stride()
 
 
+@pytest.mark.parametrize("target", ["classes", "outputs"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_cost_of_images_takes_no_memory_beyond_its_gradient(layout, dtype, target, peak_memory, needs_kernels):
+    z = torch.randn(2, 21, 40, 40, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    y = torch.randint(21, (2, 40, 40)) if target == "classes" else torch.rand_like(z)
+    assert peak_memory(lambda: torch.autograd.grad(log_likelihood(z, y, dim=1), z)) < z.nbytes + 100
+
+
+def test_a_compiled_cost_of_images_takes_no_memory_beyond_its_gradient(peak_memory, needs_kernels):
+    z, y = torch.randn(2, 21, 40, 40, requires_grad=True), torch.randint(21, (2, 40, 40))
+    cost = torch.compile(log_likelihood, fullgraph=True, backend="aot_eager")
+    cost(z, y, dim=1).backward()
+    z.grad = None
+    assert peak_memory(lambda: torch.autograd.grad(cost(z, y, dim=1), z)) < z.nbytes + 100
+
+
 @pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_a_segmentation_with_void_pixels_and_class_weights_is_pytorchs(images, classes, dtype):

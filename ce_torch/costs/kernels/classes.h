@@ -6,6 +6,22 @@
 
 namespace {
 
+// The numbers at these indices.
+#ifdef __AVX512F__
+inlined inline Floats gather(const float* from, Wide<float>::Signed index) {
+  return (Floats)_mm512_i32gather_ps((__m512i)index, from, sizeof(float));
+}
+inlined inline Reals<double> gather(const double* from, Wide<double>::Signed index) {
+  return (Reals<double>)_mm512_i64gather_pd((__m512i)index, from, sizeof(double));
+}
+#else
+template <class Real> Reals<Real> gather(const Real* from, typename Wide<Real>::Signed index) {
+  Reals<Real> numbers;
+  for (int lane = 0; lane < Wide<Real>::lanes; lane++) numbers[lane] = from[index[lane]];
+  return numbers;
+}
+#endif
+
 template <class Real, bool tiled> struct ClassRows : RowNumbers<Real, tiled> {
   using Base = RowNumbers<Real, tiled>;
   using Base::lanes;

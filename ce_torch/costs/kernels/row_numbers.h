@@ -191,11 +191,19 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   // Stores the costs of a vector's rows in C.
   void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
     if constexpr (tiled) {
-      if (task.layout.inner().steps.of[of_row] == 1 && task.type[of_row] == own_type)
-        return store(C, (Real*)task.data[of_row] + start(stripe, vector * lanes, of_row), rows_of(stripe, vector));
+      if (task.layout.inner().steps.of[of_row] == 1 && store_costs(stripe, vector, C)) return;
     }
     each_row(stripe, vector, [&](int64_t lane, int64_t row) {
       set_cost(start(stripe, row, of_row), at(C, lane));
+    });
+  }
+  // Returns false if C is not of a dtype that is computed in Real.
+  bool store_costs(const Stripe& stripe, int64_t vector, Vec C) const {
+    const int64_t first = start(stripe, vector * lanes, of_row), count = rows_of(stripe, vector);
+    return with_numbers_of(of_row, [&](auto* to) {
+      constexpr bool fits = std::is_same_v<typename Computed<std::remove_pointer_t<decltype(to)>>::Real, Real>;
+      if constexpr (fits) store(C, to + first, count);
+      return fits;
     });
   }
 

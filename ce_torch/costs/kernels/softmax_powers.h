@@ -44,13 +44,10 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
   }
   // The powers at the classes of a vector's rows; any of what is ignored.
   Stat powers_at_classes(const Powers& powers, const Stripe& stripe, int64_t vector, const Classes& classes) const {
-    auto first = (const Real*)(powers.of + vector);
-    const int64_t column = tiled ? this->width(stripe) * lanes : 1;
-    Stat at = {};
-    this->each_row(stripe, vector, [&](int64_t lane, int64_t row) inlined {
-      this->at(at, lane) = first[std::max<int64_t>(classes.y[row], 0) * column + lane];
-    });
-    return at;
+    auto from = (const Real*)(powers.of + vector);
+    auto y = this->columns(classes, vector), column = y < 0 ? 0 : y;
+    if constexpr (tiled) return gather(from, column * int32_t(this->width(stripe) * lanes) + lane_numbers<Real>(0));
+    else return from[column];
   }
 
   outlined void set_powers(Powers& powers, Totals* totals, const Label* labels, const Stripe& stripe, Memory& memory) const {

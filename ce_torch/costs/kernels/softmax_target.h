@@ -5,8 +5,6 @@
 #include "classes.h"
 #include "exponential.h"
 
-#include <numeric>
-
 namespace {
 
 template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> {
@@ -58,17 +56,19 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     task.each_class([&](Longs y) inlined { counted -= y != task.ignore_index; });
     return double(combine<int64_t, long_lanes>(counted, [](auto left, auto right) { return left + right; }));
   }
-  // The sum of the weights of all classes y, each lane's beside the others': added in turn each would wait for the last.
+  // The sum of the weights of all classes y, in four sums: in one each would wait for the one before.
   template <class Number> double sum_of(const Number* weights) const {
-    double totals[long_lanes] = {};
-    task.each_class([&](Longs y) inlined {
-      for (int lane = 0; lane < long_lanes; lane++) {
-        bool counts = y[lane] != task.ignore_index;
-        Real weight = load_as<Real>(weights + (counts ? y[lane] * task.column.of[of_weight] : 0), 1)[0];
-        totals[lane] += counts ? double(weight) : 0;
+    const int64_t step = task.column.of[of_weight];
+    double totals[4] = {};
+    task.layout.each_run(of_y, [&](int64_t start, int64_t count, int64_t from_row_to_row) {
+      for (int64_t row = 0; row < count; row++) {
+        int64_t y = task.class_at(start + row * from_row_to_row);
+        bool counts = y != task.ignore_index;
+        double weight = load_as<Real>(weights + (counts ? y * step : 0), 1)[0];
+        totals[row % 4] += counts ? weight : 0;
       }
     });
-    return std::accumulate(totals, totals + long_lanes, 0.0);
+    return totals[0] + totals[1] + totals[2] + totals[3];
   }
 
   // The numbers of a tensor at the classes of a vector's rows.
@@ -91,8 +91,17 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
 
   // The weights of the classes of a vector's rows; 0 of what is ignored.
   Stat weights_of(const Stripe& stripe, int64_t vector, const Classes& classes) const {
-    if (task.data[of_weight]) return at_classes(of_weight, stripe, vector, classes);
-    return this->columns(classes, vector) < 0 ? Stat{} : Stat{} + 1;
+    if (!task.data[of_weight]) return this->columns(classes, vector) < 0 ? Stat{} : Stat{} + 1;
+    if constexpr (!tiled) {
+      return at_classes(of_weight, stripe, vector, classes);
+    } else {
+      return this->with_numbers_of(of_weight, [&](auto* weights) inlined {
+        std::remove_const_t<std::remove_pointer_t<decltype(weights)>> numbers[lanes];
+        for (int64_t lane = 0; lane < lanes; lane++)
+          numbers[lane] = weights[std::max<int64_t>(classes.y[vector * lanes + lane], 0) * task.column.of[of_weight]];
+        return this->columns(classes, vector) < 0 ? Vec{} : load_as<Real>(numbers, lanes);
+      });
+    }
   }
 
   // What a vector's rows have of their costs, or of what these have, in means of their own; `empty` where none counts.
