@@ -112,11 +112,13 @@ template <class Real, bool tiled> struct SoftmaxSums : SoftmaxTarget<Real, tiled
     auto each = [&](auto f) inlined { this->each_place(block, start, end, f); };
     if constexpr (std::is_same_v<OfZ, OfY>) {
       if (is_dense) {
-        each([&](int64_t vector, const Place& place) inlined {
-          Vec z = add_z(vector, place, [this](Vec z, Vec m) inlined { return x(z, m); });
-          const Label& label = labels[vector];
-          Vec t = this->t(inputs, label, this->label_line(label, block), place);
-          tx[vector] += product(t, x(z, u[vector])), T[vector] += t;
+        with_x(is_finite, [&](auto x_of) inlined {
+          each([&](int64_t vector, const Place& place) inlined {
+            Vec z = add_z(vector, place, x_of);
+            const Label& label = labels[vector];
+            Vec t = this->t(inputs, label, this->label_line(label, block), place);
+            tx[vector] += product(t, x_of(z, u[vector])), T[vector] += t;
+          });
         });
       }
     }

@@ -167,7 +167,9 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
       t += kept * inputs.y.at(place);
     }
     if (is_weighted) t *= inputs.weight.at(place);
-    if constexpr (tiled) t = line == int32_t(place.line) ? label.t : t;
+    if constexpr (tiled) {
+      if (is_class) t = line == int32_t(place.line) ? label.t : t;
+    }
     return first<Real>(place.count, t, 0);
   }
 };
