@@ -72,7 +72,9 @@ template <class Real, class Number> void read_collected(const Number* from, cons
   constexpr int64_t lanes = Wide<Real>::lanes;
   const int64_t width = steps.width<Real>(), line = width * lanes;
   if constexpr (std::is_same_v<Number, Real>) {
-    if (steps.numbers % lanes == 0) return collect(from, steps, (Real*)out, line);
+    // What is behind the last number must be finite.
+    for (int64_t i = 1; steps.numbers % lanes && i <= steps.lines; i++) out[i * width - 1] = Reals<Real>{};
+    return collect(from, steps, (Real*)out, line);
   }
   Number numbers[block_vectors * lanes];
   if (steps.numbers % lanes) std::memset(numbers, 0, steps.lines * line * sizeof(Number));

@@ -76,7 +76,7 @@ bool is_expanded(const Tensor& tensor) {
 
 struct Call : Task {
   int64_t element_count;
-  int64_t most_short;  // columns of rows that are computed side by side where they lie in memory
+  int64_t most_short;  // columns of rows that are computed side by side for that alone
   bool holds_python;
 
   Call(const Arguments& arguments, bool is_softmax) : Task{arguments} {
@@ -147,7 +147,7 @@ struct Call : Task {
   // Returns true if rows are to be computed side by side: columns are few, or in z or y farther apart than rows.
   outlined bool is_tiled() const {
     int64_t rows = layout.inner().size;
-    if (columns <= most_short) return rows >= columns;
+    if (columns <= most_short && columns <= 2 * rows) return true;
     return rows >= few_rows && (are_columns_far(of_z) || (!has_classes() && are_columns_far(of_y)));
   }
   bool are_columns_far(Operand tensor) const {

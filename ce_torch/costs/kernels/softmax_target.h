@@ -36,7 +36,7 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
         is_weighted(is_dense && task.data[of_weight]),
         adds_class(is_class && (!tiled || !is_dense)),
         // Of many columns few are a row's class.
-        sets_class(adds_class && (!tiled || task.columns > short_columns)),
+        sets_class(adds_class && (!tiled || task.columns > compared_columns)),
         total_weight(is_class && is_dense ? Real(sum_weights()) : 0) {}
 
   Real weight(int64_t column) const {
