@@ -28,6 +28,29 @@ def test_the_default_device_does_not_matter():
         torch.testing.assert_close(log_likelihood(z, y), expected, rtol=0, atol=0)
 
 
+SMALL_STACK = """
+import threading, torch
+from ce_torch.functional import log_likelihood
+
+def train():
+    for z, y in ((torch.randn(300, 100), torch.randint(100, (300,))), (torch.randn(300, 400), torch.rand(300, 400))):
+        log_likelihood(z.requires_grad_(), y).backward()
+
+torch.set_num_threads(1)
+log_likelihood(torch.zeros(1, 2), torch.tensor([0]))  # compiles the kernels, if nobody has
+threading.stack_size(256 * 1024)
+thread = threading.Thread(target=train)
+thread.start()
+thread.join()
+"""
+
+
+@needs_kernels
+def test_threads_with_a_small_stack_compute_costs():
+    run = subprocess.run([sys.executable, "-c", SMALL_STACK], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
 @needs_kernels
 def test_a_backward_pass_can_be_traced_after_a_forward_pass_that_was_not():
     z = torch.zeros(2, 3, requires_grad=True)

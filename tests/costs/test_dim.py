@@ -79,6 +79,18 @@ def test_a_compiled_cost_of_images_takes_no_memory_beyond_its_gradient(peak_memo
 
 
 @pytest.mark.every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("columns", [5, 80])
+def test_the_gradient_of_a_void_pixel_is_zero_whatever_its_z_are(columns, value, dtype):
+    z, y = torch.randn(2, columns, 6, 6, dtype=dtype), torch.randint(columns, (2, 6, 6))
+    z[:, :, ::2, 1], y[:, ::2, 1] = value, 255
+    _, delta = cost_and_delta(log_likelihood, z, y, dim=1, ignore_index=255)
+    assert (delta[:, :, ::2, 1] == 0).all()
+    assert delta.isfinite().all()
+
+
+@pytest.mark.every_backend
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_a_segmentation_with_void_pixels_and_class_weights_is_pytorchs(images, classes, dtype):
     classes[:, :3] = 255

@@ -110,9 +110,10 @@ def test_pytorch_finds_a_cost_compliant(whole_case):
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("indices", [False, True], ids=["outputs", "classes"])
-def test_pytorch_checks_the_operators(spec, indices, case_dtype):
-    z = torch.linspace(-2, 2, 12, dtype=case_dtype).view(4, 3)
-    y = torch.tensor([0, 2, 1, 0]) if indices else z.abs() / 2
+@pytest.mark.parametrize("classes", [3, 301])
+def test_pytorch_checks_the_operators(spec, indices, classes, case_dtype):
+    z = torch.linspace(-2, 2, 3 * classes, dtype=case_dtype).view(3, classes)
+    y = torch.tensor([0, 2, 1]) if indices else z.abs() / 2
     constants = {float: 0.5, int: -100}
     more = [constants.get(kind) for kind in [*spec.parameters.values()][2:]]
     operator = getattr(torch.ops.ce_torch, spec.name).default
@@ -121,6 +122,31 @@ def test_pytorch_checks_the_operators(spec, indices, case_dtype):
     C, statistics = operator("mean", z, y, *more)
     delta = getattr(torch.ops.ce_torch, f"{spec.name}_delta").default
     torch.library.opcheck(delta, (torch.ones_like(C), statistics, "mean", z, y, *more), test_utils=checks)
+
+
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize("indices", [False, True], ids=["outputs", "classes"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_statistics_are_kept_where_they_are_at_most_a_hundredth_of_z(dtype, indices):
+    each = (2 if indices else 3) * max(dtype.itemsize, 4)
+    for classes in (100 * each // dtype.itemsize - 1, 100 * each // dtype.itemsize):
+        z = torch.randn(6, classes, dtype=dtype)
+        inputs = "mean", z, torch.arange(6) if indices else z.sigmoid(), None, 1.0, -100, 0.0
+        C, statistics = torch.ops.ce_torch.log_likelihood(*inputs)
+        assert (statistics.nbytes > 0) == (100 * 6 * each <= z.nbytes)
+        delta = torch.ops.ce_torch.log_likelihood_delta(torch.ones_like(C), statistics, *inputs)
+        assert_close(delta, torch.ops.ce_torch.log_likelihood_delta(torch.ones_like(C), None, *inputs))
+
+
+def test_a_cost_of_as_many_classes_as_data_tell_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+    z, y, shown = torch.randn(6, 400, requires_grad=True), torch.arange(6), torch.rand(400) < 0.5
+
+    def cost(z):
+        return log_likelihood(z[:, torch.nonzero(shown)[:, 0]], y)
+
+    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
+    assert_close(torch.autograd.grad(compiled(z), z), torch.autograd.grad(cost(z), z))
 
 
 def test_the_prescribed_backend_runs(whole_case):

@@ -22,8 +22,8 @@ class Implementation(NamedTuple):
 
     `refusal(z, y, ...)` says why these inputs are not supported, and is None if they are. Then
     C, statistics = cost(dtype, reduction, z, y, ...) and ∂C/∂z = delta(grad_output, statistics, reduction, z, y, ...).
-    Statistics, of a little more than 3 N numbers, are what δ can use of the pass over z; for None, or for none, delta
-    makes that pass itself.
+    Statistics, of at most 3 N numbers and a few, are what δ can use of the pass over z. A cost that has none
+    returns None. For None, and on the CPU for statistics without numbers, delta makes that pass itself.
     change(v, grad_output, statistics, reduction, z, y, ...) are the derivatives of C and of ∂C/∂z in the direction v,
     shaped like z; where grad_output is None that of C, and None.
     """
@@ -61,20 +61,20 @@ def new_cost(reduction: str, z: Tensor, dtype: torch.dtype) -> Tensor:
     return z.new_empty(z.shape[:-1] if reduction == "none" else (), dtype=dtype)
 
 
-def count_statistics(y: Tensor) -> int:
-    """Return how many statistics a row has on the CPU: m, r, and T, which is found again for classes."""
+def statistics_of_row(y: Tensor) -> int:
+    """Return how many statistics a row has: m, r, and T, which the CPU's kernels find again for classes."""
     return 3 if y.is_floating_point() else 2
 
 
-def are_kept(z: Tensor, y: Tensor, dtype: torch.dtype) -> bool:
-    """Return True if the CPU's kernels keep statistics: where they are at most a hundredth of z."""
-    return 100 * count_statistics(y) * dtype.itemsize <= z.shape[-1] * z.element_size()
+def statistics_room(z: Tensor, y: Tensor, dtype: torch.dtype) -> int:
+    """Return how often the statistics fit into a hundredth of z: the CPU's kernels keep them where it is 1 or more."""
+    return z.shape[-1] * z.element_size() // (100 * statistics_of_row(y) * dtype.itemsize)
 
 
 def new_statistics(z: Tensor, y: Tensor, dtype: torch.dtype, *, on_gpu: bool = False) -> Tensor:
-    """Return memory for the statistics of each example, of which the CPU's kernels may keep none, a GPU's all."""
-    if not on_gpu and not are_kept(z, y, dtype):
-        return z.new_empty(0, dtype=dtype)
-    count = math.prod(z.shape[:-1]) * (3 if on_gpu else count_statistics(y))
+    """Return memory for the statistics of each example, without numbers where the CPU's kernels keep none."""
+    count = math.prod(z.shape[:-1]) * (3 if on_gpu else statistics_of_row(y))
+    # Without an `if`, which compilers could not decide where the number of classes is unknown.
+    keeps = 1 if on_gpu else torch.sym_min(1, statistics_room(z, y, dtype))
     # An even number, so that the first two can be a float64.
-    return z.new_empty(2 + count + count % 2, dtype=dtype)
+    return z.new_empty((2 + count + count % 2) * keeps, dtype=dtype)

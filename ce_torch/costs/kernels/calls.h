@@ -93,10 +93,12 @@ struct Call : Task {
     bool is_delta = tensors[of_grad] && !tensors[of_v];
     if (reduction == Reduction::none && is_delta && is_expanded(*tensors[of_grad])) reduction = Reduction::sum;
     set_layout(tensors, is_softmax);
-    most_short = is_softmax ? short_softmax_bytes * 8 / arguments.tensor[of_z].dtype.bits : short_columns;
+    // How a cost changes is computed down a tile, not as its numbers lie.
+    bool is_line_by_line = is_softmax && !tensors[of_v];
+    most_short = is_line_by_line ? short_softmax_bytes * 8 / arguments.tensor[of_z].dtype.bits : short_columns;
     // So few that their powers are kept, and whole lines of memory.
     int64_t kept = most_powers / columns / 4 * 4;
-    if (is_softmax && is_delta && !statistics && kept) most_side_by_side = kept;
+    if (is_softmax && is_delta && tensors[of_delta] && !statistics && kept) most_side_by_side = kept;
   }
 
   // Of the tensors that are there.

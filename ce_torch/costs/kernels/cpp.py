@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._torch_private import is_copied_on_write, tensor_reader
-from ce_torch.costs.kernels import NOT_PLAIN, Implementation, are_kept, compiler, new_cost, new_statistics
+from ce_torch.costs.kernels import NOT_PLAIN, Implementation, compiler, new_cost, new_statistics, statistics_room
 
 if TYPE_CHECKING:
     from ce_torch.costs._spec import CostSpec
@@ -53,10 +53,11 @@ def cpp(spec: "CostSpec") -> Implementation:
 
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
-        y, real = inputs[0], compute_dtype(z)
-        statistics = new_statistics(z, y, real) if is_softmax and are_kept(z, y, real) else None
+        real = compute_dtype(z)
+        keeps = is_softmax and statistics_room(z, inputs[0], real)
+        statistics = new_statistics(z, inputs[0], real) if keeps else None
         if not kernel(name)(z, *inputs, REDUCTIONS[reduction], torch.get_num_threads(), statistics, C):
-            highest = z.shape[-1] - 1
+            y, highest = inputs[0], z.shape[-1] - 1
             raise IndexError(f"y must hold class indices from 0 to {highest}, got {y.min().item()} to {y.max().item()}")
         return C, statistics
 

@@ -177,6 +177,12 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   }
 
   Real* statistic(int which) const { return (Real*)task.statistics + 2 + which * rows; }
+  // Sets how much counts, and what makes the count of statistics even.
+  void set_counted(double counted, int each) const {
+    if (rows * each % 2) *statistic(each) = 0;
+    statistic(0)[-1] = 0;
+    *(double*)task.statistics = counted;
+  }
   Stat load_statistic(int which, const Stripe& stripe, int64_t vector) const {
     Real* from = statistic(which) + stripe.first + vector * lanes;
     if constexpr (tiled) return load(from, rows_of(stripe, vector));
@@ -191,14 +197,14 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
   // Stores the costs of a vector's rows in C.
   void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
     if constexpr (tiled) {
-      if (task.layout.inner().steps.of[of_row] == 1 && store_costs(stripe, vector, C)) return;
+      if (task.layout.inner().steps.of[of_row] == 1 && store_vector(stripe, vector, C)) return;
     }
     each_row(stripe, vector, [&](int64_t lane, int64_t row) {
       set_cost(start(stripe, row, of_row), at(C, lane));
     });
   }
-  // Returns false if C is not of a dtype that is computed in Real.
-  bool store_costs(const Stripe& stripe, int64_t vector, Vec C) const {
+  // Stores costs that lie side by side, or returns false if C is not of a dtype that is computed in Real.
+  bool store_vector(const Stripe& stripe, int64_t vector, Vec C) const {
     const int64_t first = start(stripe, vector * lanes, of_row), count = rows_of(stripe, vector);
     return with_numbers_of(of_row, [&](auto* to) {
       constexpr bool fits = std::is_same_v<typename Computed<std::remove_pointer_t<decltype(to)>>::Real, Real>;

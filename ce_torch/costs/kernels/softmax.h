@@ -36,7 +36,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxPowers<Real, tiled> {
 
   void cost() const {
     double counted = this->count();
-    if (task.statistics) *(double*)task.statistics = counted;
+    if (task.statistics) this->set_counted(counted, is_class ? 2 : 3);
     this->reduced(task.columns, counted, [&](const Stripe& stripe, int64_t, int64_t) { return cost(stripe); });
   }
 
@@ -60,7 +60,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxPowers<Real, tiled> {
       C += product(of.T, log1p(of.r));
       C = y.is_ignored != 0 ? 0 : C;
       total += this->take_cost(stripe, vector, this->share(C, stripe, vector, classes, std::nan("")));
-      if (!task.statistics || classes.are_all_ignored) continue;
+      if (!task.statistics) continue;
       this->store_statistic(0, stripe, vector, of.m);
       this->store_statistic(1, stripe, vector, of.r);
       if (!is_class) this->store_statistic(2, stripe, vector, of.T);
@@ -97,7 +97,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxPowers<Real, tiled> {
     typename Base::template OfVectors<Label> labels(this->width(stripe));
     Classes classes = this->classes(stripe);
     this->set_labels(labels, stripe, classes);
-    if (this->are_kept(stripe)) return set_delta_of_powers(all, labels, stripe, classes, counted, memory);
+    if (this->keeps_powers(stripe)) return set_delta_of_powers(all, labels, stripe, classes, counted, memory);
     set_factors(all, labels, stripe, classes, counted, memory);
     for (int64_t next; start < end; start = next) {
       next = std::min(start + this->block_columns(stripe), end);
@@ -202,7 +202,7 @@ template <class Real, bool tiled> struct Softmax : SoftmaxPowers<Real, tiled> {
   outlined void set_delta_of_powers(Factors* all, const Label* labels, const Stripe& stripe, const Classes& classes,
                                     double counted, Memory& memory) const {
     const int64_t width = this->width(stripe);
-    Powers powers;
+    Powers& powers = this->powers_of_thread();
     Vec by_e[Base::most_vectors], at_y[Base::most_vectors];
     typename Base::template OfVectors<Totals> totals(width);
     if (classes.are_all_ignored) std::fill_n(powers.of, this->lines() * width, Vec{});
@@ -222,9 +222,8 @@ template <class Real, bool tiled> struct Softmax : SoftmaxPowers<Real, tiled> {
         InputsOf<Real, Number> inputs;
         this->read_copied(inputs.z, block, this->at_block(powers, block, stripe));
         this->read_target(inputs, block, memory);
-        Vec numbers[block_vectors];
-        auto result = this->template result<Number>(block, numbers);
-        if (is_dense) set_delta_of_powers(result, all, labels, inputs, block, width);
+        auto result = this->template result<Number>(block, memory.z);
+        if (is_dense) set_delta_of_targets(result, all, labels, inputs, block, width);
         else set_delta_of_class(result, by_e, at_y, labels, inputs.z, block, width);
         this->finish(result, block);
         if (sets_class) {
@@ -238,8 +237,8 @@ template <class Real, bool tiled> struct Softmax : SoftmaxPowers<Real, tiled> {
   }
 
   template <class Number>
-  void set_delta_of_powers(typename Base::template ResultOf<Number>& result, const Factors* rows, const Label* labels,
-                           const InputsOf<Real, Number>& inputs, const Block& block, int64_t width) const {
+  void set_delta_of_targets(typename Base::template ResultOf<Number>& result, const Factors* rows, const Label* labels,
+                            const InputsOf<Real, Number>& inputs, const Block& block, int64_t width) const {
     this->each_place(block, 0, width, [&](int64_t vector, const Place& place) inlined {
       const Factors& of = rows[vector];
       const Label& label = labels[vector];

@@ -4,10 +4,12 @@
 
 #include "softmax_sums.h"
 
+#include <memory>
+
 namespace {
 
-// Of few columns statistics would be a part of z that counts. δ is made without them: first m is found, then the powers,
-// exp x, and their sums, which are kept near the processor until δ is set.
+// Statistics of few columns would take much memory beside z. δ is made without them: first m is found, then the powers,
+// exp x, and their sums, which stay near the processor until δ is set.
 template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled> {
   using Base = SoftmaxSums<Real, tiled>;
   using typename Base::Classes;
@@ -30,9 +32,14 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
   struct Powers {
     Vec of[most_powers];
   };
+  // Those of a thread, whose stack may have no room for them.
+  outlined static Powers& powers_of_thread() {
+    thread_local std::unique_ptr<Powers> powers(new Powers);
+    return *powers;
+  }
   int64_t lines() const { return tiled ? task.columns : (task.columns + lanes - 1) / lanes; }
   // Returns true if δ is made of powers.
-  bool are_kept(const Stripe& stripe) const {
+  bool keeps_powers(const Stripe& stripe) const {
     return !task.statistics && lines() * this->width(stripe) <= most_powers;
   }
   Vec* at_block(Powers& powers, const Block& block, const Stripe& stripe) const {
@@ -42,7 +49,7 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
   outlined void clear(Powers& powers, Stat is_zero, int64_t vector, int64_t width) const {
     for (Vec *e = powers.of + vector, *end = powers.of + lines() * width; e < end; e += width) *e = is_zero != 0 ? Vec{} : *e;
   }
-  // The powers at the classes of a vector's rows; any of what is ignored.
+  // The powers at the classes of a vector's rows, and any power for a row that is ignored.
   Stat powers_at_classes(const Powers& powers, const Stripe& stripe, int64_t vector, const Classes& classes) const {
     auto from = (const Real*)(powers.of + vector);
     auto y = this->columns(classes, vector), column = y < 0 ? 0 : y;

@@ -48,8 +48,9 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     return total;
   }
 
-  // How much counts in the mean: examples, or the weights of their classes.
+  // How much counts in a mean: examples, or the weights of their classes.
   outlined double count() const {
+    if (task.reduction != Reduction::mean) return 0;
     if (!is_class) return double(task.examples);
     if (task.data[of_weight]) return this->with_numbers_of(of_weight, [&](auto* weights) { return sum_of(weights); });
     Longs counted = {};

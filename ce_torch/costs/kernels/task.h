@@ -12,8 +12,10 @@ namespace {
 
 // What a thread takes at once: enough to be worth it, little enough that none has to wait long for another.
 constexpr int64_t part_elements = 32768;
-// What is done once a row takes long where it has few columns. Rows of no more are computed side by side.
-constexpr int64_t short_columns = 128, short_softmax_bytes = 1024;
+// What is done once a row takes long where columns are few. Rows of no more columns are computed side by side.
+constexpr int64_t short_columns = 128;
+// Rows of a softmax layer are, of no more bytes.
+constexpr int64_t short_softmax_bytes = 1024;
 // Of rows side by side with no more columns each column is compared with the class.
 constexpr int64_t compared_columns = 64;
 // Of longer rows no cache keeps what is read of the next while one is computed.

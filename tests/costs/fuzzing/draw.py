@@ -174,9 +174,12 @@ def combination(seed: int, index: int) -> Combination:
 
 
 def draw_shape(draw: Draw, mode: str) -> tuple[int, ...]:
-    size = draw.weighted({"small": 200, "long": 4, "longest": 1, "many": 3})
+    size = draw.weighted({"small": 200, "middle": 12, "long": 4, "longest": 1, "many": 3})
     if mode in (*HIGHER, *BATCHED):
         size = "small"
+    if size == "middle":
+        columns = draw.integer(41, 700)
+        return draw.integer(columns // 3, columns), columns
     if size == "long":
         return draw.integer(1, 3), draw.integer(4097, 5000)
     if size == "longest":
