@@ -57,6 +57,24 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
     else return from[column];
   }
 
+  // Lines of a stripe in memory, which are fetched while others are computed with.
+  struct Ahead {
+    const char* start;
+    int64_t step, bytes;
+
+    template <bool are_written> inlined void fetch(int64_t line) const {
+      for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(start + line * step + byte, are_written, 2);
+    }
+  };
+  // Those that are so many rows behind a stripe, as many as the stripe has.
+  Ahead ahead_of(Operand tensor, const Stripe& stripe, int64_t rows) const {
+    const int64_t size = task.number_bytes(tensor), row = task.layout.inner().steps.of[tensor], column = task.column.of[tensor];
+    const char* start = task.data[tensor] + size * (stripe.start.of[tensor] + rows * row);
+    const int64_t bytes = tiled ? size * stripe.rows : 0;
+    if (row == 1) return {start, size * column, bytes};
+    return {start, bytes, column == 1 ? bytes : 0};
+  }
+
   outlined void set_powers(Powers& powers, Totals* totals, const Label* labels, const Stripe& stripe, Memory& memory) const {
     const int64_t width = this->width(stripe);
     Vec m[Base::most_vectors], T[Base::most_vectors];
@@ -74,7 +92,7 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
       totals[vector].T = this->sum_columns(T[vector]);
       m[vector] = finite(m[vector]);
     }
-    add_powers(powers.of, totals, m, width);
+    add_powers(powers.of, totals, m, stripe);
   }
 
   // Copies z, and adds to m and T.
@@ -95,7 +113,9 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
   }
 
   // Makes z powers, and adds them up. The largest are 1: the others keep their digits beside them.
-  outlined void add_powers(Vec* powers, Totals* totals, const Vec* m, int64_t width) const {
+  outlined void add_powers(Vec* powers, Totals* totals, const Vec* m, const Stripe& stripe) const {
+    const int64_t width = this->width(stripe);
+    const Ahead delta = ahead_of(of_delta, stripe, 0), next_z = ahead_of(of_z, stripe, this->stripe_rows);
     Vec ones[Base::most_vectors], others[Base::most_vectors];
     bool is_finite = true;
     for (int64_t vector = 0; vector < width; vector++) {
@@ -103,12 +123,15 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
       is_finite &= this->is_finite_maximum(m[vector]);
     }
     this->with_x(is_finite, [&](auto x_of) inlined {
-      for (int64_t line = 0; line < lines(); line++)
+      for (int64_t line = 0; line < lines(); line++) {
+        delta.template fetch<true>(line);
+        next_z.template fetch<false>(line);
         for (int64_t vector = 0; vector < width; vector++, powers++) {
           Vec e = *powers = exponential(x_of(*powers, m[vector]));
           ones[vector] = e == 1 ? ones[vector] + 1 : ones[vector];
           others[vector] = e == 1 ? others[vector] : others[vector] + e;
         }
+      }
     });
     for (int64_t vector = 0; vector < width; vector++)
       totals[vector].r = this->sum_columns(others[vector]) + (this->sum_columns(ones[vector]) - 1);

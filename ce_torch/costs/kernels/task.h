@@ -77,7 +77,10 @@ struct Task : Constants {
     return !any(others);
   }
 
-  int64_t delta_bytes() const { return elements() * (is_float64() ? 8 : type[of_delta] == Type::float32 ? 4 : 2); }
+  int64_t number_bytes(Operand tensor) const {
+    return is_half(type[tensor]) ? 2 : type[tensor] == Type::float64 ? 8 : 4;
+  }
+  int64_t delta_bytes() const { return elements() * number_bytes(of_delta); }
   // Returns true if δ is too large for a cache.
   bool is_large() const { return delta_bytes() >= 8 << 20; }
 
