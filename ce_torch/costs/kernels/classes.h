@@ -11,16 +11,22 @@ namespace {
 inlined inline Floats gather(const float* from, Wide<float>::Signed index) {
   return (Floats)_mm512_i32gather_ps((__m512i)index, from, sizeof(float));
 }
-inlined inline Reals<double> gather(const double* from, Wide<double>::Signed index) {
+inlined inline Reals<double> gather(const double* from, Longs index) {
   return (Reals<double>)_mm512_i64gather_pd((__m512i)index, from, sizeof(double));
 }
-#else
-template <class Real> Reals<Real> gather(const Real* from, typename Wide<Real>::Signed index) {
-  Reals<Real> numbers;
-  for (int lane = 0; lane < Wide<Real>::lanes; lane++) numbers[lane] = from[index[lane]];
-  return numbers;
+inlined inline Reals<double> gather(const float* from, Longs index) {
+  return (Reals<double>)_mm512_cvtps_pd(_mm512_i64gather_ps((__m512i)index, from, sizeof(float)));
 }
 #endif
+template <class Real, class Number, class Index> inlined inline auto gather(const Number* from, Index index) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<Number, Real>) return gather(from, index);
+#endif
+  using Gathered = std::conditional_t<std::is_same_v<Index, Longs>, double, Real>;
+  Reals<Gathered> numbers;
+  for (int lane = 0; lane < Wide<Gathered>::lanes; lane++) numbers[lane] = load_as<Real>(from + index[lane], 1)[0];
+  return numbers;
+}
 
 template <class Real, bool tiled> struct ClassRows : RowNumbers<Real, tiled> {
   using Base = RowNumbers<Real, tiled>;

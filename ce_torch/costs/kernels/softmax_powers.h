@@ -53,7 +53,7 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
   Stat powers_at_classes(const Powers& powers, const Stripe& stripe, int64_t vector, const Classes& classes) const {
     auto from = (const Real*)(powers.of + vector);
     auto y = this->columns(classes, vector), column = y < 0 ? 0 : y;
-    if constexpr (tiled) return gather(from, column * int32_t(this->width(stripe) * lanes) + lane_numbers<Real>(0));
+    if constexpr (tiled) return gather<Real>(from, column * int32_t(this->width(stripe) * lanes) + lane_numbers<Real>(0));
     else return from[column];
   }
 

@@ -57,19 +57,15 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     task.each_class([&](Longs y) inlined { counted -= y != task.ignore_index; });
     return double(combine<int64_t, long_lanes>(counted, [](auto left, auto right) { return left + right; }));
   }
-  // The sum of the weights of all classes y, in four sums: in one each would wait for the one before.
+  // The sum of the weights of all classes y.
   template <class Number> double sum_of(const Number* weights) const {
     const int64_t step = task.column.of[of_weight];
-    double totals[4] = {};
-    task.layout.each_run(of_y, [&](int64_t start, int64_t count, int64_t from_row_to_row) {
-      for (int64_t row = 0; row < count; row++) {
-        int64_t y = task.class_at(start + row * from_row_to_row);
-        bool counts = y != task.ignore_index;
-        double weight = load_as<Real>(weights + (counts ? y * step : 0), 1)[0];
-        totals[row % 4] += counts ? weight : 0;
-      }
+    Reals<double> totals = {};
+    task.each_class([&](Longs y) inlined {
+      auto counts = y != task.ignore_index;
+      totals += counts ? gather<Real>(weights, counts ? y * step : 0) : 0;
     });
-    return totals[0] + totals[1] + totals[2] + totals[3];
+    return sum<double>(totals);
   }
 
   // The numbers of a tensor at the classes of a vector's rows.
