@@ -138,8 +138,8 @@ def test_statistics_are_kept_where_they_are_at_most_a_hundredth_of_z(dtype, indi
         assert_close(delta, torch.ops.ce_torch.log_likelihood_delta(torch.ones_like(C), None, *inputs))
 
 
-def test_a_cost_of_as_many_classes_as_data_tell_is_compiled(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_a_cost_of_as_many_classes_as_data_tell_is_compiled():
     z, y, shown = torch.randn(6, 400, requires_grad=True), torch.arange(6), torch.rand(400) < 0.5
 
     def cost(z):
