@@ -48,7 +48,8 @@ struct Arguments : Constants {
   Tensor tensor[operands];
   bool is_there[operands] = {};
   int threads;
-  Tensor statistics{};  // of no data or no numbers, or a double, how much counts in the mean, and from 2 on of each row m, r and T
+  // Of no data or no numbers, or a double, how much counts in the mean, and from 2 on of each row m, r and T.
+  Tensor statistics{};
   bool holds_python;  // and other threads of Python have to wait
 };
 

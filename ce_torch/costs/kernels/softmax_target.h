@@ -10,6 +10,7 @@ namespace {
 template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> {
   using Base = ClassRows<Real, tiled>;
   using typename Base::Classes;
+  using typename Base::Column;
   using typename Base::Columns;
   using typename Base::Place;
   using typename Base::Stat;
@@ -68,19 +69,23 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
     return sum<double>(totals);
   }
 
-  // The numbers of a tensor at the classes of a vector's rows.
+  // The numbers of a tensor at the classes of a vector's rows, and any for a row that is ignored beside others: to ask each
+  // row takes longer than to read what is near the processor.
   Stat at_classes(Operand tensor, const Stripe& stripe, int64_t vector, const Classes& classes) const {
-    auto index = [&](int64_t row) inlined {
-      return this->start(stripe, row, tensor) + classes.y[row] * task.column.of[tensor];
-    };
+    if (classes.are_all_ignored) return Stat{};
+    const int64_t first = this->start(stripe, vector * lanes, tensor), column = task.column.of[tensor];
     if constexpr (!tiled) {
-      return classes.y[0] == none ? 0 : Real(this->number(tensor, index(0)));
+      return Real(this->number(tensor, first + classes.y[0] * column));
     } else {
+      const int64_t row = task.layout.inner().steps.of[tensor], count = this->rows_of(stripe, vector);
+      const Column* y = classes.y + vector * lanes;
       return this->with_numbers_of(tensor, [&](auto* from) inlined {
         std::remove_const_t<std::remove_pointer_t<decltype(from)>> numbers[lanes] = {};
-        this->each_row(stripe, vector, [&](int64_t lane, int64_t row) inlined {
-          if (classes.y[row] != none) numbers[lane] = from[index(row)];
-        });
+        auto read = [&](int64_t count) inlined {
+          for (int64_t lane = 0; lane < count; lane++)
+            numbers[lane] = from[first + lane * row + std::max<int64_t>(y[lane], 0) * column];
+        };
+        count == lanes ? read(lanes) : read(count);
         return load_as<Real>(numbers, lanes);
       });
     }
@@ -88,17 +93,8 @@ template <class Real, bool tiled> struct SoftmaxTarget : ClassRows<Real, tiled> 
 
   // The weights of the classes of a vector's rows; 0 of what is ignored.
   Stat weights_of(const Stripe& stripe, int64_t vector, const Classes& classes) const {
-    if (!task.data[of_weight]) return this->columns(classes, vector) < 0 ? Stat{} : Stat{} + 1;
-    if constexpr (!tiled) {
-      return at_classes(of_weight, stripe, vector, classes);
-    } else {
-      return this->with_numbers_of(of_weight, [&](auto* weights) inlined {
-        std::remove_const_t<std::remove_pointer_t<decltype(weights)>> numbers[lanes];
-        for (int64_t lane = 0; lane < lanes; lane++)
-          numbers[lane] = weights[std::max<int64_t>(classes.y[vector * lanes + lane], 0) * task.column.of[of_weight]];
-        return this->columns(classes, vector) < 0 ? Vec{} : load_as<Real>(numbers, lanes);
-      });
-    }
+    Stat weights = task.data[of_weight] ? at_classes(of_weight, stripe, vector, classes) : Stat{} + 1;
+    return this->columns(classes, vector) < 0 ? Stat{} : weights;
   }
 
   // What a vector's rows have of their costs, or of what these have, in means of their own; `empty` where none counts.
