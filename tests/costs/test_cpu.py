@@ -128,6 +128,38 @@ def test_a_process_that_is_forked_runs_kernels_too():
     assert run.returncode == 0, run.stderr
 
 
+THREADS_OF_PYTORCH = """
+import os, torch
+from ce_torch.functional import log_likelihood
+torch.set_num_threads(3)
+z, y = torch.randn(300, 2000).exp(), torch.randint(2000, (300,))
+before = os.listdir("/proc/self/task")
+log_likelihood(z, y)
+assert os.listdir("/proc/self/task") == before
+"""
+WAITING_FOR_THREADS = """
+import os, torch
+from ce_torch.functional import log_likelihood
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+torch.set_num_threads(16)
+z, y = torch.randn(2, 40_000).exp(), torch.randint(40_000, (2,))
+before = len(os.listdir("/proc/self/task"))
+for _ in range(2):
+    log_likelihood(z, y)
+assert len(os.listdir("/proc/self/task")) == before + 1
+"""
+
+
+@needs_kernels
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of a process are listed on Linux")
+@pytest.mark.parametrize(
+    "promise", [THREADS_OF_PYTORCH, WAITING_FOR_THREADS], ids=["they work", "unless they keep it waiting"]
+)
+def test_threads_of_pytorch_work_for_the_kernels(promise):
+    run = subprocess.run([sys.executable, "-c", promise], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
 @needs_kernels
 def test_a_class_out_of_range_is_refused_before_memory_is_read():
     with pytest.raises(IndexError, match="class indices from 0 to 3, got -1 to 4"):

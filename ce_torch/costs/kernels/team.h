@@ -1,0 +1,74 @@
+// PyTorch's own threads of OpenMP, which work for the kernels too.
+//
+// After an operation of PyTorch's its threads look for more work for milliseconds, and keep their cores busy with that.
+// Threads of ours would share those cores with them, and two took about the time of one. But OpenMP's threads begin and
+// end together: the caller waits for one that still sleeps or has no core. After a wait that is longer than two parts of the
+// work take, the team is left alone for a hundred times as long. So at most a hundredth of the time is lost so.
+
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
+
+#include "work.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Calls f(context) in every thread of the team, as compilers translate `#pragma omp parallel`.
+using Parallel = void (*)(void (*f)(void*), void* context, unsigned threads, unsigned flags);
+
+// The one that PyTorch calls, or null.
+Parallel find_parallel() {
+#if defined(__linux__)
+  void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+  return torch ? Parallel(dlsym(torch, "GOMP_parallel")) : nullptr;
+#else
+  return nullptr;
+#endif
+}
+
+class Team {
+  Parallel parallel = find_parallel();
+  std::atomic<Clock::duration> rests_until{Clock::duration::min()};
+
+  // A work, and what its caller did of it.
+  struct Round {
+    Work& work;
+    std::thread::id caller;
+    std::atomic<int> open_places;
+    int64_t parts = 0;
+    Clock::time_point start, end;
+
+    void join() {
+      if (std::this_thread::get_id() == caller) {
+        start = Clock::now();
+        parts = work.take_parts();
+        end = Clock::now();
+      } else if (open_places-- > 0) {
+        work.take_parts();
+      }
+    }
+  };
+
+ public:
+  // Never uses the team again: a forked process has lost its threads, and would wait for them for ever.
+  void leave() { parallel = nullptr; }
+
+  bool is_ready() const { return parallel && Clock::now().time_since_epoch() >= rests_until.load(); }
+
+  void run(Work& work) {
+    Round round{work, std::this_thread::get_id(), {work.helpers}};
+    // Of 0 threads OpenMP makes as many as always: a smaller number would end the others.
+    parallel([](void* round) { ((Round*)round)->join(); }, &round, 0, 0);
+    auto wait = Clock::now() - round.end, part = (round.end - round.start) / std::max<int64_t>(round.parts, 1);
+    if (wait > 2 * part) rests_until = (round.end + 100 * wait).time_since_epoch();
+  }
+};
+
+}  // namespace
