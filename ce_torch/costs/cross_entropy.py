@@ -65,9 +65,10 @@ CPP = """
 template <class Real> struct CrossEntropy : Numbers<Real> {
   using Vec = Reals<Real>;
   inlined Vec cost(Vec z, Vec y, Vec p) const {
-    Vec log1p = log1p_of_fraction<Real>(exp_of_vector<Real>(negative<Real>(z)));
-    return product<Vec>(1 - y, log1p + (z < 0 ? 0 : z)) + product<Vec>(p * y, log1p + (z < 0 ? -z : 0));
+    return linear(z, y, p) + (1 - y + p * y) * log1p_of_fraction<Real>(u(z));
   }
+  inlined Vec linear(Vec z, Vec y, Vec p) const { return product<Vec>(z < 0 ? -p * y : 1 - y, z); }
+  inlined Vec u(Vec z) const { return exp_of_vector<Real>(negative<Real>(z)); }
   inlined Vec delta(Vec z, Vec y, Vec p) const {
     Sigmoid<Real> sigmoid(z);
     return (1 - y) * sigmoid.a - p * y * sigmoid.one_minus_a;

@@ -106,17 +106,26 @@ template <class Real> struct Focal : Numbers<Real> {
     Vec factor, H, ratio, error;
   };
   inlined Terms terms(Vec z, Vec y) const {
-    Real alpha = Real(this->first), rest = Real(1 - this->first), gamma = Real(this->second);
+    Real alpha = Real(this->first), rest = Real(1 - this->first);
     Sigmoid<Real> sigmoid(z);
     Vec a = sigmoid.a, b = sigmoid.one_minus_a, m = (1 - y) * a + y * b, balance = Vec{} + 1;
     if (alpha >= 0) balance = alpha * y + rest * (1 - y);
-    Vec softplus = log1p_of_fraction<Real>(exp_of_vector<Real>(negative<Real>(z)));
-    Vec H_1 = softplus + (z < 0 ? -z : 0), H_0 = softplus + (z < 0 ? 0 : z);
-    Vec ln_m = y == 1 ? -H_0 : y == 0 ? -H_1 : log_of_positive<Real>(m);
-    Vec power = gamma == 0 ? Vec{} + 1 : exp_of_vector<Real>(gamma * ln_m);
-    Vec H = product<Vec>(y, H_1) + product<Vec>(1 - y, H_0);
-    return {balance * power, H, y == 0 ? b : y == 1 ? a : a * b / m, sigmoid.error(y)};
+    Vec log1p = log1p_of_fraction<Real>(exp_of_vector<Real>(negative<Real>(z)));
+    Vec H = log1p + product<Vec>(z < 0 ? -y : 1 - y, z), ratio = y == 0 ? b : a;
+    if (are_soft(y)) ratio = y == 0 ? b : y == 1 ? a : a * b / m;
+    return {balance * power(m, z, y, log1p), H, ratio, sigmoid.error(y)};
   }
+  // m^γ. Where y is 0 or 1, ln m is ln a or ln(1 − a), and keeps its digits.
+  inlined Vec power(Vec m, Vec z, Vec y, Vec log1p) const {
+    Real gamma = Real(this->second);
+    if (gamma == 2) return m * m;
+    if (gamma == 0) return Vec{} + 1;
+    Vec minus_z = y == 1 ? z : -z, ln_m = -(log1p + (minus_z < 0 ? 0 : minus_z));
+    if (are_soft(y)) ln_m = y == 0 || y == 1 ? ln_m : log_of_positive<Real>(m);
+    return exp_of_vector<Real>(gamma * ln_m);
+  }
+  // True if any is neither 0 nor 1.
+  inlined static bool are_soft(Vec y) { return bits<Real>((y != 0) & (y != 1)); }
   inlined Vec cost(Vec z, Vec y, Vec) const {
     Terms of = terms(z, y);
     return product<Vec>(of.factor, of.H);

@@ -1,6 +1,7 @@
 """The kernels against the formulas: the CPU's, and a GPU's, which Triton's interpreter runs where there is none."""
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -238,6 +239,16 @@ def test_kernels_keep_the_digits_of_the_smallest_costs(cost, examples, largest):
     exact = cost_and_delta(cost, z.double(), y.double() if y.is_floating_point() else y, reduction="none")
     for ours, theirs in zip(cost_and_delta(cost, z, y, reduction="none"), exact, strict=True):
         torch.testing.assert_close(ours, theirs.float(), rtol=5e-5, atol=2e-37)
+
+
+@pytest.mark.parametrize("neurons", [1, 130, 6000])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.parametrize("wrong", [0.0, -3.0, -40.0, -85.0])
+def test_the_cross_entropy_of_many_neurons_alike_has_the_digits_of_one(neurons, layout, wrong, examples):
+    z, _ = examples(COSTS["cross_entropy"], 40, neurons)
+    z, y = LAYOUTS[layout](torch.full_like(z, wrong)), torch.zeros_like(z)
+    C = cross_entropy(z, y, reduction="none")
+    torch.testing.assert_close(C, torch.full_like(C, neurons * math.log1p(math.exp(wrong))), rtol=5e-6, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1.0, 3.0, 1e10])

@@ -10,7 +10,7 @@ namespace {
 // The most vectors of a block: little enough for several blocks to stay near the processor.
 constexpr int64_t block_vectors = 16384 / vector_bytes;
 // The most numbers of a row in one lane of a block, which are added one after the other: more would round more.
-constexpr int64_t block_terms = 4096 / vector_bytes;
+constexpr int64_t block_terms = 64;
 
 // From one number of a block to the next, in one tensor.
 struct BlockSteps {

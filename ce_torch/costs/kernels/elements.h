@@ -98,6 +98,10 @@ template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> 
   }
 };
 
+// Whether a formula's cost without weights is linear(z, y) + ln(1 + u(z)).
+template <class Formula, class = void> constexpr bool has_logarithm = false;
+template <class Formula> constexpr bool has_logarithm<Formula, std::void_t<decltype(&Formula::linear)>> = true;
+
 // A cost that is a sum over neurons: of `Formula(numbers).cost(z, y, p)` times their weights, with p = pos_weight.
 template <template <class> class Formula, class Real, bool tiled> struct Elements : ElementInputs<Real, tiled> {
   using Base = ElementInputs<Real, tiled>;
@@ -144,7 +148,6 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   // Adds the costs of neurons to those of their rows.
   void add(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
-    auto cost = [&](Vec z, Vec y, Vec p) inlined { return formula.cost(z, y, p); };
     Classes classes = this->classes(stripe);
     Memory memory;
     for (int64_t next; start < end; start = next) {
@@ -152,14 +155,35 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       Block block = this->block(stripe, start, next);
       this->with_vectors({of_z, is_class ? of_z : of_y}, block, [&](auto* null, bool) inlined {
         auto inputs = this->template read_all<std::remove_pointer_t<decltype(null)>>(classes, block, memory);
-        Vec sums[Base::most_vectors];
-        std::fill(sums, sums + this->width(stripe), Vec{});
-        this->each_place(block, 0, this->width(stripe), [&](int64_t vector, const Place& place) inlined {
-          sums[vector] += first<Real>(place.count, weighted(cost, inputs, place), 0);
-        });
-        for (int64_t vector = 0; vector < this->width(stripe); vector++) C[vector] += this->sum_columns(sums[vector]);
+        if constexpr (has_logarithm<Formula<Real>>) {
+          if (!is_weighted && !this->has_pos_weight) return add_logarithms(C, inputs, block, this->width(stripe));
+        }
+        add(C, inputs, block, this->width(stripe));
       });
     }
+  }
+  template <class Number> void add(Stat* C, const InputsOf<Number>& inputs, const Block& block, int64_t width) const {
+    auto cost = [&](Vec z, Vec y, Vec p) inlined { return formula.cost(z, y, p); };
+    Vec sums[Base::most_vectors];
+    std::fill(sums, sums + width, Vec{});
+    this->each_place(block, 0, width, [&](int64_t vector, const Place& place) inlined {
+      sums[vector] += first<Real>(place.count, weighted(cost, inputs, place), 0);
+    });
+    for (int64_t vector = 0; vector < width; vector++) C[vector] += this->sum_columns(sums[vector]);
+  }
+  template <class Number>
+  void add_logarithms(Stat* C, const InputsOf<Number>& inputs, const Block& block, int64_t width) const {
+    static_assert(block_terms <= Logarithms<Real>::most);
+    typename Base::template OfVectors<Vec> sums(width);
+    typename Base::template OfVectors<Logarithms<Real>> logarithms(width);
+    this->each_place(block, 0, width, [&](int64_t vector, const Place& place) inlined {
+      inputs.z.fetch(place);
+      Vec z = inputs.z.at(place);
+      sums[vector] += first<Real>(place.count, formula.linear(z, this->y(inputs, place), Vec{} + 1), 0);
+      logarithms[vector].add(first<Real>(place.count, formula.u(z), 0));
+    });
+    for (int64_t vector = 0; vector < width; vector++)
+      C[vector] += this->sum_columns(sums[vector] + logarithms[vector].sum());
   }
 
   // δ of each neuron, times the gradient of the row's cost.

@@ -136,4 +136,15 @@ outlined inline Reals<float> log1p(Reals<float> r) { return log1p_of_any<float>(
 outlined inline Reals<double> log1p(Reals<double> r) { return log1p_of_any<double>(r); }
 using std::log1p;
 
+// Σ ln(1 + u) of at most `most` numbers from 0 to 1, with one logarithm. 1 + `product` is Π (1 + u): without the 1 no digit
+// of a small u is lost.
+template <class Real> struct Logarithms {
+  static constexpr int most = 64;
+
+  Reals<Real> product = {};
+
+  inlined void add(Reals<Real> u) { product = product * u + (product + u); }
+  Reals<Real> sum() const { return log1p(product); }
+};
+
 }  // namespace

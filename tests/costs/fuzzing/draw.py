@@ -319,7 +319,7 @@ def draw_ignore_index(of: Combination) -> int:
 OPTIONS: dict[str, Callable[[Combination], Any]] = {
     "activation": lambda of: of.draw.one_of("sigmoid", "linear"),
     "alpha": lambda of: of.draw.one_of(0, 1, 0.5, of.draw.number(0, 1)),
-    "gamma": lambda of: of.draw.one_of(0, 0.5, 1, 1.5, 3, of.draw.number(0, 5)),
+    "gamma": lambda of: of.draw.one_of(0, 0.5, 1, 1.5, 2, 3, of.draw.number(0, 5)),
     "ignore_index": draw_ignore_index,
     "label_smoothing": lambda of: of.draw.one_of(0.1, 1, of.draw.number(0, 1), of.draw.power(-8, -1)),
     "mask": draw_mask,
