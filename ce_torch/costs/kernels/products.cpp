@@ -24,10 +24,25 @@ constexpr int64_t lanes = Wide<float>::lanes;
 constexpr int tile_rows = vector_bytes == 64 ? 8 : 4;
 // A longer sum is computed in parts of this length, which rounds less.
 constexpr int64_t sum_length = 512;
-// A thread takes this many rows at once: few, so that a thread that waits for its core delays the others little.
-constexpr int64_t part_rows = 128;
+// The most rows that a thread takes at once: few, so that a thread that waits for its core delays the others little.
+constexpr int64_t most_part_rows = 128;
 // Numbers of a are fetched this early if the next one is far away in memory.
 constexpr int64_t prefetch_distance = 48;
+
+// Rows in parts, at least two for each thread where there are enough.
+struct Parts {
+  const int64_t rows, most, count;
+
+  Parts(int64_t rows, int threads)
+      : rows(rows),
+        most(std::clamp<int64_t>(rows / (2 * std::max(threads, 1)) / tile_rows * tile_rows, tile_rows, most_part_rows)),
+        count((rows + most - 1) / most) {}
+
+  // Calls f(part, its first row, its rows).
+  template <class Function> void each(int threads, Function f) const {
+    parallel_for(count, threads, [&](int64_t part) { f(part, part * most, std::min(most, rows - part * most)); });
+  }
+};
 
 // A number in all lanes.
 inlined inline Floats broadcast(float x) { return x - Floats{}; }  // + would make 0 of −0, in an operation more
@@ -102,8 +117,7 @@ void write_part(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, in
 template <class Number>
 void write_product(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner,
                    bool add, int threads) {
-  parallel_for((rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
-    int64_t start = part * part_rows, count = std::min(part_rows, rows - start);
+  Parts(rows, threads).each(threads, [&](int64_t, int64_t start, int64_t count) {
     write_part(a.slice(start, 0), b, out.slice(start, 0), count, columns, inner, add);
   });
 }
@@ -111,11 +125,12 @@ void write_product(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows,
 template <class Number>
 void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Result z, float* m, int64_t rows,
                   int64_t columns, int64_t inner, int threads) {
-  int64_t parts = (rows + part_rows - 1) / part_rows;
-  std::vector<float> maxima(parts * columns, -std::numeric_limits<float>::infinity());
-  parallel_for(parts, threads, [&](int64_t part) {
+  const Parts parts(rows, threads);
+  std::vector<float> maxima(parts.count * columns, -std::numeric_limits<float>::infinity());
+  // A nan in a column becomes its maximum.
+  auto raise = [](Floats maximum, Floats z) inlined { return z > maximum || z != z ? z : maximum; };
+  parts.each(threads, [&](int64_t part, int64_t start, int64_t count) {
     float* part_maxima = &maxima[part * columns];
-    int64_t start = part * part_rows, count = std::min(part_rows, rows - start);
     write_part(weight.slice(start, 0), x, z.slice(start, 0), count, columns, inner, false);
     if (!bias && !m) return;
     for (int64_t row = start; row < start + count; row++) {
@@ -123,16 +138,16 @@ void write_inputs(Matrix<Number> weight, Matrix<Number> x, const float* bias, Re
       for (int64_t column = 0; column < columns; column += lanes) {
         Floats values = load(z_row + column, lanes) + (bias ? bias[row] : 0), maximum = load(part_maxima + column, lanes);
         if (bias) store(values, z_row + column, lanes);
-        // A nan in a column becomes its maximum.
-        store(values > maximum || values != values ? values : maximum, part_maxima + column, lanes);
+        store(raise(maximum, values), part_maxima + column, lanes);
       }
     }
   });
   if (!m) return;
-  std::copy(maxima.begin(), maxima.begin() + columns, m);
-  for (int64_t i = columns; i < parts * columns; i++) {
-    float* maximum = m + i % columns;
-    if (maxima[i] > *maximum || maxima[i] != maxima[i]) *maximum = maxima[i];
+  for (int64_t column = 0; column < columns; column += lanes) {
+    Floats maximum = load(&maxima[column], lanes);
+    for (int64_t part = 1; part < parts.count; part++)
+      maximum = raise(maximum, load(&maxima[part * columns + column], lanes));
+    store(maximum, m + column, lanes);
   }
 }
 
@@ -149,8 +164,8 @@ void pair_rows(const uint16_t* rows, int64_t step, int64_t count, int64_t length
     if (row >= count) return Words{};
     return __builtin_convertvector(width == lanes ? load_bits(from, lanes) : load_bits(from, width), Words);
   };
-  parallel_for((out_rows + part_rows - 1) / part_rows, threads, [&](int64_t part) {
-    for (int64_t row = part * part_rows; row < std::min((part + 1) * part_rows, out_rows); row++)
+  Parts(out_rows, threads).each(threads, [&](int64_t, int64_t start, int64_t count) {
+    for (int64_t row = start; row < start + count; row++)
       for (int64_t column = 0; column < out_columns; column += lanes) {
         Words pair = load_words(2 * row, column) | load_words(2 * row + 1, column) << 16;
         store((Floats)pair, (float*)out + row * out_columns + column, std::min(lanes, out_columns - column));

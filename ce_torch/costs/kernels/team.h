@@ -33,6 +33,8 @@ Parallel find_parallel() {
 #endif
 }
 
+// A wait that tells nothing: to wake a thread takes about as long.
+constexpr std::chrono::microseconds prompt{50};
 constexpr std::chrono::seconds longest_rest{2};
 
 // One thread uses it at a time.
@@ -71,7 +73,7 @@ class Team {
     // Of 0 threads OpenMP makes as many as always: a smaller number would end the others.
     parallel([](void* round) { ((Round*)round)->join(); }, &round, 0, 0);
     auto wait = Clock::now() - round.end, part = (round.end - round.start) / std::max<int64_t>(round.parts, 1);
-    if (wait > 2 * part) take_rest(wait, round.start - rest_end);
+    if (wait > 2 * part + prompt) take_rest(wait, round.start - rest_end);
   }
 
  private:
