@@ -65,9 +65,11 @@ CPP = """
 template <class Real> struct CrossEntropy : Numbers<Real> {
   using Vec = Reals<Real>;
   inlined Vec cost(Vec z, Vec y, Vec p) const {
-    return linear(z, y, p) + (1 - y + p * y) * log1p_of_fraction<Real>(u(z));
+    Vec log1p = log1p_of_fraction<Real>(u(z));
+    return product<Vec>(1 - y, log1p + (z < 0 ? 0 : z)) + product<Vec>(p * y, log1p + (z < 0 ? -z : 0));
   }
-  inlined Vec linear(Vec z, Vec y, Vec p) const { return product<Vec>(z < 0 ? -p * y : 1 - y, z); }
+  // Without weights it is linear(z, y) + ln(1 + u).
+  inlined Vec linear(Vec z, Vec y) const { return product<Vec>(z < 0 ? -y : 1 - y, z); }
   inlined Vec u(Vec z) const { return exp_of_vector<Real>(negative<Real>(z)); }
   inlined Vec delta(Vec z, Vec y, Vec p) const {
     Sigmoid<Real> sigmoid(z);

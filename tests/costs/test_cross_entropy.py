@@ -91,6 +91,13 @@ def test_an_infinite_weight_of_a_masked_element_adds_nothing():
     assert z.grad[0, 1] == 0
 
 
+@pytest.mark.parametrize(
+    ("z", "pos_weight", "C"), [(math.nan, 0.0, 0.0), (-math.inf, math.inf, math.inf), (-200.0, 2.0, 400.0)]
+)
+def test_the_limits_of_a_neuron_that_should_fire_are_those_of_its_pos_weight(z, pos_weight, C):
+    assert cross_entropy(torch.tensor([[z]]), torch.ones(1, 1), pos_weight=torch.tensor([pos_weight])) == C
+
+
 def test_weights_get_their_gradients():
     z, y = torch.randn(6, 5, dtype=torch.float64), torch.rand(6, 5, dtype=torch.float64)
     weights = torch.rand(5, dtype=torch.float64, requires_grad=True), torch.rand(6, 1, dtype=torch.float64)

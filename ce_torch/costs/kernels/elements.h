@@ -98,7 +98,7 @@ template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> 
   }
 };
 
-// Whether a formula's cost without weights is linear(z, y) + ln(1 + u(z)).
+// Whether a formula's cost without weights is its linear(z, y) + ln(1 + u(z)).
 template <class Formula, class = void> constexpr bool has_logarithm = false;
 template <class Formula> constexpr bool has_logarithm<Formula, std::void_t<decltype(&Formula::linear)>> = true;
 
@@ -179,7 +179,7 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     this->each_place(block, 0, width, [&](int64_t vector, const Place& place) inlined {
       inputs.z.fetch(place);
       Vec z = inputs.z.at(place);
-      sums[vector] += first<Real>(place.count, formula.linear(z, this->y(inputs, place), Vec{} + 1), 0);
+      sums[vector] += first<Real>(place.count, formula.linear(z, this->y(inputs, place)), 0);
       logarithms[vector].add(first<Real>(place.count, formula.u(z), 0));
     });
     for (int64_t vector = 0; vector < width; vector++)

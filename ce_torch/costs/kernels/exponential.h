@@ -137,7 +137,7 @@ outlined inline Reals<double> log1p(Reals<double> r) { return log1p_of_any<doubl
 using std::log1p;
 
 // Σ ln(1 + u) of at most `most` numbers from 0 to 1, with one logarithm. 1 + `product` is Π (1 + u): without the 1 no digit
-// of a small u is lost.
+// of a small u is lost. Π (1 + u) is at most 2⁶⁴, and finite.
 template <class Real> struct Logarithms {
   static constexpr int most = 64;
 

@@ -2,13 +2,17 @@
 //
 // After an operation of PyTorch's its threads look for more work for milliseconds, and keep their cores busy with that.
 // Threads of ours would share those cores with them, and two took about the time of one. But OpenMP's threads begin and
-// end together: the caller waits for one that still sleeps or has no core. After a wait that is longer than two parts of the
-// work take, the team rests for 20 times as long, and twice as long if it soon waits again, as beside other busy processes.
+// end together: the caller waits for one that still sleeps or has no core. Where it waits for longer than two parts of the
+// work take, as it does beside other busy processes, the team rests: for 20 times as long, and twice as long as before if it
+// soon waits again. Where the system refuses a thread OpenMP ends the process, as it does in PyTorch's own operations.
 
 #pragma once
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <string>
 #include <thread>
 #if defined(__linux__)
 #include <dlfcn.h>
@@ -23,17 +27,28 @@ using Clock = std::chrono::steady_clock;
 // Calls f(context) in every thread of the team, as compilers translate `#pragma omp parallel`.
 using Parallel = void (*)(void (*f)(void*), void* context, unsigned threads, unsigned flags);
 
-// The one that PyTorch calls, or null.
-Parallel find_parallel() {
 #if defined(__linux__)
-  void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
-  return torch ? Parallel(dlsym(torch, "GOMP_parallel")) : nullptr;
-#else
-  return nullptr;
-#endif
+// True unless this process is known to have begun with a program of its own. A forked one has lost PyTorch's threads.
+inline bool may_be_forked() {
+  std::ifstream file("/proc/self/stat");
+  std::string line;
+  std::getline(file, line);
+  // Behind the program's name in brackets the seventh field has the flags, among them the kernel's PF_FORKNOEXEC.
+  unsigned flags = 0;
+  bool is_known = std::sscanf(line.c_str() + line.rfind(')') + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1;
+  return !is_known || flags & 0x40;
 }
 
-// A wait that tells nothing: to wake a thread takes about as long.
+// The one that PyTorch calls, or null.
+inline Parallel find_parallel() {
+  void* torch = may_be_forked() ? nullptr : dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+  return torch ? Parallel(dlsym(torch, "GOMP_parallel")) : nullptr;
+}
+#else
+inline Parallel find_parallel() { return nullptr; }
+#endif
+
+// A wait this short is no sign of busy cores: to wake a thread takes as long.
 constexpr std::chrono::microseconds prompt{50};
 constexpr std::chrono::seconds longest_rest{2};
 
@@ -63,14 +78,14 @@ class Team {
   };
 
  public:
-  // Never uses the team again: a forked process has lost its threads, and would wait for them for ever.
+  // Never uses the team again, in a process that is forked from now on.
   void leave() { parallel = nullptr; }
 
   bool is_ready() const { return parallel && Clock::now() >= rest_end; }
 
   void run(Work& work) {
     Round round{work, std::this_thread::get_id(), {work.helpers}};
-    // Of 0 threads OpenMP makes as many as always: a smaller number would end the others.
+    // 0 stands for the usual number of threads. With a smaller one OpenMP would end those left over.
     parallel([](void* round) { ((Round*)round)->join(); }, &round, 0, 0);
     auto wait = Clock::now() - round.end, part = (round.end - round.start) / std::max<int64_t>(round.parts, 1);
     if (wait > 2 * part + prompt) take_rest(wait, round.start - rest_end);
