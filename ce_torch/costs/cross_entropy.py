@@ -69,7 +69,7 @@ template <class Real> struct CrossEntropy : Numbers<Real> {
     return product<Vec>(1 - y, log1p + (z < 0 ? 0 : z)) + product<Vec>(p * y, log1p + (z < 0 ? -z : 0));
   }
   // Without weights it is linear(z, y) + ln(1 + u).
-  inlined Vec linear(Vec z, Vec y) const { return product<Vec>(z < 0 ? -y : 1 - y, z); }
+  inlined Vec linear(Vec z, Vec y) const { return linear_part<Real>(z, y); }
   inlined Vec u(Vec z) const { return exp_of_vector<Real>(negative<Real>(z)); }
   inlined Vec delta(Vec z, Vec y, Vec p) const {
     Sigmoid<Real> sigmoid(z);

@@ -111,7 +111,7 @@ template <class Real> struct Focal : Numbers<Real> {
     Vec a = sigmoid.a, b = sigmoid.one_minus_a, m = (1 - y) * a + y * b, balance = Vec{} + 1;
     if (alpha >= 0) balance = alpha * y + rest * (1 - y);
     Vec log1p = log1p_of_fraction<Real>(exp_of_vector<Real>(negative<Real>(z)));
-    Vec H = log1p + product<Vec>(z < 0 ? -y : 1 - y, z), ratio = y == 0 ? b : a;
+    Vec H = log1p + linear_part<Real>(z, y), ratio = y == 0 ? b : a;
     if (are_soft(y)) ratio = y == 0 ? b : y == 1 ? a : a * b / m;
     return {balance * power(m, z, y, log1p), H, ratio, sigmoid.error(y)};
   }

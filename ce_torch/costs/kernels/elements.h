@@ -23,6 +23,11 @@ template <class Real> struct Sigmoid {
   Reals<Real> slope() const { return larger * smaller; }
 };
 
+// −y ln a − (1 − y) ln(1 − a) without its ln(1 + exp(−|z|)).
+template <class Real> inlined inline Reals<Real> linear_part(Reals<Real> z, Reals<Real> y) {
+  return product<Reals<Real>>(z < 0 ? -y : 1 - y, z);
+}
+
 // What a formula takes beside tensors: doubles, so that 1 minus one keeps its digits.
 template <class Real> struct Numbers {
   double first, second;
