@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ce_torch.costs._torch_private import (
     FakeTensor,
+    FunctionalTensor,
     count_dispatch_modes,
     enable_forward_mode,
     is_batched,
@@ -75,7 +76,7 @@ def may_be_differentiated(grad_output: Tensor) -> bool:
 
 def is_visible(input: Any) -> bool:
     """Return True for what operators support: plain tensors, fake ones, and what is no tensor."""
-    return not isinstance(input, Tensor) or is_plain(input) or isinstance(input, FakeTensor)
+    return not isinstance(input, Tensor) or is_plain(input) or isinstance(input, (FakeTensor, FunctionalTensor))
 
 
 def is_number(tensor: Tensor | None) -> bool:

@@ -7,7 +7,6 @@
 the formulas.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeGuard
 
@@ -17,9 +16,9 @@ from torch import Tensor
 from ce_torch.costs._autograd import is_number
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
-from ce_torch.costs._reduction import example_grad, quotient, reduce
+from ce_torch.costs._reduction import count, example_grad, quotient, reduce
 from ce_torch.costs._spec import CostSpec, Formula
-from ce_torch.costs._torch_private import count_dispatch_modes, current_transform, may_be_dual
+from ce_torch.costs._torch_private import count_dispatch_modes, current_transform, is_compiled, may_be_dual
 from ce_torch.costs._transforms import Transformable, places, tracked
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
@@ -110,7 +109,7 @@ class DeltaOf(Transformable):
 
     def has_rules_for(self, places: set[int]) -> bool:
         # A tracer sees the formulas of what has derivatives.
-        return super().has_rules_for(places) and not count_dispatch_modes()
+        return super().has_rules_for(places) and (is_compiled() or not count_dispatch_modes())
 
     def values(self, *arguments: Any) -> Tensor:
         grad_output, _, _, *inputs = arguments
@@ -250,7 +249,7 @@ def batch_grads(spec: CostSpec, grad_output: Tensor, reduction: str, inputs: Seq
         counted = spec.counted(*inputs)
         grad_output = grad_output.to(compute_dtype(z))
         if counted is None:
-            grad_output = grad_output / math.prod(z.shape[1:-1])
+            grad_output = grad_output / count(grad_output, z.shape[1:-1])
         else:
             grad_output = quotient(grad_output, reduce("sum", counted, batch_dims=1), empty=0)
     return grad_output if z.ndim == 2 else grad_output.view(-1, *(1,) * (z.ndim - 2)).expand(z.shape[:-1])

@@ -5,13 +5,13 @@ differentiated again and are right; an activation saved by the forward pass woul
 derivative. σ and softmax are cheap to compute again, and nothing of z's size lives between forward and backward.
 
 A call takes the form that suits its caller: eager calls a thin `torch.autograd.Function` over an implementation;
-`torch.compile` one over the operators; compilers that differentiate the formulas themselves one over those;
-what the node leaves of `torch.func` the rules of `_derivatives.py`.
+`torch.compile` one over the operators; an exported program one over the formulas; `torch.func`, as far as the node does
+not compute it, the rules of `_derivatives.py`.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import distinct, is_visible, may_be_differentiated, only_values_matter
 from ce_torch.costs._backend import Selection, choose, is_open, record
 from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas, is_all_that_moves
-from ce_torch.costs._operators import define
+from ce_torch.costs._operators import FUNCTIONS, define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._spec import CostSpec, Formula
@@ -34,6 +34,7 @@ from ce_torch.costs._torch_private import (
     is_transformed,
     make_dual,
     primal,
+    traces_autograd,
     tracing_state,
     unpack_dual,
 )
@@ -64,8 +65,9 @@ class CostFunction:
         )
         self.cost_of, self.delta_of, self.change_of = CostOf(self), DeltaOf(self), ChangeOf(self)
         self.traced = traced_form(spec)
-        self.compiled = compiled_form(spec, self.operator)
+        self.compiled = compiled_form(spec, self.operator, self.delta_of)
         self.eager = eager_form(spec, self)
+        FUNCTIONS[spec.name] = self
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""
@@ -137,12 +139,21 @@ class CostFunction:
 
     def form(self) -> Callable[..., Tensor]:
         """Return the function that suits a compiler or a trace."""
-        if torch.compiler.is_compiling():
-            # The compiler differentiates formulas where torch.func asks; an exported program runs without ce_torch.
-            in_formulas = is_transformed() or is_exporting() or Selection.backend == "formulas"
-            return self.traced.apply if in_formulas else self.compiled.apply
-        # A trace holds operations, not functions of Python; autograd differentiates them.
-        return self.traced.forward
+        if not torch.compiler.is_compiling():
+            # A trace holds operations, not functions of Python; autograd differentiates them.
+            return self.traced.forward
+        if is_exporting() or Selection.backend == "formulas":
+            # An exported program runs without ce_torch.
+            return self.traced.forward if traces_autograd() else self.traced.apply
+        if not (is_transformed() or traces_autograd()):
+            return self.compiled.apply
+        from ce_torch.costs._compiled import call_in_graph
+
+        return partial(call_in_graph, self.spec.name)
+
+    def in_graph(self, *arguments: Any) -> Tensor:
+        """Return C of the reduction, z, y and what else the formula takes, called by `call_in_graph`."""
+        return self.cost_of(*arguments) if is_transformed() else self.compiled.apply(*arguments)
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""
@@ -235,7 +246,7 @@ def eager_form(spec: CostSpec, function: CostFunction) -> type[Function]:
     return type(spec.class_name, (Eager,), {})
 
 
-def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
+def compiled_form(spec: CostSpec, operator: Implementation, delta_of: DeltaOf) -> type[Function]:
     """Return the form for `torch.compile`, which keeps the operators as they are."""
     # Dynamo of torch 2.11 reads functions and numbers from around a Function, no other objects.
     count, derivatives, counted = spec.tensor_count, spec.derivatives, spec.counted
@@ -252,9 +263,13 @@ def compiled_form(spec: CostSpec, operator: Any) -> type[Function]:
         def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
             (grad_output,) = grad_outputs
             *tensors, statistics = ctx.saved_tensors
-            inputs = *tensors, *ctx.constants
-            z_needs_grad = ctx.needs_input_grad[1]
-            delta = operator_delta(grad_output, statistics, ctx.reduction, *inputs) if z_needs_grad else None
+            _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
+            arguments = grad_output, statistics, ctx.reduction, *tensors, *ctx.constants
+            delta = None
+            if z_needs_grad and not torch.is_grad_enabled():
+                delta = operator_delta(*arguments)
+            elif z_needs_grad and True not in others_need_grad:
+                delta = delta_of.eager.apply(operator_delta, *arguments)
             return gradients(ctx, derivatives, counted, grad_output, delta)
 
     return type(spec.class_name, (Compiled,), {})
@@ -283,7 +298,7 @@ def traced_form(spec: CostSpec) -> type[Function]:
     return type(spec.class_name, (Traced,), {})
 
 
-def save(ctx: Any, count: int, reduction: str, inputs: Sequence[Any], *more: Tensor) -> None:
+def save(ctx: Any, count: int, reduction: str, inputs: Sequence[Any], *more: Tensor | None) -> None:
     """Save z, y and the weights, the first `count` of the inputs, and more tensors, for the backward pass."""
     ctx.reduction, ctx.constants = reduction, inputs[count:]
     ctx.save_for_backward(*inputs[:count], *more)

@@ -8,7 +8,7 @@ They have no derivatives of their own: `_function.py` gives them some.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,15 @@ from ce_torch.costs._spec import CostSpec
 from ce_torch.costs.kernels import Implementation, new_cost, new_statistics
 
 LIBRARY = torch.library.Library("ce_torch", "FRAGMENT")
+# The functions that call the operators, by the name of the first.
+FUNCTIONS: dict[str, "InGraph"] = {}
 SCHEMA_TYPES = {float: "float", int: "int", Tensor: "Tensor"}
+
+
+class InGraph(Protocol):
+    """A function that `torch.compile` calls without looking inside, and differentiates."""
+
+    def in_graph(self, *arguments: Any) -> Any: ...
 
 
 def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]]) -> Implementation:

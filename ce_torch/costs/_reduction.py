@@ -1,6 +1,7 @@
 """From the cost of each example to the cost of all, and back."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,9 +40,15 @@ def example_grad(grad_output: Tensor, reduction: str, z: Tensor, counted: Tensor
     if reduction == "sum":
         return grad_output
     if counted is None:
-        return grad_output / math.prod(z.shape[:-1])
+        return grad_output / count(grad_output, z.shape[:-1])
     # Where no example counts, none has a gradient.
     return quotient(grad_output, counted.sum(), empty=0)
+
+
+def count(tensor: Tensor, shape: Sequence[int]) -> int | Tensor:
+    """Return how many elements a shape has, as what divides the tensor: vmap can't divide by a compiler's symbols."""
+    n = math.prod(shape)
+    return n if isinstance(n, int) else tensor.new_full((), n, dtype=torch.int64)
 
 
 def quotient(C: Tensor, n: Tensor, empty: float = math.nan) -> Tensor:

@@ -4,6 +4,7 @@ As in `_function.py` inputs are saved, never activations. What may be differenti
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,14 +15,16 @@ from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import distinct, is_number, is_visible
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
-from ce_torch.costs._operators import LIBRARY
+from ce_torch.costs._operators import FUNCTIONS, LIBRARY
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
     has_saved_tensor_hooks,
+    is_compiled,
     is_exporting,
     is_transformed,
     may_be_dual,
+    traces_autograd,
     tracing_state,
 )
 from ce_torch.costs._transforms import Transformable, tracked
@@ -53,7 +56,8 @@ class StatisticsFunction:
         self.operator = define(name, {**choices, "CompositeExplicitAutograd": (in_formulas,)})
         self.delta_of = DeltaOf(self)
         self.numbers_of = NumbersOf(self)
-        self.compiled = compiled_form(self.operator, formulas.by_y)
+        self.name, FUNCTIONS[name] = name, self
+        self.compiled = compiled_form(self.operator, self.delta_of, formulas.by_y)
 
     def __call__(self, *inputs: Any) -> Found:
         """Return the numbers; raise `ValueError` if y names a class that z does not have."""
@@ -67,10 +71,19 @@ class StatisticsFunction:
 
     def form(self) -> Callable[..., Found]:
         """Return the function that suits a compiler, a trace, or another caller."""
-        if torch.compiler.is_compiling():
-            in_formulas = is_transformed() or is_exporting() or Selection.backend == "formulas"
-            return self.numbers_of.formulas if in_formulas else self.compiled
-        return self.numbers_of.formulas if tracing_state() is not None else self.numbers_of
+        if not torch.compiler.is_compiling():
+            return self.numbers_of.formulas if tracing_state() is not None else self.numbers_of
+        if is_exporting() or Selection.backend == "formulas":
+            return self.numbers_of.formulas
+        if not (is_transformed() or traces_autograd()):
+            return self.compiled.apply
+        from ce_torch.costs._compiled import call_in_graph
+
+        return partial(call_in_graph, self.name)
+
+    def in_graph(self, *inputs: Any) -> Found:
+        """Return the numbers, called by `call_in_graph`."""
+        return self.numbers_of(*inputs) if is_transformed() else self.compiled.apply(*inputs)
 
     def choose(self, inputs: Sequence[Any]) -> StatisticsImplementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""
@@ -123,7 +136,7 @@ class DeltaOf(Transformable):
 
     def has_rules_for(self, places: set[int]) -> bool:
         # A tracer sees the formulas of what has derivatives.
-        return super().has_rules_for(places) and not count_dispatch_modes()
+        return super().has_rules_for(places) and (is_compiled() or not count_dispatch_modes())
 
     def values(self, *arguments: Any) -> Tensor:
         *grads, _, z, y, c, softcap, ignore_index = arguments
@@ -190,7 +203,7 @@ def eager_form(function: StatisticsFunction) -> type[Function]:
     return type("SoftmaxStatistics", (Eager,), {})
 
 
-def compiled_form(operator: StatisticsImplementation, by_y: Callable[..., Tensor]) -> Callable[..., Found]:
+def compiled_form(operator: StatisticsImplementation, delta_of: DeltaOf, by_y: Callable[..., Tensor]) -> type[Function]:
     """Return the form for `torch.compile`, which keeps the operators as they are."""
     # Dynamo of torch 2.11 reads functions from around a Function, no other objects.
     operator_numbers, operator_delta = operator.numbers, operator.delta
@@ -212,12 +225,16 @@ def compiled_form(operator: StatisticsImplementation, by_y: Callable[..., Tensor
             z, y, statistics = ctx.saved_tensors
             found = found_y = None
             if ctx.needs_input_grad[0]:
-                found = operator_delta(g_p, g_l, g_H, statistics, z, y, *ctx.constants)
+                arguments = g_p, g_l, g_H, statistics, z, y, *ctx.constants
+                if torch.is_grad_enabled():
+                    found = delta_of.eager.apply(operator_delta, *arguments)
+                else:
+                    found = operator_delta(*arguments)
             if ctx.needs_input_grad[1] and g_p is not None:
                 found_y = by_y(g_p, *to_compute_dtype((z, y)), *ctx.constants).to(y.dtype)
             return found, found_y, None, None, None, None
 
-    return Compiled.apply
+    return Compiled
 
 
 def by_formulas(formulas: Numbers) -> StatisticsImplementation:

@@ -62,6 +62,9 @@ TracerWarning: type[Warning] = find("jit.TracerWarning")
 # The class of tensors that have shapes and no numbers, with which compilers trace.
 FakeTensor: type[Tensor] = find("_subclasses.fake_tensor.FakeTensor")
 
+# The class of tensors whose changes in place a compiler makes functions.
+FunctionalTensor: type[Tensor] = find("_subclasses.functional_tensor.FunctionalTensor")
+
 _storage_address = find("_C._data_address")
 _top_hooks = find("_C._autograd._top_saved_tensors_default_hooks")
 
@@ -74,6 +77,7 @@ _set_forward_ad = find("autograd.forward_ad._set_fwd_grad_enabled")
 
 _dispatch_mode = find("_C._get_dispatch_mode")
 _tracers = tuple(find(f"_C._TorchDispatchModeKey.{name}") for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+*_, _functional = _tracers
 _vf = find("_VF")
 
 _eager_transforms = find("_functorch.eager_transforms")
@@ -208,6 +212,16 @@ def is_exporting() -> bool:
 def is_recorded() -> bool:
     """Return True if fake tensors, `make_fx` or a compiler's functionalization see the call, outside `torch.func`."""
     return not is_transformed() and any(_dispatch_mode(key) is not None for key in _tracers)
+
+
+def is_compiled() -> bool:
+    """Return True where a compiler, which asks for all derivatives itself, traces operations."""
+    return _dispatch_mode(_functional) is not None
+
+
+def traces_autograd() -> bool:
+    """Return True if `torch.compile`, which calls this, takes `torch.autograd.grad` into its graphs."""
+    return torch._dynamo.config.trace_autograd_ops
 
 
 class Transform:

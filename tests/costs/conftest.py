@@ -258,6 +258,11 @@ def typical_case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
+@pytest.fixture(params=[case for case in FEW_CASES if case in WHOLE_CASES], ids=lambda case: case.name)
+def typical_whole_case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
 FIRST_CASES = [*{case.function: case for case in reversed(CASES)}.values()]
 
 
