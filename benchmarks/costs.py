@@ -13,10 +13,10 @@ so that a slow spell hits both. A star marks what misses its target (benchmarks/
     µs             the times of the plain loss, and in brackets the longest of the line: PyTorch's threads may wait long
     spread         the widest of half the ranges between quartiles of the ratios
 
-The modes are forward and backward (eager, compiled), second derivatives (second), forward mode (forward), and
-gradients by example (vmap). --busy measures once more beside two processes that keep a core busy each. Without --all,
-this takes about 4 minutes; with it, many hours. --write keeps the figures as JSON, which benchmarks.report draws and
-benchmarks.compare compares.
+The modes are forward and backward (eager, compiled), second derivatives (second, compiled_second), forward mode
+(forward, compiled_forward), and gradients by example (vmap, compiled_vmap). --busy measures once more beside two
+processes that keep a core busy each. Without --all, this takes about 4 minutes; with it, many hours. --write keeps the
+figures as JSON, which benchmarks.report draws and benchmarks.compare compares.
 """
 
 import argparse

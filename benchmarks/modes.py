@@ -1,4 +1,4 @@
-"""How the benchmarks differentiate a loss: forward and backward, compiled, twice, forward mode, and by example."""
+"""How the benchmarks differentiate a loss: forward and backward, twice, forward mode, and by example; and compiled."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,12 @@ def eager(loss: Loss) -> Step:
 
 
 def compiled(loss: Loss) -> Step:
+    return eager(compile_afresh(loss))
+
+
+def compile_afresh(step: Step) -> Step:
     torch.compiler.reset()  # Dynamo compiles a function for a few options only.
-    return eager(torch.compile(loss, dynamic=False))
+    return torch.compile(step, dynamic=False)
 
 
 def second(loss: Loss) -> Step:
@@ -43,10 +47,18 @@ def vmap(loss: Loss) -> Step:
     return torch.func.vmap(torch.func.grad(lambda z, y: loss(z[None], y[None])))
 
 
+def second_by_func(loss: Loss) -> Step:
+    """Do what `second` does, as it can be compiled."""
+    return lambda z, y: torch.func.grad(lambda z: torch.func.grad(loss)(z, y).sum())(z)
+
+
 MODES: dict[str, Callable[[Loss], Step]] = {
     "eager": eager,
     "compiled": compiled,
     "second": second,
     "forward": forward,
     "vmap": vmap,
+    "compiled_second": lambda loss: compile_afresh(second_by_func(loss)),
+    "compiled_forward": lambda loss: compile_afresh(forward(loss)),
+    "compiled_vmap": lambda loss: compile_afresh(vmap(loss)),
 }

@@ -41,7 +41,7 @@ def test_a_cost_and_its_peer_have_gradients_of_one_direction(case):
     torch.testing.assert_close(ours / ours.norm(), peer / peer.norm())
 
 
-@pytest.mark.parametrize("mode", sorted(MODES.keys() - {"compiled"}))
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "compiled" not in mode])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_tables_have_every_option_of_every_cost(size, mode, tmp_path, capsys):
     costs.main([*TINY, "--mode", mode, "--size", *map(str, size), "--write", str(tmp_path / "run.json")])
