@@ -88,10 +88,13 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
 // Reads a block that lies across, and is made numbers to compute with before it is transposed.
 template <class Real, class Number> void read_across(const Number* from, const BlockSteps& steps, Reals<Real>* out) {
   constexpr int64_t lanes = Wide<Real>::lanes;
-  BlockSteps across{steps.numbers, steps.lines, steps.number, 1, steps.ahead};
+  const int64_t width = steps.width<Real>();
+  BlockSteps across{steps.numbers, steps.lines, steps.number, steps.line, steps.ahead};
   Reals<Real> rows[2 * block_vectors];
   read_block<Real>(from, across, rows);
-  transpose((const Real*)rows, across.width<Real>() * lanes, across.lines, across.numbers, (Real*)out, steps.width<Real>() * lanes);
+  // What is behind the last number must be finite.
+  for (int64_t i = 1; steps.numbers % lanes && i <= steps.lines; i++) out[i * width - 1] = Reals<Real>{};
+  transpose((const Real*)rows, across.width<Real>() * lanes, across.lines, across.numbers, (Real*)out, width * lanes);
 }
 
 // Reads the numbers of a block into vectors, line by line; behind the last number of a line may be anything finite.
@@ -116,8 +119,9 @@ template <class Real, class Number> void read_block(const Number* from, const Bl
     return;
   }
   if constexpr (std::is_same_v<Number, Bool>) {
-    if (steps.line == 1 && steps.lines >= lanes && steps.numbers % lanes == 0) return read_across<Real>(from, steps, out);
+    if (steps.line == 1 && steps.lines >= lanes) return read_across<Real>(from, steps, out);
   }
+  if (steps.line == 2 && steps.lines >= lanes) return read_across<Real>(from, steps, out);
   if (steps.number == 2 && steps.line != 1) {
     for (int64_t line = 0; line < steps.lines; line++, from += steps.line)
       for (int64_t i = 0; i < steps.numbers; i += lanes)
