@@ -7,7 +7,7 @@ import pytest
 import torch
 from heads import fused, layer, unfused
 
-from ce_torch.costs.linear import class_blocks
+from ce_torch.costs.linear import operators
 from ce_torch.costs.linear.held import held_gradients
 
 COUNT = 8
@@ -55,8 +55,8 @@ def test_gradients_that_are_left_to_the_backward_pass_are_the_same(reduction, op
 
 
 def test_gradients_that_can_be_differentiated_find_the_statistics_once(monkeypatch):
-    inputs, calls, numbers = layer(), [], class_blocks.numbers
-    monkeypatch.setattr(class_blocks, "numbers", lambda *arguments: calls.append(arguments) or numbers(*arguments))
+    inputs, calls, numbers = layer(), [], operators.numbers
+    monkeypatch.setattr(operators, "numbers", lambda *arguments: calls.append(arguments) or numbers(*arguments))
     torch.autograd.grad(fused(*inputs, torch.arange(7)), inputs, create_graph=True)
     assert len(calls) == 1
 

@@ -7,7 +7,7 @@ from torch.func import functionalize, grad, hessian, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal import composite_compliance
 
-from ce_torch.costs.linear import blocks
+from ce_torch.costs.linear import blocks, class_blocks
 
 CLASSES = torch.tensor([0, 3, -100, 4, 6, 1, 1])
 OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -28,6 +28,27 @@ def backend(monkeypatch):
     monkeypatch.setattr(blocks, "FEWEST_CLASSES", 5)
     monkeypatch.setattr(blocks, "FEWEST_ELEMENTS", 20)
     torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        lambda cost, x: grad(cost)(x),
+        lambda cost, x: torch.autograd.grad(cost(x.requires_grad_()), x, create_graph=True)[0],
+    ],
+    ids=["torch.func", "with a graph"],
+)
+def test_kernels_compute_a_gradient_that_can_be_differentiated(monkeypatch, dtype, gradient):
+    x, weight, bias = detached_layer(dtype=dtype)
+
+    def cost(x):
+        return fused(x, weight, bias, CLASSES)
+
+    expected = torch.autograd.grad(cost(z := x.clone().requires_grad_()), z)[0]
+    monkeypatch.setattr(class_blocks, "gradients", None)
+    torch.testing.assert_close(gradient(cost, x), expected)
 
 
 def detached_layer(**sizes):

@@ -94,12 +94,9 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: Plan, needs: Needs, g: Tensor, statistics: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
-        if is_recorded():
-            needed = [name in needs for name in Layer._fields]
-            found = operators.gradients(g, Layer(*layer), plan, statistics, needed)
-            return tuple(gradient for gradient in found if gradient is not None)
-        known = operators.class_statistics(Layer(*layer), plan, statistics)
-        return class_blocks.gradients(g, Layer(*layer), plan, known, needs)
+        needed = [name in needs for name in Layer._fields]
+        found = operators.gradients(g, Layer(*layer), plan, statistics, needed)
+        return tuple(gradient for gradient in found if gradient is not None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
