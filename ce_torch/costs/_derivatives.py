@@ -108,7 +108,7 @@ class DeltaOf(Transformable):
         self.cost, self.spec = cost, cost.spec
 
     def has_rules_for(self, places: set[int]) -> bool:
-        # A tracer sees the formulas of what has derivatives.
+        # A tracer sees the formulas of what has derivatives, but for a compiler, which asks for all of them itself.
         return super().has_rules_for(places) and (is_compiled() or not count_dispatch_modes())
 
     def values(self, *arguments: Any) -> Tensor:

@@ -15,13 +15,15 @@ from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import distinct, is_number, is_visible
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
-from ce_torch.costs._operators import FUNCTIONS, LIBRARY
+from ce_torch.costs._operators import FUNCTIONS
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
+from ce_torch.costs._statistics_operators import Found, define
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
     has_saved_tensor_hooks,
     is_compiled,
     is_exporting,
+    is_forward_mode,
     is_transformed,
     may_be_dual,
     traces_autograd,
@@ -31,9 +33,6 @@ from ce_torch.costs._transforms import Transformable, tracked
 from ce_torch.costs.kernels.formulas import follow
 from ce_torch.costs.kernels.gpu_statistics import statistics_on_gpu
 from ce_torch.costs.kernels.statistics import StatisticsImplementation, statistics_kernels
-
-# p, ℓ, H and ĵ; None for what was not asked for.
-Found = tuple[Tensor | None, Tensor, Tensor | None, Tensor]
 
 
 class Numbers(NamedTuple):
@@ -73,7 +72,7 @@ class StatisticsFunction:
         """Return the function that suits a compiler, a trace, or another caller."""
         if not torch.compiler.is_compiling():
             return self.numbers_of.formulas if tracing_state() is not None else self.numbers_of
-        if is_exporting() or Selection.backend == "formulas":
+        if is_exporting() or Selection.backend == "formulas" or (is_forward_mode() and not is_transformed()):
             return self.numbers_of.formulas
         if not (is_transformed() or traces_autograd()):
             return self.compiled.apply
@@ -135,7 +134,7 @@ class DeltaOf(Transformable):
         self.function = function
 
     def has_rules_for(self, places: set[int]) -> bool:
-        # A tracer sees the formulas of what has derivatives.
+        # A tracer sees the formulas of what has derivatives, but for a compiler, which asks for all of them itself.
         return super().has_rules_for(places) and (is_compiled() or not count_dispatch_modes())
 
     def values(self, *arguments: Any) -> Tensor:
@@ -250,70 +249,3 @@ def by_formulas(formulas: Numbers) -> StatisticsImplementation:
         return follow(z, formulas.delta(*converted, *to_compute_dtype((z, y)), c, softcap, ignore_index))
 
     return StatisticsImplementation("formulas", lambda *inputs: None, numbers, delta)
-
-
-def define(name: str, implementations: dict[str, Sequence[StatisticsImplementation]]) -> StatisticsImplementation:
-    """Define the operators, with what each dispatch key can choose from, and return them as an implementation."""
-    inputs = "Tensor z, Tensor? y, float c, float? softcap, int ignore_index"
-    schemas = {
-        name: f"({inputs}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-        f"{name}_delta": f"(Tensor? g_p, Tensor? g_l, Tensor? g_H, Tensor? statistics, {inputs}) -> Tensor",
-    }
-    for (operator, schema), fake in zip(schemas.items(), (fake_numbers, fake_delta), strict=True):
-        LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.register_fake(f"ce_torch::{operator}", fake, lib=LIBRARY)
-    for key, choices in implementations.items():
-        for operator, function in zip(schemas, operator_functions(choices), strict=True):
-            LIBRARY.impl(operator, function, key)
-    all_numbers, delta = (getattr(torch.ops.ce_torch, operator).default for operator in schemas)
-
-    def numbers(z: Tensor, y: Tensor | None, *constants: Any) -> tuple[Found, Tensor]:
-        p, logsumexp, H, prediction, statistics = all_numbers(z, y, *constants)
-        return (None if y is None else p, logsumexp, H if constants[-1] else None, prediction), statistics
-
-    return StatisticsImplementation("operator", lambda *inputs: None, numbers, delta)
-
-
-def operator_functions(choices: Sequence[StatisticsImplementation]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return what the operators do: the first implementation that supports the inputs runs. They return tensors."""
-
-    def first(*inputs: Any) -> StatisticsImplementation:
-        return next(choice for choice in choices if choice.refusal(*inputs) is None)
-
-    def numbers(*inputs: Any) -> tuple[Tensor, ...]:
-        found, statistics = first(*inputs).numbers(*inputs)
-        none = inputs[0].new_empty(0, dtype=compute_dtype(inputs[0]))
-        p, logsumexp, H, prediction = found
-        # What an operator returns are tensors that share no memory.
-        return (
-            none.clone() if p is None else p,
-            logsumexp,
-            none.clone() if H is None else H,
-            prediction,
-            none.new_zeros(3, *logsumexp.shape) if statistics is None else statistics,
-        )
-
-    def delta(g_p: Tensor | None, g_l: Tensor | None, g_H: Tensor | None, statistics: Any, *inputs: Any) -> Tensor:
-        return first(*inputs, False).delta(g_p, g_l, g_H, statistics, *inputs)
-
-    return numbers, delta
-
-
-def fake_numbers(
-    z: Tensor, y: Tensor | None, c: float, softcap: float | None, ignore_index: int, entropy: bool
-) -> tuple[Tensor, ...]:
-    def new(*shape: Any) -> Tensor:
-        return z.new_empty(shape, dtype=compute_dtype(z))
-
-    examples = z.shape[:-1]
-    return (
-        new(0) if y is None else new(*examples),
-        new(*examples),
-        new(*examples) if entropy else new(0),
-        z.new_empty(examples, dtype=torch.int64),
-        new(3, *examples),
-    )
-
-
-def fake_delta(g_p: Any, g_l: Any, g_H: Any, statistics: Any, z: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(z)

@@ -215,8 +215,8 @@ def is_recorded() -> bool:
 
 
 def is_compiled() -> bool:
-    """Return True where a compiler, which asks for all derivatives itself, traces operations."""
-    return _dispatch_mode(_functional) is not None
+    """Return True where Dynamo or AOTAutograd traces, which asks for all derivatives of what it traces itself."""
+    return torch.compiler.is_compiling() or _dispatch_mode(_functional) is not None
 
 
 def traces_autograd() -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jvp, vmap
 from torch.testing import assert_close
 
@@ -174,3 +175,23 @@ def test_a_compiled_gradient_without_a_graph_has_no_derivative():
 def test_so_is_that_of_softmax_statistics_and_of_costs_with_their_layer(cost):
     x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     assert_penalties_agree(cost, x, CLASSES)
+
+
+def test_a_compiled_gradient_of_each_of_no_examples_is_empty(typical_whole_case):
+    z, y = typical_whole_case.examples(0, 4, 3)
+    transformed = functools.partial(TRANSFORMS["vmap of grad"], lambda z, y: typical_whole_case(z, y))
+    assert_close(torch.compile(transformed, fullgraph=True, backend="aot_eager")(z, y), torch.empty_like(z))
+
+
+@pytest.mark.parametrize("traces_autograd", [False, True])
+@pytest.mark.parametrize("cost", [cross_entropy, numbers], ids=["cost", "statistics"])
+def test_a_compiled_cost_has_a_tangent_within_a_dual_level(cost, traces_autograd):
+    z, y = torch.randn(6, 5, dtype=torch.float64), torch.rand(6, 5, dtype=torch.float64)
+
+    def tangent(z, v):
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(cost(forward_ad.make_dual(z, v), y)).tangent
+
+    with torch._dynamo.config.patch(trace_autograd_ops=traces_autograd):
+        compiled = torch.compile(tangent, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(z, z.sin()), tangent(z, z.sin()))
