@@ -18,7 +18,7 @@ from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import count, example_grad, quotient, reduce
 from ce_torch.costs._spec import CostSpec, Formula
-from ce_torch.costs._torch_private import count_dispatch_modes, current_transform, is_compiled, may_be_dual
+from ce_torch.costs._torch_private import count_dispatch_modes, current_transform, is_seen_by_compiler, may_be_dual
 from ce_torch.costs._transforms import Transformable, places, tracked
 from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.formulas import change_by_formulas
@@ -109,7 +109,7 @@ class DeltaOf(Transformable):
 
     def has_rules_for(self, places: set[int]) -> bool:
         # A tracer sees the formulas of what has derivatives, but for a compiler, which asks for all of them itself.
-        return super().has_rules_for(places) and (is_compiled() or not count_dispatch_modes())
+        return super().has_rules_for(places) and (is_seen_by_compiler() or not count_dispatch_modes())
 
     def values(self, *arguments: Any) -> Tensor:
         grad_output, _, _, *inputs = arguments

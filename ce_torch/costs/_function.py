@@ -17,7 +17,7 @@ from ce_torch.costs._autograd import distinct, is_visible, only_values_matter
 from ce_torch.costs._backend import Selection, choose, is_open, record
 from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas, is_all_that_moves
 from ce_torch.costs._forms import Gradients, compiled_form, eager_form, gradients, traced_form
-from ce_torch.costs._operators import FUNCTIONS, define
+from ce_torch.costs._operators import IN_GRAPH, define
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._spec import CostSpec
 from ce_torch.costs._torch_private import (
@@ -57,7 +57,7 @@ class CostFunction:
         self.traced = traced_form(spec)
         self.compiled = compiled_form(spec, self.operator, self.delta_of)
         self.eager = eager_form(spec, self)
-        FUNCTIONS[spec.name] = self
+        IN_GRAPH[spec.name] = self.in_graph
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""

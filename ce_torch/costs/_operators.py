@@ -7,8 +7,8 @@
 They have no derivatives of their own: `_function.py` gives them some.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +18,9 @@ from ce_torch.costs._spec import CostSpec
 from ce_torch.costs.kernels import Implementation, new_cost, new_statistics
 
 LIBRARY = torch.library.Library("ce_torch", "FRAGMENT")
-# The functions that call the operators, by the name of the first.
-FUNCTIONS: dict[str, "InGraph"] = {}
+# What `torch.compile` calls without looking inside, by the name of the first operator that it calls.
+IN_GRAPH: dict[str, Callable[..., Any]] = {}
 SCHEMA_TYPES = {float: "float", int: "int", Tensor: "Tensor"}
-
-
-class InGraph(Protocol):
-    """A function that `torch.compile` calls without looking inside, and differentiates."""
-
-    def in_graph(self, *arguments: Any) -> Any: ...
 
 
 def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]]) -> Implementation:

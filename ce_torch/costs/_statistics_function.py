@@ -15,15 +15,15 @@ from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import distinct, is_number, is_visible
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
-from ce_torch.costs._operators import FUNCTIONS
+from ce_torch.costs._operators import IN_GRAPH
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._statistics_operators import Found, define
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
     has_saved_tensor_hooks,
-    is_compiled,
     is_exporting,
     is_forward_mode,
+    is_seen_by_compiler,
     is_transformed,
     may_be_dual,
     traces_autograd,
@@ -55,7 +55,7 @@ class StatisticsFunction:
         self.operator = define(name, {**choices, "CompositeExplicitAutograd": (in_formulas,)})
         self.delta_of = DeltaOf(self)
         self.numbers_of = NumbersOf(self)
-        self.name, FUNCTIONS[name] = name, self
+        self.name, IN_GRAPH[name] = name, self.in_graph
         self.compiled = compiled_form(self.operator, self.delta_of, formulas.by_y)
 
     def __call__(self, *inputs: Any) -> Found:
@@ -135,7 +135,7 @@ class DeltaOf(Transformable):
 
     def has_rules_for(self, places: set[int]) -> bool:
         # A tracer sees the formulas of what has derivatives, but for a compiler, which asks for all of them itself.
-        return super().has_rules_for(places) and (is_compiled() or not count_dispatch_modes())
+        return super().has_rules_for(places) and (is_seen_by_compiler() or not count_dispatch_modes())
 
     def values(self, *arguments: Any) -> Tensor:
         *grads, _, z, y, c, softcap, ignore_index = arguments

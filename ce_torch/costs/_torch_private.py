@@ -214,13 +214,16 @@ def is_recorded() -> bool:
     return not is_transformed() and any(_dispatch_mode(key) is not None for key in _tracers)
 
 
-def is_compiled() -> bool:
+def is_seen_by_compiler() -> bool:
     """Return True where Dynamo or AOTAutograd traces, which asks for all derivatives of what it traces itself."""
     return torch.compiler.is_compiling() or _dispatch_mode(_functional) is not None
 
 
 def traces_autograd() -> bool:
-    """Return True if `torch.compile`, which calls this, takes `torch.autograd.grad` into its graphs."""
+    """Return True if `torch.compile`, which calls this, takes `torch.autograd.grad` into its graphs.
+
+    To look for the setting earlier would load the compiler.
+    """
     return torch._dynamo.config.trace_autograd_ops
 
 

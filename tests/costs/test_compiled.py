@@ -129,10 +129,9 @@ def test_a_compiled_penalty_of_the_gradient_is_the_eager_one(whole_case, order):
     assert_penalties_agree(whole_case, z.requires_grad_(), y, order=order)
 
 
-def test_a_compiled_penalty_of_the_gradients_by_z_and_y_is_the_eager_one(whole_case):
+def test_a_compiled_penalty_of_every_gradient_is_the_eager_one(whole_case):
     z, y = whole_case.examples(6, 3)
-    if not whole_case.indices:
-        assert_penalties_agree(whole_case, z.requires_grad_(), y.requires_grad_())
+    assert_penalties_agree(whole_case, z.requires_grad_(), y if whole_case.indices else y.requires_grad_())
 
 
 def test_a_compiled_penalty_is_the_eager_one_by_the_formulas_too(typical_whole_case):
@@ -172,7 +171,7 @@ def test_a_compiled_gradient_without_a_graph_has_no_derivative():
     ],
     ids=["statistics", "layer", "layer without reduction", "distillation"],
 )
-def test_so_is_that_of_softmax_statistics_and_of_costs_with_their_layer(cost):
+def test_so_is_a_penalty_of_softmax_statistics_and_of_a_cost_with_its_layer(cost):
     x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     assert_penalties_agree(cost, x, CLASSES)
 
@@ -184,7 +183,11 @@ def test_a_compiled_gradient_of_each_of_no_examples_is_empty(typical_whole_case)
 
 
 @pytest.mark.parametrize("traces_autograd", [False, True])
-@pytest.mark.parametrize("cost", [cross_entropy, numbers], ids=["cost", "statistics"])
+@pytest.mark.parametrize(
+    "cost",
+    [cross_entropy, numbers, lambda x, y: linear_softmax_cross_entropy(x, x.detach().cos()[:5], y)],
+    ids=["cost", "statistics", "layer"],
+)
 def test_a_compiled_cost_has_a_tangent_within_a_dual_level(cost, traces_autograd):
     z, y = torch.randn(6, 5, dtype=torch.float64), torch.rand(6, 5, dtype=torch.float64)
 

@@ -115,7 +115,9 @@ def layer_inputs(
     x, weight, bias = autocast(x), autocast(weight), None if bias is None else autocast(bias)
     if adapter is not None:
         adapter = autocast(adapter[0]), autocast(adapter[1])
-    x = x.reshape(math.prod(shape), x.shape[-1])
+    if x.ndim != 2:
+        # Rows stay what they are: AOTAutograd refuses tangents of a view.
+        x = x.reshape(math.prod(shape), x.shape[-1])
     if not isinstance(temperature, Tensor):
         return Inputs(x, weight, bias, None, adapter, given), 1 / temperature
     if softcap is not None or (temperature.ndim and bias is not None):

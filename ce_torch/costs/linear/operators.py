@@ -68,24 +68,28 @@ def gradients(
 
     The statistics are those that come with the numbers, or None if nobody kept them; so is what is held.
     """
-    if statistics is None:
-        statistics = numbers(layer, plan)[1]
     if plan.shard.group is None and is_recorded():
-        arguments = g, statistics, *layer, *plan.options, [*needs]
+        arguments = g, known_statistics(layer, plan, statistics), *layer, *plan.options, [*needs]
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
         return tuple(next(found) if needed else None for needed in needs)
     names, needs_target = needed_fields(needs)
     is_final = not (needs_target or may_be_differentiated(g))
     kernels = find_kernels(layer, plan) if is_final else None
     if kernels is not None:
-        arguments = g, layer, plan, Statistics(*statistics), names
+        arguments = g, layer, plan, Statistics(*known_statistics(layer, plan, statistics)), names
         found = cpu_blocks.gradients(*arguments, held) if kernels is cpu_blocks else kernels.gradients(*arguments)
         return *align(found, names), None, None, None
-    is_known = is_final and not count_dispatch_modes()
-    known = Statistics(*statistics) if is_known else class_statistics(layer, plan, statistics)
+    if statistics is not None and is_final and not count_dispatch_modes():
+        known = Statistics(*statistics)
+    else:
+        known = class_statistics(layer, plan, statistics)
     found = class_blocks.gradients(g, layer, plan, known, names)
     target = class_blocks.target_gradients(g, layer, plan, known) if needs_target else (None,) * 3
     return *align(found, names), *target
+
+
+def known_statistics(layer: Layer, plan: Plan, statistics: Tensor | None) -> Tensor:
+    return numbers(layer, plan)[1] if statistics is None else statistics
 
 
 def class_statistics(layer: Layer, plan: Plan, statistics: Tensor | None) -> Statistics:
