@@ -6,7 +6,7 @@ from switches import turn_kernels_off
 from torch.nn import functional as F
 
 from ce_torch.costs.kernels import gpu
-from ce_torch.costs.linear import gpu_blocks, gpu_half_precision, targets
+from ce_torch.costs.linear import gpu_blocks, gpu_half_precision, room, targets
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -20,9 +20,22 @@ N, D, K = 9, 8, 29
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take stripes and blocks so small that there are several; let tensors on the CPU pass for some on a GPU."""
-    sizes = {"STRIPE_EXAMPLES": 5, "STRIPE_CLASSES": 16, "BLOCK_EXAMPLES": 5, "BLOCK_CLASSES": 16, "TILE": 8}
+    sizes = {
+        "STRIPE_EXAMPLES": 5,
+        "STRIPE_CLASSES": 16,
+        "STRIPE_TILE": {"tile": 4, "tile_classes": 8, "tile_inputs": 4},
+        "BLOCK_CLASSES": 8,
+        "BLOCK_ELEMENTS": 80,
+        "BLOCK_TILE": {"tile": 4, "tile_classes": 4},
+        "FEWEST_CLASSES": 4,
+        "FEWEST_MULTIPLICATIONS": 1,
+        "UNIT": 4,
+        "TILE": 8,
+    }
     for name, size in sizes.items():
         monkeypatch.setattr(gpu_half_precision, name, size)
+    for name, size in {"ALIGNMENT": 4, "SLACK": 32}.items():
+        monkeypatch.setattr(room, name, size)
     monkeypatch.setattr(gpu_blocks, "ELEMENTS", 16 * N)
     monkeypatch.setattr(gpu_blocks, "FEWEST_CLASSES", 1)
     monkeypatch.setattr(gpu_blocks, "TILE", 8)
@@ -97,6 +110,34 @@ def test_cost_and_gradients_are_float64s_but_for_two_roundings(dtype, has_bias, 
     for gradient, expected in zip(found, gradients, strict=True):
         assert gradient.dtype == dtype
         assert (gradient - expected).norm() < torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize("examples", [3, D, 12, 40])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "temperature": 0.5}], ids=str)
+def test_what_waits_in_the_gradient_of_the_weight_is_read_before_it_is_written(examples, options):
+    classes = 203
+    inputs = draw(torch.bfloat16, (examples, D), (classes, D), (classes,))
+    y = torch.arange(examples, device=DEVICE) * 37 % classes
+    C = linear_log_likelihood(inputs[0], inputs[1], y, inputs[2], out_dtype=torch.float32, **options)
+    right, gradients = exact(inputs, y, **options)
+    torch.testing.assert_close(C.double(), right, rtol=1e-5, atol=1e-5)
+    for gradient, expected in zip(torch.autograd.grad(C, inputs), gradients, strict=True):
+        assert (gradient - expected).norm() < torch.finfo(torch.bfloat16).eps * expected.norm()
+
+
+def test_no_memory_is_taken_but_for_the_last_classes(monkeypatch):
+    own, borrow = [], room.borrow
+
+    def watched(gradient, first, *sizes):
+        memory = [*borrow(gradient, first, *sizes)]
+        if memory[0].untyped_storage().data_ptr() != gradient.untyped_storage().data_ptr():
+            own.append(room.count_bytes(*sizes))
+        return memory
+
+    monkeypatch.setattr(gpu_half_precision, "borrow", watched)
+    x, weight = draw(torch.bfloat16, (40, D), (203, D))
+    linear_log_likelihood(x, weight, torch.arange(40, device=DEVICE)).backward()
+    assert 0 < max(own) <= room.count_bytes(*gpu_half_precision.block_sizes(40, gpu_half_precision.FEWEST_CLASSES))
 
 
 def test_gradients_in_float16_take_the_loss_scale_before_they_are_rounded():

@@ -79,15 +79,16 @@ def softmax_cost(
     C_of_rows = per_example(C) if reduction == "none" else None
     layout = lay_out(z, as_outputs(y), weight, maxima(z, statistics), C_of_rows)
     z_rows, y_rows, weights, m, C_rows = layout.tensors
+    C_all = None if reduction == "none" else C
+    # How many examples count in the mean is to be found where y holds classes.
+    count, known = (None, N) if y.is_floating_point() else (counted(statistics), None)
     part = layout.sizes[0]
-    partials = z.new_empty((2, layout.programs(part)), dtype=real)
+    partials = new_partials(2, layout.programs(part), real, C_all, count)
     inputs = z_rows, y_rows, weights, normal(c, real), label_smoothing, ignore_index, N
-    constants = {"smooths": label_smoothing != 0, "lane_columns": layout.lane_columns}
-    launch("log_likelihood", layout, part, C_rows, partials, m, *inputs, **constants)
-    if not y.is_floating_point():
-        finish(reduction, C, partials, None, counted(statistics))
-    elif reduction != "none":
-        finish(reduction, C, partials, N)
+    constants = {"averages": reduction == "mean", "smooths": label_smoothing != 0, "lane_columns": layout.lane_columns}
+    launch("log_likelihood", layout, part, C_rows, C_all, count, partials, m, *inputs, **constants)
+    if partials is not None:
+        finish(reduction, C_all, partials, known, count)
     return to_dtype(C, dtype), statistics
 
 
@@ -149,12 +150,14 @@ def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
         C_of_rows = per_example(C) if reduction == "none" else None
         layout = lay_out(z, as_outputs(y), *weights, C_of_rows, merges_columns=rows_may_merge(reduction, y))
         *tensors, C_rows = layout.tensors
-        part = layout.sizes[0] if reduction == "none" else PART_TILES * layout.tile_columns
-        partials = z.new_empty(layout.programs(part), dtype=compute_dtype(z))
+        C_all, N = None if reduction == "none" else C, count_examples(z)
+        part = PART_TILES * layout.tile_columns if C_all is not None else layout.sizes[0]
+        partials = new_partials(1, layout.programs(part), compute_dtype(z), C_all)
         formula, _ = formulas(spec)
-        launch("elements", layout, part, C_rows, partials, *tensors, *numbers, part=part, formula=formula)
-        if reduction != "none":
-            finish(reduction, C, partials, count_examples(z))
+        inputs, constants = (*tensors, *numbers, N), {"averages": reduction == "mean", "formula": formula}
+        launch("elements", layout, part, C_rows, C_all, partials, *inputs, part=part, **constants)
+        if partials is not None:
+            finish(reduction, C_all, partials, N)
         return to_dtype(C, dtype), None
 
     def delta(
@@ -205,6 +208,17 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> No
         torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
+def multiply_once(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Write the product of matrices in half precision to `out`, summed in float32 and rounded once."""
+    matmul = torch.backends.cuda.matmul
+    may_round_parts = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        torch.mm(left, right, out=out)
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = may_round_parts
+
+
 def multiply_by(tensor: Tensor, factor: Tensor) -> None:
     """Multiply a contiguous tensor in place by a number on the GPU. One that is 1 takes no time."""
     grid = (-(-tensor.numel() // LARGEST_TILE),)
@@ -227,17 +241,32 @@ def launch(name: str, layout: Layout, columns: int, *arguments: Any, **constants
     )
 
 
-def finish(reduction: str, C: Tensor, partials: Tensor, N: int | None, counted: Tensor | None = None) -> None:
+def new_partials(sums: int, programs: int, dtype: torch.dtype, *results: Tensor | None) -> Tensor | None:
+    """Return memory for the sums of each program, or None where no result needs them, or one program makes it alone."""
+    first = next((result for result in results if result is not None), None)
+    return None if programs == 1 or first is None else first.new_empty((sums, programs), dtype=dtype)
+
+
+def finish(reduction: str, C: Tensor | None, partials: Tensor, N: int | None, counted: Tensor | None = None) -> None:
     """Add up C, and how much all rows count in the mean: N, or the sum over programs."""
-    result = None if reduction == "none" else C
     constants = {"averages": reduction == "mean", "block": FINISH_BLOCK}
-    run("finish", partials, (1,), result, counted, partials, partials.shape[-1], N, **constants)
+    run("finish", partials, (1,), C, counted, partials, partials.shape[-1], N, **constants)
 
 
 def run(name: str, tensor: Tensor, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Run the kernel of this name, in a grid of programs, where this tensor is."""
+    launch = kernel(name)[grid]
+    if has_one_gpu():
+        launch(*arguments, **constants)
+        return
     with torch.cuda.device_of(tensor):
-        kernel(name)[grid](*arguments, **constants)
+        launch(*arguments, **constants)
+
+
+@cache
+def has_one_gpu() -> bool:
+    """Return True if there is no other GPU to choose, which takes as long as a launch."""
+    return torch.cuda.device_count() < 2
 
 
 @cache

@@ -1,7 +1,6 @@
 """What happens on a GPU to a block of a layer's weighted inputs, in Triton, between two products in half precision.
 
 z comes in float32 from a product that sums in float32; what goes into the next product is rounded to half precision.
-A program takes a row.
 """
 
 import triton
@@ -14,6 +13,7 @@ from ce_torch.costs.kernels.gpu_statistics_kernels import cap, cap_slope
 @triton.jit
 def block_exponentials(
     e,
+    m_of_block,
     total,
     m,
     others,
@@ -24,47 +24,111 @@ def block_exponentials(
     c,
     start,
     classes,
+    examples,
     stride,
     inputs,
     tile: tl.constexpr,
+    tile_classes: tl.constexpr,
     tile_inputs: tl.constexpr,
 ):
-    """Write exp(c (z − m)), and 0 at y, for the largest m so far; scale what was summed before down to it."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, tile)
-    mask, label = column < classes, tl.load(y + row) - start
-    z_row = weighted_inputs(z, bias, row, start, column, mask, stride)
-    m_before, sum_before = tl.load(m + row), tl.load(others + row)
-    m_row = tl.maximum(m_before, tl.max(z_row, 0))
-    x = exponent(z_row, m_row, c)
-    e_row = tl.where(mask & (column != label), tl.exp(x), 0.0)
-    fall_row = tl.exp(exponent(m_before, m_row, c))
-    tl.store(m + row, m_row)
-    tl.store(others + row, product(sum_before, fall_row) + tl.sum(e_row, 0))
-    if (label >= 0) & (label < classes):
-        tl.store(z_y + row, tl.sum(tl.where(column == label, z_row, 0.0), 0))
-    if e is not None:
-        tl.store(e + row * stride + column, e_row.to(e.dtype.element_ty), mask=mask)
-        if fall_row != 1:
+    """Write exp(c (z − m)), and 0 at y, for the largest m so far; scale what was summed before down to it.
+
+    A program takes a tile of examples, and of them all classes, a row of z each.
+    """
+    row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+    inside = row < examples
+    m_before = tl.load(m + row, mask=inside, other=0.0)
+    largest = tl.full([tile_classes, tile], -float("inf"), tl.float32)
+    for first in range(0, classes, tile_classes):
+        z_tile, _, _ = class_rows(z, bias, row, inside, first, start, classes, examples, tile_classes)
+        largest = tl.maximum(largest, z_tile)
+    m_row = tl.maximum(m_before, tl.max(largest, 0))
+    label = tl.load(y + row, mask=inside, other=-1) - start
+    sum, z_label = tl.zeros([tile_classes, tile], tl.float32), tl.zeros([tile_classes, tile], tl.float32)
+    for first in range(0, classes, tile_classes):
+        z_tile, column, mask = class_rows(z, bias, row, inside, first, start, classes, examples, tile_classes)
+        is_label = column[:, None] == label[None, :]
+        e_tile = tl.where(mask & ~is_label, tl.exp(exponent(z_tile, m_row[None, :], c)), 0.0)
+        sum += e_tile
+        z_label += tl.where(is_label, z_tile, 0.0)
+        if e is not None:
+            pointers = e + column.to(tl.int64)[:, None] * stride + row[None, :]
+            tl.store(pointers, e_tile.to(e.dtype.element_ty), mask=mask)
+    fall = tl.exp(exponent(m_before, m_row, c))
+    tl.store(m + row, m_row, mask=inside)
+    if m_of_block is not None:
+        tl.store(m_of_block + row, m_row, mask=inside)
+    before = tl.load(others + row, mask=inside, other=0.0)
+    tl.store(others + row, product(before, fall) + tl.sum(sum, 0), mask=inside)
+    tl.store(z_y + row, tl.sum(z_label, 0), mask=inside & (label >= 0) & (label < classes))
+    if total is not None:
+        shrinks = inside & (fall != 1)
+        if tl.max(shrinks.to(tl.int32), 0) > 0:
             for first in range(0, inputs, tile_inputs):
                 i = first + tl.arange(0, tile_inputs)
-                pointers = total + row * inputs + i
-                value = tl.load(pointers, mask=i < inputs, other=0.0)
-                tl.store(pointers, product(value, fall_row), mask=i < inputs)
+                pointers, mask = total + row[:, None] * inputs + i[None, :], shrinks[:, None] & (i < inputs)[None, :]
+                value = tl.load(pointers, mask=mask, other=0.0)
+                tl.store(pointers, product(value, fall[:, None]), mask=mask)
 
 
 @triton.jit
-def block_delta(delta, m, scale, delta_y, g, off_value, z, bias, y, c, start, classes, stride, tile: tl.constexpr):
-    """Write scale exp(c (z − m)) − g off_value, and delta_y − g off_value at y."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * tile + tl.arange(0, tile)
-    mask, label = column < classes, tl.load(y + row) - start
-    z_row = weighted_inputs(z, bias, row, start, column, mask, stride)
-    e = tl.exp(exponent(z_row, tl.load(m + row), c))
-    value = tl.where(column == label, tl.load(delta_y + row), product(tl.load(scale + row), e))
+def class_rows(z, bias, row, inside, first, start, classes, examples, tile_classes: tl.constexpr):
+    """A tile of z, whose rows are classes, with the bias; −∞ outside."""
+    column = first + tl.arange(0, tile_classes)
+    is_class = column < classes
+    mask = is_class[:, None] & inside[None, :]
+    z_tile = tl.load(z + column.to(tl.int64)[:, None] * examples + row[None, :], mask=mask, other=-float("inf"))
+    if bias is not None:
+        z_tile += tl.load(bias + start + column, mask=is_class, other=0.0).to(tl.float32)[:, None]
+    return z_tile, column, mask
+
+
+@triton.jit
+def block_delta(
+    delta,
+    source,
+    m_of_block,
+    m,
+    scale,
+    delta_y,
+    g,
+    off_value,
+    bias,
+    y,
+    c,
+    start,
+    classes,
+    examples,
+    source_stride,
+    stride,
+    tile: tl.constexpr,
+    tile_classes: tl.constexpr,
+):
+    """Write scale exp(c (z − m)) − g off_value, and delta_y − g off_value at y.
+
+    Rows are classes. The source is z, or exp(c (z − m)) for the m of its block.
+    """
+    row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+    column = tl.program_id(1) * tile_classes + tl.arange(0, tile_classes)
+    inside, is_class = row < examples, column < classes
+    mask = is_class[:, None] & inside[None, :]
+    value = tl.load(source + column.to(tl.int64)[:, None] * source_stride + row[None, :], mask=mask, other=0.0)
+    value = value.to(tl.float32)
+    factor, m_row = tl.load(scale + row, mask=inside, other=0.0), tl.load(m + row, mask=inside, other=0.0)
+    if m_of_block is not None:
+        m_before = tl.load(m_of_block + row, mask=inside, other=0.0)
+        factor = product(factor, tl.exp(exponent(m_before, m_row, c)))
+    else:
+        if bias is not None:
+            value += tl.load(bias + start + column, mask=is_class, other=0.0).to(tl.float32)[:, None]
+        value = tl.exp(exponent(value, m_row[None, :], c))
+    label, value_y = tl.load(y + row, mask=inside, other=-1) - start, tl.load(delta_y + row, mask=inside, other=0.0)
+    value = tl.where(column[:, None] == label[None, :], value_y[None, :], product(factor[None, :], value))
     if off_value is not None:
-        value -= tl.load(g + row) * tl.load(off_value + start + column, mask=mask, other=0.0)
-    tl.store(delta + row * stride + column, value.to(delta.dtype.element_ty), mask=mask)
+        off = tl.load(off_value + start + column, mask=is_class, other=0.0)
+        value -= tl.load(g + row, mask=inside, other=0.0)[None, :] * off[:, None]
+    pointers = delta + column.to(tl.int64)[:, None] * stride + row[None, :]
+    tl.store(pointers, value.to(delta.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -13,6 +13,8 @@ from ce_torch.costs.kernels.gpu_tiles import load_tile, place, row_pointers, sto
 @triton.jit
 def log_likelihood(
     C,
+    C_all,
+    counted,
     partials,
     m,
     z,
@@ -23,6 +25,7 @@ def log_likelihood(
     ignore_index,
     N,
     sizes,
+    averages: tl.constexpr,
     smooths: tl.constexpr,
     tile_rows: tl.constexpr,
     tile_columns: tl.constexpr,
@@ -51,9 +54,15 @@ def log_likelihood(
     tl.store(statistics + 2 * N, T, mask=inside)
     if C is not None:
         tl.store(row_pointers(C, rows), C_row, mask=inside)
-    tl.store(partials + tl.program_id(0), tl.sum(C_row, 0))
+    total, count = tl.sum(C_row, 0), N
     if y.memory.dtype.element_ty.is_int():
-        tl.store(partials + tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(counts, w_y, 0.0), 0))
+        count = tl.sum(tl.where(counts, w_y, 0.0), 0)
+    if partials is None:
+        store_sum(C_all, counted, total, count, averages, real)
+    else:
+        tl.store(partials + tl.program_id(0), total)
+        if y.memory.dtype.element_ty.is_int():
+            tl.store(partials + tl.num_programs(0) + tl.program_id(0), count)
 
 
 @triton.jit
@@ -191,6 +200,7 @@ def log_likelihood_delta(
 @triton.jit
 def elements(
     C,
+    C_all,
     partials,
     z,
     y,
@@ -198,14 +208,16 @@ def elements(
     p,
     first: tl.float64,
     second: tl.float64,
+    N,
     sizes,
     part,
+    averages: tl.constexpr,
     formula: tl.constexpr,
     tile_rows: tl.constexpr,
     tile_columns: tl.constexpr,
 ):
     """C, the sum of `formula` over the neurons: of each row, or of what a program takes, rows by `part` columns."""
-    real: tl.constexpr = partials.dtype.element_ty
+    real: tl.constexpr = tl.float64 if z.memory.dtype.element_ty.is_fp64() else tl.float32
     first = tl.full((), first, real), tl.full((), 1.0 - first, real)
     numbers = first, tl.full((), second, real)
     start, rows, inside = place(sizes, part, tile_rows)
@@ -217,7 +229,10 @@ def elements(
     C_row = tl.sum(total, 1)
     if C is not None:
         tl.store(row_pointers(C, rows), C_row, mask=inside)
-    tl.store(partials + tl.program_id(0), tl.sum(C_row, 0))
+    if partials is None:
+        store_sum(C_all, None, tl.sum(C_row, 0), N, averages, real)
+    else:
+        tl.store(partials + tl.program_id(0), tl.sum(C_row, 0))
 
 
 @triton.jit
@@ -279,15 +294,22 @@ def finish(C, counted, partials, programs, N, averages: tl.constexpr, block: tl.
         total += tl.load(partials + program, mask=program < programs, other=0.0)
         if N is None:
             count += tl.load(partials + programs + program, mask=program < programs, other=0.0)
-    C_all, n = tl.sum(total, 0), N
+    n = N
     if N is None:
         n = tl.sum(count, 0)
-        tl.store(counted, n)
+    store_sum(C, counted, tl.sum(total, 0), n, averages, partials.dtype.element_ty)
+
+
+@triton.jit
+def store_sum(C, counted, total, n, averages: tl.constexpr, real: tl.constexpr):
+    """Store C of all rows, and how much they count in the mean, each if it has a place."""
+    if counted is not None:
+        tl.store(counted, n.to(tl.float64))
     if C is not None:
         if averages:
-            C_all = tl.where(n == 0, float("nan"), C_all / tl.where(n == 0, 1, n))
+            total = tl.where(n == 0, float("nan"), total.to(tl.float64) / tl.where(n == 0, 1, n))
         # Triton does not round float64 to half precision.
-        tl.store(C, C_all.to(partials.dtype.element_ty).to(C.dtype.element_ty))
+        tl.store(C, total.to(real).to(C.dtype.element_ty))
 
 
 @triton.jit

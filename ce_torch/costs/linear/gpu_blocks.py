@@ -16,7 +16,7 @@ from ce_torch.costs.linear.blocks import Plan, split
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
 from ce_torch.costs.linear.cpu_blocks import total_numbers
 from ce_torch.costs.linear.example_blocks import general_refusal
-from ce_torch.costs.linear.gpu_half_precision import TILE, view
+from ce_torch.costs.linear.gpu_half_precision import TILE
 from ce_torch.costs.linear.gradients import Needs
 from ce_torch.costs.linear.layer import Layer
 
@@ -111,3 +111,9 @@ def gradients(g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs
         if "bias" in found:
             found["bias"][block] = delta.sum(0, dtype=torch.float32)
     return tuple(gradient.to(x.dtype) for gradient in found.values())
+
+
+def view(memory: Tensor, rows: int, classes: slice) -> Tensor:
+    """Return the memory's start as rows of these classes."""
+    columns = classes.stop - classes.start
+    return memory[: rows * columns].view(rows, columns)
