@@ -6,7 +6,7 @@ from switches import turn_kernels_off
 from torch.nn import functional as F
 
 from ce_torch.costs.kernels import gpu
-from ce_torch.costs.linear import gpu_blocks, gpu_half_precision, room, targets
+from ce_torch.costs.linear import gpu_blocks, gpu_half_precision, gpu_passes, room, targets
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
 triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
@@ -21,29 +21,23 @@ N, D, K = 9, 8, 29
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take stripes and blocks so small that there are several; let tensors on the CPU pass for some on a GPU."""
     sizes = {
-        "STRIPE_EXAMPLES": 5,
-        "STRIPE_CLASSES": 16,
-        "STRIPE_TILE": {"tile": 4, "tile_classes": 8, "tile_inputs": 4},
-        "BLOCK_CLASSES": 8,
-        "BLOCK_ELEMENTS": 80,
-        "BLOCK_TILE": {"tile": 4, "tile_classes": 4},
-        "FEWEST_CLASSES": 4,
-        "FEWEST_MULTIPLICATIONS": 1,
-        "UNIT": 4,
-        "TILE": 8,
+        gpu_passes: {"STRIPE_EXAMPLES": 5, "STRIPE_CLASSES": 16, "BLOCK_CLASSES": 8, "BLOCK_ELEMENTS": 80, "UNIT": 4}
+        | {"FEWEST_CLASSES": 4, "FEWEST_MULTIPLICATIONS": 1},
+        room: {"ALIGNMENT": 4, "SLACK": 32},
+        gpu_half_precision: {"TILE": 8},
+        gpu_blocks: {"ELEMENTS": 16 * N, "FEWEST_CLASSES": 1},
     }
-    for name, size in sizes.items():
-        monkeypatch.setattr(gpu_half_precision, name, size)
-    for name, size in {"ALIGNMENT": 4, "SLACK": 32}.items():
-        monkeypatch.setattr(room, name, size)
-    monkeypatch.setattr(gpu_blocks, "ELEMENTS", 16 * N)
-    monkeypatch.setattr(gpu_blocks, "FEWEST_CLASSES", 1)
-    monkeypatch.setattr(gpu_blocks, "TILE", 8)
+    for module, values in sizes.items():
+        for name, size in values.items():
+            monkeypatch.setattr(module, name, size)
+    tiles = {"tile": 4, "tile_classes": 4, "num_warps": 1}
+    monkeypatch.setattr(gpu_half_precision, "STRIPE_TILE", {**tiles, "tile_classes": 8, "tile_inputs": 4})
+    for module in (gpu_half_precision, gpu_blocks):
+        monkeypatch.setattr(module, "BLOCK_TILE", tiles)
     if DEVICE == "cpu":  # where PyTorch has no product of half precision in float32
         turn_kernels_off(monkeypatch)
         monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
         monkeypatch.setattr(gpu, "multiply", multiply)
-        monkeypatch.setattr(gpu, "product_in_float32", lambda left, right: left.float() @ right.float())
 
 
 def multiply(left, right, out, adds=False):
@@ -113,7 +107,9 @@ def test_cost_and_gradients_are_float64s_but_for_two_roundings(dtype, has_bias, 
 
 
 @pytest.mark.parametrize("examples", [3, D, 12, 40])
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2, "temperature": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.2, "temperature": 0.5}, {"softcap": 2.0, "z_loss": 0.1}], ids=str
+)
 def test_what_waits_in_the_gradient_of_the_weight_is_read_before_it_is_written(examples, options):
     classes = 203
     inputs = draw(torch.bfloat16, (examples, D), (classes, D), (classes,))
@@ -134,10 +130,10 @@ def test_no_memory_is_taken_but_for_the_last_classes(monkeypatch):
             own.append(room.count_bytes(*sizes))
         return memory
 
-    monkeypatch.setattr(gpu_half_precision, "borrow", watched)
+    monkeypatch.setattr(gpu_passes, "borrow", watched)
     x, weight = draw(torch.bfloat16, (40, D), (203, D))
     linear_log_likelihood(x, weight, torch.arange(40, device=DEVICE)).backward()
-    assert 0 < max(own) <= room.count_bytes(*gpu_half_precision.block_sizes(40, gpu_half_precision.FEWEST_CLASSES))
+    assert 0 < max(own) <= room.count_bytes(*gpu_passes.block_sizes(x, gpu_passes.FEWEST_CLASSES))
 
 
 def test_gradients_in_float16_take_the_loss_scale_before_they_are_rounded():

@@ -237,36 +237,42 @@ def block_gradient(
     t,
     c,
     softcap,
-    N,
     start,
     classes,
+    examples,
+    N,
     stride,
     t_stride,
     caps: tl.constexpr,
     logsumexp: tl.constexpr,
     entropy: tl.constexpr,
     tile: tl.constexpr,
+    tile_classes: tl.constexpr,
 ):
-    """Write c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)]."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * tile + tl.arange(0, tile)
-    mask = column < classes
-    z_row = weighted_inputs(z, bias, row, start, column, mask, stride)
-    statistic = statistics + row
-    m, r, T = tl.load(statistic), tl.load(statistic + N), tl.load(statistic + 2 * N)
-    x = exponent(cap(z_row, softcap, caps), m, c)
-    e = tl.exp(x)
-    a = e / (1.0 + r)
-    t_row = tl.zeros(e.shape, tl.float32)
+    """Write c φ′ [g_C (T a − t) + g_ℓ a − g_H a (ln a + H)], a row for each class."""
+    row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
+    inside = row < examples
+    first = tl.program_id(1) * tile_classes
+    z_tile, column, mask = class_rows(z, bias, row, inside, first, start, classes, examples, tile_classes)
+    m, r = tl.load(statistics + row, mask=inside, other=0.0), tl.load(statistics + N + row, mask=inside, other=0.0)
+    T = tl.load(statistics + 2 * N + row, mask=inside, other=0.0)[None, :]
+    x = exponent(cap(z_tile, softcap, caps), m[None, :], c)
+    e, s = tl.exp(x), (1.0 + r)[None, :]
+    t_tile = tl.zeros(e.shape, tl.float32)
     if t is not None:
-        t_row += tl.load(t + row * t_stride + start + column, mask=mask, other=0.0).to(tl.float32)
+        pointers = t + (start + column)[:, None] + row[None, :] * t_stride
+        t_tile += tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
     if y is not None:
-        t_row += tl.where(column == tl.load(y + row) - start, tl.load(on_value + row), 0.0)
-    by_s = product(tl.load(g + row), (e * (T - t_row) - t_row * (r + (1.0 - e))) / (1.0 + r))
+        label, value = tl.load(y + row, mask=inside, other=-1) - start, tl.load(on_value + row, mask=inside, other=0.0)
+        t_tile += tl.where(column[:, None] == label[None, :], value[None, :], 0.0)
+    g_C = tl.load(g + row, mask=inside, other=0.0)[None, :]
+    by_s = product(g_C, (e * (T - t_tile) - t_tile * (r[None, :] + (1.0 - e))) / s)
     if logsumexp:
-        by_s += product(tl.load(g + N + row), a)
+        by_s += product(tl.load(g + N + row, mask=inside, other=0.0)[None, :], e / s)
     if entropy:
-        ln_a_and_H = x + (tl.load(statistic + 3 * N) - log1p(r))
-        by_s -= product(tl.load(g + 2 * N + row), product(a, ln_a_and_H))
-    value = product(by_s, c * cap_slope(z_row, softcap, caps))
-    tl.store(gradient + row * stride + column, value.to(gradient.dtype.element_ty), mask=mask)
+        H = tl.load(statistics + 3 * N + row, mask=inside, other=0.0)
+        g_H = tl.load(g + 2 * N + row, mask=inside, other=0.0)
+        by_s -= product(g_H[None, :], product(e / s, x + (H - log1p(r))[None, :]))
+    value = product(by_s, c * cap_slope(z_tile, softcap, caps))
+    pointers = gradient + column.to(tl.int64)[:, None] * stride + row[None, :]
+    tl.store(pointers, value.to(gradient.dtype.element_ty), mask=mask)
