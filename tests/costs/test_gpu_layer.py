@@ -106,12 +106,12 @@ def test_cost_and_gradients_are_float64s_but_for_two_roundings(dtype, has_bias, 
         assert (gradient - expected).norm() < torch.finfo(dtype).eps * expected.norm()
 
 
-@pytest.mark.parametrize("examples", [3, D, 12, 40])
+@pytest.mark.parametrize("examples", [3, D, 12, 24])
 @pytest.mark.parametrize(
     "options", [{}, {"label_smoothing": 0.2, "temperature": 0.5}, {"softcap": 2.0, "z_loss": 0.1}], ids=str
 )
 def test_what_waits_in_the_gradient_of_the_weight_is_read_before_it_is_written(examples, options):
-    classes = 203
+    classes = 83
     inputs = draw(torch.bfloat16, (examples, D), (classes, D), (classes,))
     y = torch.arange(examples, device=DEVICE) * 37 % classes
     C = linear_log_likelihood(inputs[0], inputs[1], y, inputs[2], out_dtype=torch.float32, **options)
