@@ -34,7 +34,7 @@ from ce_torch.costs.kernels import Implementation
 from ce_torch.costs.kernels.blocks import blocks
 from ce_torch.costs.kernels.cpp import cpp, is_readable
 from ce_torch.costs.kernels.formulas import formulas
-from ce_torch.costs.kernels.gpu import triton
+from ce_torch.costs.kernels.gpu_changes import triton
 from ce_torch.costs.kernels.node import node
 
 

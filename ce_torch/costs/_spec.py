@@ -34,7 +34,7 @@ class CostSpec:
         family: the family of the kernels: "softmax" for rows of a softmax layer, "elements" for a sum over elements.
         cpp: for "elements", a struct template in C++ with cost(z, y, p), delta(z, y, p), and the
             derivative of that by z, slope(z, y, p): see `elements.h`.
-        triton: for "elements", cost and delta in Triton, as functions of z, y, p and two numbers, which are the
+        triton: for "elements", cost, delta and slope in Triton, as functions of z, y, p and two numbers, which are the
             constants of the cost, the first a pair with what is left to 1; then the functions that they call. They see
             the names of `gpu_kernels.py`.
         examples: options of the public function, with which tests and benchmarks call the cost.

@@ -22,7 +22,7 @@ from ce_torch.costs._product import product
 from ce_torch.costs._spec import CostSpec
 
 if TYPE_CHECKING:
-    from ce_torch.costs.kernels.gpu_kernels import element_cross_entropy, sigmoid_error
+    from ce_torch.costs.kernels.gpu_kernels import element_cross_entropy, sigmoid, sigmoid_error
 
 # In the formulas w is `weight`, p is `pos_weight`, None for 1; ln a is ln σ(z), ln(1 − a) is ln σ(−z), 1 − a is σ(−z):
 # they keep their digits where a is near 0 or 1.
@@ -91,6 +91,10 @@ def triton_delta(z, y, p, first, second):
     return sigmoid_error(z, y, p)
 
 
+def triton_slope(z, y, p, first, second):
+    return sigmoid(z) * sigmoid(-z) * (1.0 - y + p * y)
+
+
 CROSS_ENTROPY = CostFunction(
     CostSpec(
         name="cross_entropy",
@@ -99,7 +103,7 @@ CROSS_ENTROPY = CostFunction(
         curvature=curvature,
         other_derivatives={"y": grad_y, "weight": grad_weight, "pos_weight": grad_pos_weight},
         cpp=CPP,
-        triton=(triton_cost, triton_delta),
+        triton=(triton_cost, triton_delta, triton_slope),
         examples=(
             {},
             {"weight": torch.tensor([0.5, 1.0, 2.0]), "pos_weight": torch.tensor([3.0, 0.1, 1.0])},

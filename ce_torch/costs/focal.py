@@ -158,13 +158,23 @@ def triton_cost(z, y, p, alpha, gamma):
     return product(triton_factor(z, y, alpha, gamma), element_cross_entropy(z, y, p))
 
 
-def triton_delta(z, y, p, alpha, gamma):
+def triton_ratio(z, y):
     a = sigmoid(z)
     b = sigmoid(-z)
     m = (1.0 - y) * a + y * b
-    ratio = tl.where(y == 0, b, tl.where(y == 1, a, a * b / tl.where(m == 0, 1.0, m)))
-    slope = product(ratio, element_cross_entropy(z, y, p))
-    return triton_factor(z, y, alpha, gamma) * (sigmoid_error(z, y, p) + gamma * (1.0 - 2.0 * y) * slope)
+    return (1.0 - 2.0 * y) * tl.where(y == 0, b, tl.where(y == 1, a, a * b / tl.where(m == 0, 1.0, m)))
+
+
+def triton_delta(z, y, p, alpha, gamma):
+    of_H = product(triton_ratio(z, y), element_cross_entropy(z, y, p))
+    return triton_factor(z, y, alpha, gamma) * (sigmoid_error(z, y, p) + gamma * of_H)
+
+
+def triton_slope(z, y, p, alpha, gamma):
+    ratio = triton_ratio(z, y)
+    of_H = ratio * (sigmoid(-z) - sigmoid(z)) + (gamma - 1.0) * ratio * ratio
+    of_m = 2.0 * ratio * sigmoid_error(z, y, p) + product(of_H, element_cross_entropy(z, y, p))
+    return triton_factor(z, y, alpha, gamma) * (sigmoid(z) * sigmoid(-z) + gamma * of_m)
 
 
 FOCAL = CostFunction(
@@ -175,7 +185,7 @@ FOCAL = CostFunction(
         curvature=curvature,
         other_derivatives={"y": grad_y, "mask": element_cost},
         cpp=CPP,
-        triton=(triton_cost, triton_delta, triton_factor),
+        triton=(triton_cost, triton_delta, triton_slope, triton_factor, triton_ratio),
         examples=({}, {"alpha": None, "gamma": 1.5}, {"mask": torch.tensor([True, False, True])}),
     )
 )

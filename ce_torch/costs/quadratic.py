@@ -85,6 +85,11 @@ def triton_delta(z, y, p, first, second):
     return sigmoid_error(z, y, p) * sigmoid(z) * sigmoid(-z)
 
 
+def triton_slope(z, y, p, first, second):
+    slope = sigmoid(z) * sigmoid(-z)
+    return slope * (slope + sigmoid_error(z, y, p) * (sigmoid(-z) - sigmoid(z)))
+
+
 def linear_cost(z: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
     return product(w, linear_element_cost(*countable(z, y, w), w)).sum(-1)
 
@@ -124,6 +129,10 @@ def triton_linear_delta(z, y, p, first, second):
     return z - y
 
 
+def triton_linear_slope(z, y, p, first, second):
+    return 1.0
+
+
 SIGMOID = CostFunction(
     CostSpec(
         name="quadratic",
@@ -132,7 +141,7 @@ SIGMOID = CostFunction(
         curvature=curvature,
         other_derivatives={"y": grad_y, "mask": element_cost},
         cpp=CPP,
-        triton=(triton_cost, triton_delta),
+        triton=(triton_cost, triton_delta, triton_slope),
         examples=({}, {"mask": torch.tensor([True, False, True])}),
     )
 )
@@ -144,7 +153,7 @@ LINEAR = CostFunction(
         curvature=linear_curvature,
         other_derivatives={"y": linear_grad_y, "mask": linear_element_cost},
         cpp=LINEAR_CPP,
-        triton=(triton_linear_cost, triton_linear_delta),
+        triton=(triton_linear_cost, triton_linear_delta, triton_linear_slope),
         examples=({"activation": "linear"},),
     )
 )

@@ -100,6 +100,20 @@ for shape, last, dtypes in (
                 assert moves_128_bits("ld", of_delta, dtype), (name, shape, dtype)
             assert moves_128_bits("st", of_delta, dtype), (name, shape, dtype)
 
+        programs.clear()
+        for function in (function for cost in COSTS.values() for function in cost.cost_functions):
+            of_softmax = function.spec.family == "softmax"
+            y = torch.zeros(last[:-1], dtype=torch.int64) if of_softmax else torch.zeros(last)
+            constants = [{float: 0.5, int: -100}.get(kind) for kind in [*function.spec.parameters.values()][2:]]
+            change = function.implementations[1].change
+            change(torch.ones_like(z), torch.zeros(()), None, "mean", z.detach(), y, *constants)
+            (of_change,) = (
+                text
+                for kernel, text in programs.items()
+                if kernel.endswith("s_change" if not of_softmax else "delta_change")
+            )
+            assert moves_128_bits("st", of_change, dtype), (function.spec.name, shape, dtype)
+
 gpu.multiply = multiply
 sizes, y, outputs = ((8, 64), (8192, 64), (8192,)), torch.zeros(8, dtype=torch.int64), torch.zeros(8, 8192)
 x, weight, bias = (torch.zeros(size, dtype=torch.bfloat16, requires_grad=True) for size in sizes)

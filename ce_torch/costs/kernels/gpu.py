@@ -14,13 +14,11 @@ from ce_torch.costs._precision import compute_dtype, to_dtype
 from ce_torch.costs.kernels import (
     NOT_PLAIN,
     OFF,
-    Implementation,
     is_plain,
     kernels_are_on,
     new_cost,
     new_statistics,
 )
-from ce_torch.costs.kernels import formulas as whole_tensors
 from ce_torch.costs.kernels.gpu_layout import LARGEST_TILE, Layout, lay_out
 
 if TYPE_CHECKING:
@@ -55,12 +53,6 @@ def is_on_gpu(z: Tensor) -> bool:
 @cache
 def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
-
-
-def triton(spec: "CostSpec") -> Implementation:
-    """Return the cost's kernels for a GPU as an implementation; how it changes is left to its formulas."""
-    refuses, cost, delta = (refusal, softmax_cost, softmax_delta) if spec.family == "softmax" else elements(spec)
-    return Implementation("triton", refuses, cost, delta, whole_tensors.formulas(spec).change)
 
 
 def softmax_cost(
@@ -133,27 +125,20 @@ def normal(c: float, dtype: torch.dtype) -> float:
 
 def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
     """Return refusal, cost and δ of a cost that is a sum over neurons."""
-    count, positions = len(spec.weights), spec.positions(float)
 
     def elements_refusal(*inputs: Any) -> str | None:
         return refusal(*inputs) if spec.triton else "the cost has none"
 
-    def sort(inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[float, ...]]:
-        """Return the weight and pos_weight among inputs after y, and the two numbers, where they are missing too."""
-        weights = *inputs[:count], None, None
-        numbers = *(inputs[i] for i in positions), 0.0, 0.0
-        return weights[:2], numbers[:2]
-
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, y: Tensor, *inputs: Any) -> tuple[Tensor, None]:
-        weights, numbers = sort(inputs)
+        weights, numbers = sort(spec, inputs)
         C = new_cost(reduction, z, kernel_dtype(z, dtype))
         C_of_rows = per_example(C) if reduction == "none" else None
         layout = lay_out(z, as_outputs(y), *weights, C_of_rows, merges_columns=rows_may_merge(reduction, y))
         *tensors, C_rows = layout.tensors
         C_all, N = None if reduction == "none" else C, count_examples(z)
-        part = PART_TILES * layout.tile_columns if C_all is not None else layout.sizes[0]
+        part = part_of_sum(layout, C_all)
         partials = new_partials(1, layout.programs(part), compute_dtype(z), C_all)
-        formula, _ = formulas(spec)
+        formula, *_ = formulas(spec)
         inputs, constants = (*tensors, *numbers, N), {"averages": reduction == "mean", "formula": formula}
         launch("elements", layout, part, C_rows, C_all, partials, *inputs, part=part, **constants)
         if partials is not None:
@@ -163,11 +148,11 @@ def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
     def delta(
         grad_output: Tensor, statistics: Tensor | None, reduction: str, z: Tensor, y: Tensor, *inputs: Any
     ) -> Tensor:
-        delta, (weights, numbers) = torch.empty_like(z), sort(inputs)
+        delta, (weights, numbers) = torch.empty_like(z), sort(spec, inputs)
         others = as_outputs(y), *weights, row_grads(grad_output), delta
         layout = lay_out(z, *others, merges_columns=rows_may_merge(reduction, y))
         *tensors, grads, delta_rows = layout.tensors
-        _, formula = formulas(spec)
+        _, formula, _ = formulas(spec)
         constants = {"averages": reduction == "mean", "formula": formula}
         arguments = delta_rows, grads, *tensors, *numbers, count_examples(z)
         launch("elements_delta", layout, layout.tile_columns, *arguments, **constants)
@@ -176,14 +161,26 @@ def elements(spec: "CostSpec") -> tuple[Callable[..., Any], ...]:
     return elements_refusal, cost, delta
 
 
+def sort(spec: "CostSpec", inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[float, ...]]:
+    """Return the weight and pos_weight among inputs after y, and the two numbers, where they are missing too."""
+    weights = *inputs[: len(spec.weights)], None, None
+    numbers = *(inputs[i] for i in spec.positions(float)), 0.0, 0.0
+    return weights[:2], numbers[:2]
+
+
+def part_of_sum(layout: Layout, C: Tensor | None) -> int:
+    """Return how many columns of its rows a program adds up: all, but for one sum C over all rows."""
+    return layout.sizes[0] if C is None else PART_TILES * layout.tile_columns
+
+
 def rows_may_merge(reduction: str, y: Tensor) -> bool:
     """Return True if rows can be joined: no row has a C or a class of its own."""
     return reduction != "none" and y.is_floating_point()
 
 
 @cache
-def formulas(spec: "CostSpec") -> tuple[Any, Any]:
-    """Return the cost's C and δ in Triton, which see each other and the names of `gpu_kernels.py`, by their names."""
+def formulas(spec: "CostSpec") -> tuple[Any, Any, Any]:
+    """Return C, δ and its slope in Triton, which see each other and the names of `gpu_kernels.py`, by their names."""
     import triton
 
     from ce_torch.costs.kernels import gpu_kernels
@@ -191,8 +188,8 @@ def formulas(spec: "CostSpec") -> tuple[Any, Any]:
     names = {**vars(gpu_kernels)}
     for function in spec.triton:
         names[function.__name__] = triton.jit(FunctionType(function.__code__, names, function.__name__))
-    cost, delta, *_ = spec.triton
-    return names[cost.__name__], names[delta.__name__]
+    cost, delta, slope, *_ = (names[function.__name__] for function in spec.triton)
+    return cost, delta, slope
 
 
 def product_in_float32(left: Tensor, right: Tensor) -> Tensor:
@@ -273,9 +270,9 @@ def has_one_gpu() -> bool:
 def kernel(name: str) -> Any:
     """Return the kernel of this name."""
     # Here, because the import takes as long as a thousand costs, and needs Triton.
-    from ce_torch.costs.kernels import gpu_half_kernels, gpu_kernels, gpu_statistics_kernels
+    from ce_torch.costs.kernels import gpu_change_kernels, gpu_half_kernels, gpu_kernels, gpu_statistics_kernels
 
-    modules = gpu_kernels, gpu_half_kernels, gpu_statistics_kernels
+    modules = gpu_kernels, gpu_change_kernels, gpu_half_kernels, gpu_statistics_kernels
     return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
