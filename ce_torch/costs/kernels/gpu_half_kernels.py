@@ -37,7 +37,7 @@ def block_exponentials(
     """
     row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     inside = row < examples
-    m_before = tl.load(m + row, mask=inside, other=0.0)
+    m_before, before = tl.load(m + row, mask=inside, other=0.0), tl.load(others + row, mask=inside, other=0.0)
     largest = tl.full([tile_classes, tile], -float("inf"), tl.float32)
     for first in range(0, classes, tile_classes):
         z_tile, _, _ = class_rows(z, bias, row, inside, first, start, classes, examples, tile_classes)
@@ -58,7 +58,6 @@ def block_exponentials(
     tl.store(m + row, m_row, mask=inside)
     if m_of_block is not None:
         tl.store(m_of_block + row, m_row, mask=inside)
-    before = tl.load(others + row, mask=inside, other=0.0)
     tl.store(others + row, product(before, fall) + tl.sum(sum, 0), mask=inside)
     tl.store(z_y + row, tl.sum(z_label, 0), mask=inside & (label >= 0) & (label < classes))
     if total is not None:
