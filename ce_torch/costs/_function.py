@@ -88,10 +88,7 @@ class CostFunction:
 
     def value_and_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         """Return C and how it changes with z in the direction v, in this dtype, as numbers."""
-        implementation = self.choose(inputs)
-        C, statistics = implementation.cost(dtype, reduction, *inputs)
-        C_change, _ = implementation.change(v, None, statistics, reduction, *inputs)
-        return C, to_dtype(C_change, dtype)
+        return self.choose(inputs).value_and_change(dtype, v, reduction, *inputs)
 
     def run(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C of an eager call."""

@@ -3,6 +3,7 @@
     ce_torch::<name>(reduction, z, y, ...) -> C, statistics
     ce_torch::<name>_delta(grad_output, statistics, reduction, z, y, ...) -> ∂C/∂z
     ce_torch::<name>_change(v, grad_output, statistics, reduction, z, y, ...) -> their derivatives in the direction v
+    ce_torch::<name>_value_and_change(v, reduction, z, y, ...) -> C and its derivative in the direction v
 
 They have no derivatives of their own: `_function.py` gives them some.
 """
@@ -32,13 +33,15 @@ def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]])
         spec.name: f"({inputs}) -> (Tensor C, Tensor statistics)",
         f"{spec.name}_delta": f"(Tensor grad_output, Tensor? statistics, {inputs}) -> Tensor",
         f"{spec.name}_change": f"(Tensor v, {upstream}, {inputs}) -> (Tensor C_change, Tensor delta_change)",
+        f"{spec.name}_value_and_change": f"(Tensor v, {inputs}) -> (Tensor C, Tensor C_change)",
     }
-    for (name, schema), fake in zip(schemas.items(), (fake_cost, fake_delta, fake_change), strict=True):
+    fakes = fake_cost, fake_delta, fake_change, fake_value_and_change
+    for (name, schema), fake in zip(schemas.items(), fakes, strict=True):
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"ce_torch::{name}", fake, lib=LIBRARY)
     for key, choices in implementations.items():
         implement([*schemas], key, choices)
-    operator, delta, change_operator = (getattr(torch.ops.ce_torch, name).default for name in schemas)
+    operator, delta, change_operator, both_operator = (getattr(torch.ops.ce_torch, name).default for name in schemas)
 
     def cost(dtype: torch.dtype, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         C, statistics = operator(reduction, *inputs)
@@ -48,7 +51,11 @@ def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]])
         C_change, delta_change = change_operator(v, grad_output, *rest)
         return C_change, None if grad_output is None else delta_change
 
-    return Implementation("operator", lambda *inputs: None, cost, delta, change)
+    def both(dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+        C, C_change = both_operator(v, reduction, *inputs)
+        return to_dtype(C, dtype), to_dtype(C_change, dtype)
+
+    return Implementation("operator", lambda *inputs: None, cost, delta, change, both)
 
 
 def implement(names: Sequence[str], key: str, implementations: Sequence[Implementation]) -> None:
@@ -69,7 +76,10 @@ def implement(names: Sequence[str], key: str, implementations: Sequence[Implemen
         C_change, delta_change = first(implementations, inputs).change(v, grad_output, statistics, reduction, *inputs)
         return C_change, inputs[0].new_empty(0) if delta_change is None else delta_change
 
-    for name, function in zip(names, (cost, delta, change), strict=True):
+    def both(v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+        return first(implementations, inputs).value_and_change(compute_dtype(inputs[0]), v, reduction, *inputs)
+
+    for name, function in zip(names, (cost, delta, change, both), strict=True):
         LIBRARY.impl(name, function, key)
 
 
@@ -90,3 +100,7 @@ def fake_change(
     v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return new_cost(reduction, z, compute_dtype(z)), z.new_empty(0) if grad_output is None else torch.empty_like(z)
+
+
+def fake_value_and_change(v: Tensor, reduction: str, z: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return new_cost(reduction, z, compute_dtype(z)), new_cost(reduction, z, compute_dtype(z))

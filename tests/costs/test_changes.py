@@ -6,6 +6,7 @@ import pytest
 import torch
 from directions import MODES, along, backward_over_backward, check, example, forward_over_backward, transformed, twice
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import grad, jacrev, vjp, vmap
 
 from ce_torch import use_backend
@@ -55,7 +56,8 @@ def test_kernels_compute_it(mode, monkeypatch):
     # Python does not see what a node calls.
     with use_backend("kernels"):
         mode(lambda z: quadratic(z, torch.zeros(4, 3)), z, torch.ones(4, 3))
-    assert "quadratic_change" in names
+    change = "value_and_change" if mode in (along, transformed) else "change"
+    assert f"quadratic_{change}" in names
 
 
 def test_a_kernel_computes_the_gradients_of_a_batch_at_once(monkeypatch):
@@ -151,3 +153,20 @@ def test_the_mean_of_nothing_does_not_change():
     assert second == 0
     _, tangent = torch.func.jvp(lambda z: log_likelihood(z, y), (z.detach(),), (torch.ones(3, 5),))
     assert tangent == 0
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("seed", range(40))
+def test_forward_mode_gives_the_cost_too(seed):
+    case = example(seed)
+    with forward_ad.dual_level():
+        dual = case(forward_ad.make_dual(case.z, case.v))
+        C = forward_ad.unpack_dual(dual).primal
+    torch.testing.assert_close(C, case(case.z))
+
+
+def test_forward_mode_refuses_a_class_that_is_none():
+    z = torch.randn(4, 3)
+    for mode in (along, transformed):
+        with pytest.raises(ValueError, match="from 0 to 2, got 9"):
+            mode(lambda z: quadratic(z, torch.tensor([0, 9, 1, 2])), z, torch.ones(4, 3))

@@ -5,11 +5,12 @@ import math
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ce_torch.costs._precision import to_dtype
 from ce_torch.costs._torch_private import is_zero_tensor
 
 # Reasons against an implementation.
@@ -25,7 +26,8 @@ class Implementation(NamedTuple):
     Statistics, of at most 3 N numbers and a few, are what δ can use of the pass over z. A cost that has none
     returns None. For None, and on the CPU for statistics without numbers, delta makes that pass itself.
     change(v, grad_output, statistics, reduction, z, y, ...) are the derivatives of C and of ∂C/∂z in the direction v,
-    shaped like z; where grad_output is None that of C, and None.
+    shaped like z; where grad_output is None that of C, and None. both(dtype, v, reduction, z, y, ...), if there is one,
+    are C and its derivative of one reading.
     """
 
     name: str
@@ -33,6 +35,15 @@ class Implementation(NamedTuple):
     cost: Callable[..., tuple[Tensor, Tensor | None]]
     delta: Callable[..., Tensor]
     change: Callable[..., tuple[Tensor, Tensor | None]]
+    both: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    def value_and_change(self, dtype: torch.dtype, v: Tensor, reduction: str, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return C and how it changes with z in the direction v, in this dtype."""
+        if self.both is not None:
+            return self.both(dtype, v, reduction, *inputs)
+        C, statistics = self.cost(dtype, reduction, *inputs)
+        C_change, _ = self.change(v, None, statistics, reduction, *inputs)
+        return C, to_dtype(C_change, dtype)
 
 
 @cache

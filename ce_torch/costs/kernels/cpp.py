@@ -45,14 +45,17 @@ def cpp(spec: "CostSpec") -> Implementation:
     """Return the cost's kernels for the CPU as an implementation."""
     # Long, since its functions share the kernels' names: a field of `Implementation` each.
     name, delta_name, change_name = spec.name, f"{spec.name}_delta", f"{spec.name}_change"
-    refusal_name = f"{spec.name}_refusal"
+    refusal_name, both_name = f"{spec.name}_refusal", f"{spec.name}_value_and_change"
     is_softmax, count = spec.family == "softmax", spec.tensor_count
 
     def refusal(*inputs: Any) -> str | None:
         return cpu_refusal(refusal_name, *inputs[:count])
 
+    def new(reduction: str, z: Tensor, dtype: torch.dtype) -> Tensor:
+        return new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
+
     def cost(dtype: torch.dtype, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor | None]:
-        C = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
+        C = new(reduction, z, dtype)
         real = compute_dtype(z)
         keeps = is_softmax and statistics_room(z, inputs[0], real)
         statistics = new_statistics(z, inputs[0], real) if keeps else None
@@ -71,15 +74,22 @@ def cpp(spec: "CostSpec") -> Implementation:
     def change(
         v: Tensor, grad_output: Tensor | None, statistics: Tensor | None, reduction: str, z: Tensor, *inputs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        dtype = compute_dtype(z)
-        C_change = new_cost(reduction, z, dtype) if reduction == "none" else torch.empty_like(SCALARS[dtype])
+        C_change = new(reduction, z, compute_dtype(z))
         delta_change = None if grad_output is None else torch.empty_like(z)
         last = REDUCTIONS[reduction], torch.get_num_threads(), statistics, v, grad_output, C_change, delta_change
         if not kernel(change_name)(z, *inputs, *last):
             raise RuntimeError(CHANGED)
         return C_change, delta_change
 
-    return Implementation("cpp", refusal, cost, delta, change)
+    def both(dtype: torch.dtype, v: Tensor, reduction: str, z: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
+        C, C_change = new(reduction, z, dtype), new(reduction, z, dtype)
+        if not kernel(both_name)(z, *inputs, REDUCTIONS[reduction], torch.get_num_threads(), None, v, C, C_change):
+            # It says which y is no class.
+            cost(dtype, reduction, z, *inputs)
+            raise RuntimeError(CHANGED)
+        return C, C_change
+
+    return Implementation("cpp", refusal, cost, delta, change, None if is_softmax else both)
 
 
 def cpu_refusal(name: str, *tensors: Tensor | None) -> str | None:

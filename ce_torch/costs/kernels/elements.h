@@ -33,6 +33,10 @@ template <class Real> struct Numbers {
   double first, second;
 };
 
+// Of several rows in memory at once a processor foresees too little, unless a cache holds them or they take long to compute
+// with, as in half precision: then so many numbers ahead are fetched.
+constexpr int64_t far_ahead = 8192, far_elements = 8 << 20;
+
 // What every sum over neurons reads, whatever its formula.
 template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> {
   using Base = ClassRows<Real, tiled>;
@@ -47,13 +51,15 @@ template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> 
   const bool is_class, is_weighted, has_pos_weight;
   // True if z and y are all that a formula takes: one question where there would be two.
   const bool is_plain;
+  const bool reads_far;
 
   outlined explicit ElementInputs(const Task& task)
       : Base(task),
         is_class(task.has_classes()),
         is_weighted(task.data[of_weight]),
         has_pos_weight(task.data[of_pos_weight]),
-        is_plain(!is_class && !has_pos_weight) {}
+        is_plain(!is_class && !has_pos_weight),
+        reads_far(!tiled && !is_half(task.type[of_z]) && task.elements() >= far_elements) {}
 
   // The blocks that a thread reads and works on.
   struct Memory {
@@ -73,6 +79,7 @@ template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> 
     if (!is_class) this->read(inputs.y, of_y, block, memory.y);
     if (is_weighted) this->read(inputs.weight, of_weight, block, memory.weight);
     if (has_pos_weight) this->read(inputs.pos_weight, of_pos_weight, block, memory.pos_weight);
+    if (reads_far) inputs.z.ahead = inputs.y.ahead = far_ahead;
     return inputs;
   }
 
@@ -144,11 +151,15 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
     this->reduced(columns, double(task.examples), [&](const Stripe& stripe, int64_t start, int64_t end) {
       typename Base::template OfVectors<Stat> C(this->width(stripe));
       f(C, stripe, start, end);
-      double total = 0;
-      for (int64_t vector = 0; vector < this->width(stripe); vector++)
-        total += this->take_cost(stripe, vector, C[vector]);
-      return total;
+      return total(stripe, C, of_row);
     });
+  }
+  // Stores the costs of a stripe's rows, or how they change, or returns their sum.
+  double total(const Stripe& stripe, Stat* costs, Operand to) const {
+    double total = 0;
+    for (int64_t vector = 0; vector < this->width(stripe); vector++)
+      total += this->take_cost(stripe, vector, costs[vector], to);
+    return total;
   }
 
   // Adds the costs of neurons to those of their rows.
@@ -221,8 +232,48 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
 
   // How C changes in the direction v and, where that is asked for, δ times the gradient of the row's cost.
   void change() const {
+    if (task.data[of_change]) return change_beside_cost();
     if (task.data[of_delta]) task.use_large_pages();
     sum_parts([&](Stat* C, const Stripe& stripe, int64_t start, int64_t end) { change(C, stripe, start, end); });
+  }
+
+  // C, and how it changes, of one reading.
+  void change_beside_cost() const {
+    int64_t columns = task.has_rows() ? task.columns : part_columns();
+    this->reduced(columns, double(task.examples), [&](const Stripe& stripe, int64_t start, int64_t end) {
+      typename Base::template OfVectors<Stat> C(this->width(stripe)), change(this->width(stripe));
+      for (int64_t next; start < end; start = next) {
+        next = std::min(start + this->block_columns(stripe), end);
+        add_both(C, change, stripe, this->block(stripe, start, next));
+      }
+      return Sums{total(stripe, C, of_row), total(stripe, change, of_change)};
+    });
+  }
+
+  void add_both(Stat* C, Stat* change, const Stripe& stripe, const Block& block) const {
+    Classes classes = this->classes(stripe);
+    Memory memory;
+    auto inputs = this->template read_all<Real>(classes, block, memory);
+    typename Base::Numbers v;
+    this->read(v, of_v, block, memory.v);
+    if (this->reads_far) v.ahead = far_ahead;
+    for (int64_t vector = 0; vector < this->width(stripe); vector++) {
+      Vec costs = {}, changes = {};
+      this->each_vector(block, vector, [&](const Place& place) inlined {
+        inputs.z.fetch(place);
+        v.fetch(place);
+        Vec z = inputs.z.at(place), y = this->y(inputs, place), p = this->p(inputs, place);
+        Vec cost = formula.cost(z, y, p), delta = formula.delta(z, y, p);
+        if (is_weighted) {
+          Vec weight = inputs.weight.at(place);
+          cost = product<Vec>(weight, cost), delta = product<Vec>(weight, delta);
+        }
+        costs += first<Real>(place.count, cost, 0);
+        changes += first<Real>(place.count, product<Vec>(v.at(place), delta), 0);
+      });
+      C[vector] += this->sum_columns(costs);
+      change[vector] += this->sum_columns(changes);
+    }
   }
 
   void change(Stat* C, const Stripe& stripe, int64_t start, int64_t end) const {
@@ -239,11 +290,13 @@ template <template <class> class Formula, class Real, bool tiled> struct Element
       auto inputs = this->template read_all<Real>(classes, block, memory);
       typename Base::Numbers v;
       this->read(v, of_v, block, memory.v);
+      if (this->reads_far) v.ahead = far_ahead;
       auto result = this->result(block, memory.z);
       for (int64_t vector = 0; vector < this->width(stripe); vector++) {
         Stat g = grads[vector];
         Vec sums = {};
         this->each_vector(block, vector, [&](const Place& place) inlined {
+          v.fetch(place);
           Vec v_here = v.at(place);
           sums += first<Real>(place.count, product<Vec>(v_here, weighted(delta, inputs, place)), 0);
           if (is_written) result.set(place, product<Vec>(Vec{} + g, v_here * weighted(slope, inputs, place)));

@@ -9,16 +9,18 @@
 namespace {
 
 // Whose steps are known. `row` is a row's number in the order of the examples, by which C is found.
-// v is a direction.
-enum Operand { of_z, of_y, of_weight, of_pos_weight, of_v, of_delta, of_grad, of_row, operands };
+// v is a direction; what is written of how C changes beside C lies as C does.
+enum Operand { of_z, of_y, of_weight, of_pos_weight, of_v, of_delta, of_grad, of_row, of_change, operands };
+// Those that have steps of their own: as many as a vector of the processor has room for.
+constexpr int stepped = of_change;
 
 // Where a row begins in each tensor, or how far it is from one number to the next, in numbers.
 struct Steps {
-  int64_t of[operands] = {};
+  int64_t of[stepped] = {};
 
   Steps operator+(const Steps& other) const {
     Steps sum = *this;
-    for (int i = 0; i < operands; i++) sum.of[i] += other.of[i];
+    for (int i = 0; i < stepped; i++) sum.of[i] += other.of[i];
     return sum;
   }
   Steps operator*(int64_t factor) const {
@@ -26,7 +28,7 @@ struct Steps {
     for (int64_t& step : product.of) step *= factor;
     return product;
   }
-  bool operator==(const Steps& other) const { return std::equal(of, of + operands, other.of); }
+  bool operator==(const Steps& other) const { return std::equal(of, of + stepped, other.of); }
 };
 
 // More dimensions than PyTorch's tensors of numbers have in practice; calls with more are refused.

@@ -194,21 +194,21 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
     else *to = stat;
   }
 
-  // Stores the costs of a vector's rows in C.
-  void store_cost(const Stripe& stripe, int64_t vector, Stat C) const {
+  // Stores the costs of a vector's rows in C, or how they change.
+  void store_cost(const Stripe& stripe, int64_t vector, Stat C, Operand to) const {
     if constexpr (tiled) {
-      if (task.layout.inner().steps.of[of_row] == 1 && store_vector(stripe, vector, C)) return;
+      if (task.layout.inner().steps.of[of_row] == 1 && store_vector(stripe, vector, C, to)) return;
     }
     each_row(stripe, vector, [&](int64_t lane, int64_t row) {
-      set_cost(start(stripe, row, of_row), at(C, lane));
+      set_cost(to, start(stripe, row, of_row), at(C, lane));
     });
   }
   // Stores costs that lie side by side, or returns false if C is not of a dtype that is computed in Real.
-  bool store_vector(const Stripe& stripe, int64_t vector, Vec C) const {
+  bool store_vector(const Stripe& stripe, int64_t vector, Vec C, Operand to) const {
     const int64_t first = start(stripe, vector * lanes, of_row), count = rows_of(stripe, vector);
-    return with_numbers_of(of_row, [&](auto* to) {
-      constexpr bool fits = std::is_same_v<typename Computed<std::remove_pointer_t<decltype(to)>>::Real, Real>;
-      if constexpr (fits) store(C, to + first, count);
+    return with_numbers_of(to, [&](auto* numbers) {
+      constexpr bool fits = std::is_same_v<typename Computed<std::remove_pointer_t<decltype(numbers)>>::Real, Real>;
+      if constexpr (fits) store(C, numbers + first, count);
       return fits;
     });
   }
@@ -233,9 +233,9 @@ template <class Real, bool tiled> struct RowNumbers : Rows<Real, tiled> {
     return load_as<Real>(here, lanes);
   }
 
-  // Stores the costs of a vector's rows in C, or returns their sum.
-  outlined double take_cost(const Stripe& stripe, int64_t vector, Stat C) const {
-    if (task.has_rows()) store_cost(stripe, vector, C);
+  // Stores the costs of a vector's rows in C, or how they change, or returns their sum.
+  outlined double take_cost(const Stripe& stripe, int64_t vector, Stat C, Operand to = of_row) const {
+    if (task.has_rows()) store_cost(stripe, vector, C, to);
     if constexpr (!tiled) return C;
     else return sum_in_double<Real>(first<Real>(rows_of(stripe, vector), C, 0));
   }

@@ -87,6 +87,13 @@ extern "C" const void* {name}_kernels() {{
   return &kernels;
 }}
 """
+# Of a sum over neurons, C and how it changes of one reading.
+BOTH = """
+extern "C" PyObject* {name}_value_and_change(PyObject*, PyObject* const* objects, int64_t) {{
+  Arguments arguments = read(objects, {name}_signature, {{of_v, of_row, of_change}});
+  return PyBool_FromLong(run_change<{class_name}Kernel, false>(arguments));
+}}
+"""
 # It takes c, ignore_index, no label smoothing, κ, and 1 if the entropy matters.
 STATISTICS = """#include "softmax_statistics.h"
 constexpr Signature statistics_signature = {true, "diddd"};
@@ -139,7 +146,7 @@ def read_files(names: Iterable[str]) -> dict[str, str]:
 def source(spec: "CostSpec") -> str:
     """Return the formulas of a cost in C++, and functions that Python calls."""
     is_softmax = spec.family == "softmax"
-    return KERNEL.format(
+    return (KERNEL if is_softmax else KERNEL + BOTH).format(
         formula=f"namespace {{{spec.cpp}}}" if spec.cpp else "",
         kernel="SoftmaxChange<Real, tiled>" if is_softmax else f"Elements<{spec.class_name}, Real, tiled>",
         class_name=spec.class_name,

@@ -28,7 +28,7 @@ constexpr int64_t few_rows = 4;
 enum class Type { float32, float64, bfloat16, float16, int64, boolean };
 inline bool is_half(Type type) { return type == Type::bfloat16 || type == Type::float16; }
 // A change of what Python and the kernels give one another changes this number, here and in `compiler.py`.
-constexpr int abi_version = 7;
+constexpr int abi_version = 8;
 
 // Calls f with a null pointer of the numbers that a type stands for.
 template <class Function> inlined inline auto with_numbers(Type type, Function&& f) {
