@@ -35,7 +35,7 @@ template <class Real> struct Numbers {
 
 // Of several rows in memory at once a processor foresees too little, unless a cache holds them or they take long to compute
 // with, as in half precision: then so many numbers ahead are fetched.
-constexpr int64_t far_ahead = 8192, far_elements = 8 << 20;
+constexpr int64_t far_ahead = 2048, far_elements = 2 << 20;
 
 // What every sum over neurons reads, whatever its formula.
 template <class Real, bool tiled> struct ElementInputs : ClassRows<Real, tiled> {
