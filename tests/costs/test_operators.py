@@ -122,6 +122,8 @@ def test_pytorch_checks_the_operators(spec, indices, classes, case_dtype):
     C, statistics = operator("mean", z, y, *more)
     delta = getattr(torch.ops.ce_torch, f"{spec.name}_delta").default
     torch.library.opcheck(delta, (torch.ones_like(C), statistics, "mean", z, y, *more), test_utils=checks)
+    both = getattr(torch.ops.ce_torch, f"{spec.name}_value_and_change").default
+    torch.library.opcheck(both, (torch.ones_like(z), "mean", z, y, *more), test_utils=checks)
 
 
 @pytest.mark.usefixtures("needs_kernels")

@@ -205,17 +205,6 @@ def multiply(left: Tensor, right: Tensor, out: Tensor, adds: bool = False) -> No
         torch.mm(left, right, out_dtype=torch.float32, out=out)
 
 
-def multiply_once(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Write the product of matrices in half precision to `out`, summed in float32 and rounded once."""
-    matmul = torch.backends.cuda.matmul
-    may_round_parts = matmul.allow_bf16_reduced_precision_reduction
-    matmul.allow_bf16_reduced_precision_reduction = False
-    try:
-        torch.mm(left, right, out=out)
-    finally:
-        matmul.allow_bf16_reduced_precision_reduction = may_round_parts
-
-
 def multiply_by(tensor: Tensor, factor: Tensor) -> None:
     """Multiply a contiguous tensor in place by a number on the GPU. One that is 1 takes no time."""
     grid = (-(-tensor.numel() // LARGEST_TILE),)

@@ -60,12 +60,28 @@ def softmax_change(
         gpu.finish("sum", C_all, partials, N)
     if grad_output is None:
         return C, None
-    change = torch.empty_like(z)
-    layout = lay_out(z, gpu.as_outputs(y), v, m, turn_rows, gpu.row_grads(grad_output), change)
+    known = m, counted, turn_rows
+    return C, softmax_delta_change(v, grad_output, known, averages, z, y, c, ignore_index)
+
+
+def softmax_delta_change(
+    v: Tensor,
+    grad_output: Tensor,
+    known: tuple[Tensor, Tensor, Tensor | None],
+    averages: bool,
+    z: Tensor,
+    y: Tensor,
+    c: float,
+    ignore_index: int,
+) -> Tensor:
+    """Return the derivative of ∂C/∂z, of what is known: m, r and T of each row, how much counts, and what v takes."""
+    (m, counted, turns), change = known, torch.empty_like(z)
+    layout = lay_out(z, gpu.as_outputs(y), v, m, turns, gpu.row_grads(grad_output), change)
     z_rows, y_rows, v_rows, m_rows, turns_of_rows, grads, change_rows = layout.tensors
-    arguments = change_rows, grads, turns_of_rows, v_rows, m_rows, counted, z_rows, y_rows, c, ignore_index, N
+    inputs = v_rows, m_rows, counted, z_rows, y_rows, c, ignore_index, gpu.count_examples(z)
+    arguments = change_rows, grads, turns_of_rows, *inputs
     gpu.launch("log_likelihood_delta_change", layout, layout.tile_columns, *arguments, averages=averages)
-    return C, change
+    return change
 
 
 def elements_change(

@@ -44,12 +44,12 @@ def block_exponentials(
         largest = tl.maximum(largest, z_tile)
     m_row = tl.maximum(m_before, tl.max(largest, 0))
     label = tl.load(y + row, mask=inside, other=-1) - start
-    sum, z_label = tl.zeros([tile_classes, tile], tl.float32), tl.zeros([tile_classes, tile], tl.float32)
+    total_e, z_label = tl.zeros([tile_classes, tile], tl.float32), tl.zeros([tile_classes, tile], tl.float32)
     for first in range(0, classes, tile_classes):
         z_tile, column, mask = class_rows(z, bias, row, inside, first, start, classes, examples, tile_classes)
         is_label = column[:, None] == label[None, :]
         e_tile = tl.where(mask & ~is_label, tl.exp(exponent(z_tile, m_row[None, :], c)), 0.0)
-        sum += e_tile
+        total_e += e_tile
         z_label += tl.where(is_label, z_tile, 0.0)
         if e is not None:
             pointers = e + column.to(tl.int64)[:, None] * stride + row[None, :]
@@ -58,7 +58,7 @@ def block_exponentials(
     tl.store(m + row, m_row, mask=inside)
     if m_of_block is not None:
         tl.store(m_of_block + row, m_row, mask=inside)
-    tl.store(others + row, product(before, fall) + tl.sum(sum, 0), mask=inside)
+    tl.store(others + row, product(before, fall) + tl.sum(total_e, 0), mask=inside)
     tl.store(z_y + row, tl.sum(z_label, 0), mask=inside & (label >= 0) & (label < classes))
     if total is not None:
         shrinks = inside & (fall != 1)

@@ -1,8 +1,9 @@
 """The gradients of a layer in half precision on a GPU, in two passes over z: without z, and each rounded once.
 
 The first pass goes over all classes of a stripe of examples, and sums Σⱼ dⱼ Wⱼ, of which the gradient of x is made. The
-second goes over all examples of a block of classes, and multiplies δᵀ x. So no gradient needs a sum in float32 of its
-own size. PyTorch's products give z and take d and δ; kernels make them of z in between: `Steps`.
+second goes over all examples of a block of classes, and multiplies δᵀ x. So a sum in float32 is no larger than a
+stripe's, or a block's, part of the gradient. PyTorch's products give z and take d and δ; kernels make them of z in
+between: `Steps`.
 
 Until it is written the gradient of the weight, of K × D numbers, keeps d of the first D examples, whose z the second
 pass need not work out again. Whatever else a pass needs is in its last rows. z, d and δ have a row for each class.
@@ -24,7 +25,7 @@ from ce_torch.costs.linear.room import Size, borrow, count_bytes, lent_bytes
 STRIPE_EXAMPLES, STRIPE_CLASSES = 1024, 8192
 BLOCK_CLASSES, BLOCK_ELEMENTS = 1024, 1 << 24
 # The last rows of the gradient lend less and less: blocks shrink to so many classes, or so many multiplications.
-FEWEST_CLASSES, FEWEST_MULTIPLICATIONS = 128, 1 << 31
+FEWEST_CLASSES, FEWEST_MULTIPLICATIONS = 128, 1 << 30
 # Products take multiples of so many classes in whole tiles.
 UNIT = 128
 
@@ -65,7 +66,10 @@ class Kept(NamedTuple):
 
     @classmethod
     def within(cls, gradient: Tensor, examples: int, lent: int) -> Self:
-        """Return memory in the gradient of the weight, which lends so many bytes to others, if it has them."""
+        """Return memory for examples in the gradient of the weight, all but so many bytes, which it lends to others.
+
+        If it has fewer it lends none.
+        """
         K, D = gradient.shape
         rows = -(-lent // (D * gradient.element_size()))
         rows += UNIT - rows % UNIT
@@ -130,7 +134,7 @@ def write_parameter_gradients(steps: Steps, kept: Kept, weight_gradient: Tensor,
     for block in parameter_blocks(steps, kept, weight_gradient):
         count, known = block.stop - block.start, kept.examples(block)
         sizes = block_sizes(steps.x, count)
-        z_memory, delta_memory = borrow(weight_gradient, max(block.stop, kept.classes), *sizes)
+        z_memory, delta_memory, total_memory = borrow(weight_gradient, max(block.stop, kept.classes), *sizes)
         delta = view(delta_memory, count, N)
         for stripe in parts(N, known, block_examples(N, count)):
             terms, m = kept.part(block, stripe)
@@ -140,7 +144,10 @@ def write_parameter_gradients(steps: Steps, kept: Kept, weight_gradient: Tensor,
                 z = weighted_inputs(steps, z_memory, block, stripe)
                 steps.write_delta(delta[:, stripe], z, block, stripe)
         if len(weight_gradient):
-            gpu.multiply_once(delta, steps.x, weight_gradient[block])
+            # Products that give half precision may add parts in it.
+            total = total_memory.view(count, -1)
+            gpu.multiply(delta, steps.x, total)
+            weight_gradient[block] = total
         if bias_gradient is not None:
             bias_gradient[block] = delta.sum(1, dtype=torch.float32)
 
@@ -149,13 +156,14 @@ def parameter_blocks(steps: Steps, kept: Kept, weight_gradient: Tensor) -> Itera
     """Yield the classes of each block: as many as the gradient's last rows lend memory to, or few with their own."""
     (N, D), K, row = steps.x.shape, len(steps.weight), steps.weight[0].nbytes
     most = block_classes(N)
-    fewest = min(max(FEWEST_MULTIPLICATIONS // (N * D), FEWEST_CLASSES), most)
+    fewest = min(max(FEWEST_MULTIPLICATIONS // (max(N, STRIPE_EXAMPLES) * D), FEWEST_CLASSES), most)
     counts, start = range(UNIT, most + 1, UNIT), 0
     while start < K:
         is_kept = start < kept.classes
         # What is kept of a block is of one stripe of classes. Where nothing is, a block's own rows do not lend either.
         end = min((start // STRIPE_CLASSES + 1) * STRIPE_CLASSES, kept.classes) if is_kept else K
         lent, own = lent_bytes(weight_gradient, max(start, kept.classes)), 0 if is_kept else row
+        # What does not fit after all has memory of its own.
         fitting = UNIT * bisect_right(counts, lent, key=lambda n: count_bytes(*block_sizes(steps.x, n)) + n * own)
         # Of a few blocks none is smaller than others.
         pieces = -(-(end - start) // max(fitting, fewest))
@@ -168,9 +176,11 @@ def block_classes(N: int) -> int:
     return max(BLOCK_ELEMENTS // N, BLOCK_CLASSES)
 
 
-def block_sizes(x: Tensor, classes: int) -> tuple[Size, Size]:
-    """Return what z of some examples, and δ of all, take in a block of so many classes."""
-    return (block_examples(len(x), classes) * classes, torch.float32), (len(x) * classes, x.dtype)
+def block_sizes(x: Tensor, classes: int) -> tuple[Size, Size, Size]:
+    """Return what z of some examples, δ of all, and δᵀ x take in a block of so many classes."""
+    N, D = x.shape
+    z, total = block_examples(N, classes) * classes, D * classes
+    return (z, torch.float32), (N * classes, x.dtype), (total, torch.float32)
 
 
 def block_examples(N: int, classes: int) -> int:
