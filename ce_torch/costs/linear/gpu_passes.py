@@ -156,7 +156,9 @@ def parameter_blocks(steps: Steps, kept: Kept, weight_gradient: Tensor) -> Itera
     """Yield the classes of each block: as many as the gradient's last rows lend memory to, or few with their own."""
     (N, D), K, row = steps.x.shape, len(steps.weight), steps.weight[0].nbytes
     most = block_classes(N)
-    fewest = min(max(FEWEST_MULTIPLICATIONS // (max(N, STRIPE_EXAMPLES) * D), FEWEST_CLASSES), most)
+    fewest = max(FEWEST_MULTIPLICATIONS // (max(N, STRIPE_EXAMPLES) * D), FEWEST_CLASSES)
+    # Where nothing is lent all blocks have memory of their own, not only the last.
+    fewest = min(fewest if kept.classes < len(weight_gradient) else BLOCK_CLASSES, most)
     counts, start = range(UNIT, most + 1, UNIT), 0
     while start < K:
         is_kept = start < kept.classes
