@@ -50,6 +50,7 @@ def check_costs(has_node: bool) -> None:
             z, y = torch.randn(5, 3), torch.rand(5, 3)
             for options in function.spec.examples:
                 check(partial(cost.function, y=y, **options), z)
+                check_forward_mode(partial(cost.function, y=y, **options), z)
             C = cost.function(z.requires_grad_(), y, **function.spec.examples[0])
             assert (type(C.grad_fn).__name__ == "CppFunction") == has_node, C.grad_fn
 
@@ -92,6 +93,16 @@ def check(cost: Callable[[Tensor], Tensor], input: Tensor, **tolerance: float) -
         results.append((C.detach(), gradient, second))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], **({"rtol": 1e-4, "atol": 1e-5} | tolerance))
+
+
+def check_forward_mode(cost: Callable[[Tensor], Tensor], z: Tensor) -> None:
+    """Compare C and its change in a direction with the formulas'."""
+    results = []
+    for backend in ("formulas", "auto", "kernels"):
+        with use_backend(backend):
+            results.append(torch.func.jvp(cost, (z,), (z.cos(),)))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-5)
 
 
 if __name__ == "__main__":
