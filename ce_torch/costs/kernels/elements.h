@@ -33,8 +33,8 @@ template <class Real> struct Numbers {
   double first, second;
 };
 
-// Of several rows in memory at once a processor foresees too little, unless a cache holds them or they take long to compute
-// with, as in half precision: then so many numbers ahead are fetched.
+// Where several tensors are read at once, which no cache holds, a processor foresees too little: so many numbers ahead are
+// fetched. Numbers in half precision take longer to compute with than to read.
 constexpr int64_t far_ahead = 2048, far_elements = 2 << 20;
 
 // What every sum over neurons reads, whatever its formula.

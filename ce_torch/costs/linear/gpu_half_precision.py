@@ -85,15 +85,19 @@ class Exponentials(Steps):
         gpu.run("x_gradient", gradient, (N, -(-D // TILE)), *arguments, tile=TILE, num_warps=4)
 
     def write_delta(self, delta: Tensor, z: Tensor, classes: slice, examples: slice) -> None:
-        self.write_kept_delta(delta, z, None, classes, examples)
+        self.make_delta(delta, z, None, classes, examples)
 
-    def write_kept_delta(self, delta: Tensor, terms: Tensor, m: Tensor | None, classes: slice, examples: slice) -> None:
+    def write_kept_delta(self, delta: Tensor, terms: Tensor, m: Tensor, classes: slice, examples: slice) -> None:
+        self.make_delta(delta, terms, m, classes, examples)
+
+    def make_delta(self, delta: Tensor, source: Tensor, m: Tensor | None, classes: slice, examples: slice) -> None:
+        """Write δ of z, or of d for this m."""
         if self.factors is None:
             self.factors = self.delta_factors()
         numbers = self.sums.m[examples], *(factor[examples] for factor in self.factors)
-        place = self.c, classes.start, *terms.shape, terms.stride(0), delta.stride(0)
-        arguments = delta, terms, m, *numbers, self.off_value, self.bias, self.y[examples], *place
-        grid = -(-terms.shape[1] // BLOCK_TILE["tile"]), -(-terms.shape[0] // BLOCK_TILE["tile_classes"])
+        place = self.c, classes.start, *source.shape, source.stride(0), delta.stride(0)
+        arguments = delta, source, m, *numbers, self.off_value, self.bias, self.y[examples], *place
+        grid = -(-source.shape[1] // BLOCK_TILE["tile"]), -(-source.shape[0] // BLOCK_TILE["tile_classes"])
         gpu.run("block_delta", delta, grid, *arguments, **BLOCK_TILE)
 
     def delta_factors(self, examples: slice = slice(None)) -> Factors:
