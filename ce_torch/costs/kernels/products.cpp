@@ -20,12 +20,12 @@
 namespace {
 
 constexpr int64_t lanes = Wide<float>::lanes;
-// The sums of a tile of 3 vectors stay in registers, of which there are 32, or 16.
-constexpr int tile_rows = vector_bytes == 64 ? 8 : 4;
+// The sums of a tile stay in registers, of which there are 32, or 16.
+constexpr int tile_rows = vector_bytes == 64 ? 8 : 6, tile_vectors = vector_bytes == 64 ? 3 : 2;
 // A longer sum is computed in parts of this length, which rounds less.
-constexpr int64_t sum_length = 512;
+constexpr int64_t sum_length = vector_bytes == 64 ? 512 : 256;
 // The most rows that a thread takes at once: few, so that a thread that waits for its core delays the others little.
-constexpr int64_t most_part_rows = 128;
+constexpr int64_t most_part_rows = 128 / tile_rows * tile_rows;
 // Numbers of a are fetched this early if the next one is far away in memory.
 constexpr int64_t prefetch_distance = 48;
 
@@ -60,24 +60,61 @@ inlined inline Floats add_product(Floats sum, Words left, Words right) {
 #endif
 }
 
+// In vectors of 32 bytes a panel of b is copied to where a cache has room for all its rows, as float32: a pair becomes two
+// rows. In vectors of 64 it is read where it is.
+constexpr bool packs = vector_bytes < 64;
+template <class Number> using Packed = std::conditional_t<packs, float, Number>;
+template <class Number> constexpr int rows_of = packs && std::is_same_v<Number, Pair> ? 2 : 1;
+
+// With 16 registers, a compiler keeps the wrong vectors in them: it would read those of b for each row of a tile, and keep
+// those of a for both halves of a pair.
+template <class Vec> inlined inline Vec in_register(Vec x) {
+#if defined(__SSE2__) && !defined(__AVX512F__)
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+inlined inline void forget_memory() {
+#if defined(__SSE2__) && !defined(__AVX512F__)
+  asm volatile("" ::: "memory");
+#endif
+}
+
+inlined inline Floats half(Pair x, int which) {
+  Words words = in_register(broadcast(x));
+  return (Floats)(which == 0 ? words << 16 : words & 0xffff0000);
+}
+
 template <int rows, int vectors, class Number>
-void tile(Matrix<Number> a, Matrix<Number> b, Result out, int64_t inner, bool add) {
+void tile(Matrix<Number> a, Matrix<Packed<Number>> b, Result out, int64_t inner, bool add) {
+  constexpr int terms = rows_of<Number>;
   Floats sums[rows][vectors] = {};
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < vectors; v++) __builtin_prefetch(out.data + r * out.row + v * lanes, 1);
   for (int64_t i = 0; i < inner; i++) {
     if (a.row == 1) __builtin_prefetch(a.data + (i + prefetch_distance) * a.column);
-    Vector<Number, lanes> right[vectors];
+#pragma GCC unroll 2
+    for (int term = 0; term < terms; term++) {
+      if constexpr (terms == 2) forget_memory();
+      Vector<Packed<Number>, lanes> right[vectors];
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; v++) right[v] = load_vector(b.data + i * b.row + v * lanes);
+      for (int v = 0; v < vectors; v++) {
+        right[v] = in_register(load_vector(b.data + (i * terms + term) * b.row + v * lanes));
+      }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) {
-      Vector<Number, lanes> left = broadcast(a.data[r * a.row + i * a.column]);
+      for (int r = 0; r < rows; r++) {
+        Number number = a.data[r * a.row + i * a.column];
+        Vector<Packed<Number>, lanes> left;
+        if constexpr (terms == 2) left = half(number, term);
+        else left = broadcast(number);
 #pragma GCC unroll 3
-      for (int v = 0; v < vectors; v++) sums[r][v] = add_product(sums[r][v], left, right[v]);
+        for (int v = 0; v < vectors; v++) sums[r][v] = add_product(sums[r][v], left, right[v]);
+      }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < rows; r++) {
+#pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) {
       float* target = out.data + r * out.row + v * lanes;
       store(add ? load(target, lanes) + sums[r][v] : sums[r][v], target, lanes);
@@ -85,30 +122,76 @@ void tile(Matrix<Number> a, Matrix<Number> b, Result out, int64_t inner, bool ad
   }
 }
 
+// Copies some columns of b to where its rows follow one another, in float32.
+template <int vectors, class Number> Matrix<float> pack_columns(Matrix<Number> b, int64_t count, float* packed) {
+  constexpr int64_t width = vectors * lanes;
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t column = 0; column < width; column += lanes) {
+      const Vector<Number, lanes> numbers = load_vector(b.data + i * b.row + column);
+      float* target = packed + i * rows_of<Number> * width + column;
+      if constexpr (std::is_same_v<Number, float>) {
+        store(numbers, target, lanes);
+      } else {
+        store((Floats)(numbers << 16), target, lanes);
+        store((Floats)(numbers & 0xffff0000), target + width, lanes);
+      }
+    }
+  return {packed, width, 1};
+}
+
+// Copies the columns of a, whose numbers follow one another, so that those that a tile multiplies by a row of b do, too.
+template <class Number> void pack_rows(Matrix<Number> a, int64_t rows, int64_t count, Number* packed) {
+  for (int64_t row = 0; row < rows; row += tile_rows)
+    for (int64_t i = 0; i < count; i++, packed += tile_rows) {
+      const Number* from = a.data + row + i * a.column;
+      if (row + tile_rows <= rows) std::memcpy(packed, from, tile_rows * sizeof(Number));
+      else std::memcpy(packed, from, (rows - row) * sizeof(Number));
+    }
+}
+
+// Some columns of a as tiles take them: where they are, or packed.
+template <class Number> struct Rows {
+  Matrix<Number> a;
+  bool is_packed;
+  int64_t count;
+
+  Matrix<Number> from(int64_t row) const {
+    if (!is_packed) return a.slice(row, 0);
+    return {a.data + row / tile_rows * tile_rows * count + row % tile_rows, 1, tile_rows};
+  }
+};
+
 // Writes a b to out, or adds it, for vectors of columns that stay in a cache while the rows of a pass by.
 template <int vectors, class Number>
-void panel(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t inner, bool add) {
-  for (int64_t i = 0; i < inner; i += sum_length) {
-    Matrix<Number> left = a.slice(0, i), right = b.slice(i, 0);
-    int64_t count = std::min(sum_length, inner - i), row = 0;
-    for (; row + tile_rows <= rows; row += tile_rows)
-      tile<tile_rows, vectors>(left.slice(row, 0), right, out.slice(row, 0), count, add || i > 0);
-    for (; row < rows; row++) tile<1, vectors>(left.slice(row, 0), right, out.slice(row, 0), count, add || i > 0);
-  }
+void panel(const Rows<Number>& a, Matrix<Number> b, Result out, int64_t rows, bool add) {
+  alignas(64) float packed[packs ? sum_length * vectors * lanes : 1];
+  Matrix<Packed<Number>> right;
+  if constexpr (packs) right = pack_columns<vectors>(b, a.count, packed);
+  else right = b;
+  int64_t row = 0;
+  for (; row + tile_rows <= rows; row += tile_rows) tile<tile_rows, vectors>(a.from(row), right, out.slice(row, 0), a.count, add);
+  for (; row + 2 <= rows; row += 2) tile<2, vectors>(a.from(row), right, out.slice(row, 0), a.count, add);
+  for (; row < rows; row++) tile<1, vectors>(a.from(row), right, out.slice(row, 0), a.count, add);
 }
 
 // Writes a b to out, or adds it.
 template <class Number>
 void write_part(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner, bool add) {
-  int64_t column = 0, left = columns / lanes;
-  for (int64_t width; left > 0; column += width * lanes, left -= width) {
-    // Wide tiles are faster: 4 vectors make two tiles of 2, not one of 3 and one of 1.
-    width = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
-    Matrix<Number> b_part = b.slice(0, column);
-    Result out_part = out.slice(0, column);
-    if (width == 3) panel<3>(a, b_part, out_part, rows, inner, add);
-    if (width == 2) panel<2>(a, b_part, out_part, rows, inner, add);
-    if (width == 1) panel<1>(a, b_part, out_part, rows, inner, add);
+  constexpr int64_t most = sum_length / rows_of<Number>;
+  alignas(64) Number packed[packs ? most * most_part_rows : 1];
+  for (int64_t i = 0; i < inner; i += most) {
+    Rows<Number> left{a.slice(0, i), packs && a.row == 1, std::min(most, inner - i)};
+    if (left.is_packed) pack_rows(left.a, rows, left.count, packed), left.a.data = packed;
+    int64_t column = 0, vectors = columns / lanes;
+    for (int64_t width; vectors > 0; column += width * lanes, vectors -= width) {
+      // Wide tiles are faster: 4 vectors make two tiles of 2, not one of 3 and one of 1.
+      width = std::min<int64_t>(vectors == 4 ? 2 : vectors, tile_vectors);
+      Matrix<Number> right = b.slice(i, column);
+      Result target = out.slice(0, column);
+      if (width == 3) panel<tile_vectors>(left, right, target, rows, add || i > 0);
+      if (width == 2) panel<2>(left, right, target, rows, add || i > 0);
+      if (width == 1) panel<1>(left, right, target, rows, add || i > 0);
+    }
   }
 }
 
