@@ -35,7 +35,11 @@ SUBSET = {
 }
 ALL = {
     "costs": ["--all"],
-    "linear": ["", "--options", "--options --threads 1", "--options --threads 1 --dtype bfloat16"],
+    "linear": [
+        "",
+        *(f"--options {more}" for more in ("", "--threads 1", "--threads 1 --dtype bfloat16")),
+        "--derivatives",
+    ],
     "training": ["--whole-runs"],
     "scaling": [""],
     "threads": [""],

@@ -1,15 +1,15 @@
 """Time and memory of an output layer and its log-likelihood, forward and backward, side by side with PyTorch's own.
 
     python -m benchmarks.linear [--device cpu] [--dtype float32] [--size N D K] [--threads 2] [--busy] [--options]
-                                [--rounds 3] [--error] [--write FILE]
+                                [--derivatives] [--rounds 3] [--error] [--write FILE]
 
 Contenders are F.linear and F.cross_entropy; F.linear_cross_entropy in chunks of several sizes, its own choice among
 them; and linear_log_likelihood, by itself and with blocks of as many rows. Each takes turns with the first, in an order
 that changes. The table gives the median time, its ratio to that of F.linear and F.cross_entropy in the same turns, the
 most memory beyond inputs and their gradients in parts of the (N, K) weighted inputs, and how far the gradient of the
 weight is from the one in float64. --options measures what else there is instead, each option, the statistics and
-distillation, beside F.linear and PyTorch's operations for the same. --size takes other sizes. --busy starts two
-processes that keep a core busy each.
+distillation, beside F.linear and PyTorch's operations for the same. --derivatives measures forward mode and second
+derivatives. --size takes other sizes. --busy starts two processes that keep a core busy each.
 """
 
 import argparse
@@ -92,7 +92,12 @@ def forward_and_backward(head: Head, weight: Tensor) -> Callable[[Tensor, Tensor
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row of measurements for each size and contender."""
     for size in sizes(arguments):
-        yield from (measure_options if arguments.options else measure_size)(size, arguments)
+        yield from MEASURES[compared(arguments)](size, arguments)
+
+
+def compared(arguments: argparse.Namespace) -> str:
+    """Return what is measured of a size."""
+    return "options" if arguments.options else "derivatives" if arguments.derivatives else "heads"
 
 
 def sizes(arguments: argparse.Namespace) -> Iterable[tuple[int, int, int]]:
@@ -122,6 +127,57 @@ def measure_options(size: tuple[int, int, int], arguments: argparse.Namespace) -
         taken = seconds_in_turns(fused, unfused, x, y, arguments.rounds, seconds=0.25)
         in_use = peak_memory(partial(fused, x, y), x.device) - x.nbytes - weight.nbytes
         yield {"size": size, "contender": name, **times(taken), "extra_memory": in_use / z_bytes}
+
+
+def measure_derivatives(size: tuple[int, int, int], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each derivative that takes more than a backward pass."""
+    x, weight, y = examples(size, arguments.device, getattr(torch, arguments.dtype))
+    z_bytes = len(x) * len(weight) * x.element_size()
+    direction = x.flip(0), weight.flip(0)
+    for name, derivative, results in DERIVATIVES:
+        ours, peer = (derivative(head, weight, direction) for head in (linear_log_likelihood, pytorch_head))
+        taken = seconds_in_turns(ours, peer, x, y, arguments.rounds)
+        in_use = peak_memory(partial(ours, x, y), x.device) - results * (x.nbytes + weight.nbytes)
+        yield {"size": size, "contender": name, **times(taken), "extra_memory": in_use / z_bytes}
+
+
+def forward_mode(head: Head, weight: Tensor, direction: tuple[Tensor, Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a step that works out how the cost changes in a direction of x and weight."""
+    return lambda x, y: torch.func.jvp(lambda *moved: head(*moved, y), (x, weight), direction)[1]
+
+
+def two_backward_passes(
+    head: Head, weight: Tensor, direction: tuple[Tensor, Tensor]
+) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
+    """Return a step that works out how the gradients of x and weight change in the direction."""
+
+    def step(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        leaves = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        gradients = torch.autograd.grad(head(*leaves, y), leaves, create_graph=True)
+        return torch.autograd.grad(gradients, leaves, direction)
+
+    return step
+
+
+def forward_over_reverse(
+    head: Head, weight: Tensor, direction: tuple[Tensor, Tensor]
+) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
+    """Return a step that works out the same by forward mode."""
+
+    def step(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        gradients = torch.func.grad(lambda *moved: head(*moved, y), (0, 1))
+        return torch.func.jvp(gradients, (x, weight), direction)[1]
+
+    return step
+
+
+# The names, the steps, and how many tensors like x and weight these return or hold as gradients.
+DERIVATIVES = (
+    ("forward mode", forward_mode, 0),
+    ("two backward passes", two_backward_passes, 2),
+    ("forward over reverse mode", forward_over_reverse, 2),
+)
+MEASURES = {"heads": measure_size, "options": measure_options, "derivatives": measure_derivatives}
 
 
 def uses(x: Tensor, weight: Tensor, classes: Tensor) -> Iterator[tuple[str, Tensor, Head, Head]]:
@@ -214,6 +270,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--options", action="store_true", help="each option, the statistics and distillation, instead of other heads"
     )
+    parser.add_argument("--derivatives", action="store_true", help="forward mode and second derivatives, instead")
     parser.add_argument("--rounds", type=whole_number(1), default=3, help="of twice each")
     parser.add_argument("--error", action="store_true", help="compare gradients with float64's, which takes a minute")
     return parser.parse_args(words)
@@ -221,11 +278,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> Iterator[list[Row]]:
     """Yield the row of each contender or option, which is printed as it is measured."""
-    compared = "options" if arguments.options else "heads"
     condition = {name: getattr(arguments, name) for name in ("device", "dtype", "threads", "busy")}
     with busy(2 if arguments.busy else 0), on_threads(arguments.threads):
         for index, measured in enumerate(measure(arguments)):
-            row = {"benchmark": "linear", "compared": compared, **condition, **measured}
+            row = {"benchmark": "linear", "compared": compared(arguments), **condition, **measured}
             if index == 0:
                 print(contender_header(row))
             print(contender_line(row), flush=True)

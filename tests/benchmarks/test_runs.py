@@ -10,7 +10,7 @@ from benchmarks import compare, report, results
 
 TINY = {
     "costs": ["--size 4 3 --rounds 1 --seconds 0 --dtype float32 --cost focal"],
-    "linear": ["--size 8 3 5 --rounds 1 --error"],
+    "linear": ["--size 8 3 5 --rounds 1 --error", "--size 8 3 5 --rounds 1 --derivatives"],
 }
 ROW = {"benchmark": "costs", "cost": "focal", "option": "plain", "size": [10, 10], "layout": "rows"}
 ROW |= {"dtype": "float32", "mode": "eager", "device": "cpu", "threads": 1, "busy": False}

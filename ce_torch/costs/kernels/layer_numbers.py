@@ -89,6 +89,27 @@ def add_gradients(layer: TiledLayer, gradients: TiledGradients) -> None:
     kernel("layer_gradients", (ctypes.POINTER(TiledLayer), ctypes.POINTER(TiledGradients)))(layer, gradients)
 
 
+def add_changes(layer: TiledLayer, tangent: TiledLayer, numbers: Tensor, sums: Tensor) -> None:
+    """Add what the layer's classes contribute to how C, ℓ and H of each example change, sums (3, N).
+
+    The tangent holds the changes of weight, x and bias, or none. The numbers are the first five of gradients.
+    """
+    types = ctypes.POINTER(TiledLayer), ctypes.POINTER(TiledLayer), POINTER, POINTER
+    kernel("layer_changes", types)(layer, tangent, numbers.data_ptr(), sums.data_ptr())
+
+
+def add_gradient_changes(
+    layer: TiledLayer, tangent: TiledLayer, gradients: TiledGradients, crossed: TiledGradients
+) -> None:
+    """Do the same as `add_gradients` for how the gradients change along a tangent.
+
+    The numbers are followed by the changes of ℓ, H, g_C, g_ℓ and g_H. What the tangent is multiplied by goes to the
+    `crossed` gradients.
+    """
+    types = *(ctypes.POINTER(TiledLayer),) * 2, *(ctypes.POINTER(TiledGradients),) * 2
+    kernel("layer_gradient_changes", types)(layer, tangent, gradients, crossed)
+
+
 def write_rows(layer: TiledLayer, z: Tensor) -> None:
     """Write the weighted inputs of the layer's classes to their columns of z (N, K)."""
     kernel("layer_rows", (ctypes.POINTER(TiledLayer), POINTER, SIZE, SIZE))(layer, z.data_ptr(), z.stride(0), len(z))

@@ -40,6 +40,7 @@ HEADERS = (
     "columns.h",
     "products.h",
     "layer.h",
+    "layer_gradients.h",
 )
 NODE_FILES = (
     "layout.h",
@@ -54,6 +55,7 @@ FILES = (
     *HEADERS,
     "divergences.cpp",
     "exponentials.cpp",
+    "layer_changes.cpp",
     "layer_gradients.cpp",
     "layer_numbers.cpp",
     "products.cpp",

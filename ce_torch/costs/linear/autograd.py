@@ -23,6 +23,7 @@ from ce_torch.costs._torch_private import (
 )
 from ce_torch.costs.linear import class_blocks, operators
 from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.changes import gradient_changes, number_changes
 from ce_torch.costs.linear.gradients import Needs, align
 from ce_torch.costs.linear.held import HeldGradients, reserve
 from ce_torch.costs.linear.layer import Layer, Tangent, cast
@@ -57,8 +58,8 @@ class LinearLogLikelihood(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.plan, ctx.held, *layer = inputs
-        ctx.save_for_backward(*layer, output[1])
-        ctx.save_for_forward(*layer, output[1])
+        ctx.save_for_backward(*layer, *output[:2])
+        ctx.save_for_forward(*layer, *output[:2])
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
@@ -67,42 +68,54 @@ class LinearLogLikelihood(torch.autograd.Function):
         g, *_ = grad_outputs
         if g is None:
             return (None,) * (2 + FIELD_COUNT)
-        *layer, statistics = ctx.saved_tensors
+        *layer, numbers, statistics = ctx.saved_tensors
         # The graph may live on, but holds no memory.
         held, ctx.held = ctx.held, None
         needs = ctx.needs_input_grad[2:]
-        return None, None, *gradients(g, Layer(*layer), ctx.plan, statistics, needs, held)
+        return None, None, *gradients(g, Layer(*layer), ctx.plan, statistics, needs, held, numbers)
 
     @staticmethod
     @carry_tangents
     def jvp(
         ctx: Any, saved: list[Any], _plan: None, _held: None, *tangent: Tensor | None
     ) -> tuple[Tensor, Tensor | None, None]:
-        *layer, constants = saved
-        layer = Layer(*layer)
-        _, statistics, _ = class_blocks.numbers(layer, ctx.plan)
-        change = class_blocks.jvp(layer, Tangent(*tangent), ctx.plan, statistics)
+        *layer, _, statistics = saved
+        changes = number_changes(ctx.plan, statistics, Layer(*layer), Tangent(*tangent))
         # vmap wants a tensor for the tangent of a constant; other callers want None.
-        zeros = torch.zeros_like(constants) if is_batched(constants) else None
-        return torch.stack([change.layer_part + change.target_part, change.u, change.H]), zeros, None
+        zeros = torch.zeros_like(statistics) if is_batched(statistics) else None
+        return changes, zeros, None
 
 
 class LinearLogLikelihoodGradients(torch.autograd.Function):
-    """The gradients of Σ g · numbers by the layer's parameters that need one, and their derivatives."""
+    """The gradients of Σ g · numbers by the layer's parameters that need one, and their derivatives.
+
+    The gradients may be known, and the statistics and numbers that come with them. In forward mode the numbers bring
+    how they change, which need not be found again.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, needs: Needs, g: Tensor, statistics: Tensor | None, *layer: Any) -> tuple[Tensor, ...]:
+    def forward(
+        plan: Plan,
+        needs: Needs,
+        known: tuple[Tensor, ...] | None,
+        g: Tensor,
+        statistics: Tensor | None,
+        _numbers: Tensor | None,
+        *layer: Any,
+    ) -> tuple[Tensor, ...]:
+        if known is not None:
+            return known
         needed = [name in needs for name in Layer._fields]
         found = operators.gradients(g, Layer(*layer), plan, statistics, needed)
         return tuple(gradient for gradient in found if gradient is not None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.plan, ctx.needs, g, _, *layer = inputs
-        ctx.save_for_backward(g, *layer)
-        ctx.save_for_forward(g, *layer)
+        ctx.plan, ctx.needs, _, g, statistics, _, *layer = inputs
+        ctx.save_for_backward(g, statistics, *layer)
+        ctx.save_for_forward(g, statistics, *layer)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -111,17 +124,12 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
         tangent = Tangent._make((*align(grad_outputs, ctx.needs), None, None, None))
         if all(tensor is None for tensor in tangent):
             return (None,) * len(ctx.needs_input_grad)
-        (g, *layer), plan = ctx.saved_tensors, ctx.plan
+        (g, statistics, *layer), plan = ctx.saved_tensors, ctx.plan
         layer = Layer(*layer)
-        _, statistics, _ = class_blocks.numbers(layer, plan)
-        change = class_blocks.jvp(layer, tangent, plan, statistics)
-        needs, needs_target = needed_fields(ctx.needs_input_grad[4:])
-        found = class_blocks.hvp(g, None, layer, tangent, plan, statistics, change, needs)
-        target = (None,) * 3
-        if needs_target:
-            target = class_blocks.target_hvp(g, layer, tangent, plan, statistics, change)
-        by_g = torch.stack([change.layer_part, change.u, change.H])
-        return None, None, by_g, None, *align(found, needs), *target
+        needs, needs_target = needed_fields(ctx.needs_input_grad[6:])
+        by_g, *found = gradient_changes(needs, g, None, None, plan, statistics, layer, tangent)
+        target = target_changes(g, layer, plan, tangent) if needs_target else (None,) * 3
+        return None, None, None, by_g, None, None, *align(found, needs), *target
 
     @staticmethod
     @carry_tangents
@@ -130,15 +138,23 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
         saved: list[Any],
         _plan: None,
         _needs: None,
-        g_tangent: Tensor | None,
+        _known: None,
+        g_change: Tensor | None,
         _statistics: None,
-        *tangents: Tensor | None,
+        changes: Tensor | None,
+        *tangent: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        (g, *layer), tangent = saved, Tangent(*tangents)
-        layer = Layer(*layer)
-        _, statistics, _ = class_blocks.numbers(layer, ctx.plan)
-        change = class_blocks.jvp(layer, tangent, ctx.plan, statistics)
-        return class_blocks.hvp(g, g_tangent, layer, tangent, ctx.plan, statistics, change, ctx.needs)
+        g, statistics, *layer = saved
+        arguments = g, g_change, changes, ctx.plan, statistics, Layer(*layer), Tangent(*tangent)
+        _, *found = gradient_changes(ctx.needs, *arguments)
+        return tuple(found)
+
+
+def target_changes(g: Tensor, layer: Layer, plan: Plan, tangent: Tangent) -> tuple[Tensor | None, ...]:
+    """Return how the gradients of Σ g · numbers by y, on_value and off_value change along a tangent."""
+    _, statistics, _ = class_blocks.numbers(layer, plan)
+    change = class_blocks.jvp(layer, tangent, plan, statistics)
+    return class_blocks.target_hvp(g, layer, tangent, plan, statistics, change)
 
 
 def gradients(
@@ -148,17 +164,24 @@ def gradients(
     statistics: Tensor | None,
     needs: Sequence[bool],
     held: HeldGradients | None = None,
+    numbers: Tensor | None = None,
+    known: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of Σ g · numbers by the fields that need one, as autograd can differentiate them.
 
-    The statistics are those that come with the numbers, or None if nobody kept them; so is what is held.
+    The statistics are those that come with the numbers, or None if nobody kept them; so are what is held, the numbers,
+    and the gradients themselves, where they are known.
     """
     is_final = not torch.is_grad_enabled() and not is_forward_mode()
     if is_final and (is_recorded() or not may_be_differentiated(g)):
         return operators.gradients(g, layer, plan, statistics, needs, held)
     names, needs_target = needed_fields(needs)
     if not needs_target and not is_legacy_batched(g):
-        found = LinearLogLikelihoodGradients.apply(plan, names, g, statistics, *layer)
+        if statistics is None and not (is_transformed() or is_recorded() or is_forward_mode()):
+            with torch.no_grad():
+                statistics = operators.numbers(layer, plan)[1]
+        numbers = numbers if is_forward_mode() else None
+        found = LinearLogLikelihoodGradients.apply(plan, names, known, g, statistics, numbers, *layer)
         return *align(found, names), None, None, None
     if torch.is_grad_enabled():
         # Both formulas get the same converted layer, so that half precision rounds the sum of their gradients once.

@@ -4,7 +4,7 @@ The formulas are those of `class_blocks.py`. The forward pass takes one product,
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from ce_torch.costs.kernels.layer_numbers import (
 from ce_torch.costs.kernels.products import address
 from ce_torch.costs.linear.blocks import Plan, copy_serially, narrow, split
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision, with_maximum
-from ce_torch.costs.linear.cpu_tiles import Tiles, empty
+from ce_torch.costs.linear.cpu_tiles import Tangents, Tiles, empty
 from ce_torch.costs.linear.example_blocks import Gradients, general_refusal, new_gradients
 from ce_torch.costs.linear.gradients import PARAMETERS, Needs
 from ce_torch.costs.linear.held import HeldGradients, KeptTiles
@@ -172,18 +172,39 @@ def gradients(
     g: Tensor, layer: Layer, plan: Plan, statistics: Statistics, needs: Needs, held: HeldGradients | None = None
 ) -> tuple[Tensor, ...]:
     """Return the needed ones of the gradients of Σ g · numbers by x, weight and bias, in this order."""
-    on_value = layer.full(0) if layer.on_value is None else layer.on_value
-    known = torch.stack([on_value, *statistics, *g.to(layer.dtype)])
-    first, *others = parts(layer)
-    tiles = LayerTiles(layer.examples(first), plan)
+    known = torch.stack([*example_numbers(layer, statistics), *g.to(layer.dtype)])
+    tiles = LayerTiles(layer.examples(parts(layer)[0]), plan)
     kept = None if held is None else tiles.take(held)
+    return add_parts(layer, plan, known, needs, tiles, kept)
+
+
+def example_numbers(layer: Layer, statistics: Statistics) -> tuple[Tensor, ...]:
+    """Return the numbers of each example that all kernels of derivatives take."""
+    return layer.full(0) if layer.on_value is None else layer.on_value, *statistics
+
+
+def add_parts(
+    layer: Layer,
+    plan: Plan,
+    known: Tensor,
+    needs: Needs,
+    tiles: LayerTiles,
+    kept: Tensor | None = None,
+    tangent: Callable[[slice], Tangents] | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the needed gradients, or how they change along a tangent of each part, from numbers of each example.
+
+    The tiles are those of the first part. The gradient by weight comes to what is kept of them, if anything is.
+    """
     found = new_gradients(layer, needs - {"x"} if kept is None else needs - {"x", "weight"})
     if kept is not None and "weight" in needs:
         found["weight"] = kept
+    first, *others = parts(layer)
     sums = new_sums(found, tiles, layer.sizes.K if others else tiles.most_classes)
     for part in (first, *others):
         part_tiles = tiles if part is first else LayerTiles(layer.examples(part), plan)
-        add_columns(found, layer, part, add_part(found, sums, part, part_tiles, known, needs))
+        part_tangent = None if tangent is None else tangent(part)
+        add_columns(found, layer, part, add_part(found, sums, part, part_tiles, known, needs, part_tangent))
     return tuple(found[name] for name in PARAMETERS if name in found)
 
 
@@ -203,23 +224,30 @@ def new_sums(found: Gradients, tiles: Tiles, classes: int) -> Gradients:
 
 
 def add_part(
-    found: Gradients, sums: Gradients, part: slice, tiles: LayerTiles, known: Tensor, needs: Needs
+    found: Gradients,
+    sums: Gradients,
+    part: slice,
+    tiles: LayerTiles,
+    known: Tensor,
+    needs: Needs,
+    tangent: Tangents | None = None,
 ) -> Tensor | None:
     """Return the gradient by x of some examples, a column for each; add those by weight and bias to the sums.
 
-    They come from the numbers that `add_gradients` takes of each example. The last part writes the sums as gradients.
+    They come from the numbers that a kernel takes of each example. The last part writes the sums as gradients.
     """
     memory = tiles.gradient_memory(needs) | {"numbers": tiles.padded(known[:, part])}
     arguments = tiles.gradient_arguments(memory)
     arguments.has_weight = part.start > 0
     # The statistics hold the largest numbers.
     tiles.arguments.m = None
+    add = add_gradients if tangent is None else tangent.adding(memory)
     for classes in tiles.classes():
         rows = {
             name: narrow(total, classes) if len(total) == len(tiles.weight) else total for name, total in sums.items()
         }
         arguments.weight, arguments.bias = (address(rows.get(name)) for name in ("weight", "bias"))
-        add_gradients(tiles.arguments, arguments)
+        add(tiles.arguments, arguments)
         if part.stop < known.shape[1]:
             continue
         for name, total in rows.items():

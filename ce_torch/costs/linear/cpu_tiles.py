@@ -4,13 +4,13 @@ A tile, some classes of some examples, stays in the processor's cache between th
 take it. In bfloat16 the products are of pairs, two numbers that follow one another in a sum.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ce_torch.costs.kernels.layer_numbers import LANES, TiledGradients, TiledLayer
+from ce_torch.costs.kernels.layer_numbers import LANES, TiledGradients, TiledLayer, add_gradient_changes
 from ce_torch.costs.kernels.products import address, transpose_rows
 from ce_torch.costs.linear.blocks import copy_serially, narrow, split
 from ce_torch.costs.linear.gradients import Needs
@@ -77,6 +77,45 @@ class Tiles:
         """Return the gradients, and what they come from, as the kernels take them."""
         addresses = {name: address(tensor) for name, tensor in memory.items()}
         return TiledGradients(**addresses, inputs=self.D, width=self.width, examples=len(self.x))
+
+
+class Tangents(Tiles):
+    """Changes of x, weight and bias, each of which may be none, by the tiles of their layer."""
+
+    def __init__(
+        self, x: Tensor, weight: Tensor, x_change: Tensor | None, weight_change: Tensor | None, bias: Tensor | None
+    ) -> None:
+        # What does not change lends its shape.
+        super().__init__(x if x_change is None else x_change, weight if weight_change is None else weight_change, bias)
+        self.has_x, self.has_weight = x_change is not None, weight_change is not None
+        self.known = 0 if self.has_x else self.N
+
+    def classes(self) -> Iterator[slice]:
+        for classes in super().classes():
+            if not self.has_x:
+                self.arguments.x = None
+            if not self.has_weight:
+                self.arguments.weight = None
+            yield classes
+
+    def adding(self, memory: dict[str, Tensor]) -> Callable[[TiledLayer, TiledGradients], None]:
+        """Return what adds to the gradients of some classes how they change, block by block."""
+        blocks, shared = self.classes(), ("narrowed", "pairs") if self.has_pairs else ()
+        own = {name: memory[name] for name in shared}
+        if "rows" in memory and self.has_x:
+            own["rows"] = self.x if self.has_pairs else padded_rows(self.x, self.N, self.width)
+        if self.has_pairs:
+            own["weight_pairs"] = torch.empty_like(memory["weight_pairs"])
+        # The arguments hold addresses of these tensors.
+        self.memory, crossed = own, self.gradient_arguments(own)
+
+        def add(layer: TiledLayer, gradients: TiledGradients) -> None:
+            next(blocks)
+            crossed.x = gradients.x if self.has_weight else None
+            crossed.weight = gradients.weight if self.has_x else None
+            add_gradient_changes(layer, self.arguments, gradients, crossed)
+
+        return add
 
 
 def tile_columns(rows: Tensor, columns: int, length: int) -> Tensor:

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._autograd import may_be_differentiated
+from ce_torch.costs._autograd import is_number, may_be_differentiated
 from ce_torch.costs._backend import record
 from ce_torch.costs._product import product
-from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode, tracing_state
-from ce_torch.costs.kernels import gpu
+from ce_torch.costs._torch_private import has_saved_tensor_hooks, is_forward_mode, is_transformed, tracing_state
+from ce_torch.costs.kernels import gpu, is_plain
 from ce_torch.costs.linear import example_blocks
 from ce_torch.costs.linear.autograd import gradients, numbers
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
-from ce_torch.costs.linear.gradients import PARAMETERS, align
+from ce_torch.costs.linear.gradients import PARAMETERS, Needs, align
 from ce_torch.costs.linear.held import HELD, HeldGradients
 from ce_torch.costs.linear.layer import Layer
 from ce_torch.costs.linear.operators import needed_fields
@@ -50,8 +50,9 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
         factor, costs, *layer = ctx.saved_tensors
         layer, held, ctx.held = Layer(*layer), ctx.held, None
         if may_be_differentiated(g):
-            needs = ctx.needs_input_grad[3:]
-            return None, None, None, *differentiable_gradients(g, factor, layer, ctx.plan, ctx.z_loss, needs)
+            arguments, needs = (g, factor, layer, ctx.plan, ctx.z_loss), ctx.needs_input_grad[3:]
+            known = known_gradients(held, g, ctx.needs, needed_fields(needs[1:])[0])
+            return None, None, None, *differentiable_gradients(*arguments, needs, known)
         by_factor = g * costs if ctx.needs_input_grad[3] else None
         if held is None or held.gradients is None:
             _, found = cost_and_gradients(layer, factor, ctx.plan, ctx.needs, ctx.z_loss)
@@ -59,6 +60,19 @@ class FusedLinearLogLikelihood(torch.autograd.Function):
             found = held.gradients
         multiply_by(found, g)
         return None, None, None, by_factor, *align(found, ctx.needs), None, None, None
+
+
+def known_gradients(held: HeldGradients | None, g: Tensor, names: Needs, needed: Needs) -> tuple[Tensor, ...] | None:
+    """Return the needed ones of the gradients of these names times g, or None if these can't be had as numbers."""
+    if held is None or held.gradients is None or is_transformed() or is_forward_mode():
+        return None
+    if not (is_plain(g) and is_number(g)) or torch.compiler.is_compiling():
+        return None
+    ordered = (name for name in PARAMETERS if name in names)
+    found = tuple(gradient for name, gradient in zip(ordered, held.gradients, strict=True) if name in needed)
+    with torch.no_grad():
+        multiply_by(found, g)
+    return found
 
 
 def multiply_by(gradients: Sequence[Tensor], g: Tensor) -> None:
@@ -73,9 +87,18 @@ def multiply_by(gradients: Sequence[Tensor], g: Tensor) -> None:
 
 
 def differentiable_gradients(
-    g: Tensor, factor: Tensor, layer: Layer, plan: Plan, z_loss: float, needs: Sequence[bool]
+    g: Tensor,
+    factor: Tensor,
+    layer: Layer,
+    plan: Plan,
+    z_loss: float,
+    needs: Sequence[bool],
+    known: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients by factor and the layer, those that are needed, as autograd can differentiate them."""
+    """Return the gradients by factor and the layer, those that are needed, as autograd can differentiate them.
+
+    The known ones are those by the layer.
+    """
     plan, (needs_factor, *needs) = replace(plan, logsumexp=z_loss != 0), needs
     upstream, by_factor = g * factor, None
     zero = torch.zeros_like(upstream)
@@ -85,7 +108,7 @@ def differentiable_gradients(
         by_logsumexp = product(upstream, 2 * z_loss * logsumexp)
         by_factor = g * (C + z_loss * logsumexp.square()) if needs_factor else None
     by_numbers = torch.stack([upstream, by_logsumexp, zero])
-    return by_factor, *gradients(by_numbers, layer, plan, None, needs)
+    return by_factor, *gradients(by_numbers, layer, plan, None, needs, known=known)
 
 
 def refusal(layer: Layer, reduction: str, plan: Plan, z_loss: float) -> str | None:

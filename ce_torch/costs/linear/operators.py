@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ce_torch.costs._autograd import may_be_differentiated
+from ce_torch.costs._autograd import is_number
 from ce_torch.costs._torch_private import count_dispatch_modes, is_recorded
 from ce_torch.costs.linear import class_blocks, cpu_blocks, example_blocks, gpu_blocks
 from ce_torch.costs.linear.blocks import Plan
@@ -73,7 +73,7 @@ def gradients(
         found = iter(torch.ops.ce_torch.linear_log_likelihood_gradients(*arguments))
         return tuple(next(found) if needed else None for needed in needs)
     names, needs_target = needed_fields(needs)
-    is_final = not (needs_target or may_be_differentiated(g))
+    is_final = not needs_target and is_number(g)
     kernels = find_kernels(layer, plan) if is_final else None
     if kernels is not None:
         arguments = g, layer, plan, Statistics(*known_statistics(layer, plan, statistics)), names
