@@ -182,7 +182,7 @@ def test_a_gradients_own_gradient_by_what_reached_the_cost_is_how_the_cost_chang
         by_upstream(unfused, in_float64(inputs), in_float64(changes)),
         torch.float32,
     )
-    assert "layer_gradient_changes" in calls
+    assert "layer_changes" in calls
 
 
 def test_dual_numbers_change_by_the_same_kernels(calls):
@@ -224,3 +224,39 @@ def test_third_derivatives_and_batches_go_by_the_formulas():
     assert_near([third(gradient, inputs[0], changes[0])], [third(exact, *point)], torch.float32)
     found = vmap(lambda v: jvp(gradient, (inputs[0],), (v,))[1])(directions)
     assert_near(found, vmap(lambda v: jvp(exact, point[:1], (v,))[1])(directions.double()), torch.float32)
+
+
+@DTYPES
+def test_a_batch_of_upstream_gradients_goes_by_the_formulas(dtype):
+    inputs, changes, y = examples(dtype)
+    directions = torch.stack([changes[0], -2 * changes[0]])
+
+    def batched(head, inputs, directions):
+        x = inputs[0].clone().requires_grad_()
+        (found,) = torch.autograd.grad(head(x, *inputs[1:], y), x, create_graph=True)
+        return torch.autograd.grad(found, x, directions, is_grads_batched=True)
+
+    expected = batched(unfused, in_float64(inputs), directions.double())
+    assert_near(batched(fused, inputs, directions), expected, dtype)
+
+
+def test_a_gradient_with_a_graph_is_what_the_forward_pass_has_found(calls):
+    inputs, _, y = examples()
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    C = fused(*leaves, y)
+    calls.clear()
+    some = torch.autograd.grad(3 * C, leaves[1], create_graph=True)
+    assert calls == []
+    again = torch.autograd.grad(3 * fused(*leaves, y), leaves)
+    torch.testing.assert_close(some[0], again[1])
+
+
+def test_pairs_may_begin_at_any_address(calls):
+    inputs, changes, y = examples(torch.bfloat16)
+
+    def moved(tensor):
+        return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+    cost = total(fused, y, {})
+    found = changed_gradients(cost, [moved(tensor) for tensor in inputs], [moved(tensor) for tensor in changes])
+    assert_near(found, changed_gradients(cost, inputs, changes), torch.bfloat16)

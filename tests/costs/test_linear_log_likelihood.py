@@ -168,6 +168,18 @@ def test_with_z_loss_an_example_whose_class_has_weight_0_still_costs_something()
     torch.testing.assert_close(*(torch.autograd.grad(C, inputs) for C in found))
 
 
+@pytest.mark.parametrize("z_loss", [1e-9, 1e-4])
+def test_a_z_loss_of_an_example_that_is_sure_and_right_keeps_its_digits(z_loss):
+    N, D, K = 48, 64, 600
+    generator = torch.Generator().manual_seed(0)
+    weight, y = torch.randn(K, D, generator=generator), torch.randint(K, (N,), generator=generator)
+    x = (0.33 * weight[y] + 0.02 * torch.randn(N, D, generator=generator)).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    (found,) = torch.autograd.grad(fused(x, weight, None, y, z_loss=z_loss), x)
+    (right,) = torch.autograd.grad(unfused(exact, weight.double(), None, y, z_loss=z_loss), exact)
+    assert ((found - right).norm(dim=-1) < 1e-4 * right.norm(dim=-1)).all()
+
+
 @pytest.mark.parametrize("transform", [grad, jacrev, jacfwd], ids=lambda transform: transform.__name__)
 @pytest.mark.parametrize("y", [CLASSES, OUTPUTS], ids=["classes", "outputs"])
 def test_torch_func_differentiates_by_weights_of_examples(y, transform):

@@ -4,8 +4,8 @@
 
 namespace {
 
-// What is left of v = ẋ Wᵀ + x Ẇᵀ + ḃ for each term that is none. A tangent has ẋ, Ẇ and ḃ where a layer has x, weight and
-// bias, or none, and in z memory for v.
+// Writes ẋ Wᵀ + x Ẇᵀ of a tile, of the terms that there are. A tangent has ẋ, Ẇ and ḃ where a layer has x, weight and bias, or
+// none, and memory for v = ẋ Wᵀ + x Ẇᵀ + ḃ where that has z.
 template <class Number> void write_products(const Layer& layer, const Layer& tangent, const Tile& tile) {
   const int64_t inner = layer.inner, columns = tile.columns;
   Result v{tangent.z, columns, 1};
@@ -77,8 +77,8 @@ void add_changes(const Layer& layer, const Layer& tangent, const Tile& tile, con
     }
 }
 
-// Writes c φ′ G to the place of v, and how it changes to that of z. The rows of numbers are those of `Examples`, g, how ℓ and
-// H change, and how g does. With d = (ln a)˙ = ṡ − ℓ̇
+// Writes c φ′ G of a tile in the place of v. Writes how it changes in the place of z. The numbers of each example are those
+// of `Examples`, g, ℓ̇, Ḣ, and ġ. With d = (ln a)˙ = ṡ − ℓ̇
 //   Ġ = (g_C T + g_ℓ) a d − g_H a [d (ln a + H) + d + Ḣ] + ġ_C (T a − t) + ġ_ℓ a − ġ_H a (ln a + H)
 //   (c φ′ G)˙ = c φ′ Ġ + c φ″ v G,  φ″ = −2 φ φ′ / κ²
 void write_changes(const Layer& layer, const Layer& tangent, const Tile& tile, const float* numbers) {

@@ -70,7 +70,7 @@ struct Gradients {
 // Writes rows of δᵀ of a vector of examples, which f(row) finds: to z, or in bfloat16 to `narrowed`, and pairs of rows 2 i
 // and 2 i + 1 to `pairs`, where the last row may have no other.
 template <class Function>
-inlined void write_rows(const Layer& layer, const Gradients& gradients, const Tile& tile, int64_t column, int64_t start,
+inlined inline void write_rows(const Layer& layer, const Gradients& gradients, const Tile& tile, int64_t column, int64_t start,
                         int64_t end, Function f) {
   const int64_t columns = tile.columns;
   const bool keeps_floats = !layer.has_pairs || gradients.bias;

@@ -1,9 +1,9 @@
 // Products of a matrix a of many rows with a matrix b of few columns, and the weighted inputs of a softmax layer.
 //
-// A tile of out, some rows by up to 3 vectors, stays in registers. Meanwhile the numbers of a are read one by one, and
-// those of b, few enough to stay in a cache, by vectors. Libraries first copy a to another layout; with so few columns
-// that would take a third of the time. Each function is a single parallel region, since threads wait for one another at
-// the end of each where processes share the cores. `products.py` calls the functions at the end of this file.
+// A tile of out, some rows by 2 or 3 vectors, stays in registers. Meanwhile the numbers of a are read one by one, and
+// those of b, few enough to stay in a cache, by vectors. Libraries first copy both to another layout; with so few columns
+// that takes long, so rows of a are read where they are. Each function is a single parallel region, since threads wait for
+// one another at the end of each where processes share the cores. `products.py` calls the functions at the end of this file.
 //
 // In bfloat16 two numbers that follow one another in a sum are a pair, and matrices are those of pairs. vdpbf16ps
 // multiplies and adds both at once, in float32. Other processors convert a pair to float32.
@@ -178,10 +178,15 @@ void panel(const Rows<Number>& a, Matrix<Number> b, Result out, int64_t rows, bo
 template <class Number>
 void write_part(Matrix<Number> a, Matrix<Number> b, Result out, int64_t rows, int64_t columns, int64_t inner, bool add) {
   constexpr int64_t most = sum_length / rows_of<Number>;
-  alignas(64) Number packed[packs ? most * most_part_rows : 1];
+  // Too much for the stacks of some threads.
+  static thread_local std::vector<Number> packed;
   for (int64_t i = 0; i < inner; i += most) {
     Rows<Number> left{a.slice(0, i), packs && a.row == 1, std::min(most, inner - i)};
-    if (left.is_packed) pack_rows(left.a, rows, left.count, packed), left.a.data = packed;
+    if (left.is_packed) {
+      packed.resize(most * most_part_rows);
+      pack_rows(left.a, rows, left.count, packed.data());
+      left.a.data = packed.data();
+    }
     int64_t column = 0, vectors = columns / lanes;
     for (int64_t width; vectors > 0; column += width * lanes, vectors -= width) {
       // Wide tiles are faster: 4 vectors make two tiles of 2, not one of 3 and one of 1.

@@ -23,7 +23,7 @@ from ce_torch.costs._torch_private import (
 )
 from ce_torch.costs.linear import class_blocks, operators
 from ce_torch.costs.linear.blocks import Plan
-from ce_torch.costs.linear.changes import gradient_changes, number_changes
+from ce_torch.costs.linear.changes import gradient_changes, number_changes, target_changes
 from ce_torch.costs.linear.gradients import Needs, align
 from ce_torch.costs.linear.held import HeldGradients, reserve
 from ce_torch.costs.linear.layer import Layer, Tangent, cast
@@ -150,13 +150,6 @@ class LinearLogLikelihoodGradients(torch.autograd.Function):
         return tuple(found)
 
 
-def target_changes(g: Tensor, layer: Layer, plan: Plan, tangent: Tangent) -> tuple[Tensor | None, ...]:
-    """Return how the gradients of Σ g · numbers by y, on_value and off_value change along a tangent."""
-    _, statistics, _ = class_blocks.numbers(layer, plan)
-    change = class_blocks.jvp(layer, tangent, plan, statistics)
-    return class_blocks.target_hvp(g, layer, tangent, plan, statistics, change)
-
-
 def gradients(
     g: Tensor,
     layer: Layer,
@@ -177,7 +170,7 @@ def gradients(
         return operators.gradients(g, layer, plan, statistics, needs, held)
     names, needs_target = needed_fields(needs)
     if not needs_target and not is_legacy_batched(g):
-        if statistics is None and not (is_transformed() or is_recorded() or is_forward_mode()):
+        if statistics is None and known is None and not (is_transformed() or is_recorded() or is_forward_mode()):
             with torch.no_grad():
                 statistics = operators.numbers(layer, plan)[1]
         numbers = numbers if is_forward_mode() else None

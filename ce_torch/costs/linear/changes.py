@@ -21,7 +21,7 @@ from ce_torch.costs.linear.operators import FIELD_COUNT, find_kernels, known_sta
 
 
 class LayerChange(Transformable):
-    """A function of a layer and its tangent whose derivatives are those of the formulas."""
+    """A function of a layer and its tangent. What differentiates it takes the formulas instead."""
 
     differentiable = frozenset()
     has_change = False
@@ -37,12 +37,15 @@ class LayerChange(Transformable):
 
 
 class NumberChanges(LayerChange):
-    """Ċ, ℓ̇ and Ḣ, shape (3, N), of a plan, the statistics that come with the numbers, a layer and a tangent."""
+    """Ċ, ℓ̇ and Ḣ, shape (3, N).
+
+    The arguments are a plan, the statistics that come with the numbers, or None, and the fields of layer and tangent.
+    """
 
     def values(self, *arguments: Any) -> Tensor:
         plan, statistics, *fields = arguments
-        layer, tangent = Layer(*fields[:FIELD_COUNT]), Tangent(*fields[FIELD_COUNT:])
-        if find_kernels(layer, plan) is not cpu_blocks or not cpu_changes.supports(layer, tangent, statistics):
+        layer, tangent = read(fields)
+        if not have_kernels(layer, tangent, plan, statistics):
             return self.formulas(*arguments)
         with torch.no_grad():
             known = Statistics(*known_statistics(layer, plan, statistics))
@@ -50,22 +53,20 @@ class NumberChanges(LayerChange):
 
     def formulas(self, *arguments: Any) -> Tensor:
         plan, _, *fields = arguments
-        layer, tangent = Layer(*fields[:FIELD_COUNT]), Tangent(*fields[FIELD_COUNT:])
-        _, statistics, _ = class_blocks.numbers(layer, plan)
-        return stacked(class_blocks.jvp(layer, tangent, plan, statistics))
+        _, change = change_by_formulas(*read(fields), plan)
+        return stacked(change)
 
 
 class GradientChanges(LayerChange):
-    """The same, and how the needed gradients of Σ g · numbers change.
+    """Ċ, ℓ̇ and Ḣ, and how the needed gradients of Σ g · numbers change.
 
     The arguments are what is needed, g, ġ, the first result if it is known, and those of `NumberChanges`.
     """
 
     def values(self, *arguments: Any) -> tuple[Tensor, ...]:
         needs, g, g_change, changes, plan, statistics, *fields = arguments
-        layer, tangent = Layer(*fields[:FIELD_COUNT]), Tangent(*fields[FIELD_COUNT:])
-        numbers = g, g_change, changes, statistics
-        if find_kernels(layer, plan) is not cpu_blocks or not cpu_changes.supports(layer, tangent, *numbers):
+        layer, tangent = read(fields)
+        if not have_kernels(layer, tangent, plan, g, g_change, changes, statistics):
             return self.formulas(*arguments)
         with torch.no_grad():
             known = Statistics(*known_statistics(layer, plan, statistics))
@@ -75,13 +76,28 @@ class GradientChanges(LayerChange):
 
     def formulas(self, *arguments: Any) -> tuple[Tensor, ...]:
         needs, g, g_change, _, plan, _, *fields = arguments
-        layer, tangent = Layer(*fields[:FIELD_COUNT]), Tangent(*fields[FIELD_COUNT:])
-        _, statistics, _ = class_blocks.numbers(layer, plan)
-        change = class_blocks.jvp(layer, tangent, plan, statistics)
+        layer, tangent = read(fields)
+        statistics, change = change_by_formulas(layer, tangent, plan)
         found = class_blocks.hvp(g, g_change, layer, tangent, plan, statistics, change, needs)
-        fields = (getattr(layer, name) for name in PARAMETERS if name in needs)
-        dtypes = [field.dtype for field in fields if field is not None]
+        parameters = (getattr(layer, name) for name in PARAMETERS if name in needs)
+        dtypes = [parameter.dtype for parameter in parameters if parameter is not None]
         return stacked(change), *(tensor.to(dtype) for tensor, dtype in zip(found, dtypes, strict=True))
+
+
+def read(fields: Sequence[Any]) -> tuple[Layer, Tangent]:
+    """Return the layer and the tangent that these are the fields of."""
+    return Layer(*fields[:FIELD_COUNT]), Tangent(*fields[FIELD_COUNT:])
+
+
+def have_kernels(layer: Layer, tangent: Tangent, plan: Plan, *numbers: Tensor | None) -> bool:
+    """Return True if kernels compute the changes along this tangent, from these numbers of examples."""
+    return find_kernels(layer, plan) is cpu_blocks and cpu_changes.supports(layer, tangent, *numbers)
+
+
+def change_by_formulas(layer: Layer, tangent: Tangent, plan: Plan) -> tuple[Statistics, NumbersTangent]:
+    """Return the statistics, found anew so that they can be differentiated, and how the numbers change."""
+    _, statistics, _ = class_blocks.numbers(layer, plan)
+    return statistics, class_blocks.jvp(layer, tangent, plan, statistics)
 
 
 def stacked(change: NumbersTangent) -> Tensor:
@@ -92,7 +108,7 @@ NUMBERS, GRADIENTS = NumberChanges("LinearChange"), GradientChanges("LinearGradi
 
 
 def number_changes(plan: Plan, statistics: Tensor | None, layer: Layer, tangent: Tangent) -> Tensor:
-    """Return Ċ, ℓ̇ and Ḣ, shape (3, N). The statistics are those that come with the numbers, or None."""
+    """Return Ċ, ℓ̇ and Ḣ, shape (3, N), from the statistics that come with the numbers, or None."""
     return NUMBERS(plan, statistics, *layer, *tangent)
 
 
@@ -106,5 +122,11 @@ def gradient_changes(
     layer: Layer,
     tangent: Tangent,
 ) -> tuple[Tensor, ...]:
-    """Return the same, which may be known, and how the needed gradients of Σ g · numbers change."""
+    """Return Ċ, ℓ̇ and Ḣ, which may be known as `changes`, and how the needed gradients of Σ g · numbers change."""
     return GRADIENTS(needs, g, g_change, changes, plan, statistics, *layer, *tangent)
+
+
+def target_changes(g: Tensor, layer: Layer, plan: Plan, tangent: Tangent) -> tuple[Tensor | None, ...]:
+    """Return how the gradients of Σ g · numbers by y, on_value and off_value change along a tangent."""
+    statistics, change = change_by_formulas(layer, tangent, plan)
+    return class_blocks.target_hvp(g, layer, tangent, plan, statistics, change)

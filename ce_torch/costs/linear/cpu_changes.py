@@ -6,7 +6,7 @@ The formulas are those of `class_blocks.py`. The numbers take three products, th
 import torch
 from torch import Tensor
 
-from ce_torch.costs.kernels import is_plain
+from ce_torch.costs._autograd import is_number
 from ce_torch.costs.kernels.layer_numbers import add_changes
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.class_blocks import Statistics, fixed_precision
@@ -23,7 +23,7 @@ def supports(layer: Layer, tangent: Tangent, *others: Tensor | None) -> bool:
     moving = {name: change for name, change in zip(tangent._fields, tangent, strict=True) if change is not None}
     return (
         all(name in MOVING and change.dtype == layer.x.dtype for name, change in moving.items())
-        and all(is_plain(tensor) for tensor in (*moving.values(), *others) if tensor is not None)
+        and all(is_number(tensor) for tensor in (*moving.values(), *others))
         and bool(moving)
     )
 
@@ -61,8 +61,8 @@ def gradient_changes(
 ) -> tuple[Tensor, ...]:
     """Return how the needed gradients of Σ g · numbers change, for `changes` of the numbers and g."""
     g_change = torch.zeros_like(changes) if g_change is None else g_change.to(layer.dtype)
-    _, by_logsumexp, by_entropy = changes
-    numbers = *example_numbers(layer, statistics), *g.to(layer.dtype), by_logsumexp, by_entropy, *g_change
+    # Thirteen rows, in the order of `add_gradient_changes`.
+    numbers = *example_numbers(layer, statistics), *g.to(layer.dtype), *changes[1:], *g_change
     tiles = LayerTiles(layer.examples(parts(layer)[0]), plan)
     return add_parts(
         layer, plan, torch.stack(numbers), needs, tiles, tangent=lambda part: tangents(layer, tangent, part)

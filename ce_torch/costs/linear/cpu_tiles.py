@@ -26,7 +26,7 @@ class Tiles:
         self.N = N + self.missing
         self.most_classes, self.most_examples = min(K, tile_classes()), min(self.N, TILE_EXAMPLES)
         self.has_pairs = x.dtype == torch.bfloat16 and self.D % 2 == 0
-        self.x, self.weight = x.contiguous(), weight
+        self.x, self.weight = paired(x) if self.has_pairs else x.contiguous(), weight
         # Of so many examples, the first ones, z need not be computed.
         self.known = 0
         self.weight_memory = None if self.has_pairs else empty(self.most_classes * self.D)
@@ -89,6 +89,8 @@ class Tangents(Tiles):
         super().__init__(x if x_change is None else x_change, weight if weight_change is None else weight_change, bias)
         self.has_x, self.has_weight = x_change is not None, weight_change is not None
         self.known = 0 if self.has_x else self.N
+        # The kernels' arguments hold addresses of these tensors.
+        self.memory: dict[str, Tensor] = {}
 
     def classes(self) -> Iterator[slice]:
         for classes in super().classes():
@@ -99,15 +101,17 @@ class Tangents(Tiles):
             yield classes
 
     def adding(self, memory: dict[str, Tensor]) -> Callable[[TiledLayer, TiledGradients], None]:
-        """Return what adds to the gradients of some classes how they change, block by block."""
-        blocks, shared = self.classes(), ("narrowed", "pairs") if self.has_pairs else ()
-        own = {name: memory[name] for name in shared}
-        if "rows" in memory and self.has_x:
-            own["rows"] = self.x if self.has_pairs else padded_rows(self.x, self.N, self.width)
+        """Return what adds to the gradients of some classes how they change, block by block.
+
+        The memory is that of the gradients. `crossed` are δ Ẇ and δᵀ ẋ, which go to the same gradients as δ̇ W and δ̇ᵀ x.
+        """
+        blocks = self.classes()
         if self.has_pairs:
-            own["weight_pairs"] = torch.empty_like(memory["weight_pairs"])
-        # The arguments hold addresses of these tensors.
-        self.memory, crossed = own, self.gradient_arguments(own)
+            self.memory = {name: memory[name] for name in ("narrowed", "pairs")}
+            self.memory["weight_pairs"] = torch.empty_like(memory["weight_pairs"])
+        if "rows" in memory and self.has_x:
+            self.memory["rows"] = self.x if self.has_pairs else padded_rows(self.x, self.N, self.width)
+        crossed = self.gradient_arguments(self.memory)
 
         def add(layer: TiledLayer, gradients: TiledGradients) -> None:
             next(blocks)
@@ -126,6 +130,12 @@ def tile_columns(rows: Tensor, columns: int, length: int) -> Tensor:
         part = rows[tile] if is_paired else in_float32(rows[tile])
         transpose_rows(part, found[tile.start * inner : tile.stop * inner].view(inner, -1))
     return found
+
+
+def paired(x: Tensor) -> Tensor:
+    """Return x, contiguous, from an address on at which a pair can be."""
+    x = x.contiguous()
+    return x.clone() if x.storage_offset() % 2 else x
 
 
 def padded_rows(x: Tensor, rows: int, columns: int) -> Tensor:

@@ -237,7 +237,9 @@ def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tu
         add_product(weight, x.mT.contiguous(), z)
         m = z.amax(0)
     y, value, c = layer.y.unsqueeze(0), on_value(layer), plan.c
-    T = value if layer.off_value is None else value + layer.off_value.sum()
+    # What T has beside on_value stays apart: in T a small part of it would be rounded away.
+    others_T = torch.zeros_like(value) if layer.off_value is None else layer.off_value.sum().expand_as(value)
+    T = value + others_T
     phi_y, slope_y = capped(z.gather(0, y).squeeze(0), plan.softcap)
     if plan.softcap is None:
         others, off_value_x = exponentials_(z, clamp_infinite(m), layer.y, c, layer.off_value)
@@ -255,10 +257,11 @@ def exponentials(layer: Layer, plan: Plan, z: Tensor, z_loss: float = 0.0) -> tu
     if z_loss != 0:
         logsumexp = scale(c, m) + r.log1p()
         C = C + z_loss * logsumexp.square()
-        T = T + 2 * z_loss * logsumexp
+        others_T = others_T + 2 * z_loss * logsumexp
+        T = value + others_T
         T = torch.where((T == 0) & (value != 0), torch.finfo(T.dtype).eps, T)
     # This form of s (a − on_value / T) loses no digits where a and on_value are near 1.
-    z_y = product((T - value) * e_y - value * others, 1 / T)
+    z_y = product(others_T * e_y - value * others, 1 / T)
     if plan.softcap is not None and layer.off_value is not None:
         z_y = z_y - product(layer.off_value[layer.y] * (1 + r), 1 / T)
     z.scatter_(0, y, (z_y if slope_y is None else slope_y * z_y).unsqueeze(0))
