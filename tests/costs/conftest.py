@@ -17,9 +17,9 @@ from ce_torch import LinearLogLikelihoodCost
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
-from ce_torch.costs.kernels import blocks, compiler, installed, node
+from ce_torch.costs.kernels import blocks, compiler, installed, layer_numbers, node
 from ce_torch.costs.linear import blocks as layer_blocks
-from ce_torch.costs.linear import small
+from ce_torch.costs.linear import cpu_tiles, small
 from ce_torch.functional import linear_log_likelihood
 
 # How long an example takes says how busy the machine is.
@@ -187,6 +187,21 @@ CASES = [
         indices=True,
     ),
 ]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a layer's tiles be of 32 examples and 300 classes."""
+    monkeypatch.setattr(cpu_tiles, "tile_classes", lambda: 300)
+    monkeypatch.setattr(cpu_tiles, "TILE_EXAMPLES", 32)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the kernels for layers that run."""
+    names, kernel = [], layer_numbers.kernel
+    monkeypatch.setattr(layer_numbers, "kernel", lambda name, types: names.append(name) or kernel(name, types))
+    return names
 
 
 @pytest.fixture

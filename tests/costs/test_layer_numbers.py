@@ -8,7 +8,6 @@ from heads import fused, layer, scores, unfused
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from ce_torch.costs.kernels import layer_numbers
 from ce_torch.costs.linear import blocks, cpu_blocks, cpu_tiles
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.layer import Layer
@@ -30,18 +29,8 @@ OUTPUTS = {
 
 
 @pytest.fixture(autouse=True)
-def backend(monkeypatch):
+def backend(small_tiles):
     """Compute in several tiles."""
-    monkeypatch.setattr(cpu_tiles, "tile_classes", lambda: 300)
-    monkeypatch.setattr(cpu_tiles, "TILE_EXAMPLES", 32)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Return the list of the kernels that run."""
-    names, kernel = [], layer_numbers.kernel
-    monkeypatch.setattr(layer_numbers, "kernel", lambda name, types: names.append(name) or kernel(name, types))
-    return names
 
 
 def examples(N, D, K, *, bias=True):

@@ -7,8 +7,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
-from ce_torch.costs.kernels import layer_numbers
-from ce_torch.costs.linear import class_blocks, cpu_blocks, cpu_tiles
+from ce_torch.costs.linear import class_blocks, cpu_blocks
 from ce_torch.functional import linear_softmax_statistics
 
 pytestmark = pytest.mark.usefixtures("needs_kernels")
@@ -37,20 +36,16 @@ TOLERANCES = {torch.float32: 4e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
 
 
 @pytest.fixture(autouse=True)
-def backend(monkeypatch):
+def backend(small_tiles):
     """Compute in several tiles."""
-    monkeypatch.setattr(cpu_tiles, "tile_classes", lambda: 300)
-    monkeypatch.setattr(cpu_tiles, "TILE_EXAMPLES", 32)
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(calls, monkeypatch):
     """Return the list of the kernels that run; let no formula run in their place."""
-    names, kernel = [], layer_numbers.kernel
-    monkeypatch.setattr(layer_numbers, "kernel", lambda name, types: names.append(name) or kernel(name, types))
     monkeypatch.setattr(class_blocks, "jvp", None)
     monkeypatch.setattr(class_blocks, "hvp", None)
-    return names
+    return calls
 
 
 def examples(dtype=torch.float32):

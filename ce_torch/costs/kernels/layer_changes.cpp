@@ -121,8 +121,8 @@ extern "C" void layer_changes(const Layer& layer, const Layer& tangent, const fl
   });
 }
 
-// Does for how the gradients change what `layer_gradients` does for these. To those that the tangent's fields have a part in
-// the `crossed` ones are added: the same memory, or none.
+// Does for changes of the gradients what `layer_gradients` does for gradients. Products with ẋ and Ẇ are added to `crossed`,
+// which are the same gradients, or none.
 extern "C" void layer_gradient_changes(const Layer& layer, const Layer& tangent, const Gradients& gradients,
                                        const Gradients& crossed) {
   pair_weight(layer, gradients);

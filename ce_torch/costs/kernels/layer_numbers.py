@@ -101,10 +101,10 @@ def add_changes(layer: TiledLayer, tangent: TiledLayer, numbers: Tensor, sums: T
 def add_gradient_changes(
     layer: TiledLayer, tangent: TiledLayer, gradients: TiledGradients, crossed: TiledGradients
 ) -> None:
-    """Do the same as `add_gradients` for how the gradients change along a tangent.
+    """Add, or write, what the layer's classes contribute to how the gradients change along a tangent.
 
-    The numbers are followed by the changes of ℓ, H, g_C, g_ℓ and g_H. What the tangent is multiplied by goes to the
-    `crossed` gradients.
+    The numbers are those of `add_gradients`, and the changes of ℓ, H, g_C, g_ℓ and g_H. Products with ẋ and Ẇ go to
+    `crossed`, which are the same gradients, or none.
     """
     types = *(ctypes.POINTER(TiledLayer),) * 2, *(ctypes.POINTER(TiledGradients),) * 2
     kernel("layer_gradient_changes", types)(layer, tangent, gradients, crossed)
