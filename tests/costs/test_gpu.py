@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation import cost_and_delta
-from switches import turn_kernels_off
+from switches import DEVICE, needs_gpu_kernels, pretend_gpu
 from torch.func import vmap
 
 from ce_torch.costs.cross_entropy import CROSS_ENTROPY
@@ -16,18 +16,13 @@ from ce_torch.costs.kernels import gpu
 from ce_torch.costs.kernels.gpu_layout import lay_out
 from ce_torch.functional import cross_entropy, log_likelihood
 
-triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
-interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
-pytestmark = pytest.mark.skipif(not interprets, reason="the interpreter of Triton 3.6 fails with NumPy 2.4")
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = needs_gpu_kernels
 
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tensors on the CPU pass for tensors on a GPU."""
-    turn_kernels_off(monkeypatch)
-    monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+    """Run the kernels for a GPU."""
+    pretend_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])

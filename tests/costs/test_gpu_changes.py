@@ -6,23 +6,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from directions import MODES, along, backward_over_backward, check, example, forward_over_backward, transformed, twice
-from switches import turn_kernels_off
+from switches import DEVICE, needs_gpu_kernels, pretend_gpu
 
 from ce_torch.costs.kernels import gpu
 from ce_torch.functional import log_likelihood, quadratic
 
-triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
-interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
-pytestmark = pytest.mark.skipif(not interprets, reason="the interpreter of Triton 3.6 fails with NumPy 2.4")
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = needs_gpu_kernels
 
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tensors on the CPU pass for tensors on a GPU."""
-    turn_kernels_off(monkeypatch)
-    monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+    """Run the kernels for a GPU."""
+    pretend_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-from switches import turn_kernels_off
+from switches import DEVICE, needs_gpu_kernels, pretend_gpu
 from torch.nn import functional as F
 
 from ce_torch.costs.kernels import gpu
 from ce_torch.costs.linear import gpu_blocks, gpu_half_precision, gpu_passes, room, targets
 from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics
 
-triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
-interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
-pytestmark = pytest.mark.skipif(not interprets, reason="the interpreter of Triton 3.6 fails with NumPy 2.4")
+pytestmark = needs_gpu_kernels
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 N, D, K = 9, 8, 29
 
 
@@ -35,8 +32,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (gpu_half_precision, gpu_blocks):
         monkeypatch.setattr(module, "BLOCK_TILE", tiles)
     if DEVICE == "cpu":  # where PyTorch has no product of half precision in float32
-        turn_kernels_off(monkeypatch)
-        monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+        pretend_gpu(monkeypatch)
         monkeypatch.setattr(gpu, "multiply", multiply)
 
 

@@ -2,30 +2,26 @@
 
 import pytest
 import torch
-from switches import turn_kernels_off
+from switches import DEVICE, needs_gpu_kernels, pretend_gpu
 
 from ce_torch import use_backend
-from ce_torch.costs.kernels import gpu, gpu_statistics
+from ce_torch.costs.kernels import gpu_statistics
 from ce_torch.functional import softmax_statistics
 
-triton = pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for GPUs")
-interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
 pytestmark = [
-    pytest.mark.skipif(not interprets, reason="the interpreter of Triton 3.6 fails with NumPy 2.4"),
+    needs_gpu_kernels,
     # The interpreter's NumPy warns of ∞ − ∞ and nan, which are computed and not used.
     pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),
 ]
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(3, 37), (2, 3, 5), (4,), (3, 1)]
 LAYOUTS = {"rows": lambda z: z, "columns": lambda z: z.mT.contiguous().mT if z.ndim > 1 else z}
 
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tensors on the CPU pass for tensors on a GPU."""
-    turn_kernels_off(monkeypatch)
-    monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+    """Run the kernels for a GPU."""
+    pretend_gpu(monkeypatch)
 
 
 def numbers_and_delta(z, y, **options):

@@ -1,6 +1,5 @@
 """The kernels against the formulas: the CPU's, and a GPU's, which Triton's interpreter runs where there is none."""
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,14 @@ import pytest
 import torch
 from evaluation import cost_and_delta
 from heads import layer
-from switches import can_have_kernels, turn_kernels_off, turn_node_off
+from switches import (
+    DEVICE,
+    WITHOUT_GPU_KERNELS,
+    can_have_kernels,
+    pretend_gpu,
+    turn_kernels_off,
+    turn_node_off,
+)
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
 from torch.nn import functional as F
@@ -79,18 +85,12 @@ LAYOUTS = {
         :, : matrix.shape[1]
     ],
 }
-GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def reason_not_to_run(kernels: str) -> str | None:
+def reason_not_to_run(kernels: str) -> str:
     if kernels == "cpu":
-        return None if can_have_kernels() else "no wheel brought kernels, and there is no C++ compiler"
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; it comes with torch for GPUs"
-    import triton
-
-    interprets = torch.cuda.is_available() or not triton.__version__.startswith("3.6.")
-    return None if interprets else "the interpreter of Triton 3.6 fails with NumPy 2.4"
+        return "" if can_have_kernels() else "no wheel brought kernels, and there is no C++ compiler"
+    return WITHOUT_GPU_KERNELS
 
 
 @pytest.fixture(autouse=True, params=["cpu", "gpu"])
@@ -99,8 +99,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if reason := reason_not_to_run(request.param):
         pytest.skip(reason)
     if request.param == "gpu":
-        turn_kernels_off(monkeypatch)
-        monkeypatch.setattr(gpu, "is_on_gpu", lambda z: True)
+        pretend_gpu(monkeypatch)
     return request.param
 
 
@@ -137,8 +136,8 @@ def examples(backend: str):
     """Return a function that makes weighted inputs, and classes or desired outputs, on the kernels' device."""
 
     def examples(cost, *shape, dtype=torch.float32):
-        device = GPU if backend == "gpu" else "cpu"
-        if backend == "gpu" and GPU == "cpu":  # Triton's interpreter takes a millisecond a row
+        device = DEVICE if backend == "gpu" else "cpu"
+        if backend == "gpu" and DEVICE == "cpu":  # Triton's interpreter takes a millisecond a row
             shape = (*(min(size, 6) for size in shape[:-1]), shape[-1])
         generator = torch.Generator().manual_seed(0)
         z = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
@@ -383,27 +382,28 @@ def test_a_gradient_that_is_zero_and_takes_no_memory_gives_zeros(cost, examples)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 def test_a_layer_takes_the_kernels_of_the_gpu_for_its_blocks(backend, launches, bias):
     inputs, y = layer(40, 5, 300, torch.float32, bias=bias), torch.arange(40)
-    inputs = [tensor.detach().to(GPU).requires_grad_() for tensor in inputs]
-    C = linear_log_likelihood(inputs[0], inputs[1], y.to(GPU), *inputs[2:], block_rows=16, ignore_index=3)
+    inputs = [tensor.detach().to(DEVICE).requires_grad_() for tensor in inputs]
+    C = linear_log_likelihood(inputs[0], inputs[1], y.to(DEVICE), *inputs[2:], block_rows=16, ignore_index=3)
     assert launches == ["log_likelihood", "log_likelihood_delta"] * 3
-    right = F.cross_entropy(F.linear(*inputs), y.to(GPU), ignore_index=3)
+    right = F.cross_entropy(F.linear(*inputs), y.to(DEVICE), ignore_index=3)
     torch.testing.assert_close(C, right)
     torch.testing.assert_close(torch.autograd.grad(C, inputs), torch.autograd.grad(right, inputs))
-    assert explain(linear_log_likelihood, inputs[0], inputs[1], y.to(GPU), *inputs[2:]).name == "triton"
+    assert explain(linear_log_likelihood, inputs[0], inputs[1], y.to(DEVICE), *inputs[2:]).name == "triton"
 
 
 @pytest.mark.parametrize("backend", ["gpu"], indirect=True)
 def test_blocks_of_a_layer_in_half_precision_are_summed_in_float32_on_a_gpu(backend, monkeypatch):
     products = []
-    if GPU == "cpu":  # PyTorch has no such product there
+    if DEVICE == "cpu":  # PyTorch has no such product there
 
         def record_product(left, right):
             products.append((left.dtype, right.dtype))
             return left.float() @ right.float()
 
         monkeypatch.setattr(gpu, "product_in_float32", record_product)
-    inputs, y = [tensor.to(GPU) for tensor in layer(40, 5, 300, torch.bfloat16, bias=False)], torch.arange(40).to(GPU)
-    C = linear_log_likelihood(*inputs, y, softcap=5.0, temperature=torch.ones((), device=GPU))
+    inputs = [tensor.to(DEVICE) for tensor in layer(40, 5, 300, torch.bfloat16, bias=False)]
+    y = torch.arange(40).to(DEVICE)
+    C = linear_log_likelihood(*inputs, y, softcap=5.0, temperature=torch.ones((), device=DEVICE))
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     right = F.cross_entropy(5 * torch.tanh(F.linear(*exact) / 5), y)
     torch.testing.assert_close(C, right.bfloat16())
@@ -411,4 +411,4 @@ def test_blocks_of_a_layer_in_half_precision_are_summed_in_float32_on_a_gpu(back
     for gradient, expected in zip(gradients, right_gradients, strict=True):
         torch.testing.assert_close(gradient.double(), expected, rtol=0.01, atol=1e-4)
     assert set(products) <= {(torch.bfloat16, torch.bfloat16)}
-    assert products or GPU == "cuda"
+    assert products or DEVICE == "cuda"

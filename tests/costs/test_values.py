@@ -178,6 +178,24 @@ def test_z_as_large_as_its_dtype_has_it_costs_no_nan(cost, y, temperature):
     torch.testing.assert_close(torch.autograd.grad(C, z)[0], torch.zeros(1, 2))
 
 
+@pytest.mark.parametrize("x", [-80.0, -87.0, -87.5, -87.9, -88.5, -104.0, -176.0, -700.0, -1e4, -3e38])
+@pytest.mark.parametrize("classes", [2, 9, 200])
+def test_an_activation_below_the_normal_numbers_is_what_it_is_or_0(x, classes):
+    z = torch.zeros(9, classes).index_fill_(1, torch.tensor([1]), x)
+    a = slope_of(log_likelihood, z, torch.zeros(9, dtype=torch.int64))[:, 1]
+    right = torch.full_like(a, math.exp(x) / (classes - 1))
+    torch.testing.assert_close(a, right, rtol=1e-5, atol=torch.finfo(torch.float32).tiny)
+
+
+@pytest.mark.parametrize("cost", [log_likelihood, cross_entropy, quadratic])
+def test_delta_of_nan_is_nan_in_every_dtype(cost, case_dtype):
+    z = torch.zeros(3, 21, dtype=case_dtype)
+    z[1, 4] = math.nan
+    delta = slope_of(cost, z, torch.full_like(z, 0.5))
+    assert delta[1, 4].isnan()
+    assert delta[[0, 2]].isfinite().all()
+
+
 def sigma(z):
     return 1 / (1 + math.exp(-z)) if z > 0 else math.exp(z) / (1 + math.exp(z))
 

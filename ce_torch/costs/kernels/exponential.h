@@ -11,12 +11,10 @@ constexpr double inverse_factorials[] = {
     1.0 / 720,    1.0 / 5040,    1.0 / 40320,     1.0 / 362880,     1.0 / 3628800,     1.0 / 39916800,
     1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
 
-// series · 2ⁿ, 0 where exp x is below the normal numbers. The last bits of `shifted` are n, and belong where a number has
-// its exponent.
-template <class Real> Reals<Real> scale(Reals<Real> series, Reals<Real> shifted, Reals<Real> x) {
+// 2ⁿ, and 0 of the lowest n: the last bits of `shifted` are n, and belong where a number has its exponent.
+template <class Real> inlined inline Reals<Real> power_of_2(Reals<Real> shifted) {
   using Bits = typename Wide<Real>::Bits;
-  auto power_of_2 = (Reals<Real>)(((Bits)shifted << Wide<Real>::fraction_bits) + (Bits)(Reals<Real>{} + 1));
-  return x < Wide<Real>::lowest_exponent ? 0 : series * power_of_2;
+  return (Reals<Real>)(((Bits)shifted << Wide<Real>::fraction_bits) + (Bits)(Reals<Real>{} + 1));
 }
 
 #ifdef __AVX512F__
@@ -45,9 +43,6 @@ Reals<double> root_at(const double* roots, Wide<double>::Bits place) {
   return (Reals<double>)_mm512_permutexvar_pd((__m512i)place, _mm512_loadu_pd(roots));
 }
 
-// The larger number; nan where x is nan.
-inlined inline Reals<float> at_least(float least, Reals<float> x) { return _mm512_max_ps(_mm512_set1_ps(least), x); }
-inlined inline Reals<double> at_least(double least, Reals<double> x) { return _mm512_max_pd(_mm512_set1_pd(least), x); }
 // x · 2ⁿ, where n is rounded down.
 inlined inline Reals<float> scale_by_power_of_2(Reals<float> x, Reals<float> n) { return _mm512_scalef_ps(x, n); }
 inlined inline Reals<double> scale_by_power_of_2(Reals<double> x, Reals<double> n) { return _mm512_scalef_pd(x, n); }
@@ -59,7 +54,7 @@ template <class Real> inlined inline Reals<Real> exp_of_vector(Reals<Real> x) {
   using W = Wide<Real>;
   using Bits = typename W::Bits;
   constexpr Real round = W::round / W::lanes;
-  x = at_least(2 * W::lowest_exponent, x);
+  x = larger(x, Reals<Real>{} + 2 * W::lowest_exponent);
   Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + round, n = shifted - round;
   Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
   Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_short_exp - 1]);
@@ -70,16 +65,17 @@ template <class Real> inlined inline Reals<Real> exp_of_vector(Reals<Real> x) {
   return scale_by_power_of_2(root + root * change, n);
 }
 #else
-// exp(x) for x not far above 0, and 0 where that is below the normal numbers. With n = x / ln 2, rounded, and
+// exp(x) for x not far above 0, and 0 where that is far below the normal numbers. With n = x / ln 2, rounded, and
 // |r| ≤ ½ ln 2 it is 2ⁿ exp(r), for which a few terms of the series do.
 template <class Real> inlined inline Reals<Real> exp_of_vector(Reals<Real> x) {
   using W = Wide<Real>;
+  x = larger(x, Reals<Real>{} + W::lowest_exponent);
   Reals<Real> shifted = x * Real(0x1.71547652b82fep0) + W::round, n = shifted - W::round;
   Reals<Real> r = (x - n * W::ln2_high) - n * W::ln2_low;
   Reals<Real> series = Reals<Real>{} + Real(inverse_factorials[W::terms_of_exp - 1]);
 #pragma GCC unroll 16
   for (int i = W::terms_of_exp - 2; i >= 0; i--) series = Real(inverse_factorials[i]) + r * series;
-  return scale<Real>(series, shifted, x);
+  return series * power_of_2<Real>(shifted);
 }
 #endif
 
@@ -94,7 +90,7 @@ struct ExpTerms {
     Floats r = (x - n * W::ln2_high) - n * W::ln2_low, series = {};
 #pragma GCC unroll 16
     for (int i = W::terms_of_exp - 1; i > 0; i--) series = float(inverse_factorials[i]) + r * series;
-    power = scale<float>(Floats{} + 1, shifted, x);
+    power = power_of_2<float>(shifted);
     change = power * (r * series);
   }
 };

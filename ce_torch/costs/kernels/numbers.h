@@ -40,7 +40,7 @@ template <> struct Wide<float> {
   using Bits = Vector<uint32_t, lanes>;
   using Signed = Vector<int32_t, lanes>;
   static constexpr float round = 3 << 22;  // a number this large plus another has no room for a fraction
-  static constexpr float lowest_exponent = -0x1.5d58ap6f;  // exp of less is below the normal numbers
+  static constexpr float lowest_exponent = -0x1.601e68p6f;  // −127 ln 2: its exp is below the normal numbers
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
 };
 template <> struct Wide<double> {
@@ -48,7 +48,7 @@ template <> struct Wide<double> {
   using Bits = Vector<uint64_t, lanes>;
   using Signed = Vector<int64_t, lanes>;
   static constexpr double round = 0x1.8p52;
-  static constexpr double lowest_exponent = -0x1.6232bdd7abcd2p9;
+  static constexpr double lowest_exponent = -0x1.628b76e3a7b61p9;  // −1023 ln 2
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
 };
 template <class Real> using Reals = Vector<Real, Wide<Real>::lanes>;
@@ -104,8 +104,12 @@ Floats to_floats(Halves x, Float16) {
 Halves narrow(Floats x, Bfloat16) { return (Halves)_mm512_cvtneps_pbh((__m512)x); }
 #else
 Halves narrow(Floats x, Bfloat16) {
-  Words word = (Words)x, rounded = word + 0x7fff + (word >> 16 & 1);
-  return __builtin_convertvector((x == x ? rounded : word | 0x400000) >> 16, Halves);
+  Words word = (Words)x, rounded = ((word + 0x7fff + (word >> 16 & 1)) | (Words)(x != x)) >> 16;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return (Halves)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)rounded), _mm256_extracti128_si256((__m256i)rounded, 1));
+#else
+  return __builtin_convertvector(rounded, Halves);
+#endif
 }
 #endif
 
@@ -184,13 +188,15 @@ inlined inline void store(Floats x, Float16* to, int64_t count) { store_bits(nar
 template <class Vec> inlined inline void store_line(const Vec& x, void* to, bool is_far) {
 #ifdef __AVX512F__
   if (is_far && uintptr_t(to) % sizeof x == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)x);
+#elif defined(__AVX2__)
+  if (is_far && uintptr_t(to) % sizeof x == 0) return _mm256_stream_si256((__m256i*)to, (__m256i)x);
 #endif
   std::memcpy(to, &x, sizeof x);
 }
 
 // Follows what `store_line` stores past the caches, for threads that read it.
 inline void end_lines(bool are_far) {
-#ifdef __AVX512F__
+#ifdef __AVX2__
   if (are_far) _mm_sfence();
 #endif
 }
@@ -229,6 +235,9 @@ template <class Real> inlined inline uint64_t bits(typename Wide<Real>::Signed i
 #ifdef __AVX512DQ__
   if constexpr (sizeof(Real) == 4) return _mm512_movepi32_mask((__m512i)is_true);
   else return _mm512_movepi64_mask((__m512i)is_true);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) return _mm256_movemask_ps((__m256)is_true);
+  else return _mm256_movemask_pd((__m256d)is_true);
 #else
   uint64_t bits = 0;
   for (int lane = 0; lane < Wide<Real>::lanes; lane++) bits |= uint64_t(is_true[lane] & 1) << lane;
@@ -288,6 +297,11 @@ inlined inline Floats larger(Floats m, Floats z) { return _mm512_max_ps(z, m); }
 inlined inline Floats smaller(Floats m, Floats z) { return _mm512_min_ps(m, z); }
 inlined inline Reals<double> larger(Reals<double> m, Reals<double> z) { return _mm512_max_pd(z, m); }
 inlined inline Reals<double> smaller(Reals<double> m, Reals<double> z) { return _mm512_min_pd(m, z); }
+#elif defined(__AVX2__)
+inlined inline Floats larger(Floats m, Floats z) { return _mm256_max_ps(z, m); }
+inlined inline Floats smaller(Floats m, Floats z) { return _mm256_min_ps(m, z); }
+inlined inline Reals<double> larger(Reals<double> m, Reals<double> z) { return _mm256_max_pd(z, m); }
+inlined inline Reals<double> smaller(Reals<double> m, Reals<double> z) { return _mm256_min_pd(m, z); }
 #else
 template <class Vec> inlined inline Vec larger(Vec m, Vec z) { return z > m ? z : m; }
 template <class Vec> inlined inline Vec smaller(Vec m, Vec z) { return m < z ? m : z; }
