@@ -12,6 +12,9 @@ constexpr int64_t block_vectors = 16384 / vector_bytes;
 // The most numbers of a row in one lane of a block, which are added one after the other: more would round more.
 constexpr int64_t block_terms = 64;
 
+// Lines of fewer bytes go by way of the caches: too many of a cache's lines would be written in parts, each by itself.
+constexpr int64_t far_bytes = 512;
+
 // From one number of a block to the next, in one tensor.
 struct BlockSteps {
   int64_t lines, numbers, line, number;
@@ -136,7 +139,8 @@ template <class Real, class Number>
 void write_block(const Reals<Real>* from, Number* to, const BlockSteps& steps, bool is_large) {
   constexpr int64_t lanes = Wide<Real>::lanes;
   int64_t width = steps.width<Real>(), rest = steps.numbers % lanes;
-  const bool is_far = is_large && steps.lines > 1;
+  const bool are_short = steps.number == 1 && steps.numbers * int64_t(sizeof(Number)) < far_bytes;
+  const bool is_far = is_large && steps.lines > 1 && !are_short;
   if (steps.number == 1) {
     for (int64_t line = 0; line < steps.lines; line++, to += steps.line) {
       for (int64_t i = 0; i < steps.numbers / lanes; i++) {

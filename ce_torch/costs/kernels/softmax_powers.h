@@ -116,11 +116,10 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
   outlined void add_powers(Vec* powers, Totals* totals, const Vec* m, const Stripe& stripe) const {
     const int64_t width = this->width(stripe);
     const Ahead delta = ahead_of(of_delta, stripe, 0), next_z = ahead_of(of_z, stripe, this->stripe_rows);
-    Vec others[Base::most_vectors];
-    typename Wide<Real>::Signed ones[Base::most_vectors];
+    Vec ones[Base::most_vectors], others[Base::most_vectors];
     bool is_finite = true;
     for (int64_t vector = 0; vector < width; vector++) {
-      ones[vector] = typename Wide<Real>::Signed{}, others[vector] = Vec{};
+      ones[vector] = others[vector] = Vec{};
       is_finite &= this->is_finite_maximum(m[vector]);
     }
     this->with_x(is_finite, [&](auto x_of) inlined {
@@ -129,14 +128,13 @@ template <class Real, bool tiled> struct SoftmaxPowers : SoftmaxSums<Real, tiled
         next_z.template fetch<false>(line);
         for (int64_t vector = 0; vector < width; vector++, powers++) {
           Vec e = *powers = exponential(x_of(*powers, m[vector]));
-          auto is_one = e == 1;
-          ones[vector] -= is_one;
-          others[vector] += is_one ? Vec{} : e;
+          ones[vector] = e == 1 ? ones[vector] + 1 : ones[vector];
+          others[vector] = e == 1 ? others[vector] : others[vector] + e;
         }
       }
     });
     for (int64_t vector = 0; vector < width; vector++)
-      totals[vector].r = this->sum_columns(others[vector]) + (this->sum_columns(__builtin_convertvector(ones[vector], Vec)) - 1);
+      totals[vector].r = this->sum_columns(others[vector]) + (this->sum_columns(ones[vector]) - 1);
   }
 };
 

@@ -77,12 +77,14 @@ template <class Bits> struct Strip {
 };
 
 // Makes the columns of some rows the rows of others. `ahead` is how far what is read next is, or 0; `is_far` tells that
-// what is written goes past the caches.
+// what is written goes past the caches, by whole lines alone: of parts each would be written to memory by itself.
 template <class Bits>
 outlined void transpose_bits(const Bits* from, int64_t from_step, int64_t rows, int64_t columns, Bits* to, int64_t to_step,
                              int64_t ahead, bool is_far) {
   using Strip = ::Strip<Bits>;
   constexpr int64_t line = line_bytes / sizeof(Bits);
+  const bool is_along_rows = std::abs(from_step) > std::abs(to_step);
+  const bool passes_caches = is_far && (!is_along_rows || vector_bytes == line_bytes);
   auto move = [&](int64_t row, int64_t column) inlined {
     int64_t strip_rows = std::min<int64_t>(Strip::rows, rows - row);
     int64_t strip_columns = std::min<int64_t>(Strip::columns, columns - column);
@@ -90,18 +92,19 @@ outlined void transpose_bits(const Bits* from, int64_t from_step, int64_t rows, 
     if (ahead && column % line == 0)
       for (int64_t i = 0; i < strip_rows; i++) __builtin_prefetch(start + ahead + line - 1 + i * from_step, 0, 2);
     Bits* target = to + column * to_step + row;
-    if (strip_rows == Strip::rows && strip_columns == Strip::columns) Strip::transpose(start, from_step, target, to_step, is_far);
+    const bool is_whole = strip_rows == Strip::rows && strip_columns == Strip::columns;
+    if (is_whole) Strip::transpose(start, from_step, target, to_step, passes_caches);
     else Strip::transpose_part(start, from_step, strip_rows, strip_columns, target, to_step);
   };
   // Along the lines that lie farther apart.
-  if (std::abs(from_step) > std::abs(to_step)) {
+  if (is_along_rows) {
     for (int64_t row = 0; row < rows; row += Strip::rows)
       for (int64_t column = 0; column < columns; column += Strip::columns) move(row, column);
   } else {
     for (int64_t column = 0; column < columns; column += Strip::columns)
       for (int64_t row = 0; row < rows; row += Strip::rows) move(row, column);
   }
-  end_lines(is_far);
+  end_lines(passes_caches);
 }
 template <class Number>
 void transpose(const Number* from, int64_t from_step, int64_t rows, int64_t columns, Number* to, int64_t to_step,
