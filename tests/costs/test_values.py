@@ -180,7 +180,7 @@ def test_z_as_large_as_its_dtype_has_it_costs_no_nan(cost, y, temperature):
 
 @pytest.mark.parametrize("x", [-80.0, -87.0, -87.5, -87.9, -88.5, -104.0, -176.0, -700.0, -1e4, -3e38])
 @pytest.mark.parametrize("classes", [2, 9, 200])
-def test_an_activation_below_the_normal_numbers_is_what_it_is_or_0(x, classes):
+def test_activations_near_the_lowest_normal_number_are_right_or_0(x, classes):
     z = torch.zeros(9, classes).index_fill_(1, torch.tensor([1]), x)
     a = slope_of(log_likelihood, z, torch.zeros(9, dtype=torch.int64))[:, 1]
     right = torch.full_like(a, math.exp(x) / (classes - 1))
