@@ -10,14 +10,7 @@ import pytest
 import torch
 from evaluation import cost_and_delta
 from heads import layer
-from switches import (
-    DEVICE,
-    WITHOUT_GPU_KERNELS,
-    can_have_kernels,
-    pretend_gpu,
-    turn_kernels_off,
-    turn_node_off,
-)
+from switches import DEVICE, WITHOUT_GPU_KERNELS, can_have_kernels, pretend_gpu, turn_kernels_off, turn_node_off
 from torch.autograd import forward_ad
 from torch.func import grad, vmap
 from torch.nn import functional as F
