@@ -1,4 +1,4 @@
-"""Costs in the graph of `torch.compile`; apart because `allow_in_graph` loads the compiler.
+"""Costs under `torch.func` in the graph of `torch.compile`; apart because `allow_in_graph` loads the compiler.
 
 Where the compiler traces a `torch.autograd.Function` itself, its backward pass has no derivatives, silently, and
 `torch.func` finds those of the formulas only. A function in the graph is called where the graph is differentiated.
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ce_torch.costs._operators import IN_GRAPH
+from ce_torch.costs._in_graph import IN_GRAPH
 
 
 @torch.compiler.allow_in_graph
-def call_in_graph(name: str, *arguments: Any) -> Any:
-    """Return the cost, or the numbers, whose operator has this name."""
+def call_in_graph(version: str, name: str, *arguments: Any) -> Any:
+    """Return the cost, or the numbers, of this name."""
     return IN_GRAPH[name](*arguments)

@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 from ce_torch.costs._autograd import may_be_differentiated
 from ce_torch.costs._derivatives import DeltaOf, gradients_by_formulas
+from ce_torch.costs._in_graph import after_gradient
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._reduction import reduce
 from ce_torch.costs._spec import CostSpec, Formula
@@ -101,7 +102,7 @@ def compiled_form(spec: CostSpec, operator: Implementation, delta_of: DeltaOf) -
                 delta = operator_delta(*arguments)
             elif z_needs_grad and True not in others_need_grad:
                 delta = delta_of.eager.apply(operator_delta, *arguments)
-            return gradients(ctx, derivatives, counted, grad_output, delta)
+            return gradients(ctx, derivatives, counted, grad_output, delta, is_compiled=True)
 
     return type(spec.class_name, (Compiled,), {})
 
@@ -121,7 +122,7 @@ def traced_form(spec: CostSpec) -> type[Function]:
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Tensor | None) -> Gradients:
-            return gradients(ctx, derivatives, counted, *grad_outputs)
+            return gradients(ctx, derivatives, counted, *grad_outputs, is_compiled=True)
 
     # Dynamo counts forward's arguments, and PyTorch binds them faster from a signature at hand.
     reduction = inspect.Parameter("reduction", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -142,12 +143,15 @@ def gradients(
     counted: Callable[..., Tensor | None],
     grad_output: Tensor | None,
     delta: Tensor | None = None,
+    *,
+    is_compiled: bool = False,
 ) -> Gradients:
     """Return the gradients by the inputs that need one: `delta`, if it is there, and the others by the formulas."""
     _, z_needs_grad, *others_need_grad = ctx.needs_input_grad
     needed = [z_needs_grad and delta is None, *others_need_grad]
     if grad_output is None or not any(needed):
         return None, delta, *(None for _ in others_need_grad)
-    inputs = *ctx.saved_tensors[: len(derivatives)], *ctx.constants
+    tensors = ctx.saved_tensors[: len(derivatives)]
+    inputs = *(after_gradient(grad_output, tensors) if is_compiled else tensors), *ctx.constants
     by_z, *by_others = gradients_by_formulas(derivatives, counted, needed, grad_output, ctx.reduction, inputs)
     return None, by_z if delta is None else delta, *by_others

@@ -6,7 +6,7 @@ not compute it, the rules of `_derivatives.py`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,16 +17,17 @@ from ce_torch.costs._autograd import distinct, is_visible, only_values_matter
 from ce_torch.costs._backend import Selection, choose, is_open, record
 from ce_torch.costs._derivatives import ChangeOf, CostOf, DeltaOf, gradients_by_formulas, is_all_that_moves
 from ce_torch.costs._forms import Gradients, compiled_form, eager_form, gradients, traced_form
-from ce_torch.costs._operators import IN_GRAPH, define
+from ce_torch.costs._in_graph import compilable, define_in_graph, takes_formulas, version
+from ce_torch.costs._operators import define, input_schema
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype, to_dtype
 from ce_torch.costs._spec import CostSpec
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
     is_exporting,
     is_forward_mode,
+    is_seen_by_compiler,
     is_transformed,
     make_dual,
-    traces_autograd,
     tracing_state,
     unpack_dual,
 )
@@ -56,14 +57,19 @@ class CostFunction:
         self.cost_of, self.delta_of, self.change_of = CostOf(self), DeltaOf(self), ChangeOf(self)
         self.traced = traced_form(spec)
         self.compiled = compiled_form(spec, self.operator, self.delta_of)
+        self.inlined = compilable(in_formulas)
+        self.compiled_inline = compiled_form(spec, self.inlined, self.delta_of)
         self.eager = eager_form(spec, self)
-        IN_GRAPH[spec.name] = self.in_graph
+        self.graph_operator = define_in_graph(spec.name, f"{input_schema(spec)}) -> Tensor", self.in_graph)
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""
         try:
-            if torch.compiler.is_compiling() or tracing_state() is not None:
-                return to_dtype(self.form()(reduction, *distinct(inputs)), dtype)
+            if torch.compiler.is_compiling():
+                return to_dtype(self.compile(reduction, *inputs), dtype)
+            if tracing_state() is not None:
+                # A trace holds operations, not functions of Python; autograd differentiates them.
+                return to_dtype(self.traced.forward(reduction, *inputs), dtype)
             if is_open() and inputs[0].is_cpu and self.node is not None:
                 C = self.node(dtype, reduction, *inputs)
                 if C is not None:
@@ -124,33 +130,34 @@ class CostFunction:
         """Raise `ValueError` if y names a class that z does not have, and its values are free to read."""
         check_classes(y, z.shape[-1], *(inputs[i] for i in self.spec.positions(int)))
 
-    def form(self) -> Callable[..., Tensor]:
-        """Return the function that suits a compiler or a trace."""
-        if not torch.compiler.is_compiling():
-            # A trace holds operations, not functions of Python; autograd differentiates them.
-            return self.traced.forward
+    def compile(self, *arguments: Any) -> Tensor:
+        """Return C of the reduction, z, y and what else the formula takes, where Dynamo traces."""
         if is_exporting():
             # An exported program runs without ce_torch.
-            return self.traced.apply
-        in_formulas = Selection.backend == "formulas"
-        if not (is_transformed() or is_forward_mode() or traces_autograd()):
-            return (self.traced if in_formulas else self.compiled).apply
-        # What the compiler makes of a Function has no derivatives of derivatives, and no tangents.
-        if in_formulas or (is_forward_mode() and not is_transformed()):
-            return self.traced.forward
-        from ce_torch.costs._compiled import call_in_graph
+            return self.traced.apply(*distinct(arguments))
+        if is_transformed():
+            from ce_torch.costs._compiled import call_in_graph
 
-        return partial(call_in_graph, self.spec.name)
+            return call_in_graph(version(Selection.backend), self.spec.name, *arguments)
+        if is_forward_mode():
+            # What the compiler makes of a Function has no tangents.
+            return self.traced.forward(*arguments)
+        return self.graph_operator(version(Selection.backend), *arguments)
 
     def in_graph(self, *arguments: Any) -> Tensor:
-        """Return C of the reduction, z, y and what else the formula takes, called by `call_in_graph`."""
-        return self.cost_of(*arguments) if is_transformed() else self.compiled.apply(*arguments)
+        """Return C of the same, where AOTAutograd traces."""
+        if is_transformed():
+            return self.cost_of(*arguments)
+        return (self.compiled_inline if takes_formulas(arguments[1]) else self.compiled).apply(*arguments)
 
     def choose(self, inputs: Sequence[Any]) -> Implementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""
-        if count_dispatch_modes() and Selection.backend != "formulas" and all(map(is_visible, inputs)):
-            record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
-            return self.operator
+        if count_dispatch_modes() and all(map(is_visible, inputs)):
+            if is_seen_by_compiler() and takes_formulas(inputs[0]):
+                return self.inlined
+            if Selection.backend != "formulas":
+                record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
+                return self.operator
         return choose(self.implementations, inputs)
 
     def differentiable_gradients(self, ctx: Any, grad_output: Tensor, inputs: Sequence[Any]) -> Gradients:

@@ -8,7 +8,7 @@
 They have no derivatives of their own: `_function.py` gives them some.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,15 +19,12 @@ from ce_torch.costs._spec import CostSpec
 from ce_torch.costs.kernels import Implementation, new_cost, new_statistics
 
 LIBRARY = torch.library.Library("ce_torch", "FRAGMENT")
-# What `torch.compile` calls without looking inside, by the name of the first operator that it calls.
-IN_GRAPH: dict[str, Callable[..., Any]] = {}
 SCHEMA_TYPES = {float: "float", int: "int", Tensor: "Tensor"}
 
 
 def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]]) -> Implementation:
     """Define a cost's operators, with what each dispatch key can choose from, and return them as an implementation."""
-    inputs = ", ".join(f"{SCHEMA_TYPES.get(kind, 'Tensor?')} {name}" for name, kind in spec.parameters.items())
-    inputs = f"str reduction, {inputs}"
+    inputs = input_schema(spec)
     upstream = "Tensor? grad_output, Tensor? statistics"
     schemas = {
         spec.name: f"({inputs}) -> (Tensor C, Tensor statistics)",
@@ -56,6 +53,12 @@ def define(spec: CostSpec, implementations: dict[str, Sequence[Implementation]])
         return to_dtype(C, dtype), to_dtype(C_change, dtype)
 
     return Implementation("operator", lambda *inputs: None, cost, delta, change, both)
+
+
+def input_schema(spec: CostSpec) -> str:
+    """Return the inputs of a cost's operators as a schema names them."""
+    inputs = ", ".join(f"{SCHEMA_TYPES.get(kind, 'Tensor?')} {name}" for name, kind in spec.parameters.items())
+    return f"str reduction, {inputs}"
 
 
 def implement(names: Sequence[str], key: str, implementations: Sequence[Implementation]) -> None:

@@ -4,7 +4,6 @@ As in `_function.py` inputs are saved, never activations. What may be differenti
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ce_torch.costs._arguments import check_classes
-from ce_torch.costs._autograd import distinct, is_number, is_visible
+from ce_torch.costs._autograd import is_number, is_visible
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
-from ce_torch.costs._operators import IN_GRAPH
+from ce_torch.costs._in_graph import after_gradient, define_in_graph, takes_formulas, version
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
-from ce_torch.costs._statistics_operators import Found, define
+from ce_torch.costs._statistics_operators import IN_GRAPH_SCHEMA, Found, asked_for, define, without_none
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
     has_saved_tensor_hooks,
@@ -26,7 +25,6 @@ from ce_torch.costs._torch_private import (
     is_seen_by_compiler,
     is_transformed,
     may_be_dual,
-    traces_autograd,
     tracing_state,
 )
 from ce_torch.costs._transforms import Transformable, tracked
@@ -55,40 +53,51 @@ class StatisticsFunction:
         self.operator = define(name, {**choices, "CompositeExplicitAutograd": (in_formulas,)})
         self.delta_of = DeltaOf(self)
         self.numbers_of = NumbersOf(self)
-        self.name, IN_GRAPH[name] = name, self.in_graph
+        self.name, self.graph_operator = name, define_in_graph(name, IN_GRAPH_SCHEMA, self.tensors_in_graph)
         self.compiled = compiled_form(self.operator, self.delta_of, formulas.by_y)
+        self.inlined = compilable(in_formulas)
+        self.compiled_inline = compiled_form(self.inlined, self.delta_of, formulas.by_y)
 
     def __call__(self, *inputs: Any) -> Found:
         """Return the numbers; raise `ValueError` if y names a class that z does not have."""
         try:
-            return self.form()(*distinct(inputs))
+            if torch.compiler.is_compiling():
+                return self.compile(*inputs)
+            return self.numbers_of.formulas(*inputs) if tracing_state() is not None else self.numbers_of(*inputs)
         except (IndexError, RuntimeError):
             z, y, _, _, ignore_index, _ = inputs
             if y is not None:
                 check_classes(y, z.shape[-1], ignore_index)
             raise
 
-    def form(self) -> Callable[..., Found]:
-        """Return the function that suits a compiler, a trace, or another caller."""
-        if not torch.compiler.is_compiling():
-            return self.numbers_of.formulas if tracing_state() is not None else self.numbers_of
-        if is_exporting() or Selection.backend == "formulas" or (is_forward_mode() and not is_transformed()):
-            return self.numbers_of.formulas
-        if not (is_transformed() or traces_autograd()):
-            return self.compiled.apply
-        from ce_torch.costs._compiled import call_in_graph
+    def compile(self, *inputs: Any) -> Found:
+        """Return the numbers where Dynamo traces."""
+        if is_transformed() and not is_exporting():
+            from ce_torch.costs._compiled import call_in_graph
 
-        return partial(call_in_graph, self.name)
+            return call_in_graph(version(Selection.backend), self.name, *inputs)
+        if is_exporting() or is_forward_mode():
+            return self.numbers_of.formulas(*inputs)
+        return asked_for(self.graph_operator(version(Selection.backend), *inputs), *inputs)
 
     def in_graph(self, *inputs: Any) -> Found:
-        """Return the numbers, called by `call_in_graph`."""
-        return self.numbers_of(*inputs) if is_transformed() else self.compiled.apply(*inputs)
+        """Return the numbers where AOTAutograd traces."""
+        if is_transformed():
+            return self.numbers_of(*inputs)
+        return (self.compiled_inline if takes_formulas(inputs[0]) else self.compiled).apply(*inputs)
+
+    def tensors_in_graph(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """Return the numbers as an operator does, which returns tensors."""
+        return without_none(self.in_graph(*inputs), inputs[0])
 
     def choose(self, inputs: Sequence[Any]) -> StatisticsImplementation:
         """Return the implementation for tensors whose derivatives nobody asks for."""
-        if count_dispatch_modes() and Selection.backend != "formulas" and all(map(is_visible, inputs)):
-            record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
-            return self.operator
+        if count_dispatch_modes() and all(map(is_visible, inputs)):
+            if is_seen_by_compiler() and takes_formulas(inputs[0]):
+                return self.inlined
+            if Selection.backend != "formulas":
+                record("operator", "a dispatch mode is active, such as a tracer, which sees an operator")
+                return self.operator
         return choose(self.implementations, inputs)
 
 
@@ -230,7 +239,8 @@ def compiled_form(operator: StatisticsImplementation, delta_of: DeltaOf, by_y: C
                 else:
                     found = operator_delta(*arguments)
             if ctx.needs_input_grad[1] and g_p is not None:
-                found_y = by_y(g_p, *to_compute_dtype((z, y)), *ctx.constants).to(y.dtype)
+                numbers = to_compute_dtype(after_gradient(g_p, (z, y)))
+                found_y = by_y(g_p, *numbers, *ctx.constants).to(y.dtype)
             return found, found_y, None, None, None, None
 
     return Compiled
@@ -249,3 +259,14 @@ def by_formulas(formulas: Numbers) -> StatisticsImplementation:
         return follow(z, formulas.delta(*converted, *to_compute_dtype((z, y)), c, softcap, ignore_index))
 
     return StatisticsImplementation("formulas", lambda *inputs: None, numbers, delta)
+
+
+def compilable(formulas: StatisticsImplementation) -> StatisticsImplementation:
+    """Return the formulas as the compiler is to see them."""
+
+    def delta(*arguments: Any) -> Tensor:
+        *grads, statistics, z, y, c, softcap, ignore_index = arguments
+        gradient = next(grad for grad in grads if grad is not None)
+        return formulas.delta(*grads, statistics, *after_gradient(gradient, (z, y)), c, softcap, ignore_index)
+
+    return formulas._replace(delta=delta)

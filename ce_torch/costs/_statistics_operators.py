@@ -16,16 +16,17 @@ from ce_torch.costs._operators import LIBRARY
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels.statistics import StatisticsImplementation
 
+INPUTS = "Tensor z, Tensor? y, float c, float? softcap, int ignore_index"
+IN_GRAPH_SCHEMA = f"{INPUTS}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor)"
 # p, ℓ, H and ĵ; None for what was not asked for.
 Found = tuple[Tensor | None, Tensor, Tensor | None, Tensor]
 
 
 def define(name: str, implementations: dict[str, Sequence[StatisticsImplementation]]) -> StatisticsImplementation:
     """Define the operators, with what each dispatch key can choose from, and return them as an implementation."""
-    inputs = "Tensor z, Tensor? y, float c, float? softcap, int ignore_index"
     schemas = {
-        name: f"({inputs}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-        f"{name}_delta": f"(Tensor? g_p, Tensor? g_l, Tensor? g_H, Tensor? statistics, {inputs}) -> Tensor",
+        name: f"({INPUTS}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        f"{name}_delta": f"(Tensor? g_p, Tensor? g_l, Tensor? g_H, Tensor? statistics, {INPUTS}) -> Tensor",
     }
     for (operator, schema), fake in zip(schemas.items(), (fake_numbers, fake_delta), strict=True):
         LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -36,8 +37,8 @@ def define(name: str, implementations: dict[str, Sequence[StatisticsImplementati
     all_numbers, delta = (getattr(torch.ops.ce_torch, operator).default for operator in schemas)
 
     def numbers(z: Tensor, y: Tensor | None, *constants: Any) -> tuple[Found, Tensor]:
-        p, logsumexp, H, prediction, statistics = all_numbers(z, y, *constants)
-        return (None if y is None else p, logsumexp, H if constants[-1] else None, prediction), statistics
+        *found, statistics = all_numbers(z, y, *constants)
+        return asked_for(found, z, y, *constants), statistics
 
     return StatisticsImplementation("operator", lambda *inputs: None, numbers, delta)
 
@@ -50,21 +51,26 @@ def operator_functions(choices: Sequence[StatisticsImplementation]) -> tuple[Cal
 
     def numbers(*inputs: Any) -> tuple[Tensor, ...]:
         found, statistics = first(*inputs).numbers(*inputs)
-        none = inputs[0].new_empty(0, dtype=compute_dtype(inputs[0]))
-        p, logsumexp, H, prediction = found
-        # What an operator returns are tensors that share no memory.
-        return (
-            none.clone() if p is None else p,
-            logsumexp,
-            none.clone() if H is None else H,
-            prediction,
-            none.new_zeros(3, *logsumexp.shape) if statistics is None else statistics,
-        )
+        if statistics is None:
+            _, logsumexp, *_ = found
+            statistics = logsumexp.new_zeros(3, *logsumexp.shape)
+        return *without_none(found, inputs[0]), statistics
 
     def delta(g_p: Tensor | None, g_l: Tensor | None, g_H: Tensor | None, statistics: Any, *inputs: Any) -> Tensor:
         return first(*inputs, False).delta(g_p, g_l, g_H, statistics, *inputs)
 
     return numbers, delta
+
+
+def asked_for(found: Sequence[Tensor], z: Tensor, y: Tensor | None, *constants: Any) -> Found:
+    """Return what an operator found, None for what was not asked for."""
+    p, logsumexp, H, prediction = found
+    return None if y is None else p, logsumexp, H if constants[-1] else None, prediction
+
+
+def without_none(found: Found, z: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors, as an operator does, which share no memory."""
+    return tuple(z.new_empty(0, dtype=compute_dtype(z)) if number is None else number for number in found)
 
 
 def fake_numbers(

@@ -6,10 +6,12 @@ Each comment or docstring says what an entry is for. Where PyTorch has a public 
 import ctypes
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Answer = TypeVar("Answer", bound=Callable[..., Any])
 
 
 def find(path: str) -> Any:
@@ -199,11 +201,28 @@ def is_wrapped(tensor: Tensor) -> bool:
     return torch.compiler.is_compiling() or _level(tensor) >= 0
 
 
+def count_numbers(tensor: Tensor) -> int:
+    """Return how many numbers a tensor has, with those of a batch that transforms of `torch.func` hide."""
+    while _level(tensor) >= 0:
+        tensor = _unwrap(tensor)
+    return tensor.numel()
+
+
 def is_functionalized() -> bool:
     """Return True inside `torch.func.functionalize`, which does not support a `Function` of autograd."""
     return any(interpreter.key() == _functionalize for interpreter in _interpreters() or ())
 
 
+def settled_by_compiler(function: Answer) -> Answer:
+    """Let the compiler ask a question once, where it traces, and not guard all that the answer comes from.
+
+    The public `torch.compiler.assume_constant_result` marks a function in the same way, but loads the compiler.
+    """
+    vars(function)["_dynamo_marked_constant"] = True
+    return function
+
+
+@settled_by_compiler
 def is_exporting() -> bool:
     """Return True inside `torch.export`. Dynamo of torch 2.11 takes the public function to return True everywhere."""
     return _compiler._is_exporting_flag
@@ -217,14 +236,6 @@ def is_recorded() -> bool:
 def is_seen_by_compiler() -> bool:
     """Return True where Dynamo or AOTAutograd traces, which asks for all derivatives of what it traces itself."""
     return torch.compiler.is_compiling() or _dispatch_mode(_functional) is not None
-
-
-def traces_autograd() -> bool:
-    """Return True if `torch.compile`, which calls this, takes `torch.autograd.grad` into its graphs.
-
-    To look for the setting earlier would load the compiler.
-    """
-    return torch._dynamo.config.trace_autograd_ops
 
 
 class Transform:

@@ -14,6 +14,7 @@ from switches import can_have_kernels, has_compiler, turn_kernels_off, turn_node
 from torch import Tensor
 
 from ce_torch import LinearLogLikelihoodCost
+from ce_torch.costs import _in_graph
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import to_compute_dtype
 from ce_torch.costs._registry import COSTS
@@ -202,6 +203,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names, kernel = [], layer_numbers.kernel
     monkeypatch.setattr(layer_numbers, "kernel", lambda name, types: names.append(name) or kernel(name, types))
     return names
+
+
+@pytest.fixture
+def calls_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the compiler call operators, however small z is."""
+    monkeypatch.setattr(_in_graph, "SMALL", 0)
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
 
 @pytest.fixture

@@ -22,6 +22,14 @@ def a_compiler_that_starts_afresh():
     torch.compiler.reset()
 
 
+@pytest.fixture(params=["formulas", "operators"])
+def both(request):
+    """Return what the compiler sees of a cost, in turn."""
+    if request.param == "operators":
+        request.getfixturevalue("calls_operators")
+    return request.param
+
+
 def along(f, z: Tensor) -> Tensor:
     return jvp(f, (z,), (z.sin(),))[1]
 
@@ -42,6 +50,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_compiled_transform_is_the_eager_one(typical_whole_case, transform):
     z, y = typical_whole_case.examples(6, 3)
@@ -64,6 +73,7 @@ def numbers(z: Tensor, y: Tensor) -> Tensor:
     return (found.log_prob * found.entropy + found.logsumexp).sum()
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "jvp of jvp"])
 def test_a_compiled_transform_of_softmax_statistics_is_the_eager_one(name):
     z, y = torch.randn(6, 5, dtype=torch.float64), CLASSES
@@ -91,7 +101,7 @@ def operators():
     return find
 
 
-@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.usefixtures("needs_kernels", "calls_operators")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("grad", "delta"), ("vmap of grad", "delta"), ("jvp", "value_and_change"), ("jvp of grad", "change")],
@@ -125,12 +135,14 @@ def assert_penalties_agree(cost, *inputs: Tensor, order: int = 2) -> None:
     assert_close(found, torch.autograd.grad(penalized(*inputs), moved))
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("order", [2, 3])
 def test_a_compiled_penalty_of_the_gradient_is_the_eager_one(whole_case, order):
     z, y = whole_case.examples(6, 3)
     assert_penalties_agree(whole_case, z.requires_grad_(), y, order=order)
 
 
+@pytest.mark.usefixtures("both")
 def test_a_compiled_penalty_of_every_gradient_is_the_eager_one(whole_case):
     z, y = whole_case.examples(6, 3)
     assert_penalties_agree(whole_case, z.requires_grad_(), y if whole_case.indices else y.requires_grad_())
@@ -142,7 +154,7 @@ def test_a_compiled_penalty_is_the_eager_one_by_the_formulas_too(typical_whole_c
         assert_penalties_agree(typical_whole_case, z.requires_grad_(), y)
 
 
-@pytest.mark.usefixtures("needs_kernels")
+@pytest.mark.usefixtures("needs_kernels", "calls_operators")
 def test_kernels_compute_a_compiled_penalty(operators):
     z, y = torch.randn(40, 50, requires_grad=True), torch.rand(40, 50)
     with torch._dynamo.config.patch(trace_autograd_ops=True):

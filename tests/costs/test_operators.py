@@ -13,6 +13,7 @@ from torch.testing._internal import composite_compliance
 from torch.utils.flop_counter import FlopCounterMode
 
 from ce_torch import explain, use_backend
+from ce_torch.costs import _in_graph
 from ce_torch.costs._registry import SPECS
 from ce_torch.functional import cross_entropy, focal, log_likelihood, quadratic, softmax_statistics
 
@@ -26,18 +27,48 @@ def operators(graph: torch.fx.Graph) -> set[str]:
     return {node.target.name() for node in graph.nodes if "ce_torch::" in str(getattr(node.target, "name", str)())}
 
 
-def test_a_compiled_cost_is_two_operators(whole_case):
-    z, y = whole_case.examples(6, 3)
+def compiled_graphs(case, z: Tensor, y: Tensor) -> list[torch.fx.Graph]:
+    """Return the graphs of a compiled cost and of its backward pass, which must give the gradient."""
     graphs = []
 
     def keep(module, inputs):
         graphs.append(module.graph)
         return make_boxed_func(module.forward)
 
-    torch._dynamo.reset()
-    compiled = torch.compile(whole_case, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True)
-    assert_close(gradient(compiled, z, y), gradient(whole_case, z, y))
+    compiled = torch.compile(case, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True)
+    assert_close(gradient(compiled, z, y), gradient(case, z, y))
+    return graphs
+
+
+@pytest.mark.usefixtures("calls_operators")
+def test_a_compiled_cost_is_two_operators(whole_case):
+    graphs = compiled_graphs(whole_case, *whole_case.examples(6, 3))
     assert [len(operators(graph)) for graph in graphs] == [1, 1]
+
+
+def test_a_small_compiled_cost_is_formulas(whole_case):
+    torch.compiler.reset()
+    graphs = compiled_graphs(whole_case, *whole_case.examples(6, 3))
+    assert [len(operators(graph)) for graph in graphs] == [0, 0]
+
+
+def test_a_batch_of_many_small_costs_is_not_small():
+    z, y = torch.randn(100, 1, 100), torch.rand(100, 1, 100)
+    sizes = []
+
+    def size(z, y):
+        sizes.append((z.numel(), _in_graph.takes_formulas(z)))
+        return cross_entropy(z, y)
+
+    torch.vmap(torch.func.grad(size))(z, y)
+    assert sizes == [(100, False)]
+
+
+def test_the_compiler_caches_tell_one_code_and_one_choice_from_another(monkeypatch):
+    versions = [_in_graph.version(backend) for backend in ("auto", "kernels")]
+    monkeypatch.setattr(_in_graph, "digest", lambda: "another")
+    versions.append(_in_graph.version("auto"))
+    assert len({*versions}) == 3
 
 
 @pytest.mark.parametrize("tracing_mode", ["real", "fake", "symbolic"])
@@ -174,13 +205,61 @@ def test_an_unknown_backend_is_refused():
         use_backend("gpu").__enter__()
 
 
-def test_a_second_derivative_of_a_compiled_cost_fails_and_is_not_zero(whole_case):
+@pytest.fixture(params=["formulas", "operators"])
+def both(request):
+    """Return what the compiler sees of a cost, in turn."""
+    if request.param == "operators":
+        request.getfixturevalue("calls_operators")
+    torch.compiler.reset()
+    return request.param
+
+
+def penalty(cost, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of a cost and the squares of its gradients."""
+    C = cost(*inputs)
+    moved = [tensor for tensor in inputs if tensor.requires_grad]
+    gradients = torch.autograd.grad(C, moved, create_graph=True)
+    return torch.autograd.grad(C + sum(gradient.square().sum() for gradient in gradients), moved)
+
+
+@pytest.mark.usefixtures("both")
+def test_a_penalty_of_a_compiled_cost_is_right_or_an_error(whole_case):
     z, y = whole_case.examples(6, 3)
-    torch._dynamo.reset()
-    compiled = torch.compile(whole_case, backend="eager", fullgraph=True)
-    C = compiled(z.requires_grad_(), y)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        torch.autograd.grad(torch.autograd.grad(C, z, create_graph=True)[0].sum(), z)
+    z.requires_grad_()
+    assert_close(penalty(torch.compile(whole_case, backend="eager"), z, y), penalty(whole_case, z, y))
+    torch.compiler.reset()
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        penalty(torch.compile(whole_case, backend="aot_eager"), z, y)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, y: cross_entropy(z, y, weight=y, reduction="none").sum(),
+        lambda z, y: quadratic(z, y),
+        lambda z, y: focal(z, y),
+        lambda z, y: log_likelihood(z, y, weight=torch.ones(3), temperature=2.0),
+        lambda z, y: (softmax_statistics(z, y, entropy=True).entropy * y.sum(-1)).sum(),
+        lambda z, y: softmax_statistics(z, y).log_prob.sum(),
+    ],
+)
+@pytest.mark.parametrize("moved", ["z", "y", "z and y"])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["auto", "formulas"])
+def test_so_is_one_of_any_gradient(loss, moved, compiler, backend):
+    torch.compiler.reset()
+    z, y = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    z.requires_grad_("z" in moved)
+    y.requires_grad_("y" in moved)
+    try:
+        with use_backend(backend):
+            found = penalty(torch.compile(loss, backend=compiler), z, y)
+    except RuntimeError as error:
+        found = str(error)
+    if isinstance(found, str):
+        assert "does not currently support double backward" in found
+    else:
+        assert_close(found, penalty(loss, z, y))
 
 
 @pytest.mark.parametrize(
