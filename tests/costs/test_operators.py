@@ -248,7 +248,7 @@ def test_a_penalty_of_a_compiled_cost_is_right_or_an_error(whole_case):
 @pytest.mark.parametrize("backend", ["auto", "formulas"])
 def test_so_is_one_of_any_gradient(loss, moved, compiler, backend):
     torch.compiler.reset()
-    z, y = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    z, y = torch.rand(4, 3), torch.rand(4, 3)
     z.requires_grad_("z" in moved)
     y.requires_grad_("y" in moved)
     try:
