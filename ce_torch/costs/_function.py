@@ -57,7 +57,7 @@ class CostFunction:
         self.cost_of, self.delta_of, self.change_of = CostOf(self), DeltaOf(self), ChangeOf(self)
         self.traced = traced_form(spec)
         self.compiled = compiled_form(spec, self.operator, self.delta_of)
-        self.inlined = compilable(in_formulas)
+        self.inlined = compilable(spec, in_formulas)
         self.compiled_inline = compiled_form(spec, self.inlined, self.delta_of)
         self.eager = eager_form(spec, self)
         self.graph_operator = define_in_graph(spec.name, f"{input_schema(spec)}) -> Tensor", self.in_graph)
@@ -138,11 +138,11 @@ class CostFunction:
         if is_transformed():
             from ce_torch.costs._compiled import call_in_graph
 
-            return call_in_graph(version(Selection.backend), self.spec.name, *arguments)
+            return call_in_graph(self.spec.name, version(), Selection.backend, *arguments)
         if is_forward_mode():
             # What the compiler makes of a Function has no tangents.
             return self.traced.forward(*arguments)
-        return self.graph_operator(version(Selection.backend), *arguments)
+        return self.graph_operator(version(), Selection.backend, *arguments)
 
     def in_graph(self, *arguments: Any) -> Tensor:
         """Return C of the same, where AOTAutograd traces."""

@@ -7,15 +7,16 @@ calls: the kernels, or, of a small z, formulas, which the compiler makes into co
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ce_torch.costs._backend import Selection
+from ce_torch.costs._backend import Selection, use_backend
 from ce_torch.costs._operators import LIBRARY
+from ce_torch.costs._spec import CostSpec
 from ce_torch.costs._torch_private import count_numbers, settled_by_compiler
 from ce_torch.costs.kernels import Implementation
 
@@ -29,13 +30,19 @@ def define_in_graph(name: str, schema: str, function: Callable[..., Any]) -> Cal
     """Define the operator of a function of these inputs and outputs, and return it."""
     IN_GRAPH[name] = function
     operator = f"{name}_in_graph"
-    LIBRARY.define(f"{operator}(str version, {schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(operator, lambda version, *arguments: function(*arguments), "CompositeImplicitAutograd")
+    LIBRARY.define(f"{operator}(str version, str backend, {schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(operator, partial(call, name), "CompositeImplicitAutograd")
     return getattr(torch.ops.ce_torch, operator).default
 
 
+def call(name: str, version: str, backend: str, *arguments: Any) -> Any:
+    """Return what this function does with the backend that was prescribed where Dynamo traced."""
+    with use_backend(backend):
+        return IN_GRAPH[name](*arguments)
+
+
 def takes_formulas(z: Tensor) -> bool:
-    """Return True if the compiler is to see formulas: of a z that is known to be small, with all of its batch."""
+    """Return True if the compiler is to see formulas: asked for, or of z known to be small, with all of its batch."""
     count = count_numbers(z)
     is_small = isinstance(count, int) and count <= SMALL
     return Selection.backend == "formulas" or (Selection.backend == "auto" and is_small)
@@ -44,8 +51,8 @@ def takes_formulas(z: Tensor) -> bool:
 def after(gradient: Tensor, tensor: Tensor) -> Tensor:
     """Return the tensor, such that the compiler computes what follows from it in the pass in which this gradient comes.
 
-    It has no second backward pass, and says so where the first reads tensors that need a gradient. Of one that reads
-    what an earlier pass made of them it drops the derivatives, silently.
+    It has no second backward pass, and says so where the first reads inputs that need a gradient. Of one that reads
+    what the forward pass made of them it drops the derivatives, silently.
     """
     fits = gradient.ndim == 0 or gradient.shape in (tensor.shape, tensor.shape[:-1])
     is_zero = (gradient if fits else gradient.sum()) == 0
@@ -58,24 +65,45 @@ def after_gradient(gradient: Tensor, inputs: Sequence[Any]) -> list[Any]:
     return [after(gradient, x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
 
 
-def compilable(formulas: Implementation) -> Implementation:
+def checked(z: Tensor, y: Tensor, *ignore_index: int) -> Tensor:
+    """Return y, such that what the compiler makes of it raises an error at a class that z does not have.
+
+    It compares classes with numbers, and one that is none goes unseen. Where it reads z at a place it checks that.
+    """
+    if y.is_floating_point():
+        return y
+    place = torch.where(y < 0, z.shape[-1], y)
+    for ignored in ignore_index:
+        place = place.masked_fill(y == ignored, 0)
+    z_y = z.detach().gather(-1, place.unsqueeze(-1)).squeeze(-1)
+    return torch.where(z_y == 0, y, y)
+
+
+def compilable(spec: CostSpec, formulas: Implementation) -> Implementation:
     """Return the formulas as the compiler is to see them."""
 
+    def check(z: Tensor, y: Tensor, *inputs: Any) -> tuple[Any, ...]:
+        return z, checked(z, y, *(inputs[i] for i in spec.positions(int))), *inputs
+
+    def cost(dtype: torch.dtype, reduction: str, *inputs: Any) -> tuple[Tensor, None]:
+        C, _ = formulas.cost(dtype, reduction, *check(*inputs))
+        return C, None
+
     def delta(grad_output: Tensor, statistics: None, reduction: str, *inputs: Any) -> Tensor:
-        return formulas.delta(grad_output, statistics, reduction, *after_gradient(grad_output, inputs))
+        return formulas.delta(grad_output, statistics, reduction, *after_gradient(grad_output, check(*inputs)))
 
     def change(
         v: Tensor, grad_output: Tensor | None, statistics: None, reduction: str, *inputs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        return formulas.change(v, grad_output, statistics, reduction, *after_gradient(v, inputs))
+        return formulas.change(v, grad_output, statistics, reduction, *after_gradient(v, check(*inputs)))
 
-    return formulas._replace(delta=delta, change=change)
+    return formulas._replace(cost=cost, delta=delta, change=change)
 
 
 @settled_by_compiler
-def version(backend: str) -> str:
-    """Return what the compiler's caches are to know of an operator that is taken apart, and Dynamo is to guard."""
-    return f"{digest()}, {SMALL}, {backend}"
+def version() -> str:
+    """Return what the compiler's caches are to know of an operator that is taken apart."""
+    return f"{digest()}, {SMALL}"
 
 
 @cache

@@ -14,7 +14,7 @@ from ce_torch.costs._arguments import check_classes
 from ce_torch.costs._autograd import is_number, is_visible
 from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
-from ce_torch.costs._in_graph import after_gradient, define_in_graph, takes_formulas, version
+from ce_torch.costs._in_graph import after_gradient, checked, define_in_graph, takes_formulas, version
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
 from ce_torch.costs._statistics_operators import IN_GRAPH_SCHEMA, Found, asked_for, define, without_none
 from ce_torch.costs._torch_private import (
@@ -75,10 +75,10 @@ class StatisticsFunction:
         if is_transformed() and not is_exporting():
             from ce_torch.costs._compiled import call_in_graph
 
-            return call_in_graph(version(Selection.backend), self.name, *inputs)
+            return asked_for(call_in_graph(self.name, version(), Selection.backend, *inputs), *inputs)
         if is_exporting() or is_forward_mode():
             return self.numbers_of.formulas(*inputs)
-        return asked_for(self.graph_operator(version(Selection.backend), *inputs), *inputs)
+        return asked_for(self.graph_operator(version(), Selection.backend, *inputs), *inputs)
 
     def in_graph(self, *inputs: Any) -> Found:
         """Return the numbers where AOTAutograd traces."""
@@ -264,9 +264,16 @@ def by_formulas(formulas: Numbers) -> StatisticsImplementation:
 def compilable(formulas: StatisticsImplementation) -> StatisticsImplementation:
     """Return the formulas as the compiler is to see them."""
 
+    def check(z: Tensor, y: Tensor | None, ignore_index: int) -> Tensor | None:
+        return None if y is None else checked(z, y, ignore_index)
+
+    def numbers(z: Tensor, y: Tensor | None, c: float, softcap: Any, ignore_index: int, entropy: bool) -> Any:
+        return formulas.numbers(z, check(z, y, ignore_index), c, softcap, ignore_index, entropy)
+
     def delta(*arguments: Any) -> Tensor:
         *grads, statistics, z, y, c, softcap, ignore_index = arguments
         gradient = next(grad for grad in grads if grad is not None)
-        return formulas.delta(*grads, statistics, *after_gradient(gradient, (z, y)), c, softcap, ignore_index)
+        tensors = after_gradient(gradient, (z, check(z, y, ignore_index)))
+        return formulas.delta(*grads, statistics, *tensors, c, softcap, ignore_index)
 
-    return formulas._replace(delta=delta)
+    return formulas._replace(numbers=numbers, delta=delta)

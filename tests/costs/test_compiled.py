@@ -81,6 +81,15 @@ def test_a_compiled_transform_of_softmax_statistics_is_the_eager_one(name):
     assert_close(compiled(z, y), TRANSFORMS[name](numbers, z, y))
 
 
+def test_a_compiled_transform_of_softmax_statistics_gives_none_for_what_nobody_asked_for():
+    def total(z):
+        found = softmax_statistics(z)
+        return found.logsumexp.sum() if found.log_prob is found.entropy is None else z.sum()
+
+    z = torch.randn(6, 5)
+    assert_close(torch.compile(grad(total), fullgraph=True, backend="aot_eager")(z), z.softmax(-1))
+
+
 @pytest.fixture
 def operators():
     """Return a function that returns the operators that run in what is compiled."""
