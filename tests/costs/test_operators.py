@@ -268,6 +268,7 @@ def test_a_penalty_of_a_compiled_cost_is_right_or_an_error(whole_case):
         penalty(torch.compile(whole_case, backend="aot_eager"), z, y)
 
 
+@pytest.mark.usefixtures("needs_a_compiler")
 @pytest.mark.parametrize(
     "loss",
     [
