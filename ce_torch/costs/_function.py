@@ -60,7 +60,7 @@ class CostFunction:
         self.inlined = compilable(spec, in_formulas)
         self.compiled_inline = compiled_form(spec, self.inlined, self.delta_of)
         self.eager = eager_form(spec, self)
-        self.graph_operator = define_in_graph(spec.name, f"{input_schema(spec)}) -> Tensor", self.in_graph)
+        self.graph_operator = define_in_graph(spec.name, input_schema(spec), "Tensor", self.in_graph)
 
     def __call__(self, dtype: torch.dtype, reduction: str, *inputs: Any) -> Tensor:
         """Return C in this dtype; raise `ValueError` if y names a class that z does not have."""

@@ -26,11 +26,11 @@ SMALL = 8192
 IN_GRAPH: dict[str, Callable[..., Any]] = {}
 
 
-def define_in_graph(name: str, schema: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Define the operator of a function of these inputs and outputs, and return it."""
+def define_in_graph(name: str, inputs: str, outputs: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Define the operator of a function of these inputs and outputs, as in a schema, and return it."""
     IN_GRAPH[name] = function
     operator = f"{name}_in_graph"
-    LIBRARY.define(f"{operator}(str version, str backend, {schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.define(f"{operator}(str version, str backend, {inputs}) -> {outputs}", tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(operator, partial(call, name), "CompositeImplicitAutograd")
     return getattr(torch.ops.ce_torch, operator).default
 

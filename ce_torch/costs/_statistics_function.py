@@ -16,7 +16,7 @@ from ce_torch.costs._backend import Selection, choose, record
 from ce_torch.costs._derivatives import batched
 from ce_torch.costs._in_graph import after_gradient, checked, define_in_graph, takes_formulas, version
 from ce_torch.costs._precision import compute_dtype, to_compute_dtype
-from ce_torch.costs._statistics_operators import IN_GRAPH_SCHEMA, Found, asked_for, define, without_none
+from ce_torch.costs._statistics_operators import ALL_INPUTS, OUTPUTS, Found, asked_for, define, without_none
 from ce_torch.costs._torch_private import (
     count_dispatch_modes,
     has_saved_tensor_hooks,
@@ -53,7 +53,8 @@ class StatisticsFunction:
         self.operator = define(name, {**choices, "CompositeExplicitAutograd": (in_formulas,)})
         self.delta_of = DeltaOf(self)
         self.numbers_of = NumbersOf(self)
-        self.name, self.graph_operator = name, define_in_graph(name, IN_GRAPH_SCHEMA, self.tensors_in_graph)
+        self.name = name
+        self.graph_operator = define_in_graph(name, ALL_INPUTS, OUTPUTS, self.tensors_in_graph)
         self.compiled = compiled_form(self.operator, self.delta_of, formulas.by_y)
         self.inlined = compilable(in_formulas)
         self.compiled_inline = compiled_form(self.inlined, self.delta_of, formulas.by_y)

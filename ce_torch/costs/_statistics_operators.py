@@ -17,7 +17,8 @@ from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs.kernels.statistics import StatisticsImplementation
 
 INPUTS = "Tensor z, Tensor? y, float c, float? softcap, int ignore_index"
-IN_GRAPH_SCHEMA = f"{INPUTS}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor)"
+ALL_INPUTS = f"{INPUTS}, bool entropy"
+OUTPUTS = "(Tensor, Tensor, Tensor, Tensor)"
 # p, ℓ, H and ĵ; None for what was not asked for.
 Found = tuple[Tensor | None, Tensor, Tensor | None, Tensor]
 
@@ -25,7 +26,7 @@ Found = tuple[Tensor | None, Tensor, Tensor | None, Tensor]
 def define(name: str, implementations: dict[str, Sequence[StatisticsImplementation]]) -> StatisticsImplementation:
     """Define the operators, with what each dispatch key can choose from, and return them as an implementation."""
     schemas = {
-        name: f"({INPUTS}, bool entropy) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        name: f"({ALL_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         f"{name}_delta": f"(Tensor? g_p, Tensor? g_l, Tensor? g_H, Tensor? statistics, {INPUTS}) -> Tensor",
     }
     for (operator, schema), fake in zip(schemas.items(), (fake_numbers, fake_delta), strict=True):
