@@ -214,6 +214,14 @@ def calls_operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.fixture(params=["formulas", "operators"])
+def formulas_and_operators(request: pytest.FixtureRequest) -> None:
+    """Let the compiler see first the one, then the other."""
+    torch.compiler.reset()
+    if request.param == "operators":
+        request.getfixturevalue("calls_operators")
+
+
 @pytest.fixture
 def needs_a_compiler() -> None:
     if not has_compiler():

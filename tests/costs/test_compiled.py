@@ -22,14 +22,6 @@ def a_compiler_that_starts_afresh():
     torch.compiler.reset()
 
 
-@pytest.fixture(params=["formulas", "operators"])
-def both(request):
-    """Return what the compiler sees of a cost, in turn."""
-    if request.param == "operators":
-        request.getfixturevalue("calls_operators")
-    return request.param
-
-
 def along(f, z: Tensor) -> Tensor:
     return jvp(f, (z,), (z.sin(),))[1]
 
@@ -50,7 +42,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.usefixtures("both")
+@pytest.mark.usefixtures("formulas_and_operators")
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_compiled_transform_is_the_eager_one(typical_whole_case, transform):
     z, y = typical_whole_case.examples(6, 3)
@@ -73,7 +65,7 @@ def numbers(z: Tensor, y: Tensor) -> Tensor:
     return (found.log_prob * found.entropy + found.logsumexp).sum()
 
 
-@pytest.mark.usefixtures("both")
+@pytest.mark.usefixtures("formulas_and_operators")
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "jvp of jvp"])
 def test_a_compiled_transform_of_softmax_statistics_is_the_eager_one(name):
     z, y = torch.randn(6, 5, dtype=torch.float64), CLASSES
@@ -144,14 +136,14 @@ def assert_penalties_agree(cost, *inputs: Tensor, order: int = 2) -> None:
     assert_close(found, torch.autograd.grad(penalized(*inputs), moved))
 
 
-@pytest.mark.usefixtures("both")
+@pytest.mark.usefixtures("formulas_and_operators")
 @pytest.mark.parametrize("order", [2, 3])
 def test_a_compiled_penalty_of_the_gradient_is_the_eager_one(whole_case, order):
     z, y = whole_case.examples(6, 3)
     assert_penalties_agree(whole_case, z.requires_grad_(), y, order=order)
 
 
-@pytest.mark.usefixtures("both")
+@pytest.mark.usefixtures("formulas_and_operators")
 def test_a_compiled_penalty_of_every_gradient_is_the_eager_one(whole_case):
     z, y = whole_case.examples(6, 3)
     assert_penalties_agree(whole_case, z.requires_grad_(), y if whole_case.indices else y.requires_grad_())

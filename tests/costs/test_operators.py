@@ -241,15 +241,6 @@ def test_an_unknown_backend_is_refused():
         use_backend("gpu").__enter__()
 
 
-@pytest.fixture(params=["formulas", "operators"])
-def both(request):
-    """Return what the compiler sees of a cost, in turn."""
-    if request.param == "operators":
-        request.getfixturevalue("calls_operators")
-    torch.compiler.reset()
-    return request.param
-
-
 def penalty(cost, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Return the gradients of a cost and the squares of its gradients."""
     C = cost(*inputs)
@@ -258,7 +249,7 @@ def penalty(cost, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(C + sum(gradient.square().sum() for gradient in gradients), moved)
 
 
-@pytest.mark.usefixtures("both")
+@pytest.mark.usefixtures("formulas_and_operators")
 def test_a_penalty_of_a_compiled_cost_is_right_or_an_error(whole_case):
     z, y = whole_case.examples(6, 3)
     z.requires_grad_()
