@@ -89,6 +89,9 @@ def test_a_small_compiled_cost_refuses_a_class_that_z_does_not_have(loss, wrong)
         compiled(z, y)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.11."), reason="Dynamo of torch 2.11 does not trace an assignment to a class"
+)
 @pytest.mark.parametrize(
     ("backend", "size", "count"), [("kernels", 6, 1), ("formulas", 6, 0), ("kernels", 5000, 1), ("formulas", 5000, 0)]
 )
