@@ -17,7 +17,13 @@ from torch import Tensor
 from ce_torch.costs._backend import Selection, use_backend
 from ce_torch.costs._operators import LIBRARY
 from ce_torch.costs._spec import CostSpec
-from ce_torch.costs._torch_private import count_numbers, settled_by_compiler
+from ce_torch.costs._torch_private import (
+    count_numbers,
+    is_exporting,
+    is_forward_mode,
+    is_transformed,
+    settled_by_compiler,
+)
 from ce_torch.costs.kernels import Implementation
 
 # How many numbers z has at most where a call of a kernel takes longer than code that the compiler makes of formulas.
@@ -63,6 +69,38 @@ def after(gradient: Tensor, tensor: Tensor) -> Tensor:
 def after_gradient(gradient: Tensor, inputs: Sequence[Any]) -> list[Any]:
     """Return the inputs, those that may need a gradient like this."""
     return [after(gradient, x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+
+
+class Tied(torch.autograd.Function):
+    """A number of a cost, whose backward pass reads these inputs of the cost."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        (gradient,) = grad_outputs
+        for input in ctx.saved_tensors:
+            numbers = after(gradient, input)
+            numbers = numbers if numbers.shape == gradient.shape else numbers.sum()
+            gradient = torch.where(numbers == 0, gradient, gradient)
+        return gradient, None
+
+
+TIE = define_in_graph("tied", "Tensor output, Tensor[] inputs", "Tensor", Tied.apply)
+
+
+def tied(output: Tensor, *inputs: Any) -> Tensor:
+    """Return a number of a cost of the inputs, such that the compiler sees what its second derivatives follow from.
+
+    It has none of what it compiled before, and says so only where the backward pass reads an input.
+    """
+    if not torch.compiler.is_compiling() or is_exporting() or is_transformed() or is_forward_mode():
+        return output
+    moving = [tensor for tensor in inputs if isinstance(tensor, Tensor) and tensor.requires_grad]
+    return TIE(version(), Selection.backend, output, moving) if moving and torch.is_grad_enabled() else output
 
 
 def checked(z: Tensor, y: Tensor, *ignore_index: int) -> Tensor:

@@ -23,6 +23,7 @@ from ce_torch.costs._arguments import (
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import one_hot
 from ce_torch.costs._function import CostFunction
+from ce_torch.costs._in_graph import tied
 from ce_torch.costs._module import Cost
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
@@ -176,7 +177,7 @@ def log_likelihood(
     scaled = z
     if isinstance(temperature, Tensor):
         check_temperature_shape(temperature)
-        scaled, temperature = divide(z, temperature), 1.0
+        scaled, temperature = tied(divide(z, temperature), z, temperature), 1.0
     function, inputs = prepare(scaled, y, temperature, weight, ignore_index, label_smoothing, dim)
     dtype = result_dtype(z, out_dtype)
     if weight is None or not may_change(weight):

@@ -15,6 +15,7 @@ from torch import Tensor
 from ce_torch.costs._arguments import check_arguments, check_ignored, check_temperature_shape, check_z, classes_last
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import one_hot
+from ce_torch.costs._in_graph import tied
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import Exponentials, exponentials, scale
@@ -172,7 +173,8 @@ def softmax_statistics(
         check_ignored(ignore_index, desired)
     if isinstance(temperature, Tensor):
         check_temperature_shape(temperature, z.shape[:-1])
-        z, softcap, temperature = divide(cap(z.to(compute_dtype(z)), softcap), temperature), None, 1.0
+        scaled = divide(cap(z.to(compute_dtype(z)), softcap), temperature)
+        z, softcap, temperature = tied(scaled, z, temperature), None, 1.0
     log_prob, logsumexp, H, prediction = STATISTICS(z, desired, 1 / temperature, softcap, ignore_index, bool(entropy))
     correct = None
     if desired is not None and not desired.is_floating_point():

@@ -126,3 +126,23 @@ def test_derivatives_of_derivatives_in_what_is_compiled_are_those_of_the_eager_o
         return torch.func.grad(lambda bias: gradient(bias).square().sum())(bias)
 
     torch.testing.assert_close(torch.compile(change, fullgraph=True, backend="aot_eager")(bias), change(bias))
+
+
+@pytest.mark.parametrize("options", [{}, {"reduction": "none", "token_weight": torch.linspace(1, 2, 7).double()}])
+def test_how_many_examples_there_are_may_depend_on_their_values(options):
+    x, weight, bias = (tensor.detach() for tensor in layer())
+    x.requires_grad_()
+
+    def cost(x):
+        chosen = x[:, 0] > 0
+        found = {name: option[chosen] if name == "token_weight" else option for name, option in options.items()}
+        return fused(x[chosen], weight, bias, CLASSES[chosen], **found).sum()
+
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        found = torch.compile(cost, fullgraph=True, backend="aot_eager")(x), cost(x)
+    torch.testing.assert_close(*(torch.autograd.grad(C, x) for C in found))
+
+
+def test_memory_may_be_given_as_a_text():
+    inputs = layer()
+    torch.testing.assert_close(compiled(max_memory="1 MB")(*inputs, CLASSES), fused(*inputs, CLASSES))

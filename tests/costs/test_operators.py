@@ -244,56 +244,6 @@ def test_an_unknown_backend_is_refused():
         use_backend("gpu").__enter__()
 
 
-def penalty(cost, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Return the gradients of a cost and the squares of its gradients."""
-    C = cost(*inputs)
-    moved = [tensor for tensor in inputs if tensor.requires_grad]
-    gradients = torch.autograd.grad(C, moved, create_graph=True)
-    return torch.autograd.grad(C + sum(gradient.square().sum() for gradient in gradients), moved)
-
-
-@pytest.mark.usefixtures("formulas_and_operators")
-def test_a_penalty_of_a_compiled_cost_is_right_or_an_error(whole_case):
-    z, y = whole_case.examples(6, 3)
-    z.requires_grad_()
-    assert_close(penalty(torch.compile(whole_case, backend="eager"), z, y), penalty(whole_case, z, y))
-    torch.compiler.reset()
-    with pytest.raises(RuntimeError, match="does not currently support double backward"):
-        penalty(torch.compile(whole_case, backend="aot_eager"), z, y)
-
-
-@pytest.mark.usefixtures("needs_a_compiler")
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda z, y: cross_entropy(z, y, weight=y, reduction="none").sum(),
-        lambda z, y: quadratic(z, y),
-        lambda z, y: focal(z, y),
-        lambda z, y: log_likelihood(z, y, weight=torch.ones(3), temperature=2.0),
-        lambda z, y: (softmax_statistics(z, y, entropy=True).entropy * y.sum(-1)).sum(),
-        lambda z, y: softmax_statistics(z, y).log_prob.sum(),
-    ],
-)
-@pytest.mark.parametrize("moved", ["z", "y", "z and y"])
-@pytest.mark.parametrize(
-    ("compiler", "backend"), [("aot_eager", "auto"), ("aot_eager", "formulas"), ("inductor", "auto")]
-)
-def test_so_is_one_of_any_gradient(loss, moved, compiler, backend):
-    torch.compiler.reset()
-    z, y = torch.rand(4, 3), torch.rand(4, 3)
-    z.requires_grad_("z" in moved)
-    y.requires_grad_("y" in moved)
-    try:
-        with use_backend(backend):
-            found = penalty(torch.compile(loss, backend=compiler), z, y)
-    except RuntimeError as error:
-        found = str(error)
-    if isinstance(found, str):
-        assert "does not currently support double backward" in found
-    else:
-        assert_close(found, penalty(loss, z, y))
-
-
 @pytest.mark.parametrize(
     "cost",
     [

@@ -14,6 +14,7 @@ from torch import Tensor
 from ce_torch.costs._arguments import check_class_weight, check_denominator, check_token_weight
 from ce_torch.costs._backend import record
 from ce_torch.costs._call import loss_function
+from ce_torch.costs._in_graph import tied
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs._product import product
 from ce_torch.costs._reduction import reduce
@@ -149,7 +150,9 @@ def linear_log_likelihood(
         C = class_cost(inputs, targets, plan, over_examples)
     if denominator is not None:
         C = C / denominator
-    return to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
+    C = to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
+    options = temperature, class_weight, token_weight, denominator
+    return tied(C, None if weight.requires_grad else x, bias, *options, *(adapter or ()))
 
 
 def dense_cost(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ce_torch.costs._arguments import check_denominator, check_temperature_shape, check_token_weight
 from ce_torch.costs._call import loss_function
+from ce_torch.costs._in_graph import tied
 from ce_torch.costs._precision import compute_dtype, result_dtype, to_dtype
 from ce_torch.costs.linear.blocks import column
 from ce_torch.costs.linear.cost import scattered
@@ -107,7 +108,9 @@ def linear_distillation(
     teacher, teacher_c = layer_inputs(teacher_x, teacher_weight, teacher_bias, teacher_temperature, None)
     inputs = Inputs(*student[:3], *teacher[:3], None)
     how = Distillation(Divergence(divergence, beta), c, teacher_c, block_rows)
-    return cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
+    C = cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
+    layers = x, weight, bias, teacher_x, teacher_weight, teacher_bias
+    return tied(C, *layers, temperature, teacher_temperature, token_weight, denominator)
 
 
 @loss_function()
@@ -167,7 +170,8 @@ def linear_distillation_top_k(
     student, c = layer_inputs(x, weight, bias, temperature, None)
     inputs = Inputs(*student[:3], flat(scores), None, None, flat(teacher_classes))
     how = Distillation(Divergence(divergence, beta), c, 1.0, block_rows)
-    return cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
+    C = cost(inputs, how, x, token_weight, denominator, reduction, out_dtype)
+    return tied(C, x, weight, bias, teacher_log_prob, temperature, token_weight, denominator)
 
 
 def flat(tensor: Tensor) -> Tensor:

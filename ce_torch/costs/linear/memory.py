@@ -17,6 +17,7 @@ from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.kernels.products import PART_ELEMENTS, PRODUCT_ELEMENTS
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+SIZE = re.compile(rf"\s*(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})\s*")
 # How many tensors with a number for each example, class, and element of a block of classes are in use at once.
 EXAMPLE_TENSORS, CLASS_TENSORS, BLOCK_TENSORS = 40, 8, 16
 # The same for a part of a block, which PyTorch's operations take at a time where no kernel runs.
@@ -77,7 +78,7 @@ def check_max_memory(max_memory: str | int | None) -> int | None:
     if not isinstance(max_memory, str):
         expected = 'a number of bytes, at least 1, a text such as "64 MB", or None'
         return None if max_memory is None else check_number("max_memory", (int,), 1, math.inf, expected, max_memory)
-    found = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})\s*", max_memory)
+    found = SIZE.fullmatch(max_memory)
     size = int(float(found[1]) * UNITS[found[2]]) if found else 0
     if size < 1:
         *units, last = UNITS

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ce_torch.costs._call import loss_function
+from ce_torch.costs._in_graph import tied
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs.linear.blocks import Plan
@@ -69,7 +70,8 @@ def linear_softmax_statistics(
     plan = replace(plan, logsumexp=True, entropy=entropy, prediction=True)
     # Without y no class is ignored, not even that of the placeholder.
     *found, prediction = all_numbers(inputs, desired, -1 if y is None else ignore_index, plan)
-    C, logsumexp, H = (number.view(x.shape[:-1]) for number in found)
+    moving = None if weight.requires_grad else x, bias, temperature, *(adapter or ())
+    C, logsumexp, H = (tied(number.view(x.shape[:-1]), *moving) for number in found)
     correct = None
     if y is not None and not desired.is_floating_point():
         correct = ((prediction == desired) & (desired != ignore_index)).view(x.shape[:-1])
