@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ce_torch import use_backend
+from ce_torch.costs.linear import small as small_layers
 from ce_torch.functional import (
     cross_entropy,
     focal,
@@ -166,7 +167,9 @@ def names(cost) -> list[str]:
     ("cost", "moved"),
     [pytest.param(cost, name, id=f"{cost.__name__}-{name}") for cost in CASES for name in names(cost)],
 )
-def test_so_is_one_with_a_layer_or_with_a_temperature_that_is_a_tensor(cost, moved):
+@pytest.mark.parametrize("small", [True, False], ids=["small", "large"])
+def test_so_is_one_with_a_layer_or_with_a_temperature_that_is_a_tensor(cost, moved, small, monkeypatch):
+    monkeypatch.setattr(small_layers, "MOST_ELEMENTS", 1 << 17 if small else 0)
     torch.compiler.reset()
     inputs = [INPUTS[name].clone().requires_grad_(name == moved) for name in names(cost)]
     assert_right_or_an_error(cost, *inputs)

@@ -7,6 +7,8 @@ import torch
 from heads import fused, layer, unfused
 from torch.func import jvp, vmap
 
+from ce_torch.costs.linear import small
+
 CLASSES = torch.tensor([0, 3, 5, 4, 6, 1, 1])
 OUTPUTS = torch.rand(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 OPTIONS = {
@@ -28,9 +30,10 @@ PAIRS = [pair for pair in itertools.combinations(OPTIONS, 2) if pair not in EXCL
 pairs = pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 
 
-@pytest.fixture(autouse=True)
-def backend():
-    """Compute as users do."""
+@pytest.fixture(autouse=True, params=["small", "large"])
+def backend(request, monkeypatch):
+    """Compute as users do, a layer that passes for a small one or for a large one."""
+    monkeypatch.setattr(small, "MOST_ELEMENTS", 1 << 17 if request.param == "small" else 0)
 
 
 def case(pair, dtype=torch.float64):
@@ -96,3 +99,13 @@ def test_kernels(pair, dtype):
     gradients = torch.autograd.grad(found.sum(), inputs), torch.autograd.grad(right.sum(), exact)
     for gradient, expected in zip(*gradients, strict=True):
         assert (gradient - expected).norm() <= tolerance * expected.norm()
+
+
+@pairs
+def test_compiled(pair):
+    torch.compiler.reset()
+    inputs, cost = case(pair)
+    compiled = torch.compile(lambda *inputs: cost(fused, *inputs), fullgraph=True, backend="aot_eager")
+    found, right = compiled(*inputs), cost(unfused, *inputs)
+    torch.testing.assert_close(found, right)
+    torch.testing.assert_close(*(torch.autograd.grad(C.square().sum(), inputs) for C in (found, right)))

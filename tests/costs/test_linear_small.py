@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ce_torch import explain
 from ce_torch.costs.linear import small
-from ce_torch.functional import linear_log_likelihood, log_likelihood
+from ce_torch.functional import linear_log_likelihood, linear_softmax_statistics, log_likelihood, softmax_statistics
 
 Y = torch.tensor([0, 3, 8, 4, 6, 1, 1])
 
@@ -54,6 +54,19 @@ def test_no_block_is_taken(calls):
         {"class_weight": torch.ones(9)},
         {"denominator": 2.0},
         {"temperature": torch.ones(7)},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_no_block_is_taken_with_options_either(options, calls):
+    fused(*layer(dtype=torch.float32), Y, **options)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"softcap": 3.0, "label_smoothing": 0.1},
+        {"softcap": 3.0, "temperature": torch.ones(7)},
         {"block_rows": 2},
         {"max_memory": "64 MB"},
         {"adapter": (torch.ones(2, 5), torch.ones(9, 2))},
@@ -72,14 +85,39 @@ def test_a_layer_with_much_to_copy_is_not_small(numbers, calls):
     assert not calls
 
 
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "eager"])
+@pytest.mark.parametrize("options", [{}, {"token_weight": torch.tensor([1, 2, 0, 1, 1, 1, 1.0]).double()}], ids=str)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_ignored_may_hold_anything(value):
+def test_what_does_not_count_may_hold_anything(value, options, is_compiled):
     x, weight, bias = layer()
-    y = Y.masked_fill(Y == 8, -100)
-    right = torch.autograd.grad(fused(x, weight, bias, y), (x, weight, bias))
+    y = Y if options else Y.masked_fill(Y == 8, -100)
+
+    def cost(x, weight, bias):
+        return fused(x, weight, bias, y, **options)
+
+    right = torch.autograd.grad(cost(x, weight, bias), (x, weight, bias))
     with torch.no_grad():
         x[2] = value
-    torch.testing.assert_close(torch.autograd.grad(fused(x, weight, bias, y), (x, weight, bias)), right)
+    torch.compiler.reset()
+    cost = torch.compile(cost, fullgraph=True, backend="aot_eager") if is_compiled else cost
+    torch.testing.assert_close(torch.autograd.grad(cost(x, weight, bias), (x, weight, bias)), right)
+
+
+@pytest.mark.parametrize("y", [Y.masked_fill(Y == 8, -100), None], ids=["classes", "none"])
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "eager"])
+def test_statistics_are_those_of_z(y, is_compiled, calls):
+    x, weight, bias = layer()
+    options = {"temperature": 0.7, "softcap": 3.0, "entropy": True}
+    statistics = linear_softmax_statistics
+    if is_compiled:
+        torch.compiler.reset()
+        statistics = torch.compile(statistics, fullgraph=True, backend="aot_eager")
+    found = statistics(x, weight, y, bias, **options)
+    right = softmax_statistics(F.linear(x, weight, bias), y, **options)
+    torch.testing.assert_close(found, right)
+    totals = (sum(number.sum() for number in numbers[:3] if number is not None) for numbers in (found, right))
+    torch.testing.assert_close(*(torch.autograd.grad(total, (x, weight, bias)) for total in totals))
+    assert is_compiled or len(calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,6 +130,11 @@ def test_what_is_ignored_may_hold_anything(value):
         ({"y": Y + 1}, "9"),
         ({"y": Y[:1]}, "y must have shape"),
         ({"reduction": "all"}, "reduction"),
+        ({"class_weight": torch.ones(3)}, "class_weight must have shape"),
+        ({"token_weight": torch.ones(3)}, "token_weight must have shape"),
+        ({"temperature": torch.ones(3)}, "temperature must be a number or a tensor"),
+        ({"denominator": 2.0, "reduction": "sum"}, "denominator goes with"),
+        ({"y": torch.ones(7, 9), "ignore_index": 3}, "ignore_index=3 goes with class indices"),
     ],
     ids=str,
 )

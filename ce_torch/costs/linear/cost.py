@@ -126,13 +126,10 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
-    # A chain ends in None only if all of it is: at small sizes a loop over the options takes longer.
-    is_plain = z_loss == 0 and (
-        class_weight is token_weight is denominator is softcap is block_rows is max_memory is adapter is group is None
-    )
-    if is_plain and not isinstance(temperature, Tensor) and small.supports(x, weight, y, bias, ignore_index):
-        options = 1 / temperature, ignore_index, label_smoothing
-        return small.cost(x, weight, y, bias, options, reduction, result_dtype(x, out_dtype))
+    weights = class_weight, ignore_index, label_smoothing, token_weight
+    options = small.Options(temperature, *weights, denominator, z_loss, softcap, reduction)
+    if block_rows is max_memory is adapter is group is None and small.supports(x, weight, y, bias, options):
+        return small.cost(x, weight, y, bias, options, result_dtype(x, out_dtype))
     inputs, y, plan = prepare(
         x, weight, y, bias, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group
     )
@@ -145,13 +142,12 @@ def linear_log_likelihood(
     if y.is_floating_point():
         C = dense_cost(inputs, y, token_weight, class_weight, label_smoothing, z_loss, plan, over_examples)
     else:
-        options = class_weight, token_weight, ignore_index, label_smoothing, z_loss
-        targets = class_targets(y, inputs.x, inputs.weight.shape[0], *options, plan.shard)
+        weights = class_weight, token_weight, ignore_index, label_smoothing, z_loss
+        targets = class_targets(y, inputs.x, inputs.weight.shape[0], *weights, plan.shard)
         C = class_cost(inputs, targets, plan, over_examples)
     if denominator is not None:
         C = C / denominator
     C = to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
-    options = temperature, class_weight, token_weight, denominator
     return tied(C, None if weight.requires_grad else x, bias, *options, *(adapter or ()))
 
 

@@ -10,6 +10,7 @@ from ce_torch.costs._call import loss_function
 from ce_torch.costs._in_graph import tied
 from ce_torch.costs._precision import compute_dtype
 from ce_torch.costs._statistics import SoftmaxStatistics
+from ce_torch.costs.linear import small
 from ce_torch.costs.linear.blocks import Plan
 from ce_torch.costs.linear.cost import example_numbers, scattered
 from ce_torch.costs.linear.inputs import Inputs, prepare
@@ -63,6 +64,9 @@ def linear_softmax_statistics(
 
     Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
     """
+    options = small.Options(temperature, ignore_index=ignore_index, softcap=softcap)
+    if block_rows is max_memory is adapter is group is None and small.supports(x, weight, y, bias, options):
+        return small.statistics(x, weight, y, bias, options, entropy)
     desired = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device) if y is None else y
     inputs, desired, plan = prepare(
         x, weight, desired, bias, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group
