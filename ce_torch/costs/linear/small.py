@@ -115,6 +115,7 @@ def weighted_inputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def cost(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype) -> Tensor:
     """Return the reduced cost in this dtype."""
     if torch.compiler.is_compiling():
+        check_options(x, weight, options)
         C = cost_of_layer(finite_inputs(x, y, options), weight, y, bias, options, dtype)
         return tied(C, x, weight, bias, *options)
     return cost_of_layer(x, weight, y, bias, options, dtype)
@@ -180,9 +181,8 @@ def example_costs(z: Tensor, y: Tensor, options: Options) -> Tensor:
         C = log_likelihood_of(z, y, options, "none")
     else:
         assert found.log_prob is not None
-        C = product(
-            None if class_weight is None else counted(z, y, options._replace(token_weight=None)), -found.log_prob
-        )
+        own_weight = None if class_weight is None else example_weight(z, y, class_weight, ignore_index)
+        C = product(own_weight, -found.log_prob)
     return C if options.z_loss == 0 else C + options.z_loss * found.logsumexp.square()
 
 
