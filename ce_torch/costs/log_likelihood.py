@@ -184,13 +184,14 @@ def log_likelihood(
         return function(dtype, reduction, *inputs)
     scaled, y, _, *constants = inputs
     # Once for cost and mean: the sum of its two gradients is what is rounded.
-    weight = weight.to(compute_dtype(z))
+    given, weight = weight, weight.to(compute_dtype(z))
     inputs = scaled, y, weight, *constants
     if reduction != "mean" or y.is_floating_point():
         return function(dtype, reduction, *inputs)
     # The mean is divided by weights, which have a derivative too.
     C = function(compute_dtype(z), "sum", *inputs)
-    return to_dtype(quotient(C, example_weight(z, y, weight, ignore_index).sum()), dtype)
+    C = to_dtype(quotient(C, example_weight(z, y, weight, ignore_index).sum()), dtype)
+    return tied(C, z, given)
 
 
 def may_change(weight: Tensor) -> bool:

@@ -107,6 +107,15 @@ def statistics_of_z(z, temperatures):
     return softmax_statistics(z, entropy=True, temperature=temperatures).entropy.sum()
 
 
+def with_class_weights_of_z(z, class_weight):
+    return log_likelihood(z, CLASSES, weight=class_weight)
+
+
+def under_autocast(x, weight):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return linear_log_likelihood(x, weight, CLASSES)
+
+
 def plain(x, weight, bias):
     return linear_log_likelihood(x, weight, CLASSES, bias)
 
@@ -147,6 +156,8 @@ def distillation_of_a_class(x, weight, log_prob):
 CASES = (
     of_z,
     statistics_of_z,
+    with_class_weights_of_z,
+    under_autocast,
     plain,
     of_each_example,
     with_temperature,

@@ -15,6 +15,7 @@ OPTIONS = {
     "sum": {"reduction": "sum"},
     "smoothing": {"label_smoothing": 0.1, "z_loss": 0.1},
     "softcap": {"softcap": 2.0, "temperature": 0.5, "token_weight": torch.linspace(0, 2, 7)},
+    "temperatures": {"softcap": 2.0, "z_loss": 0.1, "temperature": torch.linspace(0.5, 2, 7)},
     "three at once": {"softcap": 2.0, "z_loss": 0.1, "label_smoothing": 0.1},
 }
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from heads import fused, layer, unfused
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from ce_torch import explain
@@ -103,6 +104,21 @@ def test_what_does_not_count_may_hold_anything(value, options, is_compiled):
     torch.testing.assert_close(torch.autograd.grad(cost(x, weight, bias), (x, weight, bias)), right)
 
 
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.1}, {"softcap": 2.0}, {"reduction": "none"}], ids=str)
+def test_a_weight_of_0_has_its_gradient(options):
+    inputs = layer()
+    token_weight = torch.linspace(0, 2, 7, dtype=torch.float64, requires_grad=True)
+    costs = [head(*inputs, Y, token_weight=token_weight, **options) for head in (fused, unfused)]
+    torch.testing.assert_close(*(torch.autograd.grad(C.sum(), [*inputs, token_weight]) for C in costs))
+    assert_tangents_agree(lambda head, weight: head(*inputs, Y, token_weight=weight, **options), token_weight.detach())
+
+
+def assert_tangents_agree(cost, moved):
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(moved, moved.cos())
+        torch.testing.assert_close(*(forward_ad.unpack_dual(cost(head, dual)).tangent for head in (fused, unfused)))
+
+
 @pytest.mark.parametrize("y", [Y.masked_fill(Y == 8, -100), None], ids=["classes", "none"])
 @pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "eager"])
 def test_statistics_are_those_of_z(y, is_compiled, calls):
@@ -143,3 +159,35 @@ def test_errors_are_those_of_any_layer(change, message):
     arguments = {"x": x, "weight": weight, "y": Y, "bias": bias} | change
     with pytest.raises((TypeError, ValueError), match=message):
         linear_log_likelihood(**arguments)
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "y"])
+def test_none_in_place_of_a_tensor_is_named(name):
+    x, weight, _ = layer(dtype=torch.float32)
+    with pytest.raises(TypeError, match=f"{name} must be a tensor, got NoneType"):
+        linear_log_likelihood(**{"x": x, "weight": weight, "y": Y} | {name: None})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_examples_cost_nothing(dtype):
+    x, weight, bias = layer(dtype=dtype)
+    assert fused(x[:0], weight, bias, Y[:0], reduction="sum") == 0
+    assert linear_softmax_statistics(x[:0], weight, Y[:0]).log_prob.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_weight": torch.ones(3)}, "token_weight must have shape"),
+        ({"class_weight": torch.tensor(1.0)}, "class_weight must have shape"),
+        ({"weight": torch.ones(9, 5, device="meta")}, "weight must be on"),
+        ({"y": [0] * 7}, "y must be a tensor"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_argument_in_what_is_compiled_too(change, message):
+    x, weight, _ = layer(dtype=torch.float32)
+    torch.compiler.reset()
+    compiled = torch.compile(linear_log_likelihood, backend="aot_eager")
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
+        compiled(**{"x": x, "weight": weight, "y": Y} | change)

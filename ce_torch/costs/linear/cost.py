@@ -126,29 +126,31 @@ def linear_log_likelihood(
     normalizer calculation for softmax", 2018; z-loss: Chowdhery et al., "PaLM: Scaling language modeling with
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
-    weights = class_weight, ignore_index, label_smoothing, token_weight
-    options = small.Options(temperature, *weights, denominator, z_loss, softcap, reduction)
-    if block_rows is max_memory is adapter is group is None and small.supports(x, weight, y, bias, options):
-        return small.cost(x, weight, y, bias, options, result_dtype(x, out_dtype))
+    if y is not None and block_rows is max_memory is adapter is group is None:
+        weighting = class_weight, ignore_index, label_smoothing, token_weight, denominator
+        options = small.Options(temperature, *weighting, z_loss, softcap, reduction)
+        if small.supports(x, weight, y, bias, options):
+            return small.cost(x, weight, y, bias, options, result_dtype(x, out_dtype))
     inputs, y, plan = prepare(
         x, weight, y, bias, temperature, softcap, ignore_index, block_rows, max_memory, adapter, group
     )
     check_class_weight("class_weight", class_weight, (*x.shape[:-1], inputs.weight.shape[0]), x, "x")
     check_token_weight(token_weight, x)
     check_denominator(denominator, reduction, x)
+    moving = temperature, class_weight, token_weight, denominator, *(adapter or ())
     if token_weight is not None:
         token_weight = token_weight.reshape(-1).to(compute_dtype(x))
     over_examples = reduction if denominator is None else "sum"
     if y.is_floating_point():
         C = dense_cost(inputs, y, token_weight, class_weight, label_smoothing, z_loss, plan, over_examples)
     else:
-        weights = class_weight, token_weight, ignore_index, label_smoothing, z_loss
-        targets = class_targets(y, inputs.x, inputs.weight.shape[0], *weights, plan.shard)
+        options = class_weight, token_weight, ignore_index, label_smoothing, z_loss
+        targets = class_targets(y, inputs.x, inputs.weight.shape[0], *options, plan.shard)
         C = class_cost(inputs, targets, plan, over_examples)
     if denominator is not None:
         C = C / denominator
     C = to_dtype(C.view(x.shape[:-1]) if reduction == "none" else C, result_dtype(x, out_dtype))
-    return tied(C, None if weight.requires_grad else x, bias, *options, *(adapter or ()))
+    return tied(C, *inputs.unread, bias, *moving)
 
 
 def dense_cost(

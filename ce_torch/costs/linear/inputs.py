@@ -46,6 +46,17 @@ class Inputs(NamedTuple):
             adapter_x = linear(x.to(A.dtype), A)
         return Layer(x, self.weight, self.bias, self.c, adapter_x, adapter_weight, y, on_value, off_value)
 
+    @property
+    def unread(self) -> tuple[Tensor, ...]:
+        """x or weight as given, which a backward pass may not read, though second derivatives by both follow from it.
+
+        Operators read the weight, if it is no copy, which holds for the derivatives by x too.
+        """
+        x, weight = self.given
+        if not weight.requires_grad:
+            return (x,)
+        return () if self.weight is weight else (weight,)
+
     def reserve(self, plan: Plan, layer: Layer, y: Tensor | None = None) -> Plan:
         """Return the plan for the layer, made from these inputs and desired outputs y, which knows of copies."""
         if plan.max_memory is None:

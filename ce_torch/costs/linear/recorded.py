@@ -14,7 +14,7 @@ from torch import Tensor
 from ce_torch.costs._product import product
 from ce_torch.costs._softmax import scale
 from ce_torch.costs.linear import example_blocks, operators
-from ce_torch.costs.linear.blocks import Plan
+from ce_torch.costs.linear.blocks import Plan, column
 from ce_torch.costs.linear.class_blocks import Statistics
 from ce_torch.costs.linear.example_blocks import cost_and_gradients
 from ce_torch.costs.linear.fused import differentiable_gradients, multiply_by
@@ -100,7 +100,8 @@ def gradient_kernel(g: Tensor, statistics: Tensor, ticket: Tensor, factor: Tenso
     held = find_held(ticket)
     if example_blocks.refusal(layer, plan, z_loss) is not None:
         by_costs, (m, r, *_) = g * factor, statistics
-        by_logsumexp = product(by_costs, 2 * z_loss * (scale(plan.c, m) + r.log1p()))
+        logsumexp = scale(layer.scale(plan), column(m)).squeeze(-1) + r.log1p()
+        by_logsumexp = product(by_costs, 2 * z_loss * logsumexp)
         by_numbers = torch.stack([by_costs, by_logsumexp, torch.zeros_like(by_costs)])
         plan, needed = replace(plan, logsumexp=z_loss != 0), [*needs, False, False, False]
         found = operators.gradients(by_numbers, layer, plan, statistics, needed, held)

@@ -4,6 +4,7 @@ Blocks and tiles would take longer than their arithmetic. The derivatives are th
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from ce_torch.costs._statistics import SoftmaxStatistics
 from ce_torch.costs._torch_private import is_exporting, is_forward_mode, is_transformed
 from ce_torch.costs.kernels import is_plain
 from ce_torch.costs.kernels.cpp import is_readable
-from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD, divide, example_weight, log_likelihood
+from ce_torch.costs.log_likelihood import LOG_LIKELIHOOD, divide, example_weight, log_likelihood, may_change
 from ce_torch.costs.softmax_statistics import softmax_statistics
 
 MOST_ELEMENTS = 1 << 17
@@ -48,11 +49,12 @@ class Options(NamedTuple):
 
 def supports(x: Tensor, weight: Tensor, y: Tensor | None, bias: Tensor | None, options: Options) -> bool:
     """Return True if a layer is computed in this way; False for what is not valid, too."""
+    tensors = [x, weight, *(tensor for tensor in (y, bias) if tensor is not None)]
     is_compiling = torch.compiler.is_compiling()
     if is_compiling:
-        if is_exporting() or is_transformed() or is_forward_mode() or not x.is_cpu:
+        if is_exporting() or is_transformed() or is_forward_mode() or not are_on_cpu(tensors):
             return False
-    elif not (are_in_memory(x, weight, y, bias) and values_can_be_read(x if y is None else y)):
+    elif not (are_in_memory(tensors) and values_can_be_read(x if y is None else y)):
         return False
     dtype, shape = x.dtype, x.shape
     if torch.is_autocast_enabled("cpu") or not shape or weight.ndim != 2 or weight.shape[1] != shape[-1]:
@@ -60,9 +62,11 @@ def supports(x: Tensor, weight: Tensor, y: Tensor | None, bias: Tensor | None, o
     if dtype not in FLOATING or weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
         return False
     (K, D), N = weight.shape, math.prod(shape[:-1])
+    if K == 0 or (not is_compiling and N == 0):
+        return False
     # In half precision x and weight are copied.
     size = N * K if dtype in (torch.float32, torch.float64) else max(N * K, N * D, K * D)
-    if not (at_most(size, MOST_ELEMENTS) if is_compiling else 0 < size <= MOST_ELEMENTS) or K == 0:
+    if not (at_most(size, MOST_ELEMENTS) if is_compiling else size <= MOST_ELEMENTS):
         return False
     if not (is_target(y, shape, K, options) and (bias is None or bias.shape == (K,))):
         return False
@@ -94,17 +98,16 @@ def may_multiply(x: Tensor, y: Tensor, options: Options) -> bool:
     return bool(x.isfinite().all())
 
 
-def are_in_memory(*tensors: Tensor | None) -> bool:
+def are_on_cpu(tensors: Sequence[Tensor]) -> bool:
+    return all(isinstance(tensor, Tensor) and tensor.is_cpu for tensor in tensors)
+
+
+def are_in_memory(tensors: Sequence[Tensor]) -> bool:
     """Return True for plain tensors on the CPU."""
-    for tensor in tensors:
-        if tensor is None or is_readable(tensor):
-            continue
-        if not (isinstance(tensor, Tensor) and tensor.is_cpu and is_plain(tensor)):
-            return False
-    return True
+    return all(map(is_readable, tensors)) or (are_on_cpu(tensors) and all(map(is_plain, tensors)))
 
 
-def weighted_inputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def weighted_input(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return z in the dtype to compute in."""
     dtype = compute_dtype(x)
     if dtype != x.dtype:
@@ -117,7 +120,8 @@ def cost(x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, options: Opt
     if torch.compiler.is_compiling():
         check_options(x, weight, options)
         C = cost_of_layer(finite_inputs(x, y, options), weight, y, bias, options, dtype)
-        return tied(C, x, weight, bias, *options)
+        moving = options.temperature, options.class_weight, options.token_weight, options.denominator
+        return tied(C, x, weight, bias, *moving)
     return cost_of_layer(x, weight, y, bias, options, dtype)
 
 
@@ -125,7 +129,7 @@ def cost_of_layer(
     x: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None, options: Options, dtype: torch.dtype
 ) -> Tensor:
     temperature, class_weight, ignore_index, label_smoothing, token_weight, denominator, z_loss, softcap, _ = options
-    z = weighted_inputs(x, weight, bias)
+    z = weighted_input(x, weight, bias)
     is_plain = class_weight is token_weight is denominator is softcap is None and z_loss == 0
     if is_plain and not isinstance(temperature, Tensor):
         return LOG_LIKELIHOOD(dtype, options.reduction, z, y, None, 1 / temperature, ignore_index, label_smoothing)
@@ -165,8 +169,12 @@ def reduced_cost(z: Tensor, y: Tensor, options: Options) -> Tensor:
     if options.token_weight is None and options.z_loss == 0 and options.softcap is None:
         return log_likelihood_of(z, y, options, options.reduction)
     C = example_costs(z, y, options)
-    if options.token_weight is not None:
-        C = (options.token_weight.to(C.dtype) * C).masked_fill(options.token_weight == 0, 0)
+    token_weight = options.token_weight
+    if token_weight is not None:
+        C = token_weight.to(C.dtype) * C
+        if not may_change(token_weight):
+            # 0 times inf is nan.
+            C = C.masked_fill(token_weight == 0, 0)
     return C if options.reduction == "none" else reduce(options.reduction, C, counted(z, y, options))
 
 
@@ -207,7 +215,7 @@ def statistics(
 ) -> SoftmaxStatistics:
     """Return the numbers of each example."""
     check_temperature_shape(options.temperature, x.shape[:-1])
-    z = weighted_inputs(finite_inputs(x, y, options) if torch.compiler.is_compiling() else x, weight, bias)
+    z = weighted_input(finite_inputs(x, y, options) if torch.compiler.is_compiling() else x, weight, bias)
     temperature, softcap, ignore_index = options.temperature, options.softcap, options.ignore_index
     found = softmax_statistics(
         z, y, temperature=temperature, softcap=softcap, ignore_index=ignore_index, entropy=entropy

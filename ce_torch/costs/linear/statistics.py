@@ -74,7 +74,7 @@ def linear_softmax_statistics(
     plan = replace(plan, logsumexp=True, entropy=entropy, prediction=True)
     # Without y no class is ignored, not even that of the placeholder.
     *found, prediction = all_numbers(inputs, desired, -1 if y is None else ignore_index, plan)
-    moving = None if weight.requires_grad else x, bias, temperature, *(adapter or ())
+    moving = *inputs.unread, bias, temperature, *(adapter or ())
     C, logsumexp, H = (tied(number.view(x.shape[:-1]), *moving) for number in found)
     correct = None
     if y is not None and not desired.is_floating_point():
