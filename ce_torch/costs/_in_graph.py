@@ -72,7 +72,7 @@ def after_gradient(gradient: Tensor, inputs: Sequence[Any]) -> list[Any]:
 
 
 class Tied(torch.autograd.Function):
-    """A number of a cost, whose backward pass reads these inputs of the cost."""
+    """What is made of these inputs, with a backward pass that reads them."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
@@ -82,9 +82,10 @@ class Tied(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         (gradient,) = grad_outputs
-        for input in ctx.saved_tensors:
-            numbers = after(gradient, input)
+        for tensor in ctx.saved_tensors:
+            numbers = after(gradient, tensor)
             numbers = numbers if numbers.shape == gradient.shape else numbers.sum()
+            # A compiler leaves out what its result does not need.
             gradient = torch.where(numbers == 0, gradient, gradient)
         return gradient, None
 
@@ -93,9 +94,9 @@ TIE = define_in_graph("tied", "Tensor output, Tensor[] inputs", "Tensor", Tied.a
 
 
 def tied(output: Tensor, *inputs: Any) -> Tensor:
-    """Return a number of a cost of the inputs, such that the compiler sees what its second derivatives follow from.
+    """Return the output, such that what the compiler makes of its backward pass reads the inputs that it is made of.
 
-    It has none of what it compiled before, and says so only where the backward pass reads an input.
+    The compiler has no second backward pass, and says so only if the first reads inputs of what is compiled.
     """
     if not torch.compiler.is_compiling() or is_exporting() or is_transformed() or is_forward_mode():
         return output
