@@ -6,6 +6,7 @@ For a class y, t is 1 at j = y and 0 elsewhere: C = −ln a_y and δ = c (a − 
 other choices of t.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ce_torch.costs._arguments import (
     check_temperature_shape,
     class_dim,
     classes_last,
+    values_can_be_read,
 )
 from ce_torch.costs._call import loss_function
 from ce_torch.costs._desired import one_hot
@@ -207,9 +209,13 @@ def divide(tensor: Tensor, temperature: Tensor) -> Tensor:
     What is infinite stays so, and adds nothing to that gradient.
     """
     tensor = tensor.to(compute_dtype(tensor))
-    temperature, finite = temperature.to(tensor.dtype), tensor.isfinite()
+    temperature = temperature.to(tensor.dtype)
     if temperature.ndim:
         temperature = temperature.unsqueeze(-1)
+    # A finite sum, which takes one operation, has finite terms.
+    if values_can_be_read(tensor) and math.isfinite(tensor.detach().sum().item()):
+        return tensor / temperature
+    finite = tensor.isfinite()
     return torch.where(finite, tensor.masked_fill(~finite, 0) / temperature, tensor / temperature.detach())
 
 
