@@ -101,8 +101,9 @@ def test_kernels(pair, dtype):
         assert (gradient - expected).norm() <= tolerance * expected.norm()
 
 
+@pytest.mark.parametrize("backend", ["small"], indirect=True)
 @pairs
-def test_compiled(pair):
+def test_a_small_compiled_layer(pair):
     torch.compiler.reset()
     inputs, cost = case(pair)
     compiled = torch.compile(lambda *inputs: cost(fused, *inputs), fullgraph=True, backend="aot_eager")
