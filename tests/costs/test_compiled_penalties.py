@@ -179,7 +179,7 @@ def names(cost) -> list[str]:
     [pytest.param(cost, name, id=f"{cost.__name__}-{name}") for cost in CASES for name in names(cost)],
 )
 @pytest.mark.parametrize("small", [True, False], ids=["small", "large"])
-def test_so_is_one_with_a_layer_or_with_a_temperature_that_is_a_tensor(cost, moved, small, monkeypatch):
+def test_a_penalty_by_any_input_of_a_compiled_cost_is_right_or_an_error(cost, moved, small, monkeypatch):
     monkeypatch.setattr(small_layers, "MOST_ELEMENTS", 1 << 17 if small else 0)
     torch.compiler.reset()
     inputs = [INPUTS[name].clone().requires_grad_(name == moved) for name in names(cost)]
