@@ -64,7 +64,7 @@ def linear_log_likelihood(
     Third derivatives, a `vmap` over many costs, and `torch.func.functionalize` hold all of z.
 
     On the CPU, examples that are ignored, or whose weight is 0, are left out before z is computed, and take no time.
-    Where all of z takes no more than half a megabyte in float32, it is computed at once: the layer, and then the cost.
+    Where z takes no more than half a megabyte in float32, all of it is computed at once: the layer, and then the cost.
 
     For classes y and the mean or the sum, the forward pass computes the gradients together with the cost and keeps
     them, so that it computes z once. Otherwise the backward pass computes z again: for desired outputs, reduction
@@ -127,8 +127,8 @@ def linear_log_likelihood(
     pathways", 2022; softcap: Gemma Team, "Gemma 2: Improving open language models at a practical size", 2024.
     """
     if y is not None and block_rows is max_memory is adapter is group is None:
-        weighting = class_weight, ignore_index, label_smoothing, token_weight, denominator
-        options = small.Options(temperature, *weighting, z_loss, softcap, reduction)
+        weights = class_weight, ignore_index, label_smoothing, token_weight
+        options = small.Options(temperature, *weights, denominator, z_loss, softcap, reduction)
         if small.supports(x, weight, y, bias, options):
             return small.cost(x, weight, y, bias, options, result_dtype(x, out_dtype))
     inputs, y, plan = prepare(

@@ -49,7 +49,8 @@ class Options(NamedTuple):
 
 def supports(x: Tensor, weight: Tensor, y: Tensor | None, bias: Tensor | None, options: Options) -> bool:
     """Return True if a layer is computed in this way; False for what is not valid, too."""
-    tensors = [x, weight, *(tensor for tensor in (y, bias) if tensor is not None)]
+    tensors = [x, weight]
+    tensors += [tensor for tensor in (y, bias) if tensor is not None]
     is_compiling = torch.compiler.is_compiling()
     if is_compiling:
         if is_exporting() or is_transformed() or is_forward_mode() or not are_on_cpu(tensors):
@@ -91,7 +92,7 @@ def is_target(y: Tensor | None, shape: torch.Size, K: int, options: Options) -> 
 
 
 def may_multiply(x: Tensor, y: Tensor, options: Options) -> bool:
-    """Return True unless an example that does not count holds nan: in δᵀ x 0 times nan is nan."""
+    """Return True unless an example that does not count may hold nan: in δᵀ x 0 times nan is nan."""
     _, class_weight, ignore_index, _, token_weight, *_ = options
     if class_weight is token_weight is None and ignore_index < 0 and y.dtype == torch.int64 and y.min().item() >= 0:
         return True
@@ -104,7 +105,7 @@ def are_on_cpu(tensors: Sequence[Tensor]) -> bool:
 
 def are_in_memory(tensors: Sequence[Tensor]) -> bool:
     """Return True for plain tensors on the CPU."""
-    return all(map(is_readable, tensors)) or (are_on_cpu(tensors) and all(map(is_plain, tensors)))
+    return all(is_readable(tensor) or (is_plain(tensor) and tensor.is_cpu) for tensor in tensors)
 
 
 def weighted_input(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -135,8 +136,10 @@ def cost_of_layer(
         return LOG_LIKELIHOOD(dtype, options.reduction, z, y, None, 1 / temperature, ignore_index, label_smoothing)
     check_options(x, weight, options)
     if denominator is None:
-        return to_dtype(reduced_cost(z, y, options), dtype)
-    return to_dtype(reduced_cost(z, y, options._replace(reduction="sum")) / denominator, dtype)
+        C = reduced_cost(z, y, options)
+    else:
+        C = reduced_cost(z, y, options._replace(reduction="sum")) / denominator
+    return to_dtype(C, dtype)
 
 
 def check_options(x: Tensor, weight: Tensor, options: Options) -> None:
